@@ -1,0 +1,4 @@
+#include "training/pipeline.hpp"
+namespace optalloc::training {
+int pipeline_abi() { return 1; }
+}

@@ -1,0 +1,5 @@
+// Event time and peak memory of a pipeline schedule.
+#pragma once
+namespace optalloc::training {
+int pipeline_abi();
+}

@@ -1,0 +1,1 @@
+"""Clusters: devices, links and how they are joined."""

@@ -1,0 +1,176 @@
+"""Read TOML and JSON into typed values, write canonical JSON, take digests, make schemas."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from optalloc.errors import InputError, nearest
+from optalloc.units import dimension_of, parse_quantity
+
+T = TypeVar("T")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file, or one clear error."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the file: {error.strerror or error}",
+            path=str(path),
+            fix="check the path and its permissions",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the file is not UTF-8 text", path=str(path), fix="save it as UTF-8 text"
+        ) from error
+
+
+def parse_json(text: str, *, path: str) -> Any:
+    """Plain values of a JSON text; a syntax error names its line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"not valid JSON: {error.msg}",
+            path=path,
+            pointer=f"line {error.lineno}, column {error.colno}",
+            fix="correct the syntax there; the file may be cut off",
+        ) from error
+
+
+def read_json(path: str | os.PathLike[str], type_: type[T]) -> T:
+    """Read a JSON file into ``type_``; raises InputError with the JSON pointer."""
+    return typed(parse_json(read_text(path), path=str(path)), type_, path=str(path))
+
+
+def read_toml(path: str | os.PathLike[str], type_: type[T]) -> T:
+    """Read a TOML file into ``type_``; quantities may be strings with units."""
+    try:
+        data = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(
+            f"not valid TOML: {error}", path=str(path), fix="correct the syntax there"
+        ) from error
+    return typed(data, type_, path=str(path))
+
+
+def typed(data: Any, type_: type[T], *, path: str) -> T:
+    """Convert plain values into ``type_``, parsing every quantity by the ending of its key."""
+    data = _with_quantities(data, path, "$", "")
+    try:
+        return msgspec.convert(data, type_)
+    except msgspec.ValidationError as error:
+        raise _input_error(str(error), type_, path) from error
+
+
+def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
+    if isinstance(data, dict):
+        return {k: _with_quantities(v, path, f"{pointer}.{k}", k) for k, v in data.items()}
+    if isinstance(data, list):
+        return [_with_quantities(v, path, f"{pointer}[{i}]", key) for i, v in enumerate(data)]
+    if isinstance(data, str) and (ending := dimension_of(key)) is not None:
+        value = parse_quantity(data, ending, path=path, pointer=pointer)
+        return int(value) if value.is_integer() else value
+    return data
+
+
+def _input_error(message: str, type_: type[Any], path: str) -> InputError:
+    what, _, pointer = message.partition(" - at ")
+    pointer = pointer.strip("`")
+    fix = "see the reference of this file format"
+    unknown = re.search(r"unknown field `([^`]+)`", what)
+    if unknown:
+        word = unknown.group(1)
+        known = _fields_at(type_, pointer)
+        near = nearest(word, known, count=1)
+        what = f"unknown key {word!r}"
+        fix = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(known))}"
+    missing = re.search(r"missing required field `([^`]+)`", what)
+    if missing:
+        what, fix = f"the key {missing.group(1)!r} is missing", f"add {missing.group(1)!r}"
+    return InputError(what, path=path, pointer=pointer, fix=fix)
+
+
+def _fields_at(type_: Any, pointer: str) -> list[str]:
+    """Field names of the structs that may stand at a JSON pointer such as ``$.nodes[0].link``."""
+    here = [type_]
+    for part in re.findall(r"\.([^.\[]+)|(\[)", pointer):
+        here = [n for t in here for n in _step(t, part[0])]
+    return [f.encode_name for t in here for s in _structs(t) for f in msgspec.structs.fields(s)]
+
+
+def _step(type_: Any, key: str) -> list[Any]:
+    if key:
+        named = [
+            f.type
+            for s in _structs(type_)
+            for f in msgspec.structs.fields(s)
+            if f.encode_name == key
+        ]
+        return named or list(typing.get_args(type_)[1:])
+    return [a for a in typing.get_args(type_) if a is not Ellipsis]
+
+
+def _structs(type_: Any) -> list[Any]:
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return [type_]
+    if typing.get_origin(type_) in (typing.Union, types.UnionType):
+        return [s for a in typing.get_args(type_) for s in _structs(a)]
+    return []
+
+
+def canonical_json(value: Any) -> str:
+    """Sorted keys, one element a line, shortest round-trip floats, final newline."""
+    plain = msgspec.to_builtins(value, str_keys=True)
+    return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole or not at all (temporary file, then rename)."""
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write the file: {error.strerror or error}",
+            path=str(path),
+            fix="choose a folder that exists and is writable",
+        ) from error
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` in canonical form, whole or not at all."""
+    write_text(path, canonical_json(value))
+
+
+def digest(value: Any) -> str:
+    """``sha256:...`` of the canonical form."""
+    return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def json_schema(type_: type[Any]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a type."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(type_)

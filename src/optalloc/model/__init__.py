@@ -1,0 +1,1 @@
+"""Models: what is computed, from a published configuration to a graph of operations."""

@@ -1,0 +1,129 @@
+"""ModelSpec: a Transformer as runs of typed layers, with exact parameter counts.
+
+A model is a chain ``embedding, layers..., head``. Each layer is one of a few :class:`Layer` types; the
+types are told apart by their stack (encoder, decoder, vision) and by what they hold (self-attention or
+multi-head latent attention, cross-attention, a dense MLP or experts).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Stack = Literal["encoder", "decoder", "vision"]
+
+
+class Attention(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="attention"
+):
+    """Softmax attention with ``heads`` query heads and ``kv_heads`` key and value heads.
+
+    ``qk_norm``: "head" has one weight vector of ``head_dim`` each for queries and keys, "width" one over
+    all heads (``heads * head_dim`` and ``kv_heads * head_dim``). ``window`` limits attention to that many
+    tokens; ``sinks`` adds one learned logit a head. ``extra_parameters``: tables owned by this attention
+    (for example the relative-position buckets of T5's first layers).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    causal: bool = True
+    window: int | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: Literal["none", "head", "width"] = "none"
+    sinks: bool = False
+    extra_parameters: int = 0
+
+
+class LatentAttention(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mla"
+):
+    """Multi-head latent attention (DeepSeek-V2/V3), optionally with a sparse-attention indexer."""
+
+    heads: int
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    nope_head_dim: int
+    rope_head_dim: int
+    value_head_dim: int
+    bias: bool = False
+    indexer_heads: int = 0
+    indexer_head_dim: int = 0
+    indexer_top_k: int = 0
+
+
+class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp"):
+    """Dense feed-forward: two matrices of width ``width``, three when ``gated``."""
+
+    width: int
+    gated: bool = True
+    bias: bool = False
+
+
+class Experts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="experts"):
+    """Mixture of experts: ``num_experts`` routed MLPs of ``width``, ``top_k`` a token, plus one shared
+    MLP of ``shared_width`` (0: none). ``bias`` adds biases to the experts; ``router_bias`` to the router.
+    """
+
+    num_experts: int
+    top_k: int
+    width: int
+    shared_width: int = 0
+    shared_gate: bool = False
+    gated: bool = True
+    bias: bool = False
+    router_bias: bool = False
+
+
+class Norm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Normalisations of one layer: RMS norms have ``hidden`` weights, layer norms ``2 * hidden``."""
+
+    kind: Literal["rms", "layer"] = "rms"
+    count: int = 2
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One type of layer. ``name`` is unique in its model, for example ``decoder`` or ``decoder_moe``."""
+
+    name: str
+    stack: Stack
+    hidden: int
+    attention: Attention | LatentAttention
+    cross_attention: Attention | None = None
+    feed_forward: Mlp | Experts
+    norm: Norm = Norm()
+
+
+class LayerRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``count`` consecutive layers of the type named ``layer``."""
+
+    layer: str
+    count: int
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Transformer: facts only, no weights.
+
+    ``layers`` runs from input to output over all stacks: vision, encoder, decoder. ``embedding_extra`` and
+    ``head_extra`` count parameters beside the vocabulary matrices (position tables, final norms, biases,
+    projections). ``vision_extra`` are vision parameters outside its layers (patch embedding, projector).
+    """
+
+    name: str
+    family: str
+    hidden: int
+    vocabulary: int
+    layer_types: tuple[Layer, ...]
+    layers: tuple[LayerRun, ...]
+    tied_embeddings: bool = False
+    has_head: bool = True
+    embedding_extra: int = 0
+    encoder_final_norm: int = 0
+    final_norm: int = 0
+    head_extra: int = 0
+    vision_extra: int = 0
+    max_positions: int | None = None
+    source: str = ""
+    date: str = ""

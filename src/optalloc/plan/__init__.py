@@ -1,0 +1,1 @@
+"""Plans: saved, compared and explained."""

@@ -1,0 +1,1 @@
+"""Training plans: the decision space, exact search, and its certificate."""

@@ -1,0 +1,60 @@
+"""What is to be computed: one tagged value a kind of work, read from ``workload.toml``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from optalloc.errors import InputError
+
+Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
+Optimizer = Literal["adamw", "sgd"]
+
+
+class Training(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="training",
+):
+    """One optimizer step of training.
+
+    Parameters
+    ----------
+    global_batch : int
+        Sequences in one optimizer step, over all devices.
+    sequence_length : int
+        Tokens of one sequence (of the encoder, in an encoder-decoder model).
+    decoder_sequence_length : int, optional
+        Target tokens of one sequence in an encoder-decoder model; default: as ``sequence_length``.
+    dtype : {"bf16", "fp16", "fp8", "fp32"}
+        Type of the matrix multiplications and of the stored activations (fp8 stores 16-bit ones).
+    optimizer : {"adamw", "sgd"}
+        AdamW keeps a master copy and two moments in fp32; SGD a master copy and a momentum.
+    gradient_dtype : {"fp32", "bf16"}
+        Type in which gradients are accumulated and reduced.
+    """
+
+    format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
+    global_batch: int
+    sequence_length: int
+    decoder_sequence_length: int | None = None
+    dtype: Dtype = "bf16"
+    optimizer: Optimizer = "adamw"
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "sequence_length", "decoder_sequence_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"{name} is {value}",
+                    pointer=f"$.{name}",
+                    fix="give a whole number of at least 1",
+                )
+
+
+Workload = Training

@@ -1,0 +1,73 @@
+"""The command ``optalloc``: finds the verb, imports that verb's module alone, turns errors into exit codes.
+
+Exit status: 0 done, 1 a bug, 2 bad input, 3 proven infeasible, 4 limit reached without a plan,
+5 a gap remains although ``--require-optimal`` was given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+# verb -> (module, what it does); nothing but the standard library is imported before the verb is known.
+VERBS = {
+    "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
+    "assign": ("optalloc.cli.assign", "solve an assignment instance"),
+}
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="optalloc",
+        description="Find the globally optimal allocation of language-model computation, with proof.",
+        epilog="optalloc VERB --help explains one verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    verbs = parser.add_argument_group("verbs")
+    for verb, (_, text) in VERBS.items():
+        verbs.add_argument(f"{verb}", nargs="?", help=text)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview().format_help(), end="")
+        return 0
+    if words[0] == "--version":
+        from optalloc import __version__
+
+        print(f"optalloc {__version__}")
+        return 0
+    from optalloc.errors import InputError, OptallocError, nearest
+
+    verb = words[0]
+    try:
+        if verb not in VERBS:
+            near = nearest(verb, VERBS, count=1)
+            raise InputError(
+                f"unknown verb {verb!r}",
+                path="optalloc",
+                fix=f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(VERBS)}",
+            )
+        module = importlib.import_module(VERBS[verb][0])
+        parser = argparse.ArgumentParser(prog=f"optalloc {verb}", description=VERBS[verb][1])
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(words[1:])))
+    except OptallocError as error:
+        if debug:
+            raise
+        print(f"optalloc: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

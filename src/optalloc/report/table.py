@@ -1,0 +1,70 @@
+"""Tables for the terminal, and the same answer as JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, Literal
+
+import msgspec
+
+from optalloc.files import canonical_json
+
+Format = Literal["table", "json", "csv"]
+Cell = str | int | float | None
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A titled table; ``notes`` are sentences printed below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def render(tables: list[Table], data: Any, format: Format, *, color: bool = False) -> str:  # noqa: A002
+    """Text of an answer: ``tables`` for people and CSV, ``data`` for JSON.
+
+    Numbers in cells are right-aligned. CSV holds the first table alone.
+    """
+    if format == "json":
+        return canonical_json(data)
+    if format == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(tables[0].columns)
+        writer.writerows(tables[0].rows)
+        return out.getvalue()
+    return "".join(_rich(table, color) for table in tables)
+
+
+def _rich(table: Table, color: bool) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    rich_table = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, name in enumerate(table.columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in table.rows)
+        rich_table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        rich_table.add_row(*(_cell(cell) for cell in row))
+    out = io.StringIO()
+    console = Console(
+        file=out, width=100, force_terminal=color, no_color=not color, highlight=False
+    )
+    console.print(rich_table)
+    for note in table.notes:
+        console.print(note, markup=False, soft_wrap=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value

@@ -1,8 +1,154 @@
 // Python bindings of the native kernels: the only file that knows Python.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include "training/partition.hpp"
 
 namespace nb = nanobind;
 
+namespace {
+
+template <typename T, int Dims>
+using Array = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+template <typename T, int Dims>
+using Out = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+
+// ---- training ----------------------------------------------------------------------------------------
+
+namespace tr = optalloc::training;
+
+// Columns of the two mesh tables; training/kernel.py builds them in this order.
+enum MeshInt { kSchedule, kStages, kChunks, kMicro, kStageDevices, kDomainDevices, kRule, kMeshInts };
+enum MeshReal {
+    kCapacity, kLogits, kOverlap, kLatencyNear, kLatencyFar, kTransferNear, kTransferFar, kTied, kBound,
+    kWeight, kFixed, kMeshReals
+};
+
+tr::MeshCost mesh_cost(const std::int32_t* ints, const double* reals, const double* layers,
+                       std::size_t types) {
+    tr::MeshCost mesh;
+    mesh.shape = {static_cast<tr::Schedule>(ints[kSchedule]), ints[kStages], ints[kChunks], ints[kMicro]};
+    mesh.layer.resize(types);
+    for (std::size_t t = 0; t < types; ++t) {
+        const double* c = layers + t * tr::kLayerFields;
+        mesh.layer[t] = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
+    }
+    mesh.stage_devices = ints[kStageDevices];
+    mesh.domain_devices = ints[kDomainDevices];
+    mesh.recompute_rule = ints[kRule];
+    mesh.capacity = reals[kCapacity];
+    mesh.logits = reals[kLogits];
+    mesh.overlap = reals[kOverlap];
+    mesh.link_latency_near = reals[kLatencyNear];
+    mesh.link_latency_far = reals[kLatencyFar];
+    mesh.link_transfer_near = reals[kTransferNear];
+    mesh.link_transfer_far = reals[kTransferFar];
+    mesh.tied = reals[kTied];
+    return mesh;
+}
+
+std::vector<tr::MeshCost> mesh_costs(const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals,
+                                     const Array<double, 3>& layers) {
+    const std::size_t count = ints.shape(0), types = layers.shape(1);
+    if (ints.shape(1) != kMeshInts || reals.shape(1) != kMeshReals || reals.shape(0) != count ||
+        layers.shape(0) != count || layers.shape(2) != tr::kLayerFields) {
+        throw nb::value_error("mesh tables have the wrong shape");
+    }
+    std::vector<tr::MeshCost> meshes;
+    meshes.reserve(count);
+    for (std::size_t k = 0; k < count; ++k) {
+        meshes.push_back(mesh_cost(ints.data() + k * kMeshInts, reals.data() + k * kMeshReals,
+                                   layers.data() + k * types * tr::kLayerFields, types));
+    }
+    return meshes;
+}
+
+template <typename T>
+std::span<const T> view(const Array<T, 1>& array) {
+    return {array.data(), array.shape(0)};
+}
+
+void bind_training(nb::module_& m) {
+    nb::class_<tr::ShapeCache>(m, "ShapeCache").def(nb::init<>());
+    m.def(
+        "solve_meshes",
+        [](const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals, const Array<double, 3>& layers,
+           const Array<std::int64_t, 1>& groups, const Array<std::int32_t, 1>& sequence,
+           const Array<double, 1>& boundary, tr::ShapeCache& cache,
+           const std::vector<std::int64_t>& leader_groups, const std::vector<double>& leader_values,
+           std::size_t num_leaders, std::int64_t leaf_limit, const Array<std::int32_t, 1>& cancel) {
+            const auto meshes = mesh_costs(ints, reals, layers);
+            std::vector<double> bounds, weights, fixed;
+            for (std::size_t k = 0; k < meshes.size(); ++k) {
+                const double* row = reals.data() + k * kMeshReals;
+                bounds.push_back(row[kBound]);
+                weights.push_back(row[kWeight]);
+                fixed.push_back(row[kFixed]);
+            }
+            std::vector<tr::Leader> leaders;
+            for (std::size_t k = 0; k < leader_groups.size(); ++k) {
+                leaders.push_back({leader_groups[k], leader_values[k]});
+            }
+            std::vector<tr::Answer> answers;
+            {
+                nb::gil_scoped_release release;
+                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), leaf_limit},
+                                          view(sequence), view(boundary), cache, leaders, num_leaders,
+                                          cancel.data());
+            }
+            nb::list out;
+            for (const tr::Answer& a : answers) {
+                out.append(nb::make_tuple(static_cast<int>(a.outcome), a.value, a.bound, a.leaves,
+                                          a.layers_per_chunk, a.full, a.selective));
+            }
+            return out;
+        });
+    m.def(
+        "evaluate_mesh",
+        [](const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals, const Array<double, 3>& layers,
+           const Array<std::int32_t, 1>& sequence, const Array<double, 1>& boundary,
+           const std::vector<int>& layers_per_chunk, const std::vector<int>& full,
+           const std::vector<int>& selective) {
+            const auto meshes = mesh_costs(ints, reals, layers);
+            const auto pp = static_cast<std::size_t>(meshes.at(0).shape.num_stages);
+            std::vector<double> bytes(pp), ends(pp);
+            tr::ShapeFacts facts(meshes[0].shape);
+            const double value = tr::evaluate(meshes[0], view(sequence), view(boundary), facts,
+                                              layers_per_chunk, full, selective, bytes, ends);
+            return nb::make_tuple(value, bytes, ends);
+        });
+    m.def(
+        "run_schedule",
+        [](int schedule, int num_stages, int chunks_per_stage, int num_micro, const Array<double, 1>& forward,
+           const Array<double, 1>& backward, const Array<double, 1>& weight, const Array<double, 1>& link) {
+            const tr::Shape shape{static_cast<tr::Schedule>(schedule), num_stages, chunks_per_stage, num_micro};
+            tr::EventClock clock(shape);
+            std::vector<double> ends(static_cast<std::size_t>(num_stages));
+            if (!clock.run({view(forward), view(backward), view(weight), view(link)}, ends)) {
+                throw nb::value_error("the schedule deadlocks");
+            }
+            nb::list stages;
+            for (std::size_t i = 0; i < ends.size(); ++i) {
+                nb::list ops;
+                for (std::size_t k = 0; k < clock.orders()[i].size(); ++k) {
+                    const tr::Op& op = clock.orders()[i][k];
+                    ops.append(nb::make_tuple(static_cast<int>(op.pass), op.chunk, op.micro,
+                                              clock.starts()[i][k]));
+                }
+                stages.append(ops);
+            }
+            return nb::make_tuple(ends, stages);
+        });
+    m.def("held_vectors", [](int schedule, int num_stages, int chunks_per_stage, int num_micro, int stage) {
+        return tr::held_vectors({static_cast<tr::Schedule>(schedule), num_stages, chunks_per_stage, num_micro},
+                                stage);
+    });
+}
+
+}  // namespace
+
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
+    bind_training(m);
 }

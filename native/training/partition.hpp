@@ -64,6 +64,9 @@ struct ShapeFacts {
 
 class ShapeCache {
   public:
+    ShapeCache() = default;
+    ShapeCache(const ShapeCache&) = delete;
+    ShapeCache& operator=(const ShapeCache&) = delete;
     ShapeFacts& get(const Shape& shape);
 
   private:

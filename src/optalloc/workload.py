@@ -36,6 +36,8 @@ class Training(
         AdamW keeps a master copy and two moments in fp32; SGD a master copy and a momentum.
     gradient_dtype : {"fp32", "bf16"}
         Type in which gradients are accumulated and reduced.
+    attention_kernel : {"fused", "unfused"}
+        A fused (flash) kernel keeps one number a head and token; an unfused one the whole softmax.
     """
 
     format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
@@ -45,6 +47,7 @@ class Training(
     dtype: Dtype = "bf16"
     optimizer: Optimizer = "adamw"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    attention_kernel: Literal["fused", "unfused"] = "fused"
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "sequence_length", "decoder_sequence_length"):

@@ -1,0 +1,89 @@
+"""Time of operations on one device.
+
+    t_gemm = max( 2 M N K / (peak * eff), bytes / (bandwidth * memory_efficiency) ) + launch
+    eff    = gemm_efficiency * wave * K / (K + gemm_half_depth)
+    wave   = tiles / (multiprocessors * ceil(tiles / multiprocessors)),   tiles = ceil(M/t) ceil(N/t)
+
+Wave quantisation: NVIDIA, "Matrix Multiplication Background User's Guide", section 4. Operators that only
+move memory run at the memory bandwidth.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cluster.device import DeviceSpec
+from optalloc.cost.constants import Constants
+from optalloc.errors import InputError
+
+Array = NDArray[np.float64]
+
+# Where a dtype has no units of its own, the device runs it on these.
+_STAND_IN = {"fp32": ("tf32", "fp32"), "bf16": ("bf16", "fp16", "fp32"), "fp16": ("fp16", "bf16")}
+
+
+def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
+    """Dense peak of ``dtype``, or of the type that stands in for it.
+
+    Raises
+    ------
+    InputError
+        If the device cannot compute in ``dtype`` (fp8 on an A100).
+    """
+    for name in _STAND_IN.get(dtype, (dtype,)):
+        if name in device.peak_flops_per_s:
+            return device.peak_flops_per_s[name]
+    known = ", ".join(sorted(device.peak_flops_per_s))
+    raise InputError(
+        f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}"
+    )
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one device that the formulas need; speeds in FLOP/s and bytes/s."""
+
+    matrix_flops_per_s: float
+    matrix_efficiency: float
+    attention_flops_per_s: float
+    bandwidth_bytes_per_s: float
+    multiprocessors: float
+    constants: Constants
+
+    @staticmethod
+    def of(device: DeviceSpec, dtype: str, constants: Constants) -> Unit:
+        """The unit of a device for matrix multiplications in ``dtype``; attention stays in 16 bits."""
+        return Unit(
+            matrix_flops_per_s=peak_flops_per_s(device, dtype),
+            matrix_efficiency=(
+                constants.gemm_efficiency_fp8 if dtype == "fp8" else constants.gemm_efficiency
+            ),
+            attention_flops_per_s=peak_flops_per_s(device, "bf16" if dtype == "fp8" else dtype),
+            bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * constants.memory_efficiency,
+            multiprocessors=float(device.num_multiprocessors),
+            constants=constants,
+        )
+
+    def gemm_s(self, m: Array, n: Array, k: Array, groups: Array | float = 1.0) -> Array:
+        """``groups`` equal products ``[m, k] x [k, n]`` in one launch, seconds (broadcast)."""
+        c = self.constants
+        tiles = groups * np.ceil(m / c.gemm_tile) * np.ceil(n / c.gemm_tile)
+        wave = tiles / (self.multiprocessors * np.ceil(tiles / self.multiprocessors))
+        efficiency = self.matrix_efficiency * wave * k / (k + c.gemm_half_depth)
+        compute = groups * 2.0 * m * n * k / (self.matrix_flops_per_s * efficiency)
+        moved = groups * 2.0 * (m * k + k * n + m * n)
+        return np.maximum(compute, moved / self.bandwidth_bytes_per_s) + c.launch_s
+
+    def attention_s(self, flops: Array, moved_bytes: Array) -> tuple[Array, Array]:
+        """Forward and backward of a fused attention core of ``flops`` forward FLOPs, seconds."""
+        c = self.constants
+        speed = self.attention_flops_per_s * c.attention_efficiency
+        stream = moved_bytes / self.bandwidth_bytes_per_s
+        forward = np.maximum(flops / speed, stream) + c.launch_s
+        backward_work = flops * c.attention_backward_flops / (speed * c.attention_backward_efficiency)
+        return forward, np.maximum(backward_work, 2.0 * stream) + 2.0 * c.launch_s
+
+    def stream_s(self, moved_bytes: Array, kernels: float = 1.0) -> Array:
+        """Operators that only move ``moved_bytes`` through memory, seconds."""
+        return moved_bytes / self.bandwidth_bytes_per_s + kernels * self.constants.launch_s

@@ -1,0 +1,256 @@
+"""Cost of every layer type on one device, for many meshes at once.
+
+One row per mesh key (tp, sequence parallel, cp, ep, micro-batch), one column per layer type of the graph.
+Everything else a plan decides (pipeline, ZeRO, recomputation) builds on these numbers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.collective import Network, all_reduce_s, all_to_all_s, gather_s
+from optalloc.cost.compute import Unit
+from optalloc.cost.memory import core_bytes_per_token, element_bytes
+from optalloc.model.graph import Graph, LayerGraph, Op
+from optalloc.workload import Training
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """Mesh keys: integer arrays of shape (num_keys,)."""
+
+    tp: Ints
+    sequence: Ints
+    cp: Ints
+    ep: Ints
+    micro_batch: Ints
+
+
+class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Arrays of shape (num_keys, num_types): seconds of one micro-batch, bytes, parameters on a device."""
+
+    forward_s: Array
+    backward_s: Array
+    weight_s: Array
+    core_s: Array
+    held_bytes: Array
+    core_bytes: Array
+    input_bytes: Array
+    dense_parameters: Array
+    expert_parameters: Array
+
+
+def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int, int]:
+    """Tokens of one sequence that pass the layer, and those its cross-attention reads."""
+    source = workload.sequence_length
+    if not graph.encoder_decoder:
+        return source, source
+    target = workload.decoder_sequence_length or source
+    if layer.stack == "embedding":
+        return source + target, source
+    return (source if layer.stack == "encoder" else target), source
+
+
+def layer_table(
+    graph: Graph, workload: Training, unit: Unit, network: Network, keys: Keys
+) -> LayerTable:
+    """Evaluate every layer type for every key.
+
+    Complexity: O(num_keys * number of operations over all layer types), vectorised.
+    """
+    columns = [
+        _Layer(layer, graph, workload, unit, network, keys).row() for layer in graph.types
+    ]
+    return LayerTable(
+        **{
+            name: np.stack([column[name] for column in columns], axis=1)
+            for name in LayerTable.__struct_fields__
+        }
+    )
+
+
+class _Layer:
+    """Accumulates the operations of one layer type over all keys."""
+
+    def __init__(
+        self,
+        layer: LayerGraph,
+        graph: Graph,
+        workload: Training,
+        unit: Unit,
+        network: Network,
+        keys: Keys,
+    ) -> None:
+        self.layer, self.workload, self.unit, self.network = layer, workload, unit, network
+        self.tp = keys.tp.astype(np.float64)
+        self.cp = keys.cp.astype(np.float64)
+        self.ep = keys.ep.astype(np.float64)
+        self.keys = keys
+        own, source = tokens_of(layer, graph, workload)
+        self.length, self.source_length = float(own), float(source)
+        batch = keys.micro_batch.astype(np.float64)
+        self.tokens = batch * own / self.cp
+        self.source_tokens = batch * source / self.cp
+        self.sequence_share = np.where(keys.sequence > 0, 1.0 / self.tp, 1.0)
+        self.size = element_bytes(workload)
+        zero = np.zeros_like(self.tp)
+        self.forward, self.backward, self.weight = zero.copy(), zero.copy(), zero.copy()
+        self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
+        self.dense, self.expert = zero.copy(), zero.copy()
+
+    def row(self) -> dict[str, Array]:
+        for op in self.layer.ops:
+            {
+                "gemm": self._gemm,
+                "attention": self._attention,
+                "elementwise": self._elementwise,
+                "lookup": self._elementwise,
+                "dispatch": self._dispatch,
+                "loss": self._loss,
+            }[op.kind](op)
+            self._parameters(op)
+            self.held += self.size * op.saved * self._rows(op) * self._width_share(op)
+        self._tensor_parallel()
+        return {
+            "forward_s": self.forward,
+            "backward_s": self.backward,
+            "weight_s": self.weight,
+            "core_s": self.core_s,
+            "held_bytes": self.held + self.core_bytes,
+            "core_bytes": self.core_bytes,
+            "input_bytes": self.size * self.layer.hidden * self.tokens * self.sequence_share,
+            "dense_parameters": self.dense,
+            "expert_parameters": self.expert,
+        }
+
+    # -- shares ----------------------------------------------------------------------------------
+
+    def _rows(self, op: Op) -> Array:
+        """Rows the op processes on one rank."""
+        tokens = self.source_tokens if op.source else self.tokens
+        if op.shard in ("sequence", "replicated"):
+            return tokens * self.sequence_share
+        if op.shard == "expert":
+            balance = self.unit.constants.expert_imbalance
+            return tokens * self.sequence_share * op.copies * balance
+        return tokens
+
+    def _width_share(self, op: Op) -> Array:
+        """Share of the op's values that one rank holds."""
+        if op.shard not in ("column", "tensor"):
+            return np.ones_like(self.tp)
+        if op.kv_heads and op.kind == "attention" and not op.cross:
+            # queries and outputs divide; keys and values stop dividing at one head a rank
+            q = op.heads * (op.qk_dim + op.v_dim)
+            kv = op.kv_heads * (op.qk_dim + op.v_dim)
+            local = q / self.tp + kv * np.maximum(1.0 / self.tp, 1.0 / op.kv_heads)
+            return local / (q + kv)
+        return 1.0 / self.tp
+
+    def _columns(self, op: Op) -> Array:
+        if op.shard != "column":
+            return np.full_like(self.tp, float(op.n))
+        kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / max(1, op.kv_heads))
+        return op.n / self.tp + kv
+
+    def _parameters(self, op: Op) -> None:
+        if op.shard == "expert":
+            self.expert += op.parameters / self.ep
+        elif op.shard in ("column", "row", "tensor"):
+            self.dense += op.parameters / self.tp
+        else:
+            self.dense += float(op.parameters)
+
+    # -- operations ------------------------------------------------------------------------------
+
+    def _gemm(self, op: Op) -> None:
+        unit = self.unit
+        m = self._rows(op)
+        n = self._columns(op)
+        k = op.k / self.tp if op.shard == "row" else np.full_like(self.tp, float(op.k))
+        groups: Array | float = 1.0
+        if op.shard == "expert":
+            groups = np.maximum(1.0, op.experts / self.ep)
+            m = m / groups
+        self.forward += unit.gemm_s(m, n, k, groups)
+        self.backward += unit.gemm_s(m, k, n, groups)
+        self.weight += unit.gemm_s(k, n, m, groups)
+
+    def _elementwise(self, op: Op) -> None:
+        if op.elements == 0.0:
+            return
+        moved = self.size * op.elements * self._rows(op) * self._width_share(op)
+        self.forward += self.unit.stream_s(moved)
+        self.backward += self.unit.stream_s(2.0 * moved)
+
+    def _attention(self, op: Op) -> None:
+        share = self.sequence_share if op.shard == "sequence" else 1.0 / self.tp
+        heads = op.heads * share
+        span = self._attended(op)
+        flops = 2.0 * heads * self.tokens * span * (op.qk_dim + op.v_dim)
+        width = heads * (op.qk_dim + op.v_dim) + np.maximum(op.kv_heads * share, 1.0) * (
+            op.qk_dim + op.v_dim
+        )
+        moved = self.size * self.tokens * width
+        if self.workload.attention_kernel == "unfused":
+            # scores and softmax are each written and read once
+            moved = moved + 4.0 * self.size * heads * self.tokens * self.source_length
+        forward, backward = self.unit.attention_s(flops, moved)
+        exchanged_f, exchanged_b = self._ring(op, forward, backward)
+        self.forward += forward + exchanged_f
+        self.backward += backward + exchanged_b
+        self.core_s += forward
+        self.core_bytes += self.tokens * core_bytes_per_token(
+            op, heads, self.source_length if op.cross else self.length, self.workload
+        )
+        self._elementwise(op)
+
+    def _attended(self, op: Op) -> float:
+        """Mean number of positions a token attends to."""
+        if op.cross:
+            return self.source_length
+        s = self.length
+        if op.window and op.window < s:
+            return op.window - op.window * (op.window - 1) / (2.0 * s) if op.causal else op.window
+        return (s + 1) / 2.0 if op.causal else s
+
+    def _ring(self, op: Op, forward: Array, backward: Array) -> tuple[Array, Array]:
+        """What stays visible of the exchange of keys and values between context-parallel ranks."""
+        c = self.unit.constants
+        heads = np.maximum(op.kv_heads / self.tp, 1.0)
+        tokens = self.source_tokens if op.cross else self.tokens
+        block = self.size * tokens * heads * (op.qk_dim + op.v_dim)
+        # All-gather of every rank's block: each rank receives (cp - 1) blocks.
+        moved = gather_s(self.network, self.keys.cp, self.keys.tp, block * self.cp)
+        hidden_f, hidden_b = c.context_overlap * forward, c.context_overlap * backward
+        return np.maximum(0.0, moved - hidden_f), np.maximum(0.0, 2.0 * moved - hidden_b)
+
+    def _dispatch(self, op: Op) -> None:
+        self._elementwise(op)
+        sent = self.size * op.k * self._rows(op)
+        exchange = 2.0 * all_to_all_s(self.network, self.keys.ep, 1, sent)
+        self.forward += exchange
+        self.backward += exchange
+
+    def _loss(self, op: Op) -> None:
+        logits = self.tokens * op.n / self.tp
+        self.forward += self.unit.stream_s(10.0 * logits, 3.0)
+        self.backward += self.unit.stream_s(6.0 * logits, 1.0)
+
+    def _tensor_parallel(self) -> None:
+        full = self.size * self.tokens * self.layer.hidden
+        keys = self.keys
+        gather = gather_s(self.network, keys.tp, 1, full)
+        reduce = all_reduce_s(self.network, keys.tp, 1, full)
+        sharded = keys.sequence > 0
+        if self.layer.stack == "head":
+            self.forward += np.where(sharded, gather, 0.0)
+            self.backward += np.where(sharded, 2.0 * gather, reduce)
+            return
+        count = float(self.layer.tp_reduces)
+        self.forward += count * np.where(sharded, 2.0 * gather, reduce)
+        self.backward += count * np.where(sharded, 3.0 * gather, reduce)

@@ -1,0 +1,434 @@
+"""CostModel: from a model, a cluster and a workload to the cost of any mesh.
+
+The cost model is data (a name, a version, constants) and four sets of formulas (compute, collective,
+memory, price). Planners see only :class:`MeshTables`, so a fitted model can replace the constants without
+touching them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cluster.topology import Cluster, Level
+from optalloc.cost import price
+from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
+from optalloc.cost.compute import Unit
+from optalloc.cost.constants import Constants, read_constants, values
+from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
+from optalloc.cost.memory import StateBytes, element_bytes
+from optalloc.errors import InputError
+from optalloc.model.graph import Graph
+from optalloc.model.lower import lower
+from optalloc.model.spec import ModelSpec
+from optalloc.workload import Training
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+# Fields of one layer type in MeshTables.layers, in this order.
+LAYER_FIELDS = (
+    "forward_s",
+    "backward_s",
+    "weight_s",
+    "extra_selective_s",
+    "extra_full_s",
+    "held_bytes",
+    "held_selective_bytes",
+    "held_full_bytes",
+    "scratch_selective_bytes",
+    "scratch_full_bytes",
+    "state_bytes",
+    "reduce_s",
+    "gather_s",
+    "update_s",
+)
+# Columns of MeshTables.reals, in this order.
+REAL_FIELDS = (
+    "capacity_bytes",
+    "logits_bytes",
+    "overlap",
+    "latency_near_s",
+    "latency_far_s",
+    "transfer_near_s",
+    "transfer_far_s",
+    "tied_s",
+    "bound",
+    "weight",
+    "fixed_s",
+)
+INT_FIELDS = (
+    "schedule",
+    "pp",
+    "virtual_stages",
+    "num_microbatches",
+    "stage_devices",
+    "domain_devices",
+    "recompute_rule",
+)
+
+
+class Meshes(msgspec.Struct, frozen=True, kw_only=True):
+    """Many meshes as integer arrays of equal length; ``schedule`` indexes :data:`SCHEDULES`."""
+
+    tp: Ints
+    sequence: Ints
+    cp: Ints
+    pp: Ints
+    dp: Ints
+    ep: Ints
+    micro_batch: Ints
+    zero_stage: Ints
+    shard_group: Ints
+    virtual_stages: Ints
+    schedule: Ints
+    recompute_rule: Ints
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    def take(self, index: Ints | NDArray[np.bool_]) -> Meshes:
+        """The meshes at these positions."""
+        return Meshes(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+    @property
+    def num_devices(self) -> Ints:
+        return self.tp * self.cp * self.pp * self.dp
+
+
+class MeshTables(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the exact inner problem needs: one row a mesh.
+
+    ``ints`` (n, 7) and ``reals`` (n, 11) have the columns of INT_FIELDS and REAL_FIELDS; ``layers``
+    (n, types, 14) has LAYER_FIELDS for the embedding, each layer type, and the head.
+    """
+
+    ints: NDArray[np.int32]
+    reals: Array
+    layers: Array
+
+    def field(self, name: str) -> Array:
+        """One field of all layer types, shape (n, types)."""
+        column: Array = self.layers[:, :, LAYER_FIELDS.index(name)]
+        return column
+
+    def real(self, name: str) -> Array:
+        """One column of ``reals``."""
+        column: Array = self.reals[:, REAL_FIELDS.index(name)]
+        return column
+
+
+class CostModel:
+    """The cost of training one model on one uniform cluster with one workload.
+
+    Parameters
+    ----------
+    model, cluster, workload
+        The three inputs of a plan.
+    constants : Constants, optional
+        Other constants than those of ``name``.
+    name : str
+        A cost model shipped with the package.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        workload: Training,
+        *,
+        constants: Constants | None = None,
+        name: str = "roofline-1",
+    ) -> None:
+        if not cluster.is_uniform:
+            kinds = ", ".join(cluster.device_names)
+            raise InputError(
+                f"the cluster is mixed ({kinds}, or unequal nodes or zones); training plans over mixed "
+                "clusters are not in this release",
+                path=cluster.name,
+                fix="plan each uniform part by itself",
+            )
+        self.name = name
+        self.model, self.cluster, self.workload = model, cluster, workload
+        self.graph: Graph = lower(model)
+        self.constants = constants or values(read_constants(name))
+        self.device = cluster.nodes[0].device
+        self.unit = Unit.of(self.device, workload.dtype, self.constants)
+        self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
+        self.states = StateBytes.of(workload, self.constants)
+
+    def _effective(self, level: Level) -> Level:
+        c = self.constants
+        share = c.network_efficiency if level.name == "network" else c.node_link_efficiency
+        bandwidth = level.bandwidth_bytes_per_s * share
+        return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
+
+    # -- the chain -------------------------------------------------------------------------------
+
+    @cached_property
+    def sequence(self) -> NDArray[np.int32]:
+        """Layer type of every layer between embedding and head, shape (num_layers,)."""
+        index = {layer.name: k + 1 for k, layer in enumerate(self.graph.layers)}
+        runs = [np.full(run.count, index[run.layer], np.int32) for run in self.graph.sequence]
+        return np.concatenate(runs)
+
+    @cached_property
+    def boundary(self) -> Array:
+        """What crosses a cut after e layers, relative to one stream of activations, (num_layers + 1,).
+
+        Behind the encoder a pipeline also hands on the encoder's output, which every decoder layer reads.
+        """
+        factor = np.ones(len(self.sequence) + 1)
+        if self.graph.encoder_decoder:
+            source = self.workload.sequence_length
+            target = self.workload.decoder_sequence_length or source
+            stacks = [layer.stack for layer in self.graph.layers]
+            in_decoder = np.array([stacks[t - 1] == "decoder" for t in self.sequence])
+            factor[1:][in_decoder] = (source + target) / source
+        return factor
+
+    @cached_property
+    def type_counts(self) -> Array:
+        """How often each type occurs in the chain, embedding and head once, shape (types,)."""
+        counts = np.bincount(self.sequence, minlength=len(self.graph.types)).astype(np.float64)
+        counts[0] = counts[-1] = 1.0
+        return counts
+
+    @property
+    def model_flops_per_step(self) -> float:
+        """Forward and backward matrix FLOPs of one step without recomputation (causal attention halved)."""
+        total = 0.0
+        for layer, count in zip(self.graph.types, self.type_counts, strict=True):
+            own, source = tokens_of(layer, self.graph, self.workload)
+            for op in layer.ops:
+                tokens = source if op.source else own
+                if op.kind == "gemm":
+                    total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
+                elif op.kind == "attention":
+                    span = source if op.cross else (own + 1) / 2 if op.causal else own
+                    if op.window and op.window < own and not op.cross:
+                        span = op.window - op.window * (op.window - 1) / (2 * own)
+                    total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
+        return 3.0 * total * self.workload.global_batch
+
+    # -- meshes ----------------------------------------------------------------------------------
+
+    def layer_costs(self, meshes: Meshes) -> tuple[LayerTable, Ints]:
+        """The layer table of the distinct keys among ``meshes``, and each mesh's row in it."""
+        names = ("tp", "sequence", "cp", "ep", "micro_batch")
+        code = np.zeros(len(meshes), np.int64)
+        for name in names:
+            column = getattr(meshes, name)
+            code = code * (int(column.max(initial=0)) + 1) + column
+        _, first, row = np.unique(code, return_index=True, return_inverse=True)
+        keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
+        return layer_table(self.graph, self.workload, self.unit, self.network, keys), row
+
+    def tables(self, meshes: Meshes, costs: tuple[LayerTable, Ints] | None = None) -> MeshTables:
+        """Evaluate meshes; ``bound`` and ``weight`` are left at 0 and 1.
+
+        Complexity: O(n * types), vectorised.
+        """
+        table, row = costs or self.layer_costs(meshes)
+        types = len(self.graph.types)
+        n = len(meshes)
+        c = self.constants
+        layers = np.empty((n, types, len(LAYER_FIELDS)))
+        forward, backward = table.forward_s[row], table.backward_s[row]
+        weight, core = table.weight_s[row], table.core_s[row]
+        held, core_bytes = table.held_bytes[row], table.core_bytes[row]
+        dense, expert = table.dense_parameters[row], table.expert_parameters[row]
+        extra_full = forward.copy()
+
+        column = _columns(meshes)
+        zero, shard = column.zero_stage, column.shards
+        expert_shard = np.maximum(1.0, column.expert_group / (column.group / shard))
+        update_share = np.where(zero >= 1, 1.0, 0.0)
+        state = dense * self.states.total(zero, shard)
+        state += expert * self.states.total(zero, expert_shard)
+        held_parameters = dense / np.where(update_share > 0, shard, 1.0)
+        held_parameters += expert / np.where(update_share > 0, expert_shard, 1.0)
+        if self.graph.tied_parameters:
+            # One stage holds both ends: the head's matrix is the embedding's.
+            alone = (column.pp == 1)[:, 0]
+            tied = self.graph.tied_parameters / column.tp[:, 0]
+            once = np.where(alone, tied, 0.0)
+            state[:, -1] -= once * self.states.total(zero, shard)[:, 0]
+            held_parameters[:, -1] -= once / np.where(update_share > 0, shard, 1.0)[:, 0]
+        update = self._update_s(held_parameters)
+        reduce, gather, more_f, more_b = self._data_parallel(
+            column, dense, expert, expert_shard, forward, backward + weight
+        )
+        fields = {
+            "forward_s": forward + more_f,
+            "backward_s": backward + more_b,
+            "weight_s": weight,
+            "extra_selective_s": core,
+            "extra_full_s": extra_full,
+            "held_bytes": held,
+            "held_selective_bytes": held - core_bytes,
+            "held_full_bytes": np.minimum(table.input_bytes[row], held),
+            "scratch_selective_bytes": core_bytes,
+            "scratch_full_bytes": held,
+            "state_bytes": state,
+            "reduce_s": reduce,
+            "gather_s": gather,
+            "update_s": update,
+        }
+        for k, name in enumerate(LAYER_FIELDS):
+            layers[:, :, k] = fields[name]
+        # Embedding and head are never recomputed.
+        for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
+            layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
+
+        reals = np.zeros((n, len(REAL_FIELDS)))
+        gathered = 2.0 * np.max((dense + expert)[:, 1:-1] * self.states.weights, axis=1)
+        working = np.where(column.zero_stage[:, 0] >= 3, gathered, 0.0)
+        put = {
+            "capacity_bytes": self.device.memory_bytes - c.workspace_bytes - working,
+            "logits_bytes": self._logits(meshes),
+            "overlap": np.full(n, c.data_overlap),
+            "tied_s": self._tied_s(meshes),
+            "weight": np.ones(n),
+            "fixed_s": np.full(n, c.fixed_s),
+        } | self._links(meshes)
+        for name, values_ in put.items():
+            reals[:, REAL_FIELDS.index(name)] = values_
+        ints = np.stack(
+            [
+                meshes.schedule,
+                meshes.pp,
+                meshes.virtual_stages,
+                self.num_microbatches(meshes),
+                meshes.num_devices // meshes.pp,
+                np.full(n, self.cluster.levels()[0].num_devices),
+                meshes.recompute_rule,
+            ],
+            axis=1,
+        ).astype(np.int32)
+        return MeshTables(ints=ints, reals=reals, layers=layers)
+
+    def num_microbatches(self, meshes: Meshes) -> Ints:
+        """Micro-batches of one step on one data-parallel replica."""
+        return self.workload.global_batch // (meshes.dp * meshes.micro_batch)
+
+    def _update_s(self, parameters: Array) -> Array:
+        """Optimizer time of the parameters a device updates, seconds."""
+        bytes_ = self.constants.optimizer_bytes * (8.0 + self.states.optimizer) / 20.0
+        moved: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
+        return moved
+
+    def _data_parallel(
+        self,
+        column: _Columns,
+        dense: Array,
+        expert: Array,
+        expert_shard: Array,
+        forward: Array,
+        backward: Array,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Gradient reduction and weight gathering per step, and what ZeRO 2 and 3 add per micro-batch.
+
+        Dense parameters are reduced over ``dp * cp`` ranks that lie tp apart, experts over the ranks that
+        hold the same ones, which lie ep apart. Hybrid sharding reduces over the shard group first and then
+        all-reduces the shard over the groups.
+        """
+        c = self.constants
+        size = element_bytes(self.workload)
+        zero = column.zero_stage
+        groups = [
+            (dense, column.shards, column.group, column.tp),
+            (expert, expert_shard, column.expert_group, column.ep),
+        ]
+        scatter, gather, everything = np.zeros_like(dense), np.zeros_like(dense), np.zeros_like(dense)
+        for parameters, shards, group, stride in groups:
+            gradients = parameters * self.states.gradients
+            inner = shards.astype(np.int64)
+            outer = np.maximum(1, group.astype(np.int64) // inner)
+            step = stride.astype(np.int64)
+            scatter += gather_s(self.network, inner, step, gradients) * (inner > 1)
+            scatter += all_reduce_s(self.network, outer, step * inner, gradients / inner)
+            gather += gather_s(self.network, inner, step, parameters * size)
+            everything += all_reduce_s(self.network, group.astype(np.int64), step, gradients)
+        reduce = np.where(zero == 0, everything, np.where(zero == 1, scatter, 0.0))
+        collect = np.where((zero == 1) | (zero == 2), gather, 0.0)
+        visible_f = np.maximum(0.0, gather - c.data_overlap * forward)
+        each = np.where(zero >= 3, gather + scatter, scatter)
+        visible_b = np.maximum(0.0, each - c.data_overlap * backward)
+        more_f = np.where(zero >= 3, visible_f, 0.0)
+        more_b = np.where(zero >= 2, visible_b, 0.0)
+        return reduce, collect, more_f, more_b
+
+    def _logits(self, meshes: Meshes) -> Array:
+        if not self.model.has_head:
+            return np.zeros(len(meshes))
+        tokens, _ = tokens_of(self.graph.head, self.graph, self.workload)
+        local = meshes.micro_batch * tokens / meshes.cp
+        logits: Array = self.constants.logit_bytes * local * self.model.vocabulary / meshes.tp
+        return logits
+
+    def _tied_s(self, meshes: Meshes) -> Array:
+        """All-reduce of the tied embedding's gradient between first and last stage, seconds."""
+        gradient = self.graph.tied_parameters * self.states.gradients / meshes.tp
+        if self.graph.tied_parameters == 0:
+            return np.zeros(len(meshes))
+        two = np.full(len(meshes), 2)
+        apart = meshes.num_devices // meshes.pp * np.maximum(1, meshes.pp - 1)
+        return all_reduce_s(self.network, two, apart, gradient)
+
+    def _links(self, meshes: Meshes) -> dict[str, Array]:
+        share = np.where(meshes.sequence > 0, 1.0 / meshes.tp, 1.0)
+        tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
+        sent = element_bytes(self.workload) * tokens * self.model.hidden * share
+        near, far = self.network.levels[0], self.network.levels[-1]
+        ones = np.ones(len(meshes))
+        return {
+            "latency_near_s": near.latency_s * ones,
+            "latency_far_s": far.latency_s * ones,
+            "transfer_near_s": send_s(near, sent) - near.latency_s,
+            "transfer_far_s": send_s(far, sent) - far.latency_s,
+        }
+
+    # -- money and energy ------------------------------------------------------------------------
+
+    @property
+    def usd_per_device_s(self) -> float | None:
+        return price.usd_per_device_s(self.cluster)
+
+    @property
+    def watts_per_device(self) -> float:
+        return price.watts_per_device(self.cluster, self.constants)
+
+
+class _Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """Mesh numbers as float columns of shape (n, 1), ready to broadcast over layer types."""
+
+    tp: Array
+    pp: Array
+    ep: Array
+    group: Array
+    expert_group: Array
+    shards: Array
+    zero_stage: Array
+
+
+def _columns(meshes: Meshes) -> _Columns:
+    def column(values_: Ints) -> Array:
+        return values_.astype(np.float64)[:, None]
+
+    group = meshes.dp * meshes.cp
+    shards = np.where(meshes.shard_group > 0, meshes.shard_group, group)
+    return _Columns(
+        tp=column(meshes.tp),
+        pp=column(meshes.pp),
+        ep=column(meshes.ep),
+        group=column(group),
+        expert_group=column(np.maximum(1, meshes.tp * group // meshes.ep)),
+        shards=column(shards),
+        zero_stage=column(meshes.zero_stage),
+    )

@@ -1,0 +1,328 @@
+"""Lower a ModelSpec to its Graph: one list of operations for each layer type.
+
+Values per token follow Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
+(2022), section 4, generalised to grouped-query and latent attention, gated MLPs and experts. Stored values
+are those autograd keeps when SwiGLU and the norms are fused.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from optalloc.model.graph import Graph, LayerGraph, Op
+from optalloc.model.parameters import embedding_parameters, head_parameters, layer_parameters
+from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp, ModelSpec
+
+# Values moved through memory per value normalised or added: read the input (and the residual), write it.
+_NORM_MOVES = 2.0
+_ADD_MOVES = 3.0
+
+
+@lru_cache(maxsize=64)
+def lower(model: ModelSpec) -> Graph:
+    """The graph of a model.
+
+    The vision tower, if any, rides with the embedding: its parameters count, its operations do not, because
+    a training batch is text here.
+
+    Complexity: O(number of layer types).
+    """
+    text = [run for run in model.layers if _layer(model, run.layer).stack != "vision"]
+    names = dict.fromkeys(run.layer for run in text)
+    vision = model.vision_extra + sum(
+        run.count * layer_parameters(_layer(model, run.layer)).total
+        for run in model.layers
+        if _layer(model, run.layer).stack == "vision"
+    )
+    h = model.hidden
+    embedding = LayerGraph(
+        name="embedding",
+        stack="embedding",
+        hidden=h,
+        tp_reduces=1,
+        ops=(
+            Op(
+                name="lookup",
+                kind="lookup",
+                shard="tensor",
+                elements=2.0 * h,
+                parameters=model.vocabulary * h,
+            ),
+            Op(
+                name="tables",
+                kind="elementwise",
+                shard="sequence",
+                parameters=embedding_parameters(model) - model.vocabulary * h + vision,
+            ),
+        ),
+    )
+    matrix = model.vocabulary * h if model.has_head else 0
+    head_total = head_parameters(model)
+    tied = matrix if model.tied_embeddings else 0
+    head_ops: tuple[Op, ...] = (
+        Op(
+            name="final_norm",
+            kind="elementwise",
+            shard="sequence",
+            elements=_NORM_MOVES * h,
+            saved=2.0 * h,
+            parameters=head_total - (matrix - tied),
+        ),
+    )
+    if model.has_head:
+        head_ops += (
+            Op(name="logits", kind="gemm", shard="column", k=h, n=model.vocabulary, parameters=matrix),
+            Op(name="loss", kind="loss", shard="column", n=model.vocabulary),
+        )
+    head = LayerGraph(name="head", stack="head", hidden=h, tp_reduces=0, ops=head_ops)
+    layers = tuple(_lower_layer(_layer(model, name)) for name in names)
+    return Graph(
+        model=model.name,
+        embedding=embedding,
+        layers=layers,
+        head=head,
+        sequence=tuple(text),
+        tied_parameters=tied,
+        encoder_decoder={layer.stack for layer in layers} >= {"encoder", "decoder"},
+    )
+
+
+def _layer(model: ModelSpec, name: str) -> Layer:
+    return next(layer for layer in model.layer_types if layer.name == name)
+
+
+def _lower_layer(layer: Layer) -> LayerGraph:
+    h = layer.hidden
+    # Norms and residual sums; the input of every norm and the outputs that feed a matrix are stored.
+    stored_norms = 2.0 * h * min(layer.norm.count, 2 if layer.cross_attention is None else 3)
+    stored_norms += h * max(0, layer.norm.count - 2) * (layer.cross_attention is None)
+    num_blocks = 2 if layer.cross_attention is None else 3
+    moved = (_NORM_MOVES * layer.norm.count + _ADD_MOVES * num_blocks) * h
+    ops: list[Op] = []
+    if isinstance(layer.attention, LatentAttention):
+        ops += _latent_attention(layer.attention, h)
+    else:
+        ops += _attention(layer.attention, h, "self")
+    if layer.cross_attention is not None:
+        ops += _attention(layer.cross_attention, h, "cross")
+    if isinstance(layer.feed_forward, Experts):
+        ops += _experts(layer.feed_forward, h)
+    else:
+        ops += _mlp(layer.feed_forward, h, "mlp")
+    rest = layer_parameters(layer).total - sum(op.parameters for op in ops)
+    norm = Op(
+        name="norms",
+        kind="elementwise",
+        shard="sequence",
+        elements=moved,
+        saved=stored_norms,
+        parameters=rest,  # norms, biases and small tables: repeated on every tensor-parallel rank
+    )
+    return LayerGraph(
+        name=layer.name,
+        stack=layer.stack,
+        hidden=h,
+        ops=(norm, *ops),
+        tp_reduces=num_blocks,
+    )
+
+
+def _attention(attention: Attention, h: int, name: str) -> list[Op]:
+    cross = name == "cross"
+    a, k, g = attention.heads, attention.kv_heads, attention.head_dim
+    kv = {"n_kv": 2 * k * g, "kv_heads": k}
+    projections = [
+        Op(name=f"{name}_q", kind="gemm", shard="column", k=h, n=a * g, parameters=h * a * g),
+        Op(
+            name=f"{name}_kv",
+            kind="gemm",
+            shard="column",
+            k=h,
+            **kv,
+            source=True,
+            saved=2.0 * k * g,
+            parameters=2 * h * k * g,
+        ),
+    ]
+    if not cross:
+        size = h * (a + 2 * k) * g
+        projections = [
+            Op(name="qkv", kind="gemm", shard="column", k=h, n=a * g, **kv, parameters=size)
+        ]
+    core = Op(
+        name=f"{name}_attention",
+        kind="attention",
+        shard="tensor",
+        heads=a,
+        kv_heads=k,
+        qk_dim=g,
+        v_dim=g,
+        causal=attention.causal and not cross,
+        window=attention.window or 0,
+        cross=cross,
+        # rotary embedding and norms of queries and keys
+        elements=2.0 * (a + (0 if cross else k)) * g,
+        saved=2.0 * a * g + (0.0 if cross else 2.0 * k * g),
+    )
+    out = Op(name=f"{name}_out", kind="gemm", shard="row", k=a * g, n=h, parameters=a * g * h)
+    return [*projections, core, out]
+
+
+def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
+    a, q, c = mla.heads, mla.q_lora_rank, mla.kv_lora_rank
+    nope, rope, value = mla.nope_head_dim, mla.rope_head_dim, mla.value_head_dim
+    qk = nope + rope
+    ops = []
+    if q is None:
+        ops.append(
+            Op(name="q", kind="gemm", shard="column", k=h, n=a * qk, parameters=h * a * qk)
+        )
+    else:
+        ops += [
+            Op(
+                name="q_down",
+                kind="gemm",
+                shard="replicated",
+                k=h,
+                n=q,
+                saved=2.0 * q,
+                parameters=h * q,
+            ),
+            Op(name="q_up", kind="gemm", shard="column", k=q, n=a * qk, parameters=q * a * qk),
+        ]
+    ops += [
+        Op(
+            name="kv_down",
+            kind="gemm",
+            shard="replicated",
+            k=h,
+            n=c + rope,
+            saved=2.0 * c + rope,
+            parameters=h * (c + rope),
+        ),
+        Op(
+            name="kv_up",
+            kind="gemm",
+            shard="column",
+            k=c,
+            n=a * (nope + value),
+            parameters=c * a * (nope + value),
+        ),
+    ]
+    if mla.indexer_heads:
+        d = mla.indexer_head_dim
+        source = q or h
+        width = mla.indexer_heads * d
+        ops += [
+            Op(
+                name="index_q",
+                kind="gemm",
+                shard="replicated",
+                k=source,
+                n=width,
+                saved=float(width),
+                parameters=source * width,
+            ),
+            Op(
+                name="index_k",
+                kind="gemm",
+                shard="replicated",
+                k=h,
+                n=d + mla.indexer_heads,
+                saved=float(d + mla.indexer_heads),
+                parameters=h * (d + mla.indexer_heads),
+            ),
+            Op(
+                name="index_scores",
+                kind="attention",
+                shard="sequence",
+                heads=mla.indexer_heads,
+                kv_heads=1,
+                qk_dim=d,
+                v_dim=0,
+            ),
+        ]
+    ops += [
+        Op(
+            name="self_attention",
+            kind="attention",
+            shard="tensor",
+            heads=a,
+            kv_heads=a,
+            qk_dim=qk,
+            v_dim=value,
+            window=mla.indexer_top_k,
+            elements=2.0 * a * 2 * rope,
+            saved=2.0 * a * (qk + value),
+        ),
+        Op(
+            name="self_out",
+            kind="gemm",
+            shard="row",
+            k=a * value,
+            n=h,
+            parameters=a * value * h,
+        ),
+    ]
+    return ops
+
+
+def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:
+    matrices = 2 if mlp.gated else 1
+    f = mlp.width
+    return [
+        Op(
+            name=f"{name}_up",
+            kind="gemm",
+            shard="column",
+            k=h,
+            n=matrices * f,
+            parameters=matrices * h * f,
+        ),
+        Op(
+            name=f"{name}_act",
+            kind="elementwise",
+            shard="tensor",
+            elements=float((matrices + 1) * f),
+            saved=float((matrices + 1) * f),
+        ),
+        Op(name=f"{name}_down", kind="gemm", shard="row", k=f, n=h, parameters=h * f),
+    ]
+
+
+def _experts(moe: Experts, h: int) -> list[Op]:
+    matrices = 2 if moe.gated else 1
+    e, top, f = moe.num_experts, moe.top_k, moe.width
+    expert = {"experts": e, "copies": top, "shard": "expert"}
+    ops = [
+        Op(name="router", kind="gemm", shard="sequence", k=h, n=e, parameters=h * e),
+        Op(
+            name="dispatch",
+            kind="dispatch",
+            shard="expert",
+            k=h,
+            copies=top,
+            experts=e,
+            elements=4.0 * h,
+            saved=2.0 * h,
+        ),
+        Op(
+            name="experts_up",
+            kind="gemm",
+            k=h,
+            n=matrices * f,
+            parameters=e * matrices * h * f,
+            **expert,
+        ),
+        Op(
+            name="experts_act",
+            kind="elementwise",
+            elements=float((matrices + 1) * f),
+            saved=float((matrices + 1) * f),
+            **expert,
+        ),
+        Op(name="experts_down", kind="gemm", k=f, n=h, parameters=e * f * h, **expert),
+    ]
+    if moe.shared_width:
+        ops += _mlp(Mlp(width=moe.shared_width, gated=moe.gated), h, "shared")
+    return ops

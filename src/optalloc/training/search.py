@@ -1,0 +1,316 @@
+"""Exact search for training plans on a uniform cluster.
+
+Formulation
+-----------
+Sets: meshes x in the space X (:mod:`optalloc.training.space`); stages i = 0..pp-1; layers e = 0..L-1.
+Variables: the mesh; cuts 0 = e_0 <= e_1 <= ... = L of the chain of layers; (a_i, b_i), the layers of stage i
+recomputed whole and in their attention core.
+
+    minimise   weight(x) * ( max_i ( end_i + tail_i ) + fixed )
+    subject to end_i   the event time of the schedule with stage times F_i, B_i(a_i, b_i)     pipeline.cpp
+               tail_i  gradient reduction and weight gathering that stay visible, optimizer   partition.cpp
+               states_i + max over time of held activations + logits + scratch <= capacity    partition.cpp
+
+Why it is exact
+---------------
+1. Meshes are sorted by a bound of O(1) work (`mesh_bounds`) and the search ends when the next bound is not
+   below the incumbent.
+2. In a mesh, the least extra time that fits is the best recomputation of a stage, because no operation that
+   grows longer can end a longest path earlier. So cuts alone are searched.
+3. Cuts are searched depth first under two path bounds of the fixed order of operations (`own_path` and
+   `turn_path` in partition.cpp); tables over suffixes cut every branch that cannot end below the incumbent.
+   What is left is evaluated by the event time itself.
+
+Assumptions: the cost model is the truth, ties within 1e-9 are equal, and no mesh met its leaf limit (then the
+result says LIMIT and gives the bound that was proven).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc import _native
+from optalloc.cost.model import SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.result import Incumbent
+from optalloc.stop import OnProgress, Progress, StopRule
+from optalloc.training.space import INTERLEAVED, Space
+from optalloc.training.strategy import Recompute, Strategy
+
+Array = NDArray[np.float64]
+
+SOLVED, MEMORY, STAGE_BOUND, SEARCH, LIMIT, MESH_BOUND = range(6)
+PRUNED_NAMES = {
+    MEMORY: "memory",
+    STAGE_BOUND: "stage path bound",
+    SEARCH: "cut search",
+    MESH_BOUND: "mesh work bound",
+}
+LEAF_LIMIT = 200_000
+_BLOCKS = (32, 128, 512, 2048)
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One solved mesh: the strategy and its value in the unit of the objective."""
+
+    strategy: Strategy
+    value: float
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search knows when it ends.
+
+    ``found`` holds the best plan of each of the leading combinations of degrees, best first. ``bound`` is
+    proven for the whole space. ``stopped`` is True if a stop rule ended the search.
+    """
+
+    found: tuple[Found, ...]
+    bound: float | None
+    configurations: int
+    pruned: dict[str, int]
+    nodes: int
+    incumbents: tuple[Incumbent, ...]
+    stopped: bool
+
+
+def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
+    """A lower bound of the step time of every mesh, seconds; O(types) each.
+
+    Let S be the work of one micro-batch over all stages without recomputation. Stage i does m times its own
+    work and then its tail, so the mean over the stages gives
+
+        T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap * backward) + ...
+
+    (a maximum of sums is at least the sum's maximum with zero). Undivided backward, one chunk a stage: work
+    of earlier stages precedes the first and follows the last operation of stage i, so with m tau_i +
+    sum_{j<i} tau_j <= T for every i, S <= T (1 - (1 - 1/m)^pp). A larger recomputation only adds: each extra
+    second adds m seconds of work and hides at most one second of reduction.
+    """
+    counts = cost.type_counts
+    m = tables.ints[:, 3].astype(np.float64)
+    pp = meshes.pp.astype(np.float64)
+    forward = tables.field("forward_s") @ counts
+    backward = (tables.field("backward_s") + tables.field("weight_s")) @ counts
+    work = forward + backward
+    overlap = tables.real("overlap")
+    tails = tables.field("update_s") @ counts
+    tails = tails + np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
+    tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * forward)
+    bound = (m * work + tails) / pp
+    whole = (meshes.schedule == 0) | (meshes.schedule == 1)
+    paths = work / (1.0 - (1.0 - 1.0 / m) ** pp)
+    bound = np.where(whole, np.maximum(bound, paths), bound)
+    return bound + tables.real("fixed_s")
+
+
+def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDArray[np.bool_]:
+    """Meshes whose states and smallest activations exceed the memory of all their stages together.
+
+    Every stage holds at least one micro-batch of its layers, at best recomputed whole.
+    """
+    counts = cost.type_counts
+    least = tables.field("state_bytes") @ counts
+    least = least + np.minimum(
+        tables.field("held_full_bytes"), tables.field("held_bytes")
+    ) @ counts
+    excluded: NDArray[np.bool_] = least + tables.real("logits_bytes") > (
+        meshes.pp * tables.real("capacity_bytes")
+    )
+    return excluded
+
+
+def shape_bounds(cost: CostModel, shapes: Meshes) -> Array:
+    """A bound that holds for every refinement of a shape: m S / pp, seconds."""
+    table, row = cost.layer_costs(shapes)
+    work = (table.forward_s + table.backward_s + table.weight_s) @ cost.type_counts
+    m = cost.num_microbatches(shapes)
+    bound: Array = m * work[row] / shapes.pp + cost.constants.fixed_s
+    return bound
+
+
+class Search:
+    """One search over a space; ``run`` does it."""
+
+    def __init__(
+        self,
+        cost: CostModel,
+        space: Space,
+        *,
+        weight: Callable[[Meshes], Array] | None = None,
+        leaders: int = 4,
+        ceiling: float = np.inf,
+    ) -> None:
+        self.cost, self.space = cost, space
+        self.weight = weight or (lambda meshes: np.ones(len(meshes)))
+        self.num_leaders, self.ceiling = leaders, ceiling
+        self.pruned: dict[str, int] = {}
+        self.nodes = 0
+        self.found: dict[int, Found] = {}
+        self.incumbents: list[Incumbent] = []
+        self.open_bound = np.inf  # least bound of what was left unproven
+        self.cache = _native.ShapeCache()
+        self.cancel = np.zeros(1, np.int32)
+
+    def run(
+        self, stop: StopRule | None = None, on_progress: OnProgress | None = None
+    ) -> Outcome:
+        """Search the whole space, or until ``stop`` says so."""
+        begin = time.perf_counter()
+        shapes = self.space.shapes()
+        configurations = self.space.count(shapes)
+        stopped = False
+        if len(shapes):
+            bounds = self.weight(shapes) * shape_bounds(self.cost, shapes)
+            order = np.argsort(bounds, kind="stable")
+            shapes, bounds = shapes.take(order), bounds[order]
+        position, block = 0, 0
+        while position < len(shapes):
+            size = _BLOCKS[min(block, len(_BLOCKS) - 1)]
+            block += 1
+            if bounds[position] >= self._goal():
+                rest = shapes.take(np.arange(position, len(shapes)))
+                self._count("shape work bound", self.space.count(rest))
+                break
+            part = np.arange(position, min(position + size, len(shapes)))
+            inside = bounds[part] < self._goal()
+            beyond = part[~inside]
+            if len(beyond):
+                self._count("shape work bound", self.space.count(shapes.take(beyond)))
+            self._solve(shapes.take(part[inside]), begin)
+            position += len(part)
+            progress = Progress(
+                elapsed_s=time.perf_counter() - begin,
+                incumbent=self._best(),
+                bound=float(bounds[position]) if position < len(shapes) else self._best(),
+                nodes=self.nodes,
+            )
+            if on_progress is not None:
+                on_progress(progress)
+            if stop is not None and position < len(shapes) and stop(progress):
+                self.open_bound = min(self.open_bound, float(bounds[position]))
+                stopped = True
+                break
+        found = sorted(self.found.values(), key=lambda f: f.value)[: self.num_leaders]
+        best = found[0].value if found else None
+        bound = best if best is not None and self.open_bound >= best else None
+        if self.open_bound < np.inf and bound is None:
+            bound = self.open_bound
+        return Outcome(
+            found=tuple(found),
+            bound=bound,
+            configurations=configurations,
+            pruned=dict(self.pruned),
+            nodes=self.nodes,
+            incumbents=tuple(self.incumbents),
+            stopped=stopped,
+        )
+
+    def _best(self) -> float | None:
+        return min((f.value for f in self.found.values()), default=None)
+
+    def _leaders(self) -> list[tuple[int, float]]:
+        ranked = sorted((f.value, group) for group, f in self.found.items())
+        return [(group, value) for value, group in ranked[: self.num_leaders]]
+
+    def _goal(self) -> float:
+        """Values at or above this are of no interest."""
+        leaders = self._leaders()
+        return leaders[-1][1] if len(leaders) == self.num_leaders else self.ceiling
+
+    def _count(self, name: str, count: int) -> None:
+        if count:
+            self.pruned[name] = self.pruned.get(name, 0) + count
+
+    def _solve(self, shapes: Meshes, begin: float) -> None:
+        cost = self.cost
+        meshes = self.space.refine(shapes)
+        if not len(meshes):
+            return
+        tables = cost.tables(meshes)
+        full = memory_excludes(cost, meshes, tables)
+        self._count("memory", int(full.sum()))
+        weight = self.weight(meshes)
+        bounds = weight * mesh_bounds(cost, meshes, tables)
+        late = ~full & (bounds >= self._goal())
+        self._count("mesh work bound", int(late.sum()))
+        kept = np.flatnonzero(~full & ~late)
+        kept = kept[np.argsort(bounds[kept], kind="stable")]
+        meshes = meshes.take(kept)
+        groups = group_of(meshes)
+        # The native search takes its goal from the leaders; a ceiling stands in for missing ones.
+        leaders = self._leaders()
+        leaders += [(-1 - k, self.ceiling) for k in range(self.num_leaders - len(leaders))]
+        reals = tables.reals[kept]
+        reals[:, 8], reals[:, 9] = bounds[kept], weight[kept]
+        answers = _native.solve_meshes(
+            np.ascontiguousarray(tables.ints[kept]),
+            np.ascontiguousarray(reals),
+            np.ascontiguousarray(tables.layers[kept]),
+            groups,
+            cost.sequence,
+            cost.boundary,
+            self.cache,
+            [group for group, _ in leaders],
+            [value for _, value in leaders],
+            self.num_leaders,
+            LEAF_LIMIT,
+            self.cancel,
+        )
+        for k, (outcome, value, bound, leaves, layers, full_counts, selective) in enumerate(answers):
+            self.nodes += leaves
+            if outcome in PRUNED_NAMES:
+                self._count(PRUNED_NAMES[outcome], 1)
+            if outcome == LIMIT:
+                self.open_bound = min(self.open_bound, max(bound, bounds[kept[k]]))
+            if not layers:
+                continue
+            group = int(groups[k])
+            if group not in self.found or value < self.found[group].value:
+                best = self._best()
+                strategy = strategy_of(meshes, k, layers, full_counts, selective)
+                self.found[group] = Found(strategy=strategy, value=value)
+                if best is None or value < best:
+                    elapsed = time.perf_counter() - begin
+                    self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
+
+
+def group_of(meshes: Meshes) -> NDArray[np.int64]:
+    """A number for each combination of degrees (tp, cp, pp, dp, ep): alternatives differ in these."""
+    code = np.zeros(len(meshes), np.int64)
+    for column, bits in (
+        (meshes.tp, 10),
+        (meshes.cp, 14),
+        (meshes.pp, 10),
+        (meshes.dp, 17),
+        (meshes.ep, 12),
+    ):
+        code = (code << bits) + column
+    return code
+
+
+def strategy_of(
+    meshes: Meshes, k: int, layers: list[int], full: list[int], selective: list[int]
+) -> Strategy:
+    """The strategy of one solved mesh."""
+    schedule = int(meshes.schedule[k])
+    shard = int(meshes.shard_group[k])
+    group = int(meshes.dp[k] * meshes.cp[k])
+    return Strategy(
+        tp=int(meshes.tp[k]),
+        sequence_parallel=bool(meshes.sequence[k]),
+        cp=int(meshes.cp[k]),
+        pp=int(meshes.pp[k]),
+        virtual_stages=int(meshes.virtual_stages[k]) if schedule == INTERLEAVED else 1,
+        dp=int(meshes.dp[k]),
+        ep=int(meshes.ep[k]),
+        zero_stage=int(meshes.zero_stage[k]),
+        shard_group=shard if shard < group else 0,
+        micro_batch=int(meshes.micro_batch[k]),
+        schedule=SCHEDULES[schedule],
+        layers_per_chunk=tuple(layers),
+        recompute=tuple(Recompute(a, b) for a, b in zip(full, selective, strict=True)),
+    )

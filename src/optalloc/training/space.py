@@ -1,0 +1,332 @@
+"""The decision space: which meshes are valid for a model, a cluster and a workload.
+
+Rules (those of the export targets)
+
+    tp * cp * pp * dp <= num_devices                     devices may stay idle
+    tp | attention heads, tp | MLP width;  tp | kv heads or kv heads | tp
+    sequence parallel only with tp > 1, then tp | s / cp;  required with experts and tp > 1
+    2 cp | s for causal layers, cp | s for the others
+    dp * micro_batch | global_batch
+    ep | experts, ep | tp * cp * dp
+    zero_stage 0..3 where anything can be sharded; sharded over all replicas or over those of one node
+    pp = 1: one schedule;  pp > 1: gpipe, 1f1b, zb-h1, interleaved with v >= 2 chunks where pp | num_microbatches
+    every stage but the first and the last holds a layer
+
+Inside a mesh the exact inner search chooses the cuts and the recomputation; interleaved cuts are those with
+any first and last chunk and middle chunks of q or q + 1 layers, the longer ones in one run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cluster.topology import Cluster
+from optalloc.cost.model import SCHEDULES, Meshes
+from optalloc.errors import InputError, nearest
+from optalloc.model.graph import Graph
+from optalloc.workload import Training
+
+Ints = NDArray[np.int64]
+
+MAX_VIRTUAL_STAGES = 32
+GPIPE, ONE_F_ONE_B, INTERLEAVED, ZB_H1 = range(4)
+RECOMPUTE_RULES = {"stage": 0, "none": 1, "selective": 2, "full": 3, "equal": 4}
+PINNABLE = (
+    "tp",
+    "cp",
+    "pp",
+    "dp",
+    "ep",
+    "virtual_stages",
+    "micro_batch",
+    "zero_stage",
+    "shard_group",
+    "schedule",
+    "sequence_parallel",
+    "recompute",
+    "num_devices",
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user fixed or forbade: name -> allowed (``pin``) or excluded (``forbid``) values."""
+
+    pin: dict[str, tuple[int, ...]] = {}
+    forbid: dict[str, tuple[int, ...]] = {}
+
+    def allows(self, name: str, value: int) -> bool:
+        """True if the value of one decision is left in the space."""
+        if name in self.pin and value not in self.pin[name]:
+            return False
+        return value not in self.forbid.get(name, ())
+
+    def keep(self, name: str, values: Ints) -> NDArray[np.bool_]:
+        """The same for an array of values."""
+        kept = np.ones(len(values), bool)
+        if name in self.pin:
+            kept &= np.isin(values, self.pin[name])
+        if name in self.forbid:
+            kept &= ~np.isin(values, self.forbid[name])
+        return kept
+
+    def without(self, kind: str, name: str) -> Limits:
+        """These limits less one entry."""
+        entries = {k: v for k, v in getattr(self, kind).items() if k != name}
+        return msgspec.structs.replace(self, **{kind: entries})
+
+
+def parse_limits(pins: list[str], forbids: list[str]) -> Limits:
+    """Limits from words such as ``tp=8``, ``schedule=1f1b``, ``zero_stage=2,3``.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value is not of its kind.
+    """
+    return Limits(pin=_parse(pins, "--pin"), forbid=_parse(forbids, "--forbid"))
+
+
+def _parse(words: list[str], flag: str) -> dict[str, tuple[int, ...]]:
+    limits: dict[str, tuple[int, ...]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        name = {"vpp": "virtual_stages", "zero": "zero_stage", "sp": "sequence_parallel"}.get(
+            name, name
+        )
+        if not equals or name not in PINNABLE:
+            near = nearest(name, PINNABLE, count=1)
+            raise InputError(
+                f"{word!r} names no decision",
+                path=flag,
+                fix=f"did you mean {near[0]}=...?" if near else f"use one of {', '.join(PINNABLE)}",
+            )
+        values = tuple(_value(name, part.strip(), flag) for part in text.split(","))
+        limits[name] = limits.get(name, ()) + values
+    return limits
+
+
+def _value(name: str, text: str, flag: str) -> int:
+    words: dict[str, int] = {}
+    if name == "schedule":
+        words = {schedule: index for index, schedule in enumerate(SCHEDULES)}
+    elif name == "sequence_parallel":
+        words = {"on": 1, "off": 0, "true": 1, "false": 0, "yes": 1, "no": 0, "1": 1, "0": 0}
+    elif name == "recompute":
+        words = RECOMPUTE_RULES
+    if words:
+        if text.lower() in words:
+            return words[text.lower()]
+        raise InputError(
+            f"{text!r} is no value of {name}", path=flag, fix=f"use one of {', '.join(words)}"
+        )
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"{text!r} is no whole number", path=flag, pointer=name, fix=f"write {name}=8"
+        ) from None
+
+
+class Space:
+    """The meshes of one problem, enumerated in two steps: shapes first, then what refines them."""
+
+    def __init__(
+        self, graph: Graph, cluster: Cluster, workload: Training, limits: Limits | None = None
+    ) -> None:
+        self.graph, self.cluster, self.workload = graph, cluster, workload
+        self.limits = limits or Limits()
+        self.num_layers = graph.num_layers
+        self.num_devices = cluster.num_devices
+        self.domain = cluster.levels()[0].num_devices
+        ops = [op for layer in graph.layers for op in layer.ops]
+        self.experts = math.gcd(*[op.experts for op in ops if op.experts] or [0])
+        self.attention = [op for op in ops if op.kind == "attention" and op.shard == "tensor"]
+        self.widths = [op.k for op in ops if op.kind == "gemm" and op.shard == "row"]
+
+    # -- degrees ---------------------------------------------------------------------------------
+
+    def tensor_degrees(self) -> list[int]:
+        heads = math.gcd(*(op.heads for op in self.attention)) if self.attention else 1
+        return [
+            tp
+            for tp in divisors(heads)
+            if tp <= self.num_devices
+            and self.limits.allows("tp", tp)
+            and all(width % tp == 0 for width in self.widths)
+            and all(op.kv_heads % tp == 0 or tp % op.kv_heads == 0 for op in self.attention)
+        ]
+
+    def context_degrees(self) -> list[int]:
+        causal = any(op.causal for op in self.attention)
+        lengths = [self.workload.sequence_length]
+        if self.graph.encoder_decoder and self.workload.decoder_sequence_length:
+            lengths.append(self.workload.decoder_sequence_length)
+        length = math.gcd(*lengths)
+        unit = 2 if causal else 1
+        return [
+            cp
+            for cp in divisors(length)
+            if (cp == 1 or length % (unit * cp) == 0)
+            and cp <= self.num_devices
+            and self.limits.allows("cp", cp)
+        ]
+
+    def sequence_choices(self, tp: int, cp: int) -> list[int]:
+        if tp == 1:
+            choices = [0]
+        else:
+            divides = self.workload.sequence_length % (tp * cp) == 0
+            target = self.workload.decoder_sequence_length
+            if self.graph.encoder_decoder and target:
+                divides = divides and target % (tp * cp) == 0
+            choices = [1] if divides else []
+            if not self.experts:
+                choices = [0, *choices]
+        return [c for c in choices if self.limits.allows("sequence_parallel", c)]
+
+    # -- shapes: tp, sequence, cp, pp, dp, ep, micro_batch ---------------------------------------
+
+    def shapes(self) -> Meshes:
+        """Every valid shape; the refining columns are at their defaults.
+
+        Complexity: O(number of shapes), vectorised over pp, ep and micro-batch.
+        """
+        blocks = list(self._shape_blocks())
+        if not blocks:
+            blocks = [np.zeros((0, 7), np.int64)]
+        rows = np.concatenate(blocks)
+        names = ("tp", "sequence", "cp", "pp", "dp", "ep", "micro_batch")
+        columns = {name: rows[:, k] for k, name in enumerate(names)}
+        used = columns["tp"] * columns["cp"] * columns["pp"] * columns["dp"]
+        kept = np.ones(len(rows), bool)
+        for name in ("pp", "dp", "ep", "micro_batch"):
+            kept &= self.limits.keep(name, columns[name])
+        kept &= self.limits.keep("num_devices", used)
+        zeros = np.zeros(len(rows), np.int64)
+        meshes = Meshes(
+            **columns,
+            zero_stage=zeros,
+            shard_group=zeros,
+            virtual_stages=zeros + 1,
+            schedule=zeros + ONE_F_ONE_B,
+            recompute_rule=zeros,
+        )
+        return meshes.take(kept)
+
+    def _shape_blocks(self) -> Iterator[NDArray[np.int64]]:
+        batch = self.workload.global_batch
+        for tp in self.tensor_degrees():
+            for cp in self.context_degrees():
+                for sequence in self.sequence_choices(tp, cp):
+                    for dp in divisors(batch):
+                        most = min(self.num_devices // (tp * cp * dp), self.num_layers + 2)
+                        if most < 1:
+                            continue
+                        micro = np.array(divisors(batch // dp), np.int64)
+                        ranks = tp * cp * dp
+                        ep = np.array(
+                            [e for e in divisors(self.experts) if ranks % e == 0]
+                            if self.experts
+                            else [1],
+                            np.int64,
+                        )
+                        pp = np.arange(1, most + 1, dtype=np.int64)
+                        grid = np.meshgrid(pp, ep, micro, indexing="ij")
+                        block = np.empty((grid[0].size, 7), np.int64)
+                        block[:, :3] = (tp, sequence, cp)
+                        block[:, 3], block[:, 5], block[:, 6] = (g.ravel() for g in grid)
+                        block[:, 4] = dp
+                        yield block
+
+    # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
+
+    def refine(self, shapes: Meshes) -> Meshes:
+        """Every refinement of the given shapes."""
+        parts = [
+            self._set(shapes.take(rows), zero, node, schedule, v, rule)
+            for rows, zero, node, schedule, v, rule in self._refinements(shapes)
+        ]
+        if not parts:
+            return shapes.take(np.zeros(0, np.int64))
+        return Meshes(
+            **{
+                name: np.concatenate([getattr(p, name) for p in parts])
+                for name in Meshes.__struct_fields__
+            }
+        )
+
+    def count(self, shapes: Meshes) -> int:
+        """How many refinements these shapes have, without making them."""
+        return sum(int(np.count_nonzero(rows)) for rows, *_ in self._refinements(shapes))
+
+    def _refinements(
+        self, shapes: Meshes
+    ) -> Iterator[tuple[NDArray[np.bool_], int, bool, int, int, int]]:
+        limits = self.limits
+        group = shapes.dp * shapes.cp
+        sharded = (group > 1) | (shapes.tp * group > shapes.ep)
+        micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
+        pipelined = shapes.pp > 1
+        per_node = self._node_shards(shapes)
+        rules = [0]
+        if "recompute" in limits.pin:
+            rules = list(limits.pin["recompute"])
+            if RECOMPUTE_RULES["equal"] in rules:
+                rules.remove(RECOMPUTE_RULES["equal"])
+                rules += [4 + k for k in range(self.num_layers + 1)]
+        most_chunks = min(MAX_VIRTUAL_STAGES, self.num_layers + 2)
+        schedules = [(ONE_F_ONE_B, 1), (GPIPE, 1), (ZB_H1, 1)]
+        schedules += [(INTERLEAVED, v) for v in range(2, most_chunks + 1)]
+        for schedule, v in schedules:
+            if not (limits.allows("schedule", schedule) and limits.allows("virtual_stages", v)):
+                continue
+            fits = np.ones(len(shapes), bool) if schedule == ONE_F_ONE_B else pipelined
+            if schedule == INTERLEAVED:
+                fits = fits & (micro % shapes.pp == 0) & (shapes.pp * v <= self.num_layers + 2)
+            if not fits.any():
+                continue
+            for zero in range(4):
+                if not limits.allows("zero_stage", zero):
+                    continue
+                for node in (False, True) if zero else (False,):
+                    rows = fits & (sharded if zero else np.True_)
+                    if node:
+                        rows = rows & (per_node > 0)
+                    sizes = per_node if node else np.zeros_like(per_node)
+                    rows = rows & limits.keep("shard_group", sizes)
+                    for rule in rules:
+                        most = -(-self.num_layers // np.maximum(1, shapes.pp * v)) + 2
+                        used = rows if rule <= 4 else rows & (rule - 4 <= most)
+                        yield used, zero, node, schedule, v, rule
+
+    def _node_shards(self, shapes: Meshes) -> Ints:
+        """Replicas inside one node, where sharding over them alone is a choice; else 0."""
+        inside = np.maximum(1, self.domain // shapes.tp)
+        group = shapes.dp * shapes.cp
+        choice = (inside > 1) & (group > inside) & (group % inside == 0)
+        return np.where(choice, inside, 0)
+
+    def _set(
+        self, meshes: Meshes, zero: int, node: bool, schedule: int, v: int, rule: int
+    ) -> Meshes:
+        ones = np.ones(len(meshes), np.int64)
+        return msgspec.structs.replace(
+            meshes,
+            zero_stage=zero * ones,
+            shard_group=self._node_shards(meshes) if node else 0 * ones,
+            schedule=schedule * ones,
+            virtual_stages=v * ones,
+            recompute_rule=rule * ones,
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending; O(sqrt(number))."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0] if number else []
+    return sorted({*small, *(number // d for d in small)})

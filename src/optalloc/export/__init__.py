@@ -1,0 +1,1 @@
+"""Exports: launch files of other tools, written from a plan."""

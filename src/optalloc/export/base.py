@@ -1,0 +1,138 @@
+"""What an exporter is, the list of targets, and writing an export whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Protocol, cast
+
+import msgspec
+
+from optalloc.errors import InputError, nearest
+from optalloc.training.plan import TrainingPlan
+
+# target -> dotted path of its exporter; a target's module is imported only when it is asked for.
+TARGETS = {
+    "deepspeed": "optalloc.export.deepspeed.artefacts",
+    "megatron": "optalloc.export.megatron.artefacts",
+    "pytorch": "optalloc.export.pytorch.artefacts",
+}
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """One file of an export: ``path`` is relative to the export's folder."""
+
+    path: str
+    text: str
+    executable: bool = False
+
+
+class Exporter(Protocol):
+    """Turns a plan into the files of one target.
+
+    Raises ExportError, naming the feature and the stage, where the target cannot express the plan.
+    """
+
+    def __call__(self, plan: TrainingPlan) -> tuple[Artefact, ...]: ...
+
+
+def export_targets() -> tuple[str, ...]:
+    """Names accepted by :func:`export`, sorted."""
+    return tuple(sorted(TARGETS))
+
+
+def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
+    """The files of an export, without writing them.
+
+    Raises
+    ------
+    InputError
+        If no target has that name.
+    ExportError
+        If the target cannot express the plan.
+    """
+    if target not in TARGETS:
+        near = nearest(target, TARGETS, count=1)
+        raise InputError(
+            f"{target!r} is no export target",
+            path="target",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
+        )
+    module, _, name = TARGETS[target].rpartition(".")
+    exporter = cast(Exporter, getattr(importlib.import_module(module), name))
+    return exporter(plan)
+
+
+def export(plan: TrainingPlan, target: str, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write the files that run ``plan`` with another tool.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    target : str
+        One of :func:`export_targets`.
+    folder : path
+        Made if absent. Files of the same names are replaced; nothing else is touched, and nothing at all
+        is when the export fails.
+
+    Returns
+    -------
+    tuple of Path
+        The files written.
+
+    Raises
+    ------
+    InputError
+        If the target is unknown or the folder cannot be written.
+    ExportError
+        If the target cannot express the plan.
+    """
+    return write(artefacts(plan, target), folder)
+
+
+def write(files: tuple[Artefact, ...], folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write every file of an export, or none: all are made beside the folder and then moved in."""
+    target = Path(folder)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            for file in files:
+                path = staging / "new" / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(file.text, encoding="utf-8")
+                path.chmod(0o755 if file.executable else 0o644)
+            return _move(staging, target, files)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the export: {error.strerror or error}",
+            path=str(folder),
+            fix="choose a folder that can be written",
+        ) from error
+
+
+def _move(staging: Path, target: Path, files: tuple[Artefact, ...]) -> tuple[Path, ...]:
+    """Move the new files in; on an error put back what was there."""
+    done: list[Artefact] = []
+    try:
+        for file in files:
+            path, saved = target / file.path, staging / "old" / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                saved.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, saved)
+            done.append(file)
+            os.replace(staging / "new" / file.path, path)
+    except OSError:
+        for file in done:
+            path, saved = target / file.path, staging / "old" / file.path
+            path.unlink(missing_ok=True)
+            if saved.exists():
+                os.replace(saved, path)
+        raise
+    return tuple(target / file.path for file in files)

@@ -75,7 +75,7 @@ def export(plan: TrainingPlan, target: str, folder: str | os.PathLike[str]) -> t
     target : str
         One of :func:`export_targets`.
     folder : path
-        Made if absent. Files of the same names are replaced; nothing else is touched, and nothing at all
+        Made if absent. Files of the same names are replaced and nothing else is touched; nothing at all
         is when the export fails.
 
     Returns

@@ -18,13 +18,15 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     kind : OpKind
-        ``gemm`` multiplies ``[tokens, k] x [k, n]``; ``attention`` is the softmax core; ``elementwise``
-        moves ``elements`` values through memory; ``lookup`` reads embedding rows; ``dispatch`` sends tokens
-        to experts and back; ``loss`` is the softmax cross entropy over ``n`` logits.
+        ``gemm`` multiplies ``[tokens, k] x [k, n]``; ``attention`` is the softmax core;
+        ``elementwise`` moves ``elements`` values through memory; ``lookup`` reads embedding rows;
+        ``dispatch`` sends tokens to experts and back; ``loss`` is the softmax cross entropy over
+        ``n`` logits.
     shard : Shard
-        How tensor parallelism divides it: ``column`` divides n, ``row`` divides k, ``tensor`` divides the
-        width of its values, ``sequence`` divides its tokens where sequence parallelism is on,
-        ``replicated`` repeats it on every rank, ``expert`` is divided over the expert-parallel group.
+        How tensor parallelism divides it: ``column`` divides n, ``row`` divides k, ``tensor``
+        divides the width of its values, ``sequence`` divides its tokens where sequence parallelism
+        is on, ``replicated`` repeats it on every rank, ``expert`` is divided over the
+        expert-parallel group.
     n_kv, kv_heads : int
         Further output columns that belong to key and value heads: a rank holds
         ``max(1, kv_heads / tp)`` of ``kv_heads`` heads.
@@ -64,8 +66,8 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 class LayerGraph(msgspec.Struct, frozen=True, kw_only=True):
     """The operations of one layer type in the order they run.
 
-    ``tp_reduces`` counts the sums over the tensor-parallel group in the forward pass (one after each
-    row-sharded matrix or sharded lookup).
+    ``tp_reduces`` counts the sums over the tensor-parallel group in the forward pass (one after
+    each row-sharded matrix or sharded lookup).
     """
 
     name: str
@@ -82,8 +84,8 @@ class LayerGraph(msgspec.Struct, frozen=True, kw_only=True):
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
     """A model as a chain ``embedding, layers..., head`` of typed layers.
 
-    ``sequence`` lists the runs between embedding and head; ``tied_parameters`` of the head are those of the
-    embedding and live on both ends of a pipeline.
+    ``sequence`` lists the runs between embedding and head; ``tied_parameters`` of the head are
+    those of the embedding and live on both ends of a pipeline.
     """
 
     model: str

@@ -1,8 +1,8 @@
 """Lower a ModelSpec to its Graph: one list of operations for each layer type.
 
-Values per token follow Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
-(2022), section 4, generalised to grouped-query and latent attention, gated MLPs and experts. Stored values
-are those autograd keeps when SwiGLU and the norms are fused.
+Values per token follow Korthikanti et al., "Reducing Activation Recomputation in Large Transformer
+Models" (2022), section 4, generalised to grouped-query and latent attention, gated MLPs and
+experts. Stored values are those autograd keeps when SwiGLU and the norms are fused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.model.parameters import embedding_parameters, head_parameters, layer_parameters
 from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp, ModelSpec
 
-# Values moved through memory per value normalised or added: read the input (and the residual), write it.
+# Values moved per value normalised or added: read the input (and the residual), write the output.
 _NORM_MOVES = 2.0
 _ADD_MOVES = 3.0
 
@@ -22,8 +22,8 @@ _ADD_MOVES = 3.0
 def lower(model: ModelSpec) -> Graph:
     """The graph of a model.
 
-    The vision tower, if any, rides with the embedding: its parameters count, its operations do not, because
-    a training batch is text here.
+    The vision tower, if any, rides with the embedding: its parameters count, its operations do not,
+    because a training batch is text here.
 
     Complexity: O(number of layer types).
     """
@@ -71,7 +71,14 @@ def lower(model: ModelSpec) -> Graph:
     )
     if model.has_head:
         head_ops += (
-            Op(name="logits", kind="gemm", shard="column", k=h, n=model.vocabulary, parameters=matrix),
+            Op(
+                name="logits",
+                kind="gemm",
+                shard="column",
+                k=h,
+                n=model.vocabulary,
+                parameters=matrix,
+            ),
             Op(name="loss", kind="loss", shard="column", n=model.vocabulary),
         )
     head = LayerGraph(name="head", stack="head", hidden=h, tp_reduces=0, ops=head_ops)
@@ -93,7 +100,7 @@ def _layer(model: ModelSpec, name: str) -> Layer:
 
 def _lower_layer(layer: Layer) -> LayerGraph:
     h = layer.hidden
-    # Norms and residual sums; the input of every norm and the outputs that feed a matrix are stored.
+    # Norms and residual sums; the input of every norm and the outputs feeding a matrix are stored.
     stored_norms = 2.0 * h * min(layer.norm.count, 2 if layer.cross_attention is None else 3)
     stored_norms += h * max(0, layer.norm.count - 2) * (layer.cross_attention is None)
     num_blocks = 2 if layer.cross_attention is None else 3
@@ -130,7 +137,6 @@ def _lower_layer(layer: Layer) -> LayerGraph:
 def _attention(attention: Attention, h: int, name: str) -> list[Op]:
     cross = name == "cross"
     a, k, g = attention.heads, attention.kv_heads, attention.head_dim
-    kv = {"n_kv": 2 * k * g, "kv_heads": k}
     projections = [
         Op(name=f"{name}_q", kind="gemm", shard="column", k=h, n=a * g, parameters=h * a * g),
         Op(
@@ -138,7 +144,8 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
             kind="gemm",
             shard="column",
             k=h,
-            **kv,
+            n_kv=2 * k * g,
+            kv_heads=k,
             source=True,
             saved=2.0 * k * g,
             parameters=2 * h * k * g,
@@ -147,7 +154,16 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
     if not cross:
         size = h * (a + 2 * k) * g
         projections = [
-            Op(name="qkv", kind="gemm", shard="column", k=h, n=a * g, **kv, parameters=size)
+            Op(
+                name="qkv",
+                kind="gemm",
+                shard="column",
+                k=h,
+                n=a * g,
+                n_kv=2 * k * g,
+                kv_heads=k,
+                parameters=size,
+            )
         ]
     core = Op(
         name=f"{name}_attention",
@@ -174,9 +190,7 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
     qk = nope + rope
     ops = []
     if q is None:
-        ops.append(
-            Op(name="q", kind="gemm", shard="column", k=h, n=a * qk, parameters=h * a * qk)
-        )
+        ops.append(Op(name="q", kind="gemm", shard="column", k=h, n=a * qk, parameters=h * a * qk))
     else:
         ops += [
             Op(
@@ -293,7 +307,6 @@ def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:
 def _experts(moe: Experts, h: int) -> list[Op]:
     matrices = 2 if moe.gated else 1
     e, top, f = moe.num_experts, moe.top_k, moe.width
-    expert = {"experts": e, "copies": top, "shard": "expert"}
     ops = [
         Op(name="router", kind="gemm", shard="sequence", k=h, n=e, parameters=h * e),
         Op(
@@ -312,16 +325,29 @@ def _experts(moe: Experts, h: int) -> list[Op]:
             k=h,
             n=matrices * f,
             parameters=e * matrices * h * f,
-            **expert,
+            shard="expert",
+            experts=e,
+            copies=top,
         ),
         Op(
             name="experts_act",
             kind="elementwise",
             elements=float((matrices + 1) * f),
             saved=float((matrices + 1) * f),
-            **expert,
+            shard="expert",
+            experts=e,
+            copies=top,
         ),
-        Op(name="experts_down", kind="gemm", k=f, n=h, parameters=e * f * h, **expert),
+        Op(
+            name="experts_down",
+            kind="gemm",
+            k=f,
+            n=h,
+            parameters=e * f * h,
+            shard="expert",
+            experts=e,
+            copies=top,
+        ),
     ]
     if moe.shared_width:
         ops += _mlp(Mlp(width=moe.shared_width, gated=moe.gated), h, "shared")

@@ -1,7 +1,8 @@
 """Parameters: how many numbers a layer, an end of the model and the whole model hold, exactly.
 
-A matrix shared by embedding and head is counted once, with the embedding. Buffers that are not trained
-(for example the selection bias of DeepSeek-V3's router) and multi-token-prediction layers are not counted.
+A matrix shared by embedding and head is counted once, with the embedding. Buffers that are not
+trained (for example the selection bias of DeepSeek-V3's router) and multi-token-prediction layers
+are not counted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp,
 
 
 class LayerParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of one layer by part; ``routed`` are all routed experts, ``routed_active`` the ones a
-    token visits. ``attention`` includes its biases, query and key norms, sinks and position table."""
+    """Parameters of one layer by part.
+
+    ``routed`` are all routed experts, ``routed_active`` the ones a token visits. ``attention``
+    includes its biases, query and key norms, sinks and position table.
+    """
 
     attention: int
     cross_attention: int
@@ -93,7 +97,7 @@ def embedding_parameters(model: ModelSpec) -> int:
 
 
 def head_parameters(model: ModelSpec) -> int:
-    """Head matrix (zero where it is the embedding's), its biases, and the final norm of every stack."""
+    """Head matrix (zero where it is the embedding's), its biases, and the final norms of stacks."""
     own = model.has_head and not model.tied_embeddings
     matrix = model.vocabulary * model.hidden if own else 0
     return matrix + model.head_extra + model.final_norm + model.encoder_final_norm
@@ -157,9 +161,8 @@ def _attention(attention: Attention, h: int) -> int:
 def _latent_attention(mla: LatentAttention, h: int) -> int:
     a, c = mla.heads, mla.kv_lora_rank
     qk = mla.nope_head_dim + mla.rope_head_dim
-    if mla.q_lora_rank is None:
-        query = h * a * qk
-    else:  # down, norm, up; only the down projection may have a bias
+    query = h * a * qk
+    if mla.q_lora_rank is not None:  # down, norm, up; only the down projection may have a bias
         query = mla.q_lora_rank * (h + 1 + a * qk + mla.bias)
     down = (h + mla.bias) * (c + mla.rope_head_dim)
     up = c + c * a * (mla.nope_head_dim + mla.value_head_dim)

@@ -1,8 +1,8 @@
 """ModelSpec: a Transformer as runs of typed layers, with exact parameter counts.
 
-A model is a chain ``embedding, layers..., head``. Each layer is one of a few :class:`Layer` types; the
-types are told apart by their stack (encoder, decoder, vision) and by what they hold (self-attention or
-multi-head latent attention, cross-attention, a dense MLP or experts).
+A model is a chain ``embedding, layers..., head``. Each layer is one of a few :class:`Layer` types;
+the types are told apart by their stack (encoder, decoder, vision) and by what they hold
+(self-attention or multi-head latent attention, cross-attention, a dense MLP or experts).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Attention(
 ):
     """Softmax attention with ``heads`` query heads and ``kv_heads`` key and value heads.
 
-    ``qk_norm``: "head" has one weight vector of ``head_dim`` each for queries and keys, "width" one over
-    all heads (``heads * head_dim`` and ``kv_heads * head_dim``). ``window`` limits attention to that many
-    tokens; ``sinks`` adds one learned logit a head. ``extra_parameters``: tables owned by this attention
-    (for example the relative-position buckets of T5's first layers).
+    ``qk_norm``: "head" has one weight vector of ``head_dim`` each for queries and keys, "width" one
+    over all heads (``heads * head_dim`` and ``kv_heads * head_dim``). ``window`` limits attention
+    to that many tokens; ``sinks`` adds one learned logit a head. ``extra_parameters``: tables owned
+    by this attention (for example the relative-position buckets of T5's first layers).
     """
 
     heads: int
@@ -63,8 +63,9 @@ class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class Experts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="experts"):
-    """Mixture of experts: ``num_experts`` routed MLPs of ``width``, ``top_k`` a token, plus one shared
-    MLP of ``shared_width`` (0: none). ``bias`` adds biases to the experts; ``router_bias`` to the router.
+    """Mixture of experts: ``num_experts`` routed MLPs of ``width``, ``top_k`` a token, plus one
+    shared MLP of ``shared_width`` (0: none). ``bias`` adds biases to the experts; ``router_bias``
+    to the router.
     """
 
     num_experts: int
@@ -78,14 +79,14 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Norm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Normalisations of one layer: RMS norms have ``hidden`` weights, layer norms ``2 * hidden``."""
+    """Normalisations of one layer: an RMS norm has ``hidden`` weights, a layer norm twice that."""
 
     kind: Literal["rms", "layer"] = "rms"
     count: int = 2
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One type of layer. ``name`` is unique in its model, for example ``decoder`` or ``decoder_moe``."""
+    """One type of layer; ``name`` is unique in its model, for example ``decoder_moe``."""
 
     name: str
     stack: Stack
@@ -106,9 +107,10 @@ class LayerRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A Transformer: facts only, no weights.
 
-    ``layers`` runs from input to output over all stacks: vision, encoder, decoder. ``embedding_extra`` and
-    ``head_extra`` count parameters beside the vocabulary matrices (position tables, final norms, biases,
-    projections). ``vision_extra`` are vision parameters outside its layers (patch embedding, projector).
+    ``layers`` runs from input to output over all stacks: vision, encoder, decoder.
+    ``embedding_extra`` and ``head_extra`` count parameters beside the vocabulary matrices (position
+    tables, final norms, biases, projections). ``vision_extra`` are vision parameters outside its
+    layers (patch embedding, projector).
     """
 
     name: str

@@ -1,11 +1,12 @@
 """IntegerForm: an assignment problem as a minimisation in int64, and how faithful that is.
 
-Integers are used as they are (``exact``). Other numbers are read as the decimals they print as (0.1 is one
-tenth), else as the binary fractions they are, and multiplied by the common denominator: that too loses nothing
-(``scaled``). Where the products would leave the range of exact arithmetic, costs and loads are rounded down
-(``float``): every feasible plan stays feasible and no plan gets dearer, so a bound of the rounded problem is a
-bound of the real one, and a plan of the rounded problem is off by at most the stated tolerances.
-Loads and capacities are scaled unit by unit and divided by the greatest common divisor of a unit's loads.
+Integers are used as they are (``exact``). Other numbers are read as the decimals they print as (0.1
+is one tenth), else as the binary fractions they are, and multiplied by the common denominator: that
+too loses nothing (``scaled``). Where the products would leave the range of exact arithmetic, numbers
+are rounded down (``float``): every feasible plan stays feasible and none gets dearer, so a bound of
+the rounded problem is a bound of the real one, and a plan of the rounded problem is off by at most
+the stated tolerances. Loads and capacities are scaled unit by unit; whatever divides all numbers of a
+unit, or all costs, is divided out.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ class IntegerForm(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     costs, loads : ndarray of int64, shape (num_tasks, num_units)
-        Negated costs where the problem maximises. A load above the capacity is stored as the capacity + 1.
+        Negated costs where the problem maximises. A load above the capacity is stored as the
+        capacity + 1.
     capacities : ndarray of int64, shape (num_units,)
     allowed : ndarray of bool, shape (num_tasks, num_units)
         Pairs that are allowed and fit into the empty unit.
     cost_scale : Fraction
         Costs here / costs given; negative where the problem maximises.
     load_scales : tuple of Fraction
-        Loads here / loads given, one a unit (before rounding down where ``arithmetic`` is ``"float"``).
+        Loads here / loads given, one a unit (before any rounding down).
     arithmetic : {"exact", "scaled", "float"}
-        Whether the given integers, exact multiples of the given numbers, or rounded numbers are used.
+        Whether the given integers, exact multiples of other numbers, or rounded numbers are used.
     cost_tolerance : float
-        How far the objective of any plan is understated at most, in the unit of the costs; 0 unless rounded.
+        How much better than true a plan's integer objective may look, in the unit of the costs;
+        0 unless rounded.
     load_tolerances : tuple of float
         How far a feasible plan may overload each unit, in the unit of the loads; 0 unless rounded.
     """
@@ -111,7 +114,7 @@ def integer_form(
         else:
             column, load_scale = _reduced(column, load_scale)
             tolerances.append(0.0)
-        # Sums of integers exceed a capacity iff they exceed its floor, and all loads together suffice.
+        # Integers exceed a capacity iff they exceed its floor; all loads together are enough.
         capacity = min(int(_read(capacities[unit], load_scale) * load_scale), int(column.sum()))
         int_capacities[unit] = capacity
         int_loads[:, unit] = np.where(small[:, unit], column, capacity + 1)
@@ -152,7 +155,7 @@ def _integers(values: NumberArray, terms: int) -> tuple[IntArray, Fraction, Arit
         if ten > room:
             break
         rounded = np.rint(distinct * ten)
-        # A quotient of two exact floats is rounded correctly: equality means this is the decimal meant.
+        # The quotient of two exact floats is rounded correctly: equality means this decimal.
         if np.array_equal(rounded / ten, distinct):
             kind: Arithmetic = "scaled" if digits else "exact"
             return np.rint(values * ten).astype(np.int64), Fraction(ten), kind

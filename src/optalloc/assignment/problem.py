@@ -1,9 +1,11 @@
 """AssignmentProblem: N tasks, M units, a cost and a load for each pair, a capacity for each unit.
 
-    minimise  sum_ij c_ij x_ij   subject to   sum_i x_ij = 1 for all j,   sum_j w_ij x_ij <= L_i for all i,   x binary
+    minimise    sum_ij c_ij x_ij            x_ij = 1: task j runs on unit i
+    subject to  sum_i x_ij = 1              each task j runs once
+                sum_j w_ij x_ij <= L_i      no unit i carries more than its capacity
 
-A *unit* holds a capacity: a device, a node, a pool, a cloud offer. Arrays are task-major: ``costs[task, unit]``.
-How the numbers become integers is the business of :mod:`optalloc.assignment.integers`.
+A *unit* holds a capacity: a device, a node, a pool, a cloud offer. Arrays are task-major, that is
+``costs[task, unit]``. How the numbers become integers is the business of :mod:`optalloc.assignment.integers`.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ BoolArray = npt.NDArray[np.bool_]
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What an assignment costs and which rules it breaks.
 
-    ``objective`` is in the unit of the costs, ``unit_loads`` (one a unit) in that of the loads. An empty
-    ``violations`` means feasible.
+    ``objective`` is in the unit of the costs, ``unit_loads`` (one a unit) in that of the loads. An
+    empty ``violations`` means feasible.
     """
 
     objective: float
@@ -49,7 +51,7 @@ class AssignmentProblem:
     costs : array_like of int or float, shape (num_tasks, num_units)
         Cost of each task on each unit, any unit of measurement and any sign.
     loads : array_like of int or float, shape (num_tasks,) or (num_tasks, num_units)
-        What a task takes of a unit's capacity; one number a task where it is the same on all units. At least 0.
+        What a task takes of a unit's capacity, at least 0; one number a task where all units agree.
     capacities : array_like of int or float, shape (num_units,)
         What each unit holds, in the unit of the loads. At least 0.
     allowed : array_like of bool, shape (num_tasks, num_units), optional
@@ -60,8 +62,8 @@ class AssignmentProblem:
     Attributes
     ----------
     costs, loads, capacities, allowed : ndarray, read-only
-        int64 where every number given is an integer, else float64; ``allowed`` is bool. ``loads`` keeps the
-        shape it was given in, see :attr:`loads_matrix`.
+        int64 where every number given is an integer, else float64; ``allowed`` is bool. ``loads``
+        keeps the shape it was given in, see :attr:`loads_matrix`.
 
     Raises
     ------
@@ -151,7 +153,8 @@ class AssignmentProblem:
         """Loads as a read-only matrix of shape (num_tasks, num_units)."""
         if self.loads.ndim == 2:
             return self.loads
-        return np.broadcast_to(self.loads[:, None], self.costs.shape)
+        matrix: NumberArray = np.broadcast_to(self.loads[:, None], self.costs.shape)
+        return matrix
 
     def integer_form(self) -> IntegerForm:
         """The same problem as a minimisation in int64 (computed once, see :class:`IntegerForm`)."""
@@ -211,7 +214,7 @@ class AssignmentProblem:
             violations.append(
                 f"unit {unit} carries {raw[unit]:.12g} of capacity {self.capacities[unit]:.12g}"
             )
-        if form.arithmetic == "float":
+        if form.cost_tolerance > 0:
             objective = float(self.costs[tasks, units].astype(float).sum())
         else:
             objective = form.objective(int(form.costs[tasks, units].sum()))

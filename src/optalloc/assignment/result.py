@@ -14,8 +14,8 @@ from optalloc.result import Result
 class Witness(msgspec.Struct, frozen=True, kw_only=True):
     """Multipliers that prove a bound to anybody who can solve one knapsack a unit.
 
-    The multiplier of task j is ``multipliers[j] / scale`` in the unit of ``problem.integer_form().costs``. For
-    every choice of them
+    The multiplier of task j is ``multipliers[j] / scale`` in the unit of
+    ``problem.integer_form().costs``. For every choice of them
 
         sum_j lambda_j - sum_i max { sum_j (lambda_j - c_ij) y_j : sum_j w_ij y_j <= L_i, y binary }
 

@@ -13,8 +13,9 @@ from optalloc.errors import InputError
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
-#: Refuse instances with more assignments than this (about ten seconds).
+#: Refuse instances with more assignments than this (about ten seconds), or more tasks.
 MOST_ASSIGNMENTS = 10_000_000
+MOST_TASKS = 400
 
 
 def num_assignments(problem: AssignmentProblem) -> int:
@@ -35,12 +36,13 @@ def solve_enumerate(
     Raises
     ------
     InputError
-        If there are more than :data:`MOST_ASSIGNMENTS` assignments.
+        If there are more than :data:`MOST_ASSIGNMENTS` assignments or :data:`MOST_TASKS` tasks.
     """
     count = num_assignments(problem)
-    if count > MOST_ASSIGNMENTS:
+    if count > MOST_ASSIGNMENTS or problem.num_tasks > MOST_TASKS:
         raise InputError(
-            f"enumeration would try {count:.3g} assignments, more than {MOST_ASSIGNMENTS:.0e}",
+            f"enumeration would try {_short(count)} assignments of {problem.num_tasks} tasks; its "
+            f"limits are {MOST_ASSIGNMENTS:,} and {MOST_TASKS}",
             path="method",
             fix="use the method 'exact'",
         )
@@ -93,3 +95,9 @@ def solve_enumerate(
     return journal.finish(
         termination, message=message, configurations=count, pruned={"capacity": skipped}
     )
+
+
+def _short(count: int) -> str:
+    """A count of any size in a few characters."""
+    text = str(count)
+    return f"{count:,}" if len(text) <= 9 else f"{text[0]}.{text[1]}e{len(text) - 1}"

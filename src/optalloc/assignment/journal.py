@@ -14,8 +14,8 @@ from optalloc.stop import Never, OnProgress, Progress, StopRule
 class Journal:
     """Keeps the best plan and bound while a method runs, reports them and asks the stop rule.
 
-    Values are sums of ``problem.integer_form().costs``, which is always minimised; the result speaks
-    in the unit and sense of the problem.
+    Values are sums of ``problem.integer_form().costs``, which is always minimised; the result
+    speaks in the unit and sense of the problem.
     """
 
     def __init__(

@@ -5,7 +5,7 @@
                 sum_j w_ij x_ij <= L_i      no unit i carries more than its capacity
 
 A *unit* holds a capacity: a device, a node, a pool, a cloud offer. Arrays are task-major, that is
-``costs[task, unit]``. How the numbers become integers is the business of :mod:`optalloc.assignment.integers`.
+``costs[task, unit]``. :mod:`optalloc.assignment.integers` says how the numbers become integers.
 """
 
 from __future__ import annotations
@@ -150,11 +150,12 @@ class AssignmentProblem:
 
     @property
     def loads_matrix(self) -> NumberArray:
-        """Loads as a read-only matrix of shape (num_tasks, num_units)."""
+        """Loads as a matrix of shape (num_tasks, num_units)."""
         if self.loads.ndim == 2:
             return self.loads
-        matrix: NumberArray = np.broadcast_to(self.loads[:, None], self.costs.shape)
-        return matrix
+        if self.loads.dtype == np.int64:
+            return np.broadcast_to(self.loads[:, None], self.costs.shape).astype(np.int64)
+        return np.broadcast_to(self.loads[:, None], self.costs.shape).astype(np.float64)
 
     def integer_form(self) -> IntegerForm:
         """The same problem as a minimisation in int64 (computed once, see :class:`IntegerForm`)."""

@@ -13,6 +13,7 @@ _HOME = {
     "Bounds": "optalloc.result",
     "CertificateError": "optalloc.errors",
     "Cluster": "optalloc.cluster.topology",
+    "DeviceSpec": "optalloc.cluster.device",
     "Either": "optalloc.stop",
     "ExportError": "optalloc.errors",
     "FormatVersionError": "optalloc.errors",
@@ -30,6 +31,8 @@ _HOME = {
     "TimeLimit": "optalloc.stop",
     "Training": "optalloc.workload",
     "UnsupportedModel": "optalloc.errors",
+    "load_cluster": "optalloc.cluster.load",
+    "load_workload": "optalloc.workload",
 }
 
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605

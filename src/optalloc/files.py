@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from optalloc.errors import InputError, nearest
+from optalloc.errors import FormatVersionError, InputError, nearest
 from optalloc.units import dimension_of, parse_quantity
 
 T = TypeVar("T")
+
+#: Endings of keys whose values are whole numbers: "79.6 GiB" is rounded to a byte.
+_WHOLE = ("_bytes", "_flops", "_tokens")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -73,6 +76,10 @@ def typed(data: Any, type_: type[T], *, path: str) -> T:
         return msgspec.convert(data, type_)
     except msgspec.ValidationError as error:
         raise _input_error(str(error), type_, path) from error
+    except InputError as error:  # a value's own check knows the place inside the file, not the file
+        if error.path:
+            raise
+        raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
 
 
 def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
@@ -80,9 +87,13 @@ def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
         return {k: _with_quantities(v, path, f"{pointer}.{k}", k) for k, v in data.items()}
     if isinstance(data, list):
         return [_with_quantities(v, path, f"{pointer}[{i}]", key) for i, v in enumerate(data)]
-    if isinstance(data, str) and (ending := dimension_of(key)) is not None:
-        value = parse_quantity(data, ending, path=path, pointer=pointer)
-        return int(value) if value.is_integer() else value
+    if isinstance(data, str | float) and (ending := dimension_of(key)) is not None:
+        value = (
+            parse_quantity(data, ending, path=path, pointer=pointer)
+            if isinstance(data, str)
+            else data
+        )
+        return round(value) if ending in _WHOLE or value.is_integer() else value
     return data
 
 
@@ -90,6 +101,8 @@ def _input_error(message: str, type_: type[Any], path: str) -> InputError:
     what, _, pointer = message.partition(" - at ")
     pointer = pointer.strip("`")
     fix = "see the reference of this file format"
+    if pointer == "$.format":
+        return _format_error(what, type_, path)
     unknown = re.search(r"unknown field `([^`]+)`", what)
     if unknown:
         word = unknown.group(1)
@@ -101,6 +114,23 @@ def _input_error(message: str, type_: type[Any], path: str) -> InputError:
     if missing:
         what, fix = f"the key {missing.group(1)!r} is missing", f"add {missing.group(1)!r}"
     return InputError(what, path=path, pointer=pointer, fix=fix)
+
+
+def _format_error(what: str, type_: type[Any], path: str) -> InputError:
+    """The error of a file whose first key names a format that this release does not read."""
+    known = [
+        value
+        for struct in _structs(type_)
+        for field in msgspec.structs.fields(struct)
+        if field.encode_name == "format"
+        for value in typing.get_args(field.type)
+    ]
+    return FormatVersionError(
+        f"the format is not one this release reads ({what})",
+        path=path,
+        pointer="$.format",
+        fix=f"write format = {' or '.join(map(repr, known))}",
+    )
 
 
 def _fields_at(type_: Any, pointer: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Parse and print quantities: the only module that knows prefixes.
 
-Four facts have their one home here: 1 GiB is 2**30 bytes and 1 GB is 10**9 bytes; link speeds are per
-direction and per device; a multiply-add is 2 FLOPs; money is US dollars, stored as integer micro-dollars
-where it must be exact.
+Four facts have their one home here: 1 GiB is 2**30 bytes and 1 GB is 10**9 bytes; link speeds are
+per direction and per device; a multiply-add is 2 FLOPs; money is US dollars, stored as integer
+micro-dollars where it must be exact.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def parse_quantity(text: str, ending: str, *, path: str = "", pointer: str = "")
             pointer=pointer,
             fix=f"use one of {shown}, ... or a plain number in {stored}",
         )
-    return float(number.replace("_", "")) * (units[unit] if unit else 1.0)
+    value, factor = float(number.replace("_", "")), units[unit] if unit else 1.0
+    # Small units are reciprocals of whole numbers; dividing rounds once: "1.9 us" is 1.9e-06.
+    return value / round(1.0 / factor) if factor < 1.0 else value * factor
 
 
 def parse_duration(text: str, *, path: str = "") -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import msgspec
 
+from optalloc import files
 from optalloc.errors import InputError
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -61,3 +63,14 @@ class Training(
 
 
 Workload = Training
+
+
+def load_workload(path: str | os.PathLike[str]) -> Workload:
+    """The workload of a ``workload.toml``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has unknown keys, or a value makes no sense.
+    """
+    return files.read_toml(path, Workload)

@@ -1,8 +1,9 @@
 """The device catalogue: figures of known devices by name, each with its source and date.
 
-The data are the files ``catalog/*.toml``, one a vendor or generation. Peaks are dense; link bandwidths are
-per direction and per device. ``memory_bytes`` is what the driver reports as the total of the device where
-that figure is known (an "80 GB" H100 reports 81559 MiB) and the vendor's capacity in GiB elsewhere.
+The data are the files ``catalog/*.toml``, one a vendor or generation. Peaks are dense; link
+bandwidths are per direction and per device. ``memory_bytes`` is what the driver reports as the
+total of the device where that figure is known (an "80 GB" H100 reports 81559 MiB) and the vendor's
+capacity in GiB elsewhere.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ FIGURES = (
 
 
 References = dict[str, tuple[str, ...]]
-"""Document of the file -> the figures it gives; ``"*"`` stands for every figure without another source."""
+"""Document of the file -> the figures it gives; ``"*"`` stands for every figure without another
+source."""
 
 
 class Entry(DeviceSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -100,7 +100,11 @@ class Attention(nn.Module):
 
     def __init__(self, hidden: int, facts: Facts, context: dist.ProcessGroup | None) -> None:
         super().__init__()
-        self.head_dim, self.window, self.causal = facts["head_dim"], facts["window"], facts["causal"]
+        self.head_dim, self.window, self.causal = (
+            facts["head_dim"],
+            facts["window"],
+            facts["causal"],
+        )
         self.context = context
         q_width, kv_width = (facts[name] * self.head_dim for name in ("heads", "kv_heads"))
         self.q = nn.Linear(hidden, q_width, bias=facts["qkv_bias"])

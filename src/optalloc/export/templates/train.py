@@ -136,7 +136,9 @@ class Builder:
         self.facts, self.seed, self.device, self.mesh = facts, seed, device, mesh
         dtype = torch.bfloat16 if facts["dtype"] == "bf16" else None
         reduced = torch.bfloat16 if facts["gradient_dtype"] == "bf16" else torch.float32
-        self.policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced if dtype else None)
+        self.policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=reduced if dtype else None
+        )
         length = facts["sequence_length"]
         own = torch.arange(length) if mesh is None else mesh.positions(length)
         self.positions = own.to(device)
@@ -255,7 +257,9 @@ def batch(facts: Facts, step: int, seed: int) -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def optimizer_of(facts: Facts, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+def optimizer_of(
+    facts: Facts, parameters: list[nn.Parameter], rate: float
+) -> torch.optim.Optimizer:
     if facts["optimizer"] == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, foreach=False)
     return torch.optim.AdamW(parameters, lr=rate, foreach=False)

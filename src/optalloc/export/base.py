@@ -75,8 +75,8 @@ def export(plan: TrainingPlan, target: str, folder: str | os.PathLike[str]) -> t
     target : str
         One of :func:`export_targets`.
     folder : path
-        Made if absent. Files of the same names are replaced and nothing else is touched. If the export
-        fails, nothing is.
+        Made if absent. Files of the same names are replaced and nothing else is touched. If the
+        export fails, nothing is.
 
     Returns
     -------

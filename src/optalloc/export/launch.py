@@ -28,7 +28,7 @@ exec {runner} --nnodes {nodes} --nproc-per-node "{processes}" \\
 
 
 def nodes_of(plan: TrainingPlan) -> tuple[int, int, int]:
-    """Nodes used, processes on each of them, and on the last one (fewer where devices stay idle)."""
+    """Nodes used, processes on each, and on the last one (fewer if devices stay idle)."""
     per_node = plan.cluster.nodes[0].devices
     used = plan.degrees.tp * plan.degrees.cp * plan.degrees.pp * plan.degrees.dp
     nodes = -(-used // per_node)

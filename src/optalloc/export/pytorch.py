@@ -1,4 +1,4 @@
-"""PyTorch: a script of device mesh, FSDP2, tensor parallelism and pipelining that trains with the plan."""
+"""PyTorch: a script of device mesh, FSDP2, tensor parallelism and pipelining."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For encoders, cross-attention, latent attention, fp16 and fp8, what ``torch.distributed.pipelining``
-        has not (ZeRO 2 and 3 inside a pipeline, 1F1B with fewer micro-batches than stages), and tensor
-        degrees beyond the key-value heads.
+        For encoders, cross-attention, latent attention, fp16 and fp8, what
+        ``torch.distributed.pipelining`` has not (ZeRO 2 and 3 inside a pipeline, 1F1B with fewer
+        micro-batches than stages), and tensor degrees beyond the key-value heads.
     """
     _require(plan)
     templates = resources.files("optalloc.export.templates")
@@ -49,8 +49,8 @@ def _require(plan: TrainingPlan) -> None:
     if degrees.pp > 1 and plan.zero_stage >= 2:
         raise ExportError(
             TARGET,
-            f"ZeRO stage {plan.zero_stage} inside a pipeline (its stages reduce gradients once a step and "
-            "keep weights gathered)",
+            f"ZeRO stage {plan.zero_stage} inside a pipeline (its stages reduce gradients once a "
+            "step and keep weights gathered)",
             stage=0,
             fix="plan with --pin zero_stage=0,1",
         )
@@ -84,7 +84,9 @@ def facts_of(plan: TrainingPlan) -> Facts:
     """What the script needs to know, as plain values; ``estimate`` is the plan's prediction."""
     model, degrees, workload = plan.model, plan.degrees, plan.workload
     used = [run.layer for run in model.layers]
-    types = {name: _layer(layer) for name, layer in layer_types(plan).items() if name in used}
+    types: Facts = {
+        name: _layer(layer) for name, layer in layer_types(plan).items() if name in used
+    }
     return {
         "format": FORMAT,
         "model": model.name,

@@ -1,7 +1,7 @@
 """A decoder-only Transformer built chunk by chunk from plan_facts.json.
 
-Widths, heads, experts and the layers of each chunk are the plan's. Positions are rotary, weights are random (each
-tensor has its own seed, so that any split of the model starts from equal weights).
+Widths, heads, experts and the layers of each chunk are the plan's. Positions are rotary, weights
+are random (each tensor has its own seed, so that any split of the model starts from equal weights).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 Facts = dict[str, Any]
@@ -81,7 +81,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], shared(self.weight), eps=1e-6)
+        return functional.rms_norm(x, x.shape[-1:], shared(self.weight), eps=1e-6)
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         groups = q.shape[2] // k.shape[2]
         k, v = (t.repeat_interleave(groups, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)
         return y.transpose(1, 2).flatten(2)
 
 
@@ -164,8 +164,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            return self.down(F.gelu(self.up(x)))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+            return self.down(functional.gelu(self.up(x)))
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
 
 
 class LocalExperts(nn.Module):
@@ -192,9 +192,9 @@ class LocalExperts(nn.Module):
             y = part @ up.T
             if self.gated:
                 gate, y = y.chunk(2, dim=-1)
-                y = F.silu(gate) * y
+                y = functional.silu(gate) * y
             else:
-                y = F.gelu(y)
+                y = functional.gelu(y)
             rows.append(y @ down.T)
         return torch.cat(rows)
 
@@ -226,7 +226,7 @@ class Experts(nn.Module):
         y = torch.zeros_like(x).index_add(0, order // self.top_k, rows)
         if self.shared_up is not None and self.shared_down is not None:
             gate, up = (x @ shared(self.shared_up).T).chunk(2, dim=-1)
-            y = y + (F.silu(gate) * up) @ shared(self.shared_down).T
+            y = y + (functional.silu(gate) * up) @ shared(self.shared_down).T
         return y.view(shape)
 
     def visit(self, rows: Tensor, counts: Tensor) -> Tensor:
@@ -307,4 +307,4 @@ class Chunk(nn.Module):
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross entropy over the tokens of one micro-batch."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+    return functional.cross_entropy(logits.flatten(0, 1).float(), target.flatten())

@@ -1,10 +1,10 @@
-"""Train with the plan in plan_facts.json: device mesh, FSDP2, tensor, context, expert and pipeline parallelism.
+"""Train with the plan in plan_facts.json: device mesh, FSDP2, tensor, context, expert, pipeline.
 
-    sh launch.sh                                       the plan as it is
-    sh launch.sh --scale-down --compare                tiny widths, same stages; losses checked against one process
-    python train.py --scale-down --reference           the one-process run alone
+    sh launch.sh                                  the plan as it is
+    sh launch.sh --scale-down --compare           tiny widths, same stages; checked with one process
+    python train.py --scale-down --reference      the one-process run alone
 
-Data are random tokens: replace ``batch`` with your own. One line a step is printed: step, loss, seconds.
+Data are random tokens: replace ``batch`` with your own. Each step prints its loss and seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SCHEDULES = {
 
 
 def scale_down(facts: Facts) -> Facts:
-    """Tiny widths and few layers; degrees, stages, schedule and recomputation keep their structure."""
+    """Tiny widths, few layers; degrees, stages, schedule and recomputation keep their structure."""
     tp, cp, pp, ep = (facts["degrees"][name] for name in ("tp", "cp", "pp", "ep"))
     deepest = max(run[2] for chunk in facts["chunks"] for run in chunk["runs"])
     divisor = math.ceil(deepest / 3)
@@ -81,7 +81,7 @@ def scale_down(facts: Facts) -> Facts:
 
 
 class Mesh:
-    """Where this rank stands: groups and coordinates of every axis (tp varies fastest, pp slowest)."""
+    """Groups and coordinates of this rank on every axis (tp varies fastest, pp slowest)."""
 
     def __init__(self, facts: Facts, device: torch.device) -> None:
         degrees = facts["degrees"]
@@ -122,7 +122,7 @@ class Mesh:
         return mine
 
     def positions(self, length: int) -> Tensor:
-        """Tokens of this rank: for causal balance its first and its mirrored part of the sequence."""
+        """Tokens of this rank: one part of the sequence and its mirror, for causal balance."""
         if self.cp == 1:
             return torch.arange(length)
         parts = torch.arange(length).chunk(2 * self.cp)
@@ -160,7 +160,7 @@ class Builder:
             name = "embedding." if facts["tied_embeddings"] else "head."
             chunk.head = self._made(nn.Linear(hidden, vocabulary, bias=False), name)
         if self.mesh is not None and self.mesh.tp > 1:
-            self._split_ends(chunk)
+            self._split_ends(chunk, self.mesh.root["tp"])
         if facts["tied_embeddings"] and plan["embedding"] and plan["head"]:
             chunk.head.weight = chunk.embedding.weight
         if self.mesh is not None:
@@ -189,23 +189,21 @@ class Builder:
         if mesh is None:
             return layer
         if mesh.tp > 1:
-            self._split_layer(layer)
+            self._split_layer(layer, mesh.root["tp"])
         if isinstance(layer.mlp, Experts) and mesh.tp * mesh.ep > 1:
             self._shard(layer.mlp.experts, mesh.expert_fsdp)
             layer.mlp.experts.set_gradient_divide_factor(float(mesh.dp * mesh.cp))
         self._shard(layer, mesh.fsdp)
         return layer
 
-    def _replicate(self, module: nn.Module, names: list[str]) -> None:
+    def _replicate(self, module: nn.Module, names: list[str], mesh: DeviceMesh) -> None:
         for name in names:
             value = getattr(module, name, None)
             if isinstance(value, nn.Parameter):
-                tensor = distribute_tensor(
-                    value.detach(), self.mesh.root["tp"], [Replicate()], src_data_rank=None
-                )
+                tensor = distribute_tensor(value.detach(), mesh, [Replicate()], src_data_rank=None)
                 setattr(module, name, nn.Parameter(tensor))
 
-    def _split_layer(self, layer: Layer) -> None:
+    def _split_layer(self, layer: Layer, mesh: DeviceMesh) -> None:
         sequence = self.facts["sequence_parallel"]
         styles: dict[str, ParallelStyle] = {
             f"attention.{name}": ColwiseParallel() for name in ("q", "k", "v")
@@ -226,14 +224,14 @@ class Builder:
             styles["mlp_norm"] = SequenceParallel(use_local_output=moe)
             if not moe:
                 styles["mlp"] = PrepareModuleInput(**gather)
-        parallelize_module(layer, self.mesh.root["tp"], styles)
+        parallelize_module(layer, mesh, styles)
         if layer.attention.qk_norm != "none":
-            self._replicate(layer.attention.q_norm, ["weight"])
-            self._replicate(layer.attention.k_norm, ["weight"])
+            self._replicate(layer.attention.q_norm, ["weight"], mesh)
+            self._replicate(layer.attention.k_norm, ["weight"], mesh)
         if moe:
-            self._replicate(layer.mlp, ["router", "shared_up", "shared_down"])
+            self._replicate(layer.mlp, ["router", "shared_up", "shared_down"], mesh)
 
-    def _split_ends(self, chunk: Chunk) -> None:
+    def _split_ends(self, chunk: Chunk, mesh: DeviceMesh) -> None:
         sequence = self.facts["sequence_parallel"]
         styles: dict[str, ParallelStyle] = {}
         if chunk.embedding is not None:
@@ -245,7 +243,7 @@ class Builder:
             split = Shard(1) if sequence else Replicate()
             styles["head"] = ColwiseParallel(input_layouts=split, output_layouts=Replicate())
         if styles:
-            parallelize_module(chunk, self.mesh.root["tp"], styles)
+            parallelize_module(chunk, mesh, styles)
 
 
 def batch(facts: Facts, step: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -316,7 +314,7 @@ class Trainer:
         return self._mean(losses)
 
     def _accumulate(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """No pipeline: micro-batches one after the other, reduced at the end or, from ZeRO 2, each time."""
+        """No pipeline: micro-batches in turn, reduced at the end or, from ZeRO 2, each time."""
         count, zero = self.facts["num_microbatches"], self.facts["zero_stage"]
         chunk, losses = self.chunks[0], []
         assert isinstance(chunk, FSDPModule)
@@ -395,7 +393,11 @@ def train(facts: Facts, options: argparse.Namespace) -> int:
             print(f"step {step} loss {losses[-1]:.6f} measured_s {seconds[-1]:.3f}", flush=True)
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, cpu_seconds)
-    report = {"losses": losses, "measured_step_s": seconds, "measured_cpu_s_by_rank": every}
+    report: dict[str, Any] = {
+        "losses": losses,
+        "measured_step_s": seconds,
+        "measured_cpu_s_by_rank": every,
+    }
     if rank == 0 and options.compare:
         expected = reference(facts, options)
         worst = max(abs(a - b) for a, b in zip(losses, expected, strict=True))

@@ -1,15 +1,15 @@
-"""Dynamic programming over the vector of residual capacities: exact for few units of small capacity.
+"""Dynamic programming over vectors of residual capacities: exact for few, small units.
 
 Formulation
 -----------
-    V(N, r) = 0,    V(j, r) = min { c_ij + V(j+1, r - w_ij e_i) : i in A_j, w_ij <= r_i },    V(0, L)
+    V(N, r) = 0,    V(j, r) = min { c_ij + V(j+1, r - w_ij e_i) : i in A_j, w_ij <= r_i }
 
-r = (r_0 .. r_{M-1}) is what each unit has left (:func:`_children`), e_i the i-th unit vector. Only the
-vectors that can be reached from L are kept (:func:`_cheapest`), layer by layer.
+The answer is V(0, L). r = (r_0 .. r_{M-1}) is what each unit has left (:func:`_children`), e_i the
+i-th unit vector. Only vectors reached from L are kept (:func:`_cheapest`), layer by layer.
 
-Why it is exact: two partial assignments of the same first tasks with equal residual vectors have the
-same completions, so only the cheaper one is needed. Remembering the *sum* of the residual capacities
-instead would mix states with different completions and may overload a unit.
+Why it is exact: two partial assignments of the same first tasks with equal residual vectors have
+the same completions, so only the cheaper one is needed. Remembering the *sum* of the residual
+capacities instead would mix states with different completions and may overload a unit.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 Integers are used as they are (``exact``). Other numbers are read as the decimals they print as (0.1
 is one tenth), else as the binary fractions they are, and multiplied by the common denominator: that
-too loses nothing (``scaled``). Where the products leave the range of exact arithmetic, numbers rounded down (``float``): every feasible plan stays feasible and none gets dearer, so a bound of
-the rounded problem is a bound of the real one, and a plan of the rounded problem is off by at most
-the stated tolerances. Loads and capacities are scaled unit by unit; whatever divides all loads of
-a unit, or all costs, is divided out.
+too loses nothing (``scaled``). Where the products leave the range of exact arithmetic, numbers are
+rounded down (``float``): every feasible plan stays feasible and none gets dearer, so a bound of the
+rounded problem is a bound of the real one, and a plan of the rounded problem is off by at most the
+stated tolerances. Loads and capacities are scaled unit by unit; whatever divides all loads of a
+unit, or all costs, is divided out.
 """
 
 from __future__ import annotations

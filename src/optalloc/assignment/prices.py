@@ -4,8 +4,7 @@ With a price u_i >= 0 for one unit of capacity of unit i,
 
     D(u) = sum_j min_{i in A_j} (c_ij + u_i w_ij) - sum_i u_i L_i
 
-never exceeds the cost of a feasible assignment, and its maximum is the bound of linear programming.
-The maximum is found by Newton steps on a smoothed D (a soft minimum at a falling temperature t); the
+never exceeds the cost of a feasible assignment; its maximum is the linear programming bound. It is found by Newton steps on a smoothed D (a soft minimum at a falling temperature t); the
 bound is then evaluated again in integers, so that it is a proof.
 
 References: log-sum-exp smoothing after Nesterov, "Smooth minimization of non-smooth functions",
@@ -71,7 +70,9 @@ def capacity_prices(form: IntegerForm) -> FloatArray:
             exact, value, share = smooth(u, t)
             if exact > best:
                 best, best_u = exact, u
-            if best > most + 1e-6 * abs(most):
+            if best > most + 1e-3 * (1 + abs(most)):  # nothing is feasible: keep the prices small
+                while smooth(best_u / 2, t)[0] > most + 1e-3 * (1 + abs(most)):
+                    best_u = best_u / 2
                 return best_u * unit_cost / size
             taken = share * loads
             slope = taken.sum(axis=0) - room

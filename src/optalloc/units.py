@@ -8,6 +8,7 @@ micro-dollars where it must be exact.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from optalloc.errors import InputError
 
@@ -91,9 +92,8 @@ def parse_quantity(text: str, ending: str, *, path: str = "", pointer: str = "")
             pointer=pointer,
             fix=f"use one of {shown}, ... or a plain number in {stored}",
         )
-    value, factor = float(number.replace("_", "")), units[unit] if unit else 1.0
-    # Small units are reciprocals of whole numbers; dividing rounds once: "1.9 us" is 1.9e-06.
-    return value / round(1.0 / factor) if factor < 1.0 else value * factor
+    scale = units[unit] if unit else 1.0
+    return float(Decimal(number.replace("_", "")) * Decimal(repr(scale)))  # "1.9 us" is 1.9e-06
 
 
 def parse_duration(text: str, *, path: str = "") -> float:

@@ -38,9 +38,8 @@ FIGURES = (
 )
 
 
+# Document of the file -> the figures it gives; "*" stands for those without another source.
 References = dict[str, tuple[str, ...]]
-"""Document of the file -> the figures it gives; ``"*"`` stands for every figure without another
-source."""
 
 
 class Entry(DeviceSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,8 +65,7 @@ def device(name: str) -> DeviceSpec:
     InputError
         If the name is unknown; the nearest known names are suggested.
     """
-    key = name.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("nvidia-")
-    devices = _devices()
+    key, devices = _key(name), _devices()
     found = devices.get(_aliases().get(key, key))
     if found is None:
         near = nearest(key, [*devices, *_aliases()])
@@ -80,9 +78,19 @@ def device(name: str) -> DeviceSpec:
     return found
 
 
+def is_device(name: str) -> bool:
+    """True if the catalogue has a device of that name or alias."""
+    key = _key(name)
+    return key in _devices() or key in _aliases()
+
+
 def device_names() -> tuple[str, ...]:
     """Names of all devices, in the order of the data files."""
     return tuple(_devices())
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("nvidia-")
 
 
 @functools.cache

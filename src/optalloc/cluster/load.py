@@ -133,8 +133,8 @@ def _shorthand_group(count: int, device: DeviceSpec, text: str) -> NodeGroup:
         raise InputError(
             f"{count} devices of {device.name} do not fill nodes of {size}",
             path=text,
-            fix=f"use {low} or {low + size}, or write {low}x{device.name}+{count -
-            low}x{device.name} " f"for a smaller last node, or a cluster.toml",
+            fix=f"use {low} or {low + size}, or for a smaller last node write "
+            f"{low}x{device.name}+{count - low}x{device.name}",
         )
     entry = NodesEntry(count=max(1, count // size), device=device.name, devices=min(count, size))
     return _group(entry, device, LinksEntry(), text, "$")

@@ -9,6 +9,8 @@ References: Martello and Toth, *Knapsack Problems* (1990), section 7.4 (MTHG).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,9 @@ from optalloc.stop import OnProgress, StopRule
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+#: Beyond so many tasks the first measure that leads to a plan is enough.
+_LARGE = 400
+
 
 def solve_greedy(
     problem: AssignmentProblem,
@@ -34,7 +39,7 @@ def solve_greedy(
 
     Complexity
     ----------
-    O(N^2 M) for each of the five measures and O(N (N + M)) a round of improvement.
+    O(N^2 M) for each of the five measures and O(N (N + M)) a sweep of improvement, at most 20 sweeps.
     """
     journal = Journal(problem, "greedy", stop, on_progress)
     form = journal.form
@@ -55,10 +60,10 @@ def solve_greedy(
                 )
         for measure in measures(form, prices):
             start = by_regret(form, measure)
-            for plan in repaired_and_improved(form, start, prices):
+            for plan in repaired_and_improved(form, start, prices, journal.should_stop):
                 journal.nodes += 1
                 journal.offer(plan.placed.tolist(), plan.value)
-            if journal.is_proven:
+            if journal.is_proven or (problem.num_tasks > _LARGE and journal.best is not None):
                 break
             if journal.should_stop():
                 stopped = True
@@ -134,7 +139,7 @@ def by_regret(form: IntegerForm, measure: FloatArray) -> IntArray:
 
 
 def repaired_and_improved(
-    form: IntegerForm, placed: IntArray, prices: FloatArray
+    form: IntegerForm, placed: IntArray, prices: FloatArray, halt: Callable[[], bool]
 ) -> list[Neighbourhood]:
     """Feasible plans reached from ``placed``: by overload alone, and by cost and overload."""
     plans = []
@@ -143,9 +148,9 @@ def repaired_and_improved(
     for weights in (heavy, 3 * prices + spread / (1.0 + form.capacities)):
         plan = Neighbourhood(form, placed, weights)
         if len(placed):
-            plan.descend()
+            plan.descend(halt)
             plan.weights = heavy
-            plan.descend()
+            plan.descend(halt)
         if plan.is_feasible:
             plans.append(plan)
     return plans

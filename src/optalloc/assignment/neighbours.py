@@ -7,6 +7,8 @@ search first repairs (large weights) and then improves (no move into overload).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -76,14 +78,16 @@ class Neighbourhood:
         other = int(delta.argmin())
         return float(delta[other]), other
 
-    def descend(self, *, rounds: int = 50) -> None:
-        """Take the best shift or swap of one task after another until none helps."""
+    def descend(self, halt: Callable[[], bool], *, sweeps: int = 20) -> None:
+        """Take the best shift or swap of one task after another until none helps or ``halt``."""
         units, eps = len(self.form.capacities), 1e-9
         if units < 2:
             return
-        for _ in range(rounds):
+        for _ in range(sweeps):
             moved = False
             for task in self.tasks.tolist():
+                if task % 64 == 0 and halt():
+                    return
                 shift, unit = self.best_shift(task)
                 swap, other = self.best_swap(task)
                 if min(shift, swap) >= -eps:

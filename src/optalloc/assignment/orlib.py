@@ -39,7 +39,7 @@ def read_orlib(
         instance = words.instance(0)[0]
         return instance
     count = words.count(0, "the number of instances or of units")
-    # A wrong count of numbers in a single instance is told from a file of several by its first line.
+    # Two numbers on the first line: a single instance with numbers left over or missing.
     if words.line(1) == words.line(0):
         instance, end = words.instance(0)
         raise words.error(

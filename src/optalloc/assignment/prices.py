@@ -4,8 +4,9 @@ With a price u_i >= 0 for one unit of capacity of unit i,
 
     D(u) = sum_j min_{i in A_j} (c_ij + u_i w_ij) - sum_i u_i L_i
 
-never exceeds the cost of a feasible assignment; its maximum is the linear programming bound. It is found by Newton steps on a smoothed D (a soft minimum at a falling temperature t); the
-bound is then evaluated again in integers, so that it is a proof.
+never exceeds the cost of a feasible assignment; its maximum is the linear programming bound. It is
+found by Newton steps on a smoothed D (a soft minimum at a falling temperature t); the bound is then
+evaluated again in integers, so that it is a proof.
 
 References: log-sum-exp smoothing after Nesterov, "Smooth minimization of non-smooth functions",
 Math. Program. 103 (2005).

@@ -92,8 +92,8 @@ def stage_of(plan: TrainingPlan, layer: str) -> int:
 def require_rank_order(plan: TrainingPlan, target: str) -> None:
     """Refuse plans whose stages are not consecutive blocks of devices.
 
-    Launchers number ranks in the order of the hosts, pipeline stages slowest, so stage i must hold the
-    i-th block of ``tp * cp * dp`` devices.
+    Launchers number ranks in the order of the hosts, pipeline stages slowest, so stage i
+    must hold the i-th block of ``tp * cp * dp`` devices.
     """
     size = plan.degrees.tp * plan.degrees.cp * plan.degrees.dp
     for stage in plan.stages:

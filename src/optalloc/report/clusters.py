@@ -31,7 +31,7 @@ def devices_table() -> Table:
         ),
         rows=tuple(rows),
         notes=(
-            "GiB and GB/s of device memory; dense peaks in 10^12 FLOP/s (fp16 where bf16 is missing);",
+            "GiB and GB/s of memory; dense peaks in 10^12 FLOP/s (fp16 where bf16 is missing);",
             "link and network per direction and device.",
             "optalloc inspect NAME shows one device with the source and date of every figure.",
         ),

@@ -1,4 +1,4 @@
-"""Megatron-LM: a launch script for ``pretrain_gpt.py`` with the plan's degrees and uneven layout."""
+"""Megatron-LM: a launch script for ``pretrain_gpt.py`` with the plan's degrees and layout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from optalloc.export.megatron_model import TARGET, Flags, model_flags
 from optalloc.training.plan import TrainingPlan
 
 _BEFORE = """\
-# MEGATRON is the folder of Megatron-LM. What a plan does not know, data, tokenizer and learning rate,
-# is in the two lines below or in further arguments of this script, which win.
+# MEGATRON is the folder of Megatron-LM. What a plan does not know (data, tokenizer, rotary base,
+# learning rate) is in the two lines below or in further arguments of this script, which win.
 : "${{MEGATRON:?set it to the folder of Megatron-LM}}"
 : "${{DATA_ARGUMENTS:=--mock-data --tokenizer-type NullTokenizer}}"
 : "${{TRAINING_ARGUMENTS:=--train-iters 20 --lr 1e-4}}"
@@ -26,8 +26,8 @@ def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For encoders, schedules other than 1F1B and interleaved 1F1B, recomputation that differs by stage in
-        a way ``block`` cannot say, ZeRO 2 and 3 in a pipeline, and layers without a Megatron flag.
+        For encoders, schedules other than 1F1B and interleaved 1F1B, recomputation that differs by
+        stage in a way ``block`` cannot say, ZeRO 2 and 3 in a pipeline, and layers without a Megatron flag.
     """
     require_decoder_only(plan, TARGET)
     flags = [*model_flags(plan), *parallel_flags(plan), *training_flags(plan)]
@@ -89,7 +89,7 @@ def layout_of(chunks: tuple[PlacedChunk, ...]) -> str:
 
 
 def recompute_flags(plan: TrainingPlan) -> Flags:
-    """One rule must serve every chunk: nothing, the attention core of all layers, or the first N whole.
+    """One rule must serve every chunk: nothing, all attention cores, or the first N layers whole.
 
     Raises
     ------

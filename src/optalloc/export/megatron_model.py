@@ -21,7 +21,8 @@ def model_flags(plan: TrainingPlan) -> Flags:
     Raises
     ------
     ExportError
-        If layers differ in more than window and feed-forward, or hold what Megatron's GPT has no flag for.
+        If layers differ in more than window and feed-forward, or hold what Megatron's GPT has no
+        flag for.
     """
     model = plan.model
     types = layer_types(plan)
@@ -148,10 +149,11 @@ def _feed_forward(plan: TrainingPlan, layers: list[Layer]) -> Flags:
     sparse = list(
         dict.fromkeys(x.feed_forward for x in layers if isinstance(x.feed_forward, Experts))
     )
-    if len(dense) > 1 or len(sparse) > 1 or len({f.gated for f in [*dense, *sparse]}) > 1:
+    gates = {feed_forward.gated for feed_forward in (*dense, *sparse)}
+    if len(dense) > 1 or len(sparse) > 1 or len(gates) > 1:
         raise ExportError(TARGET, "feed-forward widths or gates that differ between layers")
     flags: Flags = []
-    if (dense or sparse)[0].gated:
+    if True in gates:
         flags.append(("--swiglu", None))
     width = dense[0].width if dense else sparse[0].width
     flags.append(("--ffn-hidden-size", str(width)))

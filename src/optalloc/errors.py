@@ -44,7 +44,7 @@ class InputError(OptallocError):
         if where:
             parts.append(f"Where: {where}.")
         if fix:
-            parts.append(f"To fix: {fix.rstrip('.')}.")
+            parts.append(f"To fix: {fix.rstrip('.')}{'' if fix.endswith('?') else '.'}")
         super().__init__(" ".join(parts))
 
 

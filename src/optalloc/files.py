@@ -99,7 +99,7 @@ def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
 
 def _input_error(message: str, type_: type[Any], path: str) -> InputError:
     what, _, pointer = message.partition(" - at ")
-    pointer = pointer.strip("`")
+    pointer = pointer.strip("`") or "$"
     fix = "see the reference of this file format"
     if pointer == "$.format":
         return _format_error(what, type_, path)

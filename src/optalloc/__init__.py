@@ -31,8 +31,12 @@ _HOME = {
     "TimeLimit": "optalloc.stop",
     "Training": "optalloc.workload",
     "UnsupportedModel": "optalloc.errors",
+    "active_parameters": "optalloc.model.parameters",
+    "bundled_models": "optalloc.model.load",
     "load_cluster": "optalloc.cluster.load",
+    "load_model": "optalloc.model.load",
     "load_workload": "optalloc.workload",
+    "total_parameters": "optalloc.model.parameters",
 }
 
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605

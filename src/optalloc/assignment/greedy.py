@@ -39,7 +39,7 @@ def solve_greedy(
 
     Complexity
     ----------
-    O(N^2 M) for each of the five measures and O(N (N + M)) a sweep of improvement, at most 20 sweeps.
+    O(N^2 M) for each of the five measures, O(N (N + M)) for each of at most 20 sweeps.
     """
     journal = Journal(problem, "greedy", stop, on_progress)
     form = journal.form

@@ -6,8 +6,8 @@ Formulation
     sum_i x_ij = 1 for each task j               (:func:`_model`, rows 0 .. N-1)
     sum_j w_ij x_ij <= L_i for each unit i       (:func:`_model`, rows N .. N+M-1)
 
-HiGHS computes in floating point: every plan is evaluated again in integers before it counts, and the
-bound is believed to a relative tolerance of 1e-9, after which it is rounded up to a whole cost.
+HiGHS computes in floating point: every plan is evaluated again in integers before it counts, and
+the bound is believed to a small tolerance, after which it is rounded up to a whole cost.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def solve_milp(
     rows, columns = np.nonzero(form.allowed)
     top = float(np.abs(form.costs).max())
     unit_cost = 2.0 ** math.ceil(math.log2(top / _LARGEST_COST)) if top > _LARGEST_COST else 1.0
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
+    solver = _QuietHighs()
     solver.passModel(_model(form, rows, columns, unit_cost))
     for name, value in (
         ("threads", 1),
@@ -79,7 +78,7 @@ def solve_milp(
 
     def believe(dual: float) -> None:
         if math.isfinite(dual):
-            slack = TOLERANCE * max(1.0, abs(dual)) * (1 if unit_cost > 1 else 1000)
+            slack = 1e-6 * max(1.0, abs(dual)) if unit_cost == 1.0 else TOLERANCE * abs(dual)
             journal.raise_bound(math.ceil((dual - slack) * unit_cost))
 
     def improving(event: Any) -> None:
@@ -124,6 +123,14 @@ def solve_milp(
     if open_ <= TOLERANCE * max(abs(journal.best_value), abs(journal.bound)):
         return journal.finish(Termination.OPTIMAL, message="bound of HiGHS (floating point)")
     return journal.finish(Termination.LIMIT, message="stopped with a gap; bound of HiGHS")
+
+
+class _QuietHighs(highspy.Highs):  # type: ignore[misc]
+    """HiGHS prints a banner as soon as callbacks are enabled, which its constructor does."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
 
 
 def _model(form: IntegerForm, rows: Any, columns: Any, unit_cost: float) -> highspy.HighsLp:

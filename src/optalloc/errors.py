@@ -30,7 +30,8 @@ class InputError(OptallocError):
     what : str
         One sentence on what is wrong.
     path : str
-        The file or the argument, for example ``cluster.toml`` or ``--pin``; empty when there is none.
+        The file or the argument, for example ``cluster.toml`` or ``--pin``; empty when there is
+        none.
     pointer : str
         The place inside it, for example ``$.nodes[2].link`` or ``line 4, column 7``.
     fix : str

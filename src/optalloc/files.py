@@ -136,7 +136,7 @@ def _format_error(what: str, type_: type[Any], path: str) -> InputError:
 def _fields_at(type_: Any, pointer: str) -> list[str]:
     """Field names of the structs that may stand at a JSON pointer such as ``$.nodes[0].link``."""
     here = [type_]
-    for part in re.findall(r"\.([^.\[]+)|(\[)", pointer):
+    for part in re.findall(r"\.([^.\[\]]+)|(\[)[^\]]*\]", pointer):
         here = [n for t in here for n in _step(t, part[0])]
     return [f.encode_name for t in here for s in _structs(t) for f in msgspec.structs.fields(s)]
 

@@ -1,0 +1,353 @@
+#include "assignment/knapsack.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define OPTALLOC_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define OPTALLOC_CLONES
+#endif
+
+namespace optalloc::assignment {
+
+namespace {
+
+constexpr Int kMaxCells = Int{1} << 24;            // of one table
+constexpr Int kMaxConditionCells = Int{1} << 21;   // of each of two tables
+constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
+constexpr Int kNarrow = std::numeric_limits<std::int32_t>::max();
+
+// out[y] = max(skip[y], take[y] + profit): the hot loop of every table.
+OPTALLOC_CLONES void better_narrow(std::int32_t* out, const std::int32_t* skip, const std::int32_t* take,
+                                   std::int32_t profit, std::size_t count) {
+    for (std::size_t y = 0; y < count; ++y) {
+        const std::int32_t with = take[y] + profit;
+        out[y] = skip[y] > with ? skip[y] : with;
+    }
+}
+OPTALLOC_CLONES std::int32_t best_sum_narrow(const std::int32_t* a, const std::int32_t* b, std::size_t count) {
+    std::int32_t best = 0;
+    for (std::size_t y = 0; y < count; ++y) {
+        const std::int32_t sum = a[y] + b[y];
+        best = best > sum ? best : sum;
+    }
+    return best;
+}
+void better(std::int32_t* out, const std::int32_t* skip, const std::int32_t* take, std::int32_t profit,
+            std::size_t count) {
+    better_narrow(out, skip, take, profit, count);
+}
+void better(Int* out, const Int* skip, const Int* take, Int profit, std::size_t count) {
+    for (std::size_t y = 0; y < count; ++y) out[y] = std::max(skip[y], take[y] + profit);
+}
+std::int32_t best_sum(const std::int32_t* a, const std::int32_t* b, std::size_t count) {
+    return best_sum_narrow(a, b, count);
+}
+Int best_sum(const Int* a, const Int* b, std::size_t count) {
+    Int best = 0;
+    for (std::size_t y = 0; y < count; ++y) best = std::max(best, a[y] + b[y]);
+    return best;
+}
+
+Int max_of(std::span<const Int> values) {
+    return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+}
+Int sum(std::span<const Int> values) {
+    Int total = 0;
+    for (const Int v : values) total += v;
+    return total;
+}
+
+}  // namespace
+
+Knapsack::Linear Knapsack::relax(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
+    Linear linear;
+    order_.clear();
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        if (load[q] > capacity) continue;
+        const double ratio = load[q] == 0 ? std::numeric_limits<double>::infinity()
+                                          : static_cast<double>(profit[q]) / static_cast<double>(load[q]);
+        order_.emplace_back(-ratio, static_cast<int>(q));
+    }
+    std::sort(order_.begin(), order_.end());
+    // Rounded ratios may misplace near ties, and the enumeration needs the exact order.
+    for (std::size_t k = 1; k < order_.size(); ++k) {
+        for (std::size_t r = k; r > 0; --r) {
+            const auto a = static_cast<std::size_t>(order_[r - 1].second);
+            const auto b = static_cast<std::size_t>(order_[r].second);
+            if (static_cast<Wide>(profit[b]) * load[a] <= static_cast<Wide>(profit[a]) * load[b]) break;
+            std::swap(order_[r - 1], order_[r]);
+        }
+    }
+    Int room = capacity;
+    std::size_t k = 0;
+    while (k < order_.size() && load[static_cast<std::size_t>(order_[k].second)] <= room) {
+        room -= load[static_cast<std::size_t>(order_[k].second)];
+        ++k;
+    }
+    if (k == order_.size()) {
+        linear.all_fit = true;
+        for (const auto& [key, q] : order_) linear.bound += profit[static_cast<std::size_t>(q)];
+        linear.base = linear.bound;
+        linear.price_profit = 0;
+        return linear;
+    }
+    const auto pivot = static_cast<std::size_t>(order_[k].second);
+    linear.price_profit = profit[pivot];
+    linear.price_load = load[pivot];
+    linear.base = static_cast<Wide>(capacity) * linear.price_profit;
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
+                          static_cast<Wide>(load[q]) * linear.price_profit;
+        if (gain > 0 && load[q] <= capacity) linear.base += gain;
+    }
+    linear.bound = static_cast<Int>(linear.base / linear.price_load);
+    return linear;
+}
+
+Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
+                    std::vector<std::uint8_t>& taken) {
+    const std::size_t n = profit.size();
+    taken.assign(n, 0);
+    const Linear linear = relax(profit, load, capacity);
+    if (linear.all_fit) {
+        for (const auto& [ratio, index] : order_) taken[static_cast<std::size_t>(index)] = 1;
+        return linear.bound;
+    }
+
+    Int greedy = 0, room = capacity;
+    for (const auto& [ratio, index] : order_) {
+        const auto q = static_cast<std::size_t>(index);
+        taken[q] = load[q] <= room;
+        if (taken[q]) {
+            room -= load[q];
+            greedy += profit[q];
+        }
+    }
+    if (greedy == linear.bound) return greedy;
+
+    // An item whose change against the linear solution cannot beat the greedy set keeps its linear value.
+    const Wide needed = static_cast<Wide>(greedy + 1) * linear.price_load;
+    Int fixed_profit = 0, core_capacity = capacity;
+    core_.clear();
+    core_profit_.clear();
+    core_load_.clear();
+    for (const auto& [ratio, index] : order_) {
+        const auto q = static_cast<std::size_t>(index);
+        const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
+                          static_cast<Wide>(load[q]) * linear.price_profit;
+        if (linear.base - (gain < 0 ? -gain : gain) >= needed) {
+            core_.push_back(index);
+            core_profit_.push_back(profit[q]);
+            core_load_.push_back(load[q]);
+        } else if (gain > 0) {
+            fixed_profit += profit[q];
+            core_capacity -= load[q];
+        }
+    }
+    if (core_capacity < 0) return greedy;  // no set beats the greedy one
+
+    const Int cells = static_cast<Int>(core_.size()) * (core_capacity + 1);
+    const bool tabular = core_capacity < kMaxCells && cells <= kMaxCells;
+    const std::int64_t budget = tabular ? cells / 16 + 64 : kMaxLeaves;
+    bool exact = enumerate(core_capacity, greedy - fixed_profit, budget);
+    if (!exact && tabular) {
+        best_ = sum(core_profit_) < kNarrow ? tabulate<std::int32_t>(core_capacity) : tabulate<Int>(core_capacity);
+        exact = true;
+    }
+    if (best_ + fixed_profit > greedy) {
+        greedy = best_ + fixed_profit;
+        for (std::size_t q = 0; q < n; ++q) {
+            const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
+                              static_cast<Wide>(load[q]) * linear.price_profit;
+            taken[q] = gain > 0 && load[q] <= capacity;
+        }
+        for (std::size_t k = 0; k < core_.size(); ++k) {
+            taken[static_cast<std::size_t>(core_[k])] = best_chosen_[k];
+        }
+    }
+    return exact ? greedy : linear.bound;
+}
+
+// Depth first over the core in order of profit per load, bounded by the next item's ratio. False: the budget
+// ended; best_ and best_chosen_ then hold the best set found, best_ = floor when none is better.
+bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
+    const std::size_t n = core_.size();
+    tail_profit_.assign(n + 1, 0);
+    tail_load_.assign(n + 1, 0);
+    for (std::size_t k = n; k-- > 0;) {
+        tail_profit_[k] = tail_profit_[k + 1] + core_profit_[k];
+        tail_load_[k] = tail_load_[k + 1] + core_load_[k];
+    }
+    chosen_.assign(n, 0);
+    best_chosen_.assign(n, 0);
+    best_ = floor;
+    Int value = 0, room = capacity;
+    std::size_t k = 0;
+    while (true) {
+        bool descend = true;
+        if (tail_load_[k] <= room) {
+            if (value + tail_profit_[k] > best_) {
+                best_ = value + tail_profit_[k];
+                best_chosen_ = chosen_;
+                for (std::size_t q = k; q < n; ++q) best_chosen_[q] = 1;
+            }
+            descend = false;
+        } else {
+            Int bound_value = value, bound_room = room;
+            std::size_t q = k;
+            while (q < n && core_load_[q] <= bound_room) {
+                bound_room -= core_load_[q];
+                bound_value += core_profit_[q];
+                ++q;
+            }
+            if (bound_value > best_) {
+                best_ = bound_value;
+                best_chosen_ = chosen_;
+                for (std::size_t r = k; r < q; ++r) best_chosen_[r] = 1;
+            }
+            const Wide slack = static_cast<Wide>(bound_room) * core_profit_[q];
+            descend = bound_value + static_cast<Int>(slack / core_load_[q]) > best_;
+        }
+        if (descend) {
+            if (--budget < 0) return false;
+            if (core_load_[k] <= room) {
+                chosen_[k] = 1;
+                room -= core_load_[k];
+                value += core_profit_[k];
+            }
+            ++k;
+            continue;
+        }
+        while (k > 0 && !chosen_[k - 1]) --k;
+        if (k == 0) return true;
+        chosen_[k - 1] = 0;
+        room += core_load_[k - 1];
+        value -= core_profit_[k - 1];
+    }
+}
+
+// Rows F_q[y], the best profit of the first q core items within capacity y, restricted to the y that matter.
+template <typename Value>
+Int Knapsack::tabulate(Int capacity) {
+    auto& table = [this]() -> auto& {
+        if constexpr (std::is_same_v<Value, Int>) return wide_forward_;
+        else return narrow_forward_;
+    }();
+    const std::size_t n = core_.size(), width = static_cast<std::size_t>(capacity) + 1;
+    if (table.size() < (n + 1) * width) table.resize((n + 1) * width);
+    std::fill_n(table.begin(), width, Value{0});
+    Int behind = sum(core_load_);
+    for (std::size_t q = 0; q < n; ++q) {
+        behind -= core_load_[q];
+        const std::size_t low = behind >= capacity ? 0 : static_cast<std::size_t>(capacity - behind);
+        const auto load = static_cast<std::size_t>(std::min(core_load_[q], capacity + 1));
+        const Value* from = table.data() + q * width;
+        Value* to = table.data() + (q + 1) * width;
+        const std::size_t split = std::max(low, load);
+        if (low < split) std::copy(from + low, from + std::min(split, width), to + low);
+        if (split < width) {
+            better(to + split, from + split, from + split - load, static_cast<Value>(core_profit_[q]),
+                   width - split);
+        }
+    }
+    std::size_t y = width - 1;
+    for (std::size_t q = n; q-- > 0;) {
+        const bool in = table[(q + 1) * width + y] != table[q * width + y];
+        best_chosen_[q] = in;
+        if (in) y -= static_cast<std::size_t>(core_load_[q]);
+    }
+    return static_cast<Int>(table[n * width + width - 1]);
+}
+
+// Forward rows F_q[y] (items before q, capacity y) against backward rows R_q[y] (items from q on, capacity
+// capacity - y): the best set with item q out is max_y F_q[y] + R_{q+1}[y], with it in the same, shifted.
+template <typename Value>
+Int Knapsack::condition_by_table(std::span<const Int> profit, std::span<const Int> load,
+                                 std::size_t num_items, Int capacity, std::vector<Int>& with,
+                                 std::vector<Int>& without) {
+    auto& forward = [this]() -> auto& {
+        if constexpr (std::is_same_v<Value, Int>) return wide_forward_;
+        else return narrow_forward_;
+    }();
+    auto& backward = [this]() -> auto& {
+        if constexpr (std::is_same_v<Value, Int>) return wide_backward_;
+        else return narrow_backward_;
+    }();
+    const std::size_t width = static_cast<std::size_t>(capacity) + 1, cells = (num_items + 1) * width;
+    if (forward.size() < cells) forward.resize(cells);
+    if (backward.size() < cells) backward.resize(cells);
+    std::fill_n(forward.begin(), width, Value{0});
+    for (std::size_t q = 0; q < num_items; ++q) {
+        const auto w = static_cast<std::size_t>(load[q]);
+        const Value* from = forward.data() + q * width;
+        Value* to = forward.data() + (q + 1) * width;
+        std::copy_n(from, w, to);
+        better(to + w, from + w, from, static_cast<Value>(profit[q]), width - w);
+    }
+    std::fill_n(backward.begin() + static_cast<std::ptrdiff_t>(num_items * width), width, Value{0});
+    for (std::size_t q = num_items; q-- > 0;) {
+        const auto w = static_cast<std::size_t>(load[q]);
+        const Value* from = backward.data() + (q + 1) * width;
+        Value* to = backward.data() + q * width;
+        better(to, from, from + w, static_cast<Value>(profit[q]), width - w);
+        std::copy_n(from + (width - w), w, to + (width - w));
+    }
+    const Value* full = forward.data() + num_items * width;
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        const auto w = static_cast<std::size_t>(load[q]);
+        if (q >= num_items) {
+            with[q] = profit[q] + static_cast<Int>(full[width - 1 - w]);
+            continue;
+        }
+        const Value* before = forward.data() + q * width;
+        const Value* after = backward.data() + (q + 1) * width;
+        without[q] = static_cast<Int>(best_sum(before, after, width));
+        with[q] = profit[q] + static_cast<Int>(best_sum(before, after + w, width - w));
+    }
+    return static_cast<Int>(full[width - 1]);
+}
+
+Int Knapsack::condition(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items,
+                        Int capacity, std::vector<Int>& with, std::vector<Int>& without) {
+    with.assign(profit.size(), 0);
+    without.assign(num_items, 0);
+    const auto items = profit.first(num_items);
+    const auto loads = load.first(num_items);
+    const Int total_load = sum(loads), total_profit = sum(items);
+    if (total_load <= capacity && total_load + max_of(load.subspan(num_items)) <= capacity) {
+        for (std::size_t q = 0; q < profit.size(); ++q) {
+            with[q] = q < num_items ? total_profit : total_profit + profit[q];
+            if (q < num_items) without[q] = total_profit - profit[q];
+        }
+        return total_profit;
+    }
+    if (capacity < kMaxConditionCells &&
+        static_cast<Int>(num_items + 1) * (capacity + 1) <= kMaxConditionCells) {
+        return total_profit < kNarrow
+                   ? condition_by_table<std::int32_t>(profit, load, num_items, capacity, with, without)
+                   : condition_by_table<Int>(profit, load, num_items, capacity, with, without);
+    }
+    const Int best = solve(items, loads, capacity, in_best_);
+    const std::vector<std::uint8_t> in_best = in_best_;
+    std::vector<Int> other_profit(items.begin(), items.end()), other_load(loads.begin(), loads.end());
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        if (q >= num_items) {
+            with[q] = std::min(best, profit[q] + solve(items, loads, capacity - load[q], in_best_));
+            continue;
+        }
+        other_profit[q] = 0;  // an item worth nothing is as good as absent
+        other_load[q] = 0;
+        with[q] = in_best[q] ? best
+                             : std::min(best, profit[q] + solve(other_profit, other_load, capacity - load[q], in_best_));
+        without[q] = in_best[q] ? std::min(best, solve(other_profit, other_load, capacity, in_best_)) : best;
+        other_profit[q] = profit[q];
+        other_load[q] = load[q];
+    }
+    return best;
+}
+
+}  // namespace optalloc::assignment

@@ -1,0 +1,108 @@
+#include "assignment/lagrangian.hpp"
+
+#include <algorithm>
+
+namespace optalloc::assignment {
+
+Lagrangian::Lagrangian(const Instance& instance, Int scale)
+    : instance_(&instance), scale_(scale), cover_(static_cast<std::size_t>(instance.num_tasks), 0) {}
+
+void Lagrangian::refresh(const Domain& domain) {
+    domain_ = &domain;
+    first_.clear();
+    pair_.clear();
+    task_.clear();
+    load_.clear();
+    scaled_cost_.clear();
+    for (int i = 0; i < instance_->num_units; ++i) {
+        first_.push_back(pair_.size());
+        for (int j = 0; j < instance_->num_tasks; ++j) {
+            if (!domain.allowed(i, j) || domain.unit_of(j) >= 0) continue;
+            const std::size_t k = instance_->at(i, j);
+            pair_.push_back(k);
+            task_.push_back(j);
+            load_.push_back(instance_->load[k]);
+            scaled_cost_.push_back(scale_ * instance_->cost[k]);
+        }
+    }
+    first_.push_back(pair_.size());
+}
+
+Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
+    Int bound = scale_ * domain_->placed_cost();
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        if (domain_->unit_of(j) < 0) bound += multiplier[static_cast<std::size_t>(j)];
+    }
+    std::fill(cover_.begin(), cover_.end(), 0);
+    picks_.clear();
+    for (int i = 0; i < instance_->num_units; ++i) {
+        profit_.clear();
+        weight_.clear();
+        slot_.clear();
+        for (std::size_t k = first_[static_cast<std::size_t>(i)]; k < first_[static_cast<std::size_t>(i) + 1]; ++k) {
+            const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
+            if (profit <= 0) continue;
+            profit_.push_back(profit);
+            weight_.push_back(load_[k]);
+            slot_.push_back(k);
+        }
+        if (profit_.empty()) continue;
+        bound -= knapsack_.solve(profit_, weight_, domain_->residual(i), taken_);
+        for (std::size_t q = 0; q < slot_.size(); ++q) {
+            if (!taken_[q]) continue;
+            ++cover_[static_cast<std::size_t>(task_[slot_[q]])];
+            picks_.push_back(pair_[slot_[q]]);
+        }
+    }
+    return bound;
+}
+
+bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int limit, int& removed) {
+    removed = 0;
+    Int bound = scale_ * domain_->placed_cost();
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        if (domain_->unit_of(j) < 0) bound += multiplier[static_cast<std::size_t>(j)];
+    }
+    price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit
+    price_out_.assign(pair_.size(), 0);  // of forcing it out
+    sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);
+    for (int i = 0; i < instance_->num_units; ++i) {
+        profit_.clear();
+        weight_.clear();
+        slot_.clear();
+        std::size_t num_items = 0;
+        for (const bool positive : {true, false}) {
+            for (std::size_t k = first_[static_cast<std::size_t>(i)]; k < first_[static_cast<std::size_t>(i) + 1];
+                 ++k) {
+                const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
+                if ((profit > 0) != positive) continue;
+                profit_.push_back(profit);
+                weight_.push_back(load_[k]);
+                slot_.push_back(k);
+            }
+            if (positive) num_items = slot_.size();
+        }
+        if (slot_.empty()) continue;
+        const Int best =
+            knapsack_.condition(profit_, weight_, num_items, domain_->residual(i), with_, without_);
+        bound -= best;
+        for (std::size_t q = 0; q < slot_.size(); ++q) {
+            price_in_[slot_[q]] = best - with_[q];
+            if (q >= num_items) continue;
+            price_out_[slot_[q]] = best - without_[q];
+            sum_out_[static_cast<std::size_t>(task_[slot_[q]])] += best - without_[q];
+        }
+    }
+    const Int gap = limit - bound;
+    if (gap < 0) return false;
+    // x_ij = 1 forces the task out of every other unit.
+    for (std::size_t k = 0; k < pair_.size(); ++k) {
+        const auto j = static_cast<std::size_t>(task_[k]);
+        if (price_in_[k] + sum_out_[j] - price_out_[k] <= gap) continue;
+        domain.remove(static_cast<int>(pair_[k] / static_cast<std::size_t>(instance_->num_tasks)), task_[k]);
+        ++removed;
+    }
+    return removed == 0 || domain.propagate();
+}
+
+}  // namespace optalloc::assignment

@@ -27,7 +27,8 @@ def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
     ------
     ExportError
         For encoders, schedules other than 1F1B and interleaved 1F1B, recomputation that differs by
-        stage in a way ``block`` cannot say, ZeRO 2 and 3 in a pipeline, and layers without a Megatron flag.
+        stage in a way ``block`` cannot say, ZeRO 2 and 3 in a pipeline, and layers without a
+        Megatron flag.
     """
     require_decoder_only(plan, TARGET)
     flags = [*model_flags(plan), *parallel_flags(plan), *training_flags(plan)]

@@ -149,7 +149,7 @@ def _feed_forward(plan: TrainingPlan, layers: list[Layer]) -> Flags:
     sparse = list(
         dict.fromkeys(x.feed_forward for x in layers if isinstance(x.feed_forward, Experts))
     )
-    gates = {feed_forward.gated for feed_forward in (*dense, *sparse)}
+    gates = {mlp.gated for mlp in dense} | {experts.gated for experts in sparse}
     if len(dense) > 1 or len(sparse) > 1 or len(gates) > 1:
         raise ExportError(TARGET, "feed-forward widths or gates that differ between layers")
     flags: Flags = []

@@ -14,13 +14,14 @@ from optalloc.training.plan import TrainingPlan
 
 TARGET = "pytorch"
 FORMAT = "optalloc.torch/1"
+SCRIPTS = ("train.py", "parallel.py", "task.py", "decoder.py")
 
 Scalar = str | int | float | bool | None
 Facts = dict[str, "Scalar | Facts | list[Facts] | list[list[Scalar]]"]
 
 
 def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
-    """``train.py``, ``decoder.py``, the plan's facts, and the launch script.
+    """``train.py`` and its modules, the plan's facts, and the launch script.
 
     Raises
     ------
@@ -30,15 +31,18 @@ def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
         micro-batches than stages), and tensor degrees beyond the key-value heads.
     """
     _require(plan)
-    templates = resources.files("optalloc.export.templates")
     return (
-        Artefact("train.py", (templates / "train.py").read_text(encoding="utf-8")),
-        Artefact("decoder.py", (templates / "decoder.py").read_text(encoding="utf-8")),
+        *(Artefact(name, template(name)) for name in SCRIPTS),
         Artefact("plan_facts.json", canonical_json(facts_of(plan))),
         Artefact(
             "launch.sh", torchrun_script(plan, TARGET, "launch.sh", "train.py"), executable=True
         ),
     )
+
+
+def template(name: str) -> str:
+    """The text of a script that exports copy."""
+    return (resources.files("optalloc.export.templates") / name).read_text(encoding="utf-8")
 
 
 def _require(plan: TrainingPlan) -> None:

@@ -101,7 +101,7 @@ def load_cluster(source: str | os.PathLike[str]) -> Cluster:
 
 def is_file_name(text: str) -> bool:
     """True if ``text`` names a cluster file rather than a shorthand."""
-    return text.endswith((".toml", ".json")) or os.sep in text or os.path.isfile(text)
+    return text.endswith(".toml") or os.sep in text or os.path.isfile(text)
 
 
 def is_shorthand(text: str) -> bool:

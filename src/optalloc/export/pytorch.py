@@ -31,6 +31,7 @@ def artefacts(plan: TrainingPlan) -> tuple[Artefact, ...]:
         micro-batches than stages), and tensor degrees beyond the key-value heads.
     """
     _require(plan)
+    require_layers(plan, TARGET)
     return (
         *(Artefact(name, template(name)) for name in SCRIPTS),
         Artefact("plan_facts.json", canonical_json(facts_of(plan))),
@@ -65,23 +66,28 @@ def _require(plan: TrainingPlan) -> None:
             stage=degrees.pp - 1,
             fix="plan with --pin schedule=gpipe",
         )
+
+
+def require_layers(plan: TrainingPlan, target: str) -> None:
+    """Refuse layers that the exported decoder cannot build."""
+    tp = plan.degrees.tp
     for name, layer in layer_types(plan).items():
         attention, stage = layer.attention, stage_of(plan, name)
         if not isinstance(attention, Attention):
-            raise ExportError(TARGET, f"multi-head latent attention ({name})", stage=stage)
-        if attention.kv_heads % degrees.tp:
+            raise ExportError(target, f"multi-head latent attention ({name})", stage=stage)
+        if attention.kv_heads % tp:
             raise ExportError(
-                TARGET,
-                f"tp {degrees.tp} over {attention.kv_heads} key-value heads ({name})",
+                target,
+                f"tp {tp} over {attention.kv_heads} key-value heads ({name})",
                 stage=stage,
                 fix="plan with a tp that divides the key-value heads",
             )
         if attention.sinks:
-            raise ExportError(TARGET, f"attention sinks ({name})", stage=stage)
-        if attention.qk_norm == "width" and degrees.tp > 1:
-            raise ExportError(TARGET, f"query norms over all heads with tp ({name})", stage=stage)
+            raise ExportError(target, f"attention sinks ({name})", stage=stage)
+        if attention.qk_norm == "width" and tp > 1:
+            raise ExportError(target, f"query norms over all heads with tp ({name})", stage=stage)
         if isinstance(layer.feed_forward, Experts) and layer.feed_forward.bias:
-            raise ExportError(TARGET, f"experts with biases ({name})", stage=stage)
+            raise ExportError(target, f"experts with biases ({name})", stage=stage)
 
 
 def facts_of(plan: TrainingPlan) -> Facts:

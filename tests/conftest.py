@@ -18,7 +18,9 @@ def shared_data() -> Path:
     """
     named = os.environ.get("OPTALLOC_SHARED_DATA")
     places = (
-        [Path(named)] if named else [r / "shared" / "data" for r in (_REPOSITORY, _REPOSITORY.parent)]
+        [Path(named)]
+        if named
+        else [r / "shared" / "data" for r in (_REPOSITORY, _REPOSITORY.parent)]
     )
     for place in places:
         if place.is_dir():

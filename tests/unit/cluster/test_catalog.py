@@ -11,7 +11,40 @@ from optalloc.cluster import catalog
 from optalloc.cluster.catalog import FIGURES, device, device_names, is_device
 from optalloc.errors import InputError
 
-NAMES = ["a100-sxm-40g", "a100-sxm-80g", "a100-pcie-40g", "a100-pcie-80g", "h100-sxm", "h100-pcie", "h100-nvl", "h200-sxm", "b200", "b300", "gb200", "gb300", "l4", "l40s", "a10g", "a40", "t4", "v100-sxm-16g", "v100-sxm-32g", "rtx-3090", "rtx-4090", "rtx-5090", "mi250x", "mi300x", "mi325x", "tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e", "trainium2", "cpu-desktop", "cpu-server", ,]
+NAMES = [
+    "a100-sxm-40g",
+    "a100-sxm-80g",
+    "a100-pcie-40g",
+    "a100-pcie-80g",
+    "h100-sxm",
+    "h100-pcie",
+    "h100-nvl",
+    "h200-sxm",
+    "b200",
+    "b300",
+    "gb200",
+    "gb300",
+    "l4",
+    "l40s",
+    "a10g",
+    "a40",
+    "t4",
+    "v100-sxm-16g",
+    "v100-sxm-32g",
+    "rtx-3090",
+    "rtx-4090",
+    "rtx-5090",
+    "mi250x",
+    "mi300x",
+    "mi325x",
+    "tpu-v4",
+    "tpu-v5e",
+    "tpu-v5p",
+    "tpu-v6e",
+    "trainium2",
+    "cpu-desktop",
+    "cpu-server",
+]
 
 
 def test_the_catalogue_has_every_device_once() -> None:

@@ -1,10 +1,10 @@
 """Simulated annealing: seeded, any-time, without a proof of its own.
 
-Energy: cost plus, for each unit, its price times the load above its capacity. Moves: shift a task to
-a unit of its short list (smallest priced reduced costs), or swap two tasks. A move that raises the
-energy by d is taken with probability exp(-d / T); T falls geometrically. When too few of the visited
-states are feasible the prices of overload rise, when too many they fall. The bound shown with the
-plan is that of the capacity prices.
+Energy: cost plus, for each unit, its price times the load above its capacity. Moves: shift a task
+to a unit of its short list (smallest priced reduced costs), or swap two tasks. A move that raises
+the energy by d is taken with probability exp(-d / T); T falls geometrically. When too few of the
+visited states are feasible the prices of overload rise, when too many they fall. The bound shown
+with the plan is that of the capacity prices.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class _Walk:
         self.tasks = form.costs.shape[0]
         self.capacities: list[int] = form.capacities.tolist()
         self.loads: list[list[int]] = form.loads.tolist()
-        infinite = 4.0 * float(np.abs(form.costs).max(initial=1)) * max(self.tasks, 1) + 1.0
-        self.costs: list[list[float]] = np.where(form.allowed, form.costs, infinite).tolist()
+        self.costs: list[list[float]] = np.where(form.allowed, form.costs, np.inf).tolist()
         self.whole_costs: list[list[int]] = form.costs.tolist()
         priced = np.where(form.allowed, form.costs + prices * form.loads, np.inf)
         reduced = priced - priced.min(axis=1, initial=np.inf, keepdims=True)

@@ -51,7 +51,7 @@ def solve_milp(
     rows, columns = np.nonzero(form.allowed)
     top = float(np.abs(form.costs).max())
     unit_cost = 2.0 ** math.ceil(math.log2(top / _LARGEST_COST)) if top > _LARGEST_COST else 1.0
-    solver = _QuietHighs()
+    solver = QuietHighs()
     solver.passModel(_model(form, rows, columns, unit_cost))
     for name, value in (
         ("threads", 1),
@@ -125,7 +125,7 @@ def solve_milp(
     return journal.finish(Termination.LIMIT, message="stopped with a gap; bound of HiGHS")
 
 
-class _QuietHighs(highspy.Highs):  # type: ignore[misc]
+class QuietHighs(highspy.Highs):  # type: ignore[misc]
     """HiGHS prints a banner as soon as callbacks are enabled, which its constructor does."""
 
     def enableCallbacks(self) -> None:  # noqa: N802

@@ -1,0 +1,132 @@
+"""solve_assignment: choose a method, run it, have its claim certified, explain what is infeasible."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Literal, Protocol, cast
+
+import msgspec
+
+from optalloc.assignment.certify import Proof, certify_assignment
+from optalloc.assignment.conflict import explain_conflict
+from optalloc.assignment.dynamic import num_states
+from optalloc.assignment.enumerate import num_assignments
+from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.result import AssignmentResult
+from optalloc.errors import InputError, nearest
+from optalloc.result import Termination
+from optalloc.stop import OnProgress, StopRule
+
+Method = Literal["auto", "enumerate", "dynamic", "greedy", "anneal", "milp", "exact"]
+
+#: method -> module:function; imported when chosen.
+METHODS: dict[str, str] = {
+    "enumerate": "optalloc.assignment.enumerate:solve_enumerate",
+    "dynamic": "optalloc.assignment.dynamic:solve_dynamic",
+    "greedy": "optalloc.assignment.greedy:solve_greedy",
+    "anneal": "optalloc.assignment.anneal:solve_anneal",
+    "milp": "optalloc.assignment.milp:solve_milp",
+    "exact": "optalloc.assignment.exact:solve_exact",
+}
+_SEEDED = ("anneal", "milp")
+
+# Below these sizes the plain methods answer in milliseconds.
+_FEW_ASSIGNMENTS = 2_000
+_FEW_STATES = 20_000
+
+
+class _Solver(Protocol):
+    def __call__(
+        self,
+        problem: AssignmentProblem,
+        stop: StopRule | None = None,
+        on_progress: OnProgress | None = None,
+        **options: int,
+    ) -> AssignmentResult: ...
+
+
+def solve_assignment(
+    problem: AssignmentProblem,
+    method: str = "auto",
+    *,
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    seed: int = 0,
+) -> AssignmentResult:
+    """Solve an assignment problem and check the answer.
+
+    Parameters
+    ----------
+    problem : AssignmentProblem
+    method : {"auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal"}
+        ``auto`` proves optimality: by the plain methods where they are instant, else by ``exact``.
+    stop : StopRule, optional
+        Ends the search early, for example ``TimeLimit(30)``; by default it runs to its end.
+    on_progress : callable, optional
+        Called with :class:`Progress` as incumbent and bound change.
+    seed : int
+        Seed of the methods that draw lots.
+
+    Returns
+    -------
+    AssignmentResult
+        OPTIMAL and INFEASIBLE only after :func:`certify_assignment` agreed.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown or refuses the size of the instance.
+    CertificateError
+        If the check fails: a bug.
+    """
+    if method != "auto" and method not in METHODS:
+        near = nearest(method, METHODS, count=1)
+        raise InputError(
+            f"unknown method {method!r}",
+            path="method",
+            fix=f"did you mean {near[0]!r}?" if near else f"use auto or {', '.join(METHODS)}",
+        )
+    chosen = choose_method(problem) if method == "auto" else method
+    solver = _load(METHODS[chosen])
+    options = {"seed": seed} if chosen in _SEEDED else {}
+    return certified(problem, solver(problem, stop, on_progress, **options))
+
+
+def choose_method(problem: AssignmentProblem) -> str:
+    """The method ``auto`` stands for."""
+    if num_assignments(problem) <= _FEW_ASSIGNMENTS and problem.num_tasks <= 100:
+        return "enumerate"
+    vectors = math.prod(room + 1 for room in problem.integer_form().capacities.tolist())
+    if vectors < 2**62 and num_states(problem) <= _FEW_STATES:
+        return "dynamic"
+    return "exact"
+
+
+def certified(problem: AssignmentProblem, result: AssignmentResult) -> AssignmentResult:
+    """The result with its check said in words, and with the conflict where nothing is feasible."""
+    certificate = certify_assignment(problem, result)
+    words = {
+        Proof.MULTIPLIERS: "certified: multipliers prove the bound",
+        Proof.REPROVED: "certified: a second search agrees",
+        Proof.SEARCH: "certified: plan and objective; the bound rests on the method's search",
+        Proof.NONE: "plan and objective checked",
+    }
+    if result.placed is None and result.termination is not Termination.INFEASIBLE:
+        return result
+    message = "; ".join(part for part in (result.message, words[certificate.proof]) if part)
+    if result.termination is not Termination.INFEASIBLE:
+        return msgspec.structs.replace(result, message=message)
+    conflict, fixes = explain_conflict(problem, _is_infeasible)
+    return msgspec.structs.replace(result, message=message, conflict=conflict, fixes=fixes)
+
+
+def _is_infeasible(problem: AssignmentProblem, stop: StopRule) -> bool:
+    """Whether a smaller problem is proven infeasible too, within the limit."""
+    result = _load(METHODS[choose_method(problem)])(problem, stop)
+    return result.termination is Termination.INFEASIBLE
+
+
+def _load(dotted: str) -> _Solver:
+    module, _, name = dotted.partition(":")
+    return cast(_Solver, getattr(importlib.import_module(module), name))

@@ -26,7 +26,7 @@ def commands(folder: Path) -> list[list[str]]:
 
 
 def main(folder: Path) -> int:
-    """Run the commands, each shown before its output; returns the first exit status that is not 0."""
+    """Run the commands, each shown before its output; returns the first status that is not 0."""
     folder.mkdir(parents=True, exist_ok=True)
     for words in commands(folder):
         print(f"$ optalloc {' '.join(words)}", flush=True)

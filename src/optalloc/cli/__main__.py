@@ -12,6 +12,7 @@ import sys
 
 # verb -> (module, what it does); nothing but the standard library is imported before the verb is known.
 VERBS = {
+    "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
     "assign": ("optalloc.cli.assign", "solve an assignment instance"),
 }

@@ -66,7 +66,7 @@ class _Type(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     norm: Norm = Norm()
 
 
-class _ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A compact file; the fields not named here are those of ModelSpec."""
 
     format: Literal["optalloc.model/1"]
@@ -158,7 +158,7 @@ def _squeezed(name: str) -> str:
 
 
 def _read_compact(path: Path) -> ModelSpec:
-    file = read_toml(path, _ModelFile)
+    file = read_toml(path, ModelFile)
     return ModelSpec(
         name=path.stem,
         family=file.family,
@@ -179,7 +179,7 @@ def _read_compact(path: Path) -> ModelSpec:
     )
 
 
-def _layer(path: Path, file: _ModelFile, name: str) -> Layer:
+def _layer(path: Path, file: ModelFile, name: str) -> Layer:
     pointer = f"$.types.{name}"
     part = file.types[name]
     stacks: dict[str, Stack] = {stack: stack for stack in get_args(Stack)}
@@ -210,7 +210,7 @@ def _layer(path: Path, file: _ModelFile, name: str) -> Layer:
     )
 
 
-def _chain(path: Path, file: _ModelFile) -> tuple[LayerRun, ...]:
+def _chain(path: Path, file: ModelFile) -> tuple[LayerRun, ...]:
     """Runs of ``"3 decoder, 29 (1 a, 1 b)"``; brackets repeat and do not nest."""
     runs: list[LayerRun] = []
     item = r"\s*(\d+)\s+(\w+)\s*"

@@ -1,0 +1,246 @@
+#include "assignment/search.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace optalloc::assignment {
+
+namespace {
+
+constexpr double kShrink = 0.6;
+constexpr double kLeastTheta = 0.002;
+constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
+constexpr double kDeflection = 0.5;
+constexpr double kHugeWeight = 1e100;
+constexpr double kInFirst = 0.4;
+constexpr int kPollSteps = 16;
+
+}  // namespace
+
+Search::Search(const Instance& instance, Int scale, Control& control)
+    : instance_(&instance),
+      scale_(scale),
+      control_(&control),
+      domain_(instance),
+      lagrangian_(instance, scale),
+      improver_(instance),
+      ceiling_(cost_ceiling(instance)),
+      target_(ceiling_),
+      share_(instance.cost.size(), 0.0) {}
+
+bool Search::offer(const Assignment& candidate) {
+    if (has_best_ && candidate.cost >= best_.cost) return false;
+    best_ = candidate;
+    has_best_ = true;
+    target_ = std::min(target_, best_.cost - 1);
+    return true;
+}
+
+// Multipliers below the cheapest cost (0) or far above every assignment's cost cannot help; clamping keeps
+// all sums within 64 bits.
+void Search::round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const {
+    const double high = 2.0 * (static_cast<double>(ceiling_) + 1.0);
+    rounded.resize(multiplier.size());
+    for (std::size_t j = 0; j < multiplier.size(); ++j) {
+        rounded[j] = std::llround(std::clamp(multiplier[j], 0.0, high) * static_cast<double>(scale_));
+    }
+}
+
+Int Search::bound_at(const std::vector<double>& multiplier, std::vector<Int>& rounded) {
+    round(multiplier, rounded);
+    lagrangian_.refresh(domain_);
+    return lagrangian_.evaluate(rounded);
+}
+
+bool Search::fix_for_good(const std::vector<double>& multiplier, Int limit) {
+    lagrangian_.refresh(domain_);
+    round(multiplier, rounded_);
+    int removed = 0;
+    return lagrangian_.fix(domain_, rounded_, scale_ * limit, removed);
+}
+
+// Where every free task was picked, keeping each task's cheapest copy is feasible.
+void Search::offer_cover() {
+    scratch_.unit.assign(static_cast<std::size_t>(instance_->num_tasks), -1);
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        scratch_.unit[static_cast<std::size_t>(j)] = domain_.unit_of(j);
+    }
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    for (const std::size_t k : lagrangian_.picks()) {
+        int& unit = scratch_.unit[k % n];
+        const int other = static_cast<int>(k / n);
+        if (unit < 0 || instance_->cost[k] < instance_->cost[instance_->at(unit, static_cast<int>(k % n))]) {
+            unit = other;
+        }
+    }
+    scratch_.cost = 0;
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        scratch_.cost += instance_->cost[instance_->at(scratch_.unit[static_cast<std::size_t>(j)], j)];
+    }
+    if (offer(scratch_)) {
+        improver_.polish(scratch_);
+        offer(scratch_);
+    }
+}
+
+void Search::repair() {
+    if (!improver_.repair(domain_, lagrangian_.picks(), scratch_)) return;
+    improver_.polish(scratch_);
+    offer(scratch_);
+}
+
+Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    std::vector<double> best_multiplier = multiplier;
+    direction_.assign(n, 0.0);
+    lagrangian_.refresh(domain_);
+    for (const std::size_t k : lagrangian_.pairs()) share_[k] = 0.0;
+    weight_ = 0.0;
+    best_bound_ = std::numeric_limits<Int>::min();
+    double theta = how.theta, gain = 1.0;
+    int stale = 0;
+    bool fixed_here = false;  // nothing new to fix since the last sweep
+    Int fixed_target = 0;
+
+    for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
+        if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
+        if (domain_.num_free() == 0) break;
+        round(multiplier, rounded_);
+        const Int bound = lagrangian_.evaluate(rounded_);
+        if (bound > scale_ * target_) return Outcome::kClosed;
+
+        gain /= kMemory;
+        if (gain > kHugeWeight) {
+            for (const std::size_t k : lagrangian_.pairs()) share_[k] /= gain;
+            weight_ /= gain;
+            gain = 1.0;
+        }
+        weight_ += gain;
+        for (const std::size_t k : lagrangian_.picks()) share_[k] += gain;
+
+        bool covered = true, exact = true;
+        for (std::size_t j = 0; j < n; ++j) {
+            if (domain_.unit_of(static_cast<int>(j)) >= 0) continue;
+            covered = covered && lagrangian_.cover()[j] >= 1;
+            exact = exact && lagrangian_.cover()[j] == 1;
+        }
+        if (covered) offer_cover();
+        else if (how.repair_every > 0 && step % how.repair_every == 0) repair();
+        if (bound > scale_ * target_) return Outcome::kClosed;
+
+        if (bound > best_bound_) {
+            best_bound_ = bound;
+            best_multiplier = multiplier;
+            best_rounded_ = rounded_;
+            stale = 0;
+            fixed_here = false;
+        } else if (++stale >= how.patience) {
+            stale = 0;
+            theta *= kShrink;
+            multiplier = best_multiplier;
+            std::fill(direction_.begin(), direction_.end(), 0.0);
+            continue;
+        }
+        if (how.fix_every > 0 && (step % how.fix_every == 0 || step == how.steps) &&
+            (!fixed_here || fixed_target != target_)) {
+            int removed = 0;
+            if (!lagrangian_.fix(domain_, best_rounded_, scale_ * target_, removed)) return Outcome::kClosed;
+            if (removed > 0) lagrangian_.refresh(domain_);
+            fixed_here = removed == 0;
+            fixed_target = target_;
+        }
+        if (exact) break;  // the knapsacks agree: no multiplier does better
+
+        double norm = 0.0;
+        for (std::size_t j = 0; j < n; ++j) {
+            if (domain_.unit_of(static_cast<int>(j)) >= 0) {
+                direction_[j] = 0.0;
+                continue;
+            }
+            direction_[j] = kDeflection * direction_[j] + 1.0 - lagrangian_.cover()[j];
+            norm += direction_[j] * direction_[j];
+        }
+        if (norm <= 0.0) continue;
+        const double now = static_cast<double>(bound) / static_cast<double>(scale_);
+        const double goal = static_cast<double>(target_) + 1.0;
+        const double stride = theta * std::max(goal - now, 0.5 / static_cast<double>(scale_)) / norm;
+        for (std::size_t j = 0; j < n; ++j) multiplier[j] += stride * direction_[j];
+    }
+    multiplier = best_multiplier;
+    if (domain_.num_free() == 0) {
+        scratch_.unit.resize(n);
+        for (std::size_t j = 0; j < n; ++j) scratch_.unit[j] = domain_.unit_of(static_cast<int>(j));
+        scratch_.cost = domain_.placed_cost();
+        offer(scratch_);
+        return Outcome::kClosed;  // the only assignment left, and it is noted or too dear
+    }
+    return Outcome::kOpen;
+}
+
+// The pair whose knapsacks are most undecided, weighted by its load.
+std::size_t Search::choose_pair(bool& in) const {
+    std::size_t chosen = lagrangian_.pairs().front();
+    double best = -1.0, best_share = 0.0;
+    for (const std::size_t k : lagrangian_.pairs()) {
+        const double share = weight_ > 0.0 ? share_[k] / weight_ : 0.0;
+        const double load = static_cast<double>(std::max<Int>(instance_->load[k], 1));
+        const double score = std::min(share, 1.0 - share) * load;
+        if (score > best || (score == best && share > best_share)) {
+            best = score;
+            best_share = share;
+            chosen = k;
+        }
+    }
+    in = best_share >= kInFirst;
+    return chosen;
+}
+
+Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
+    ++nodes_;
+    ++control_->nodes;
+    if (control_->poll() || nodes_ > node_limit_) return Outcome::kStopped;
+    if (between_nodes) {
+        between_nodes();
+        if (control_->stopped) return Outcome::kStopped;
+    }
+    std::vector<double> multiplier = parent;
+    const Outcome outcome = ascend(multiplier, how);
+    if (outcome != Outcome::kOpen) return outcome;
+    const Int bound = best_bound_;
+    if (repairs > 0 && nodes_ % repairs == 0) {
+        repair();
+        if (bound > scale_ * target_) return Outcome::kClosed;
+    }
+    bool in = false;
+    const std::size_t pair = choose_pair(in);
+    for (const bool side : {in, !in}) {
+        const Outcome child = branch(pair, side, multiplier);
+        if (child != Outcome::kClosed) return child;
+        if (bound > scale_ * target_) break;
+    }
+    return Outcome::kClosed;
+}
+
+Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& multiplier) {
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    const int unit = static_cast<int>(pair / n), task = static_cast<int>(pair % n);
+    const std::size_t mark = domain_.mark();
+    if (in) domain_.place(unit, task);
+    else domain_.remove(unit, task);
+    const Outcome outcome = domain_.propagate() ? close(multiplier, Ascent{}) : Outcome::kClosed;
+    domain_.undo(mark);
+    return outcome;
+}
+
+Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit) {
+    target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+    nodes_ = 0;
+    node_limit_ = node_limit;
+    const std::size_t mark = domain_.mark();
+    const Outcome outcome = domain_.propagate() ? close(multiplier, root) : Outcome::kClosed;
+    domain_.undo(mark);
+    return outcome;
+}
+
+}  // namespace optalloc::assignment

@@ -1,0 +1,91 @@
+// Lagrangian branch and bound for one decision: is there an assignment of cost at most the target?
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "assignment/domain.hpp"
+#include "assignment/improve.hpp"
+#include "assignment/lagrangian.hpp"
+
+namespace optalloc::assignment {
+
+// Shared by a search and the smaller searches it starts.
+struct Control {
+    std::function<bool()> should_stop;  // asked about once a node; true ends everything
+    bool stopped = false;
+    std::int64_t nodes = 0;
+
+    bool poll() { return stopped || (stopped = should_stop && should_stop()); }
+};
+
+// Closed: no assignment of cost <= target is left besides the incumbent, which has lowered the target if it
+// was found below it. Stopped: a limit came first, and nothing is claimed.
+enum class Outcome { kClosed, kOpen, kStopped };
+
+struct Ascent {
+    int steps = 24;
+    int fix_every = 8;
+    int repair_every = 0;  // 0: never
+    double theta = 0.25;
+    int patience = 25;     // steps without a better bound before theta shrinks
+};
+
+class Search {
+  public:
+    Search(const Instance& instance, Int scale, Control& control);
+
+    // Looks below the present target and, wherever it finds an assignment, below that one.
+    Outcome decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit);
+
+    // Subgradient ascent at the present domain; the multiplier becomes the best one seen.
+    Outcome ascend(std::vector<double>& multiplier, const Ascent& how);
+
+    // Offers a feasible assignment; true when it is the best so far.
+    bool offer(const Assignment& candidate);
+
+    bool propagate() { return domain_.propagate(); }
+    // Drops for good what no assignment of cost <= limit uses; false: there is none.
+    bool fix_for_good(const std::vector<double>& multiplier, Int limit);
+    // The exact scaled bound of the present domain at the rounded multipliers.
+    Int bound_at(const std::vector<double>& multiplier, std::vector<Int>& rounded);
+
+    const Instance& instance() const { return *instance_; }
+    const Domain& domain() const { return domain_; }
+    bool has_best() const { return has_best_; }
+    const Assignment& best() const { return best_; }
+    Int ceiling() const { return ceiling_; }
+    Int scale() const { return scale_; }
+    Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
+    void set_target(Int target) { target_ = target; }
+    Int repairs = 8;                                // nodes from one repair to the next
+    std::function<void()> between_nodes;            // may offer better assignments
+
+  private:
+    Outcome close(const std::vector<double>& parent, const Ascent& how);
+    Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
+    std::size_t choose_pair(bool& in) const;
+    void round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const;
+    void offer_cover();
+    void repair();
+
+    const Instance* instance_;
+    Int scale_;
+    Control* control_;
+    Domain domain_;
+    Lagrangian lagrangian_;
+    Improver improver_;
+    Assignment best_, scratch_;
+    bool has_best_ = false;
+    Int ceiling_;
+    Int target_;
+    Int best_bound_ = 0;
+    std::int64_t nodes_ = 0, node_limit_ = 0;
+    std::vector<double> share_;  // of each pair in the recent knapsack solutions
+    double weight_ = 1.0;
+    std::vector<Int> rounded_, best_rounded_;
+    std::vector<double> direction_;
+};
+
+}  // namespace optalloc::assignment

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 # Public name -> module that defines it. Names are resolved on first use (PEP 562), so that
 # ``import optalloc`` costs next to nothing.
 _HOME = {
+    "AssignmentProblem": "optalloc.assignment.problem",
+    "AssignmentResult": "optalloc.assignment.result",
     "Bounds": "optalloc.result",
     "CertificateError": "optalloc.errors",
     "Cluster": "optalloc.cluster.topology",
@@ -37,6 +39,8 @@ _HOME = {
     "load_model": "optalloc.model.load",
     "load_workload": "optalloc.workload",
     "total_parameters": "optalloc.model.parameters",
+    "global_optimal_allocation": "optalloc.assignment.reference",
+    "solve_assignment": "optalloc.assignment.solve",
 }
 
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605

@@ -1,9 +1,10 @@
 """certify_assignment: an independent check of what a method claims.
 
 From the raw arrays alone it recomputes feasibility and objective, in integers and fractions, and
-checks the proof of the bound: the multipliers of a :class:`Witness` by one knapsack a unit (first the
-fractional relaxation, then lists of undominated states), or else by a small search of its own. It
-shares no code with the solvers; that the integer form stands for the raw numbers is checked here too.
+checks the proof of the bound: the multipliers of a :class:`Witness` by one knapsack a unit (first
+the fractional relaxation, then lists of undominated states), or else by a small search of its
+own. It shares no code with the solvers; that the integer form stands for the raw numbers is
+checked here too.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Proof(enum.Enum):
 class AssignmentCertificate(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a check that found nothing wrong.
 
-    ``objective`` is recomputed in the unit of the costs (None without a plan); ``root_bound`` is the
-    bound proven by the witness alone, None without one.
+    ``objective`` is recomputed in the unit of the costs (None without a plan); ``root_bound`` is
+    the bound proven by the witness alone, None without one.
     """
 
     proof: Proof

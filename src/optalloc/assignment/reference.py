@@ -1,8 +1,9 @@
-"""global_optimal_allocation: the reference article's signature, solved for the capacities as stated.
+"""global_optimal_allocation: the reference article's signature with the capacities as stated.
 
 The article's dynamic program remembers one number, what is left of all units together, and so
-answers a relaxed problem: its plan may overload a unit. Two tasks of load 2 and two units of capacity
-2, both cheaper on unit 0, come out together on unit 0. Here every unit keeps its own capacity.
+answers a relaxed problem: its plan may overload a unit. Two tasks of load 2 and two units of
+capacity 2, both cheaper on unit 0, come out together on unit 0. Here every unit keeps its own
+capacity.
 """
 
 from __future__ import annotations

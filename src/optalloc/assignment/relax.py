@@ -20,7 +20,7 @@ _SECONDS = 5.0
 
 
 def cheapest_relaxation(problem: AssignmentProblem) -> tuple[Fix, ...]:
-    """Enlarge units so that everything fits; empty where a task is allowed nowhere or time is out."""
+    """Enlarge units so that everything fits; empty where a task is allowed nowhere."""
     import highspy
 
     from optalloc.assignment.milp import QuietHighs

@@ -1,4 +1,4 @@
-"""solve_assignment: choose a method, run it, have its claim certified, explain what is infeasible."""
+"""solve_assignment: choose a method, run it, certify its claim, explain what is infeasible."""
 
 from __future__ import annotations
 

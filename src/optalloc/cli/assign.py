@@ -1,0 +1,170 @@
+"""``optalloc assign``: solve an assignment instance and print the unit of each task."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+METHODS = ("auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="instance: .json, .csv, .npz, or OR-Library text",
+    )
+    parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
+    parser.add_argument(
+        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of anneal and milp (default 0)")
+    parser.add_argument(
+        "--sense", choices=("min", "max"), help="whether costs are paid or earned (default: file)"
+    )
+    parser.add_argument(
+        "--index", type=int, help="which instance of an OR-Library file of several, from 0"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+    parser.add_argument("-o", "--output", metavar="PATH", help="also write the answer as JSON")
+    parser.add_argument(
+        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Solve and print; returns the exit status."""
+    from optalloc.assignment.formats import load_assignment
+    from optalloc.assignment.solve import solve_assignment
+    from optalloc.files import canonical_json, write_text
+    from optalloc.report.table import render
+    from optalloc.result import Termination
+    from optalloc.stop import TimeLimit
+    from optalloc.units import parse_duration
+
+    stop = None
+    if arguments.time_limit is not None:
+        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
+    listener = _Live() if sys.stderr.isatty() else None
+    result = solve_assignment(
+        problem, arguments.method, stop=stop, on_progress=listener, seed=arguments.seed
+    )
+    if listener is not None:
+        listener.close()
+    data = _plain(problem, result)
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(render(_tables(problem, result), data, arguments.format, color=color), end="")
+    if arguments.output is not None:
+        write_text(arguments.output, canonical_json(data))
+    if result.termination is Termination.INFEASIBLE:
+        return 3
+    if result.placed is None:
+        return 4
+    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
+        return 5
+    return 0
+
+
+class _Live:
+    """Incumbent, bound and gap on one line of the terminal, at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._last_s, self._width = -1.0, 0
+
+    def __call__(self, progress: Any) -> None:
+        if progress.elapsed_s - self._last_s < 0.1:
+            return
+        self._last_s = progress.elapsed_s
+        best = "-" if progress.incumbent is None else f"{progress.incumbent:,.10g}"
+        bound = "-" if progress.bound is None else f"{progress.bound:,.10g}"
+        gap = "" if progress.gap == float("inf") else f"  gap {progress.gap:.3%}"
+        text = f"{progress.elapsed_s:7.1f} s  best {best}  bound {bound}{gap}"
+        text += f"  {progress.nodes:,} nodes"
+        print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
+        self._width = len(text)
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _number(value: float | None) -> float | int | None:
+    """Whole numbers without a decimal point; infinite and unknown as None."""
+    if value is None or value in (float("inf"), float("-inf")):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _plain(problem: Any, result: Any) -> dict[str, Any]:
+    """The answer in the published JSON form."""
+    placed = result.placed
+    loads = None if placed is None else problem.evaluate(placed).unit_loads
+    witness = result.witness
+    return {
+        "format_version": "1.0",
+        "termination": result.termination.value,
+        "objective": _number(result.bounds.primal),
+        "bound": _number(result.bounds.dual),
+        "gap": _number(result.bounds.gap),
+        "sense": problem.sense,
+        "assignment": None if placed is None else list(placed),
+        "unit_loads": None if loads is None else [_number(load) for load in loads],
+        "method": result.method,
+        "arithmetic": result.arithmetic,
+        "stats": {
+            "wall_s": result.stats.wall_s,
+            "cpu_s": result.stats.cpu_s,
+            "nodes": result.stats.nodes,
+        },
+        "incumbents": [
+            {"elapsed_s": item.elapsed_s, "value": _number(item.value)}
+            for item in result.incumbents
+        ],
+        "conflict": list(result.conflict),
+        "fixes": [{"what": fix.what, "cost": fix.cost} for fix in result.fixes],
+        "witness": None
+        if witness is None
+        else {"multipliers": list(witness.multipliers), "scale": witness.scale},
+        "message": result.message,
+    }
+
+
+def _tables(problem: Any, result: Any) -> list[Any]:
+    """The assignment by task (for CSV) or by unit (for people)."""
+    from optalloc.report.table import Table
+
+    claim = f"{result.termination.value}, method {result.method}, {result.stats.wall_s:.2f} s"
+    notes = [result.message] if result.message else []
+    if result.placed is None:
+        title = f"No assignment: {claim}"
+        reasons = tuple((f"{text}",) for text in result.conflict) or ((result.message,),)
+        fixes = tuple(f"To fix: {fix.what} ({fix.cost})." for fix in result.fixes)
+        return [Table(title=title, columns=("why",), rows=reasons, notes=fixes)]
+    gap = result.bounds.gap
+    shown = "no bound" if gap == float("inf") else f"gap {gap:.3%}"
+    loads = problem.evaluate(result.placed).unit_loads
+    tasks: list[list[int]] = [[] for _ in range(problem.num_units)]
+    for task, unit in enumerate(result.placed):
+        tasks[unit].append(task)
+    by_unit = Table(
+        title=f"Objective {result.bounds.primal:,.12g} ({shown}), {claim}",
+        columns=("unit", "load", "capacity", "tasks"),
+        rows=tuple(
+            (unit, loads[unit], problem.capacities[unit].item(), _listed(mine))
+            for unit, mine in enumerate(tasks)
+        ),
+        notes=tuple(notes),
+    )
+    return [by_unit]
+
+
+def _listed(tasks: list[int]) -> str:
+    shown = " ".join(map(str, tasks[:15]))
+    return f"{shown} and {len(tasks) - 15} more" if len(tasks) > 15 else shown

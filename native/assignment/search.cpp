@@ -14,6 +14,7 @@ constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
 constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
+constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
 
 }  // namespace
@@ -98,6 +99,7 @@ Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
     for (const std::size_t k : lagrangian_.pairs()) share_[k] = 0.0;
     weight_ = 0.0;
     best_bound_ = std::numeric_limits<Int>::min();
+    const double reach = std::max(1.0, kReach * static_cast<double>(ceiling_));
     double theta = how.theta, gain = 1.0;
     int stale = 0;
     bool fixed_here = false;  // nothing new to fix since the last sweep
@@ -163,7 +165,8 @@ Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
         }
         if (norm <= 0.0) continue;
         const double now = static_cast<double>(bound) / static_cast<double>(scale_);
-        const double goal = static_cast<double>(target_) + 1.0;
+        const double best_now = static_cast<double>(best_bound_) / static_cast<double>(scale_);
+        const double goal = std::min(static_cast<double>(target_) + 1.0, best_now + reach);
         const double stride = theta * std::max(goal - now, 0.5 / static_cast<double>(scale_)) / norm;
         for (std::size_t j = 0; j < n; ++j) multiplier[j] += stride * direction_[j];
     }

@@ -1,0 +1,31 @@
+// Large-neighbourhood search: re-solve the tasks of a few units exactly, the others untouched.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "assignment/search.hpp"
+
+namespace optalloc::assignment {
+
+class GroupSearch {
+  public:
+    GroupSearch(const Instance& instance, Int scale, Control& control);
+
+    // Rounds of re-optimisation from a feasible assignment; returns true when its cost fell.
+    // multiplier: of all tasks, from the root. floor: stop at this cost, a proven bound.
+    bool improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, int rounds);
+
+  private:
+    std::vector<int> draw_units(const Assignment& assignment);
+    std::uint64_t next();
+    int below(int count) { return static_cast<int>(next() % static_cast<std::uint64_t>(count)); }
+
+    const Instance* instance_;
+    Int scale_;
+    Control* control_;
+    double size_ = 3.0;
+    std::uint64_t state_ = 0x9e3779b97f4a7c15ULL;
+};
+
+}  // namespace optalloc::assignment

@@ -1,0 +1,237 @@
+#include "assignment/solve.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "assignment/groups.hpp"
+#include "assignment/prices.hpp"
+#include "assignment/search.hpp"
+
+namespace optalloc::assignment {
+
+namespace {
+
+constexpr Int kScale = 1000;
+constexpr Int kFeasibilityScale = Int{1} << 17;
+constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
+constexpr std::int64_t kFirstGroups = 50;    // nodes before the group search comes back
+constexpr int kGroupRounds = 40;
+constexpr Int kRange = Int{1} << 61;
+constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
+
+// The largest multiplier scale for which every sum of scaled numbers stays within 62 bits; 0: none.
+Int scale_for(const Instance& instance, Int ceiling) {
+    const Int room = kRange / (4 * (static_cast<Int>(instance.num_tasks) + 1)) / (ceiling + 1);
+    return std::min(kScale, room);
+}
+
+class Solver {
+  public:
+    Solver(const Normal& normal, Int scale, const Watch& watch)
+        : normal_(normal),
+          watch_(watch),
+          scale_(scale),
+          control_{[this] { return report(); }},
+          search_(normal.instance, scale, control_),
+          groups_(normal.instance, scale, control_) {}
+
+    Answer run();
+
+  private:
+    bool report();
+    void bound_root();
+    void raise(Int bound);
+    Outcome look_for_any(std::int64_t node_limit);
+    void regroup(int rounds);
+    Status decide_all();
+    void certify_root();
+
+    const Normal& normal_;
+    const Watch& watch_;
+    Int scale_;
+    Control control_;
+    Search search_;
+    GroupSearch groups_;
+    std::vector<double> multiplier_, witness_;
+    Int bound_ = 0;  // normal costs: no assignment costs less
+    Answer answer_;
+    std::int64_t next_groups_ = kFirstGroups;
+};
+
+bool Solver::report() {
+    Snapshot now;
+    now.nodes = control_.nodes;
+    now.has_value = search_.has_best();
+    if (now.has_value) {
+        now.value = normal_.original(search_.best().cost);
+        now.unit = search_.best().unit.data();
+    }
+    now.bound = normal_.original(bound_);
+    return watch_ && watch_(now);
+}
+
+void Solver::raise(Int bound) {
+    if (bound <= bound_) return;
+    bound_ = bound;
+    control_.poll();
+}
+
+// Ascent without fixing first, so that the best multipliers are a witness over all allowed pairs.
+void Solver::bound_root() {
+    multiplier_ = find_prices(normal_.instance, [this] { return control_.poll(); }).multiplier;
+    witness_ = multiplier_;
+    if (control_.stopped) return;
+    search_.set_target(search_.ceiling());
+    const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 20, .theta = 1.0, .patience = 12};
+    const Outcome outcome = search_.ascend(multiplier_, how);
+    witness_ = multiplier_;
+    if (outcome == Outcome::kStopped) return;
+    if (outcome == Outcome::kClosed) {
+        raise(search_.has_best() ? search_.best().cost : search_.ceiling() + 1);
+        return;
+    }
+    raise(ceil_div(search_.best_bound(), scale_));
+}
+
+// The same search with all costs 0 looks for any assignment at all; closed without one is a proof.
+Outcome Solver::look_for_any(std::int64_t node_limit) {
+    Instance free = normal_.instance;
+    std::fill(free.cost.begin(), free.cost.end(), 0);
+    std::vector<double> reward(static_cast<std::size_t>(free.num_tasks), 1.0);
+    for (int j = 0; j < free.num_tasks; ++j) {
+        double& r = reward[static_cast<std::size_t>(j)];
+        for (int i = 0; i < free.num_units; ++i) {
+            if (!free.allowed[free.at(i, j)]) continue;
+            r = std::min(r, static_cast<double>(free.load[free.at(i, j)]) /
+                                std::max(1.0, static_cast<double>(free.capacity[static_cast<std::size_t>(i)])));
+        }
+    }
+    Search search(free, kFeasibilityScale, control_);
+    const Ascent root{.steps = 300, .fix_every = 50, .repair_every = 10, .theta = 1.0, .patience = 10};
+    const Outcome outcome = search.decide(0, reward, root, node_limit);
+    if (!search.has_best()) return outcome;
+    Assignment found = search.best();
+    found.cost = 0;
+    const Instance& real = normal_.instance;
+    for (int j = 0; j < real.num_tasks; ++j) {
+        found.cost += real.cost[real.at(found.unit[static_cast<std::size_t>(j)], j)];
+    }
+    Improver(real).polish(found);
+    search_.offer(found);
+    return Outcome::kStopped;
+}
+
+void Solver::regroup(int rounds) {
+    if (!search_.has_best() || search_.best().cost <= bound_) return;
+    Assignment trial = search_.best();
+    if (groups_.improve(trial, multiplier_, bound_, rounds)) search_.offer(trial);
+}
+
+// Decisions at rising targets until the bound meets the best assignment.
+Status Solver::decide_all() {
+    search_.between_nodes = [this] {
+        if (control_.nodes < next_groups_) return;
+        regroup(kGroupRounds);
+        next_groups_ = 2 * control_.nodes + kFirstGroups;
+    };
+    std::int64_t node_limit = kFirstNodes;
+    Int step = 0;
+    bool first = true;
+    while (true) {
+        if (search_.has_best() && search_.best().cost <= bound_) {
+            bound_ = search_.best().cost;
+            return Status::kOptimal;
+        }
+        if (!search_.has_best() && bound_ > search_.ceiling()) return Status::kInfeasible;
+        if (control_.poll()) return Status::kStopped;
+        const Int known = search_.has_best() ? search_.best().cost : search_.ceiling() + 1;
+        if (first && search_.has_best()) step = (known - bound_) / 32;
+        first = false;
+        const Int target = std::min(bound_ + step, known - 1);
+        const Ascent root{.steps = 300, .fix_every = 25, .repair_every = 0, .theta = 0.5, .patience = 10};
+        const Outcome outcome =
+            search_.decide(target, multiplier_, root, search_.has_best() ? kUnlimited : node_limit);
+        if (control_.stopped) return Status::kStopped;
+        if (outcome == Outcome::kClosed) {
+            const bool found = search_.has_best() && search_.best().cost <= target;
+            raise(found ? search_.best().cost : target + 1);
+            if (!found && (known - bound_ > 32 || !search_.has_best())) step = std::max<Int>(2 * step, 1);
+            continue;
+        }
+        if (search_.has_best()) continue;
+        node_limit *= 2;
+        if (look_for_any(node_limit) == Outcome::kClosed) {
+            raise(search_.ceiling() + 1);
+            return Status::kInfeasible;
+        }
+    }
+}
+
+// The scaled bound of the root multipliers over the instance as given, nothing propagated or fixed.
+void Solver::certify_root() {
+    const Instance& instance = normal_.instance;
+    if (witness_.empty()) return;
+    Search whole(instance, scale_, control_);
+    std::vector<Int> rounded;
+    Int bound = whole.bound_at(witness_, rounded);
+    // Tasks with one unit take no part in the knapsacks of a domain. In a pass over all pairs their
+    // multiplier must keep them there: more than everything else on the unit is worth.
+    for (int i = 0; i < instance.num_units; ++i) {
+        Int rest = 1;
+        for (int j = 0; j < instance.num_tasks; ++j) {
+            if (whole.domain().unit_of(j) >= 0 || !instance.allowed[instance.at(i, j)]) continue;
+            rest += std::max<Int>(0, rounded[static_cast<std::size_t>(j)] - scale_ * instance.cost[instance.at(i, j)]);
+        }
+        for (int j = 0; j < instance.num_tasks; ++j) {
+            if (whole.domain().unit_of(j) == i) {
+                rounded[static_cast<std::size_t>(j)] = scale_ * instance.cost[instance.at(i, j)] + rest;
+            }
+        }
+    }
+    answer_.scale = scale_;
+    answer_.witness_bound = scale_ * normal_.offset + normal_.granularity * bound;
+    answer_.multiplier.resize(rounded.size());
+    for (std::size_t j = 0; j < rounded.size(); ++j) {
+        answer_.multiplier[j] = scale_ * normal_.task_offset[j] + normal_.granularity * rounded[j];
+    }
+}
+
+Answer Solver::run() {
+    if (!search_.propagate()) {
+        answer_.status = Status::kInfeasible;
+        bound_ = search_.ceiling() + 1;
+    } else {
+        bound_root();
+        Outcome any = Outcome::kOpen;
+        if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) any = look_for_any(kFirstNodes);
+        if (any == Outcome::kClosed) raise(search_.ceiling() + 1);
+        if (!control_.stopped) regroup(kGroupRounds);
+        answer_.status = control_.stopped ? Status::kStopped : decide_all();
+    }
+    certify_root();
+    answer_.has_value = search_.has_best();
+    if (answer_.has_value) {
+        answer_.unit = search_.best().unit;
+        answer_.value = normal_.original(search_.best().cost);
+    }
+    answer_.bound = normal_.original(bound_);
+    answer_.nodes = control_.nodes;
+    return answer_;
+}
+
+}  // namespace
+
+Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
+             std::span<const std::uint8_t> allowed, const Watch& watch) {
+    const Normal normal = normalise(costs, loads, capacities, allowed);
+    const Int scale = scale_for(normal.instance, cost_ceiling(normal.instance));
+    if (scale < 1) {
+        Answer answer;
+        answer.status = Status::kTooLarge;
+        return answer;
+    }
+    return Solver(normal, scale, watch).run();
+}
+
+}  // namespace optalloc::assignment

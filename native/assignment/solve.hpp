@@ -1,0 +1,45 @@
+// The exact assignment solver: bound, heuristics and a sequence of decisions up to the proof.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "assignment/instance.hpp"
+
+namespace optalloc::assignment {
+
+enum class Status : int { kOptimal = 0, kInfeasible = 1, kStopped = 2, kTooLarge = 3 };
+
+struct Snapshot {
+    std::int64_t nodes = 0;
+    bool has_value = false;
+    Int value = 0;               // of the best assignment, in the caller's costs
+    const int* unit = nullptr;   // its unit of each task
+    Int bound = 0;               // proven
+};
+
+// Called about once a node and at every new assignment or bound; true stops the solve.
+using Watch = std::function<bool(const Snapshot&)>;
+
+struct Answer {
+    Status status = Status::kStopped;
+    bool has_value = false;
+    Int value = 0;
+    Int bound = 0;
+    std::int64_t nodes = 0;
+    std::vector<int> unit;
+    // A witness of root_bound: multipliers (times scale) of one Lagrangian pass over all allowed pairs,
+    // whose scaled bound is witness_bound, in the caller's costs.
+    std::vector<Int> multiplier;
+    Int scale = 1;
+    Int witness_bound = 0;
+};
+
+// Task-major tables of shape N x M. Costs any sign; the sums of absolute costs and of loads must stay within
+// 62 bits. kTooLarge: costs too large for exact multipliers.
+Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
+             std::span<const std::uint8_t> allowed, const Watch& watch);
+
+}  // namespace optalloc::assignment

@@ -72,7 +72,7 @@ def _require(plan: TrainingPlan) -> None:
 
 
 def boundaries_of(plan: TrainingPlan) -> tuple[int, ...]:
-    """Stage boundaries in the list embedding, layers, final norm, head; 0 first, its length last."""
+    """Stage boundaries in the list embedding, layers, final norm, head; from 0 to its length."""
     boundaries = [0]
     for chunk in placed_chunks(plan):
         boundaries.append(
@@ -91,6 +91,7 @@ def config_of(plan: TrainingPlan) -> Facts:
         "zero_optimization": {"stage": plan.zero_stage, "overlap_comm": True},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": 1.0,
         "steps_per_print": 2**31 - 1,
     }
     if workload.dtype in ("bf16", "fp16"):

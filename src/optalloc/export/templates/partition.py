@@ -1,7 +1,7 @@
 """A pipeline of DeepSpeed with the plan's own stage boundaries.
 
-DeepSpeed balances layers by count or by weights; this class puts them where the plan does. Use it with
-your own list of layers: embedding, every layer, final norm, head.
+DeepSpeed balances layers by count or by weights; this class puts them where the plan does. Use it
+with your own list of layers: embedding, every layer, final norm, head.
 """
 
 from __future__ import annotations

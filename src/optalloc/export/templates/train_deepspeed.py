@@ -157,11 +157,13 @@ def main() -> int:
         config = {key: config[key] for key in config if key not in ("bf16", "fp16", "data_types")}
         config["train_micro_batch_size_per_gpu"] = facts["micro_batch"]
         config["gradient_accumulation_steps"] = facts["num_microbatches"]
+        config["gradient_clipping"] = 0.0  # as in the one-process run
         del config["train_batch_size"]
     trainer, report = Trainer(facts, options, config), Report(options)
     for step in range(options.steps):
         report.step(trainer.step, step)
     failed: int = report.end(facts)
+    dist.barrier()
     dist.destroy_process_group()
     return failed
 

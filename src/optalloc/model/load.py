@@ -192,9 +192,10 @@ def _layer(path: Path, file: ModelFile, name: str) -> Layer:
         )
     attends = part.attention or part.latent_attention
     feeds = part.mlp or part.experts
-    if attends is None or feeds is None:
+    one = (part.attention is None) != (part.latent_attention is None)
+    if attends is None or feeds is None or not one or (part.mlp and part.experts):
         raise InputError(
-            f"the layer type {name!r} lacks {'attention' if attends is None else 'a feed-forward'}",
+            f"the layer type {name!r} needs one kind of attention and one feed-forward",
             path=str(path),
             pointer=pointer,
             fix="give attention or latent_attention, and mlp or experts",
@@ -217,17 +218,19 @@ def _chain(path: Path, file: ModelFile) -> tuple[LayerRun, ...]:
     group = rf"\s*(\d+)\s*\(({item}(?:,{item})*)\)\s*"
     rest = file.layers
     while rest:
+        found: list[LayerRun] = []
         if match := re.match(rf"{group}(,|$)", rest):
-            runs += _items(match[2]) * int(match[1])
+            found = _items(match[2]) * int(match[1])
         elif match := re.match(rf"{item}(,|$)", rest):
-            runs += _items(match[0].rstrip(","))
-        if match is None or runs[-1].layer not in file.types:
+            found = _items(match[0].rstrip(","))
+        if match is None or any(run.layer not in file.types for run in found):
             raise InputError(
                 f"the chain of layers is not understood at {rest!r}",
                 path=str(path),
                 pointer="$.layers",
                 fix=f"write counts and types ({', '.join(file.types)}), as in '2 (1 a, 1 b), 3 a'",
             )
+        runs += found
         rest = rest[match.end() :]
     return tuple(runs)
 

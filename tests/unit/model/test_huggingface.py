@@ -208,6 +208,13 @@ def test_a_misspelt_key_is_suggested() -> None:
         from_config(config, name="x")
 
 
+def test_another_key_is_not_taken_for_a_misspelling() -> None:
+    """hidden_act is a key of its own."""
+    config = {k: v for k, v in LLAMA.items() if k != "hidden_size"} | {"hidden_act": "silu"}
+    with pytest.raises(InputError, match="add 'hidden_size'"):
+        from_config(config, name="x")
+
+
 def test_a_missing_key_of_a_nested_object_has_its_pointer() -> None:
     """The text part of Gemma 3 without its width."""
     text = {"num_hidden_layers": 34, "intermediate_size": 10240}

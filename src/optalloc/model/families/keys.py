@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError
+
+# Similarity above which a key is taken for a misspelling: hiden_size, but not hidden_act.
+_SAME_WORD = 0.9
 
 
 class Keys:
@@ -89,9 +93,8 @@ class Keys:
 
     def missing(self, key: str) -> InputError:
         """The complaint about an absent key."""
-        near = nearest(key, self.data, count=1)
-        close = near and abs(len(near[0]) - len(key)) <= 2 and near[0][:2] == key[:2]
-        fix = f"did you mean it by {near[0]!r}?" if close else f"add {key!r} with its number"
+        near = difflib.get_close_matches(key, self.data, 1, _SAME_WORD)
+        fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r} with its number"
         return self.error(key, f"the key {key!r} is missing", fix)
 
     def error(self, key: str, what: str, fix: str) -> InputError:

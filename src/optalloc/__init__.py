@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import Any
 
 __version__ = "0.1.0"
@@ -35,13 +37,27 @@ _HOME = {
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
     "bundled_models": "optalloc.model.load",
+    "export": "optalloc.export.base",
+    "export_targets": "optalloc.export.base",
+    "global_optimal_allocation": "optalloc.assignment.reference",
     "load_cluster": "optalloc.cluster.load",
     "load_model": "optalloc.model.load",
     "load_workload": "optalloc.workload",
-    "total_parameters": "optalloc.model.parameters",
-    "global_optimal_allocation": "optalloc.assignment.reference",
+    "run_plan": "optalloc.execute.run",
     "solve_assignment": "optalloc.assignment.solve",
+    "total_parameters": "optalloc.model.parameters",
 }
+
+
+class _Package(types.ModuleType):
+    """A verb such as ``export`` shares its name with the package behind it: the verb wins."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
 

@@ -1,9 +1,12 @@
 """Time of collectives on the hierarchy of a cluster (alpha-beta model).
 
-A group of ``size`` ranks that lie ``stride`` devices apart meets each level of the hierarchy with some of
-its ranks: those that share a node talk over the node's links, the rest over the network, one rail a device.
-References: Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH"
-(2005), sections 4 and 5 (ring, tree); hierarchical variants as in NCCL.
+A group of ``size`` ranks that lie ``stride`` devices apart meets each level of the hierarchy with
+some of its ranks: those that share a node talk over the node's links, the rest over the network,
+one rail a device.
+
+References: Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in
+MPICH" (2005), sections 4 and 5 (ring, tree). Rings and trees over several nodes run as in NCCL:
+one on every rail, so a node with g ranks of the group sends with g adapters at once.
 """
 
 from __future__ import annotations
@@ -19,9 +22,14 @@ Ints = NDArray[np.int64]
 
 
 class Span(msgspec.Struct, frozen=True):
-    """One level as a group sees it: ranks that meet there, bandwidth and latency (arrays or numbers)."""
+    """One level as a group sees it.
+
+    ``ranks`` parties meet there, each made of ``joined`` ranks that met at the levels inside;
+    bandwidth is that of one rank.
+    """
 
     ranks: Array
+    joined: Array
     bandwidth_bytes_per_s: float
     latency_s: float
 
@@ -42,7 +50,7 @@ class Network(msgspec.Struct, frozen=True):
             else:
                 reach = np.clip(level.num_devices // stride, 1, size).astype(np.float64)
             here = np.maximum(1.0, reach / joined)
-            spans.append(Span(here, level.bandwidth_bytes_per_s, level.latency_s))
+            spans.append(Span(here, joined, level.bandwidth_bytes_per_s, level.latency_s))
             joined = joined * here
         return spans
 
@@ -50,67 +58,69 @@ class Network(msgspec.Struct, frozen=True):
 def gather_s(network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array) -> Array:
     """All-gather (or reduce-scatter) of a buffer of ``full_bytes`` in total, seconds.
 
-    The better of one ring over all ranks, ``(q-1) alpha + (q-1)/q n/W`` at the slowest level crossed, and
-    level by level: the outer levels move ``n/g`` per rank, g ranks having been joined inside.
+    The better of two ways, q being the size of the group:
+
+    - rings over all ranks, one a rail: ``(q-1)/q n / W``, W the least over the levels crossed of
+      bandwidth times ranks joined inside, and the latency of q - 1 hops, each at its level;
+    - level by level: ``(r-1) alpha + (r-1)/r (n/g) / W`` for r parties of g ranks, added up.
     """
     spans = network.spans(size, stride)
-    ring = _ring(spans, size, full_bytes)
-    joined = np.ones_like(np.asarray(full_bytes, dtype=np.float64))
-    stepped = np.zeros_like(joined)
-    for span in spans:
-        q = span.ranks
-        share = full_bytes / joined
-        stepped = stepped + (q - 1) * span.latency_s + (q - 1) / q * share / span.bandwidth_bytes_per_s
-        joined = joined * q
-    return np.minimum(ring, stepped)
-
-
-def _ring(spans: list[Span], size: Ints | int, full_bytes: Array) -> Array:
     q = np.asarray(size, dtype=np.float64)
-    slowest = np.full(np.broadcast(q, full_bytes).shape, np.inf)
-    latency = np.zeros_like(slowest)
+    hops = np.zeros(np.broadcast(q, full_bytes).shape)
+    stepped = np.zeros_like(hops)
     for span in spans:
-        crossed = span.ranks > 1
-        slowest = np.where(crossed, np.minimum(slowest, span.bandwidth_bytes_per_s), slowest)
-        latency = np.where(crossed, np.maximum(latency, span.latency_s), latency)
-    return (q - 1) * latency + (q - 1) / q * full_bytes / slowest
+        r = span.ranks
+        hops = hops + q / span.joined * (1.0 - 1.0 / r) * span.latency_s
+        moved = (r - 1) / r * full_bytes / span.joined
+        stepped = stepped + (r - 1) * span.latency_s + moved / span.bandwidth_bytes_per_s
+    ring = hops + (q - 1) / q * full_bytes / _rail_bandwidth(spans, hops.shape)
+    faster: Array = np.minimum(ring, stepped)
+    return faster
 
 
-def all_reduce_s(network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array) -> Array:
+def _rail_bandwidth(spans: list[Span], shape: tuple[int, ...]) -> Array:
+    """Bytes per second of a ring or tree that uses all rails; infinite for a group of one."""
+    slowest = np.full(shape, np.inf)
+    for span in spans:
+        here = np.where(span.ranks > 1, span.bandwidth_bytes_per_s * span.joined, np.inf)
+        slowest = np.minimum(slowest, here)
+    return slowest
+
+
+def all_reduce_s(
+    network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array
+) -> Array:
     """All-reduce, seconds: reduce-scatter then all-gather, or a tree where latency dominates.
 
-    Tree: ``2 log2(q) alpha + 2 n/W`` at the slowest level crossed.
+    Tree: ``2 log2(r) alpha`` for the r parties of every level, ``+ 2 n/W`` with W as in a ring.
     """
     spans = network.spans(size, stride)
     q = np.asarray(size, dtype=np.float64)
     tree = np.zeros(np.broadcast(q, full_bytes).shape)
-    slowest = np.full(tree.shape, np.inf)
     for span in spans:
         tree = tree + 2 * np.log2(span.ranks) * span.latency_s
-        slowest = np.where(
-            span.ranks > 1, np.minimum(slowest, span.bandwidth_bytes_per_s), slowest
-        )
-    tree = tree + 2 * full_bytes / slowest
-    return np.minimum(2 * gather_s(network, size, stride, full_bytes), tree)
+    tree = tree + 2 * full_bytes / _rail_bandwidth(spans, tree.shape)
+    faster: Array = np.minimum(2 * gather_s(network, size, stride, full_bytes), tree)
+    return faster
 
 
-def all_to_all_s(network: Network, size: Ints | int, stride: Ints | int, sent_bytes: Array) -> Array:
-    """All-to-all in which every rank sends ``sent_bytes`` in all, seconds.
+def all_to_all_s(
+    network: Network, size: Ints | int, stride: Ints | int, sent_bytes: Array
+) -> Array:
+    """All-to-all in which every rank sends ``sent_bytes`` in all, its own share included, seconds.
 
-    Every level carries the share of the buffer that leaves the level inside it; the levels work at the same
-    time, so the slowest one counts, and latencies of all peers add up.
+    Every level carries the share of the buffer that leaves the level inside it; the levels work at
+    the same time, so the slowest one counts. Messages to one party travel together, so r parties
+    cost r - 1 latencies.
     """
     spans = network.spans(size, stride)
     q = np.asarray(size, dtype=np.float64)
     slowest = np.zeros(np.broadcast(q, sent_bytes).shape)
     latency = np.zeros_like(slowest)
-    inside = np.ones_like(slowest)
     for span in spans:
-        reached = inside * span.ranks
-        leaving = (reached - inside) / q
+        leaving = span.joined * (span.ranks - 1) / q
         slowest = np.maximum(slowest, leaving * sent_bytes / span.bandwidth_bytes_per_s)
         latency = latency + (span.ranks - 1) * span.latency_s
-        inside = reached
     return slowest + latency
 
 

@@ -36,9 +36,7 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
         if name in device.peak_flops_per_s:
             return device.peak_flops_per_s[name]
     known = ", ".join(sorted(device.peak_flops_per_s))
-    raise InputError(
-        f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}"
-    )
+    raise InputError(f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}")
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +79,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         speed = self.attention_flops_per_s * c.attention_efficiency
         stream = moved_bytes / self.bandwidth_bytes_per_s
         forward = np.maximum(flops / speed, stream) + c.launch_s
-        backward_work = flops * c.attention_backward_flops / (speed * c.attention_backward_efficiency)
+        backward_work = (
+            flops * c.attention_backward_flops / (speed * c.attention_backward_efficiency)
+        )
         return forward, np.maximum(backward_work, 2.0 * stream) + 2.0 * c.launch_s
 
     def stream_s(self, moved_bytes: Array, kernels: float = 1.0) -> Array:

@@ -62,9 +62,7 @@ def layer_table(
 
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
-    columns = [
-        _Layer(layer, graph, workload, unit, network, keys).row() for layer in graph.types
-    ]
+    columns = [_Layer(layer, graph, workload, unit, network, keys).row() for layer in graph.types]
     return LayerTable(
         **{
             name: np.stack([column[name] for column in columns], axis=1)

@@ -345,7 +345,11 @@ class CostModel:
             (dense, column.shards, column.group, column.tp),
             (expert, expert_shard, column.expert_group, column.ep),
         ]
-        scatter, gather, everything = np.zeros_like(dense), np.zeros_like(dense), np.zeros_like(dense)
+        scatter, gather, everything = (
+            np.zeros_like(dense),
+            np.zeros_like(dense),
+            np.zeros_like(dense),
+        )
         for parameters, shards, group, stride in groups:
             gradients = parameters * self.states.gradients
             inner = shards.astype(np.int64)

@@ -5,9 +5,45 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # the same names for type checkers, which do not run __getattr__
+    from optalloc.assignment.problem import AssignmentProblem as AssignmentProblem
+    from optalloc.assignment.reference import global_optimal_allocation as global_optimal_allocation
+    from optalloc.assignment.result import AssignmentResult as AssignmentResult
+    from optalloc.assignment.solve import solve_assignment as solve_assignment
+    from optalloc.cluster.device import DeviceSpec as DeviceSpec
+    from optalloc.cluster.load import load_cluster as load_cluster
+    from optalloc.cluster.topology import Cluster as Cluster
+    from optalloc.errors import CertificateError as CertificateError
+    from optalloc.errors import ExportError as ExportError
+    from optalloc.errors import FormatVersionError as FormatVersionError
+    from optalloc.errors import InputError as InputError
+    from optalloc.errors import MissingExtra as MissingExtra
+    from optalloc.errors import NoPlan as NoPlan
+    from optalloc.errors import OptallocError as OptallocError
+    from optalloc.errors import UnsupportedModel as UnsupportedModel
+    from optalloc.execute.run import run_plan as run_plan
+    from optalloc.export.base import export as export
+    from optalloc.export.base import export_targets as export_targets
+    from optalloc.model.load import bundled_models as bundled_models
+    from optalloc.model.load import load_model as load_model
+    from optalloc.model.parameters import active_parameters as active_parameters
+    from optalloc.model.parameters import total_parameters as total_parameters
+    from optalloc.model.spec import ModelSpec as ModelSpec
+    from optalloc.result import Bounds as Bounds
+    from optalloc.result import Result as Result
+    from optalloc.result import Stats as Stats
+    from optalloc.result import Termination as Termination
+    from optalloc.stop import Either as Either
+    from optalloc.stop import Gap as Gap
+    from optalloc.stop import NodeLimit as NodeLimit
+    from optalloc.stop import Progress as Progress
+    from optalloc.stop import TimeLimit as TimeLimit
+    from optalloc.workload import Training as Training
+    from optalloc.workload import load_workload as load_workload
 
 # Public name -> module that defines it. Names are resolved on first use (PEP 562), so that
 # ``import optalloc`` costs next to nothing.

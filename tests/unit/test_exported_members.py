@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import subprocess
@@ -38,6 +39,26 @@ def test_public_name_is_in_the_reference(name: str) -> None:
     """A new public name needs its place in docs/reference."""
     pages = "".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
     assert f"optalloc.{name}\n" in pages, f"add optalloc.{name} to docs/reference"
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    """They do not run ``__getattr__``: each name is imported under TYPE_CHECKING too."""
+    tree = ast.parse(inspect.getsource(optalloc))
+    blocks = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    ]
+    seen = {
+        alias.asname: node.module
+        for block in blocks
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == optalloc._HOME
 
 
 def test_dir_lists_the_public_names() -> None:

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
+#include "assignment/solve.hpp"
 #include "training/partition.hpp"
 
 namespace nb = nanobind;
@@ -146,9 +147,55 @@ void bind_training(nb::module_& m) {
     });
 }
 
+// ---- assignment --------------------------------------------------------------------------------------
+
+namespace as = optalloc::assignment;
+
+void bind_assignment(nb::module_& m) {
+    // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound); value and units are
+    // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
+    m.def("solve_assignment",
+          [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
+             const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
+             const nb::callable& watch) {
+              const std::size_t n = costs.shape(0), width = costs.shape(1);
+              if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
+                  allowed.shape(0) != n || allowed.shape(1) != width) {
+                  throw nb::value_error("assignment tables have the wrong shape");
+              }
+              bool has_told = false;
+              std::int64_t told = 0;
+              const as::Watch call = [&](const as::Snapshot& now) {
+                  const nb::gil_scoped_acquire acquire;
+                  nb::object value = nb::none(), units = nb::none();
+                  if (now.has_value) {
+                      value = nb::int_(now.value);
+                      if (!has_told || now.value != told) units = nb::cast(std::vector<int>(now.unit, now.unit + n));
+                      has_told = true;
+                      told = now.value;
+                  }
+                  return nb::cast<bool>(watch(now.nodes, value, units, now.bound));
+              };
+              as::Answer answer;
+              {
+                  const nb::gil_scoped_release release;
+                  answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
+                                     {allowed.data(), n * width}, call);
+              }
+              nb::object value = nb::none(), units = nb::none();
+              if (answer.has_value) {
+                  value = nb::int_(answer.value);
+                  units = nb::cast(answer.unit);
+              }
+              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes,
+                                    answer.multiplier, answer.scale, answer.witness_bound);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
     bind_training(m);
+    bind_assignment(m);
 }

@@ -17,6 +17,7 @@ import numpy as np
 from optalloc.assignment.greedy import by_regret
 from optalloc.assignment.integers import IntegerForm
 from optalloc.assignment.journal import Journal
+from optalloc.assignment.neighbours import Neighbourhood
 from optalloc.assignment.prices import FloatArray, capacity_prices, price_witness
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult
@@ -49,6 +50,9 @@ def solve_anneal(
     form = journal.form
     if not form.allowed.any(axis=1).all():
         return journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
+    if problem.num_tasks == 0:
+        journal.offer([], 0)
+        return journal.finish(Termination.OPTIMAL, message="there is no task")
     count = moves if moves is not None else min(max(60_000, 3000 * problem.num_tasks), 1_500_000)
     stopped = False
     witness = None
@@ -66,7 +70,9 @@ def solve_anneal(
         walk = _Walk(form, prices, random.Random(seed), journal)
         for _ in range(1 if stop is None else _ROUNDS_WITH_STOP):
             stopped = not walk.cool(count)
-            if stopped or journal.is_proven or problem.num_tasks == 0:
+            if journal.best is not None and not stopped:
+                _quench(journal)
+            if stopped or journal.is_proven:
                 break
     except KeyboardInterrupt:
         stopped = True
@@ -83,6 +89,16 @@ def solve_anneal(
         witness=witness,
         message="heuristic plan; the bound is that of the capacity prices",
     )
+
+
+def _quench(journal: Journal) -> None:
+    """Shifts and swaps from the best plan until none helps."""
+    form = journal.form
+    heavy = np.full(len(form.capacities), float(np.ptp(form.costs)) * len(form.costs) + 1.0)
+    plan = Neighbourhood(form, np.array(journal.best, dtype=np.int64), heavy)
+    plan.descend(journal.should_stop)
+    if plan.is_feasible:
+        journal.offer(plan.placed.tolist(), plan.value)
 
 
 class _Walk:
@@ -107,11 +123,11 @@ class _Walk:
         near = np.take_along_axis(reduced, order, axis=1)
         near = near[np.isfinite(near) & (near > 0)]
         self.hot = float(np.median(near)) if near.size else 1.0
-        spread = float(np.ptp(form.costs[form.allowed])) if form.allowed.any() else 0.0
+        spread = float(np.ptp(form.costs[form.allowed]))
         mean_load = np.maximum(np.where(form.allowed, form.loads, 0).mean(axis=0), 1.0)
         least = max(float(prices.mean()), 0.1 * (spread + 1.0) / float(mean_load.mean()))
         self.price: list[float] = np.where(prices > 0, prices, least).tolist()
-        self.placed: list[int] = by_regret(form, priced).tolist() if self.tasks else []
+        self.placed: list[int] = by_regret(form, priced).tolist()
         self.used = [0] * len(self.capacities)
         for task, unit in enumerate(self.placed):
             self.used[unit] += self.loads[task][unit]
@@ -124,8 +140,6 @@ class _Walk:
 
     def cool(self, moves: int) -> bool:
         """One cooling from hot to cold; whether the stop rule let it finish."""
-        if self.tasks == 0:
-            return True
         cold = min(0.05, self.hot / 20)
         chunks = max(1, moves // _CHUNK)
         penalty = 2.0

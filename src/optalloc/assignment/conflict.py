@@ -105,7 +105,7 @@ def _crowded(problem: AssignmentProblem) -> tuple[str, ...]:
             if total - least[task] > room:
                 total -= least.pop(task)
         return (
-            f"{_names('task', sorted(least))} may only use {_names('unit', sorted(some))} and need "
+            f"{_names('task', sorted(least))} fit only on {_names('unit', sorted(some))} and need "
             f"{float(total):.12g} there, but {'they hold' if len(some) > 1 else 'it holds'} "
             f"{float(room):.12g}",
         )

@@ -31,7 +31,7 @@ class AssignmentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The JSON form of an instance; arrays are task-major."""
 
     costs: tuple[Row, ...]
-    loads: tuple[Row, ...] | Row
+    loads: tuple[Row | int | float, ...]
     capacities: Row
     allowed: tuple[tuple[bool, ...], ...] | None = None
     sense: Sense = "min"
@@ -116,7 +116,7 @@ def _problem(
 
 
 def _to_file(problem: AssignmentProblem) -> AssignmentFile:
-    loads: tuple[Row, ...] | Row
+    loads: tuple[Row | int | float, ...]
     if problem.loads.ndim == 1:
         loads = tuple(problem.loads.tolist())
     else:

@@ -143,7 +143,7 @@ def repaired_and_improved(
 ) -> list[Neighbourhood]:
     """Feasible plans reached from ``placed``: by overload alone, and by cost and overload."""
     plans = []
-    spread = float(np.ptp(form.costs[form.allowed])) + 1.0
+    spread = float(np.ptp(form.costs[form.allowed])) + 1.0 if len(placed) else 1.0
     heavy = np.full(len(prices), spread * len(placed) + 1.0)
     for weights in (heavy, 3 * prices + spread / (1.0 + form.capacities)):
         plan = Neighbourhood(form, placed, weights)

@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         listener.close()
     data = _plain(problem, result)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(_tables(problem, result), data, arguments.format, color=color), end="")
+    tables = [_by_task(problem, result)] if arguments.format == "csv" else _tables(problem, result)
+    print(render(tables, data, arguments.format, color=color), end="")
     if arguments.output is not None:
         write_text(arguments.output, canonical_json(data))
     if result.termination is Termination.INFEASIBLE:
@@ -137,7 +138,7 @@ def _plain(problem: Any, result: Any) -> dict[str, Any]:
 
 
 def _tables(problem: Any, result: Any) -> list[Any]:
-    """The assignment by task (for CSV) or by unit (for people)."""
+    """The assignment by unit, or why there is none."""
     from optalloc.report.table import Table
 
     claim = f"{result.termination.value}, method {result.method}, {result.stats.wall_s:.2f} s"
@@ -163,6 +164,21 @@ def _tables(problem: Any, result: Any) -> list[Any]:
         notes=tuple(notes),
     )
     return [by_unit]
+
+
+def _by_task(problem: Any, result: Any) -> Any:
+    """One row a task."""
+    from optalloc.report.table import Table
+
+    costs, loads = problem.costs, problem.loads_matrix
+    return Table(
+        title="",
+        columns=("task", "unit", "cost", "load"),
+        rows=tuple(
+            (task, unit, costs[task, unit].item(), loads[task, unit].item())
+            for task, unit in enumerate(result.placed or ())
+        ),
+    )
 
 
 def _listed(tasks: list[int]) -> str:

@@ -11,10 +11,12 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 // Values this close are ties: an improvement must be larger, so the search ends on equal plans.
 constexpr double kTie = 1e-9;
+// Work is counted in operations of the event clock; these cost about as much as so many.
+constexpr std::int64_t kWorkOfNode = 10, kWorkOfOption = 5;
+// Interleaved cuts are all tried where there are at most this many.
+constexpr double kAllLayouts = 1000.0;
 // Stage options remembered at once; beyond, they are computed anew.
-// A leaf costs about as much as this many inner nodes.
-constexpr std::int64_t kNodesPerLeaf = 50;
-constexpr std::size_t kMemoCells = 4'000'000;
+constexpr std::size_t kMemoCells = 400'000;
 
 // Prefix sums over the chain: at[e] sums the first e layers.
 struct Chain {
@@ -63,7 +65,15 @@ class Solver {
           chain_(mesh, sequence),
           num_layers_(static_cast<int>(sequence.size())),
           pp_(mesh.shape.num_stages),
-          v_(mesh.shape.chunks_per_stage) {}
+          v_(mesh.shape.chunks_per_stage) {
+        // One micro-batch down and back over all stages, without recomputation.
+        const LayerCost &all = chain_.at.back(), &head = mesh.layer.back(), &tail = mesh.layer.front();
+        round_ = all.forward + all.backward + head.forward + head.backward + tail.forward + tail.backward;
+        if (!mesh.shape.splits_backward()) round_ += all.weight + head.weight + tail.weight;
+        const int nearest = static_cast<int>(std::min_element(boundary.begin(), boundary.end()) -
+                                             boundary.begin());
+        for (int i = 0; v_ == 1 && i + 1 < pp_; ++i) round_ += 2.0 * link(i, nearest);
+    }
 
     double link(int chunk, int layers_done) const;
     StageOption option(int stage, std::span<const Range> chunks) const;
@@ -71,7 +81,7 @@ class Solver {
                              double* bytes) const;
     double event_value(std::span<const Range> chunks, std::span<const StageOption> options,
                        std::span<double> stage_end);
-    Answer solve(double threshold, std::int64_t leaf_limit, const int* cancel);
+    Answer solve(double threshold, std::int64_t work_limit, const int* cancel);
 
   private:
     struct Pick {
@@ -79,6 +89,9 @@ class Solver {
         std::vector<StageOption> options;
     };
 
+    std::int64_t clock_work(int chunks) const {
+        return 2 * static_cast<std::int64_t>(mesh_.shape.num_micro) * chunks;
+    }
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
     double memory(int stage, std::span<const Range> chunks, int full, int selective) const;
     StageOption timed(std::span<const Range> chunks, int stage, int full, int selective) const;
@@ -93,16 +106,19 @@ class Solver {
     Sizes begins(int stage) const;
     Sizes sizes(int stage, int begin) const;
     const StageOption& single(int stage, int begin, int size);
+    bool fits() const;
     bool suffix_tables(double limit);
     double own_path(int stage, const StageOption& o) const;
     double advance(int stage, int layers_done, const StageOption& o) const;
     double turn_path(int stage, const StageOption& o) const;
     bool follow_tables(double limit, Pick& pick);
     void descend(int stage, int done, double prefix, double turn, double turn_f, double turn_b);
+    bool prefix_excludes(int stage, int done, double rest);
     void offer(const Pick& pick);
     void solve_single();
     // Several chunks a stage.
     void solve_interleaved();
+    void all_layouts(std::vector<int>& sizes, std::size_t chunk, int left);
     void try_layout(std::span<const int> sizes);
 
     const MeshCost& mesh_;
@@ -110,18 +126,19 @@ class Solver {
     ShapeFacts& facts_;
     Chain chain_;
     int num_layers_, pp_, v_;
+    double round_ = 0.0;
 
     double limit_ = kInf;      // only values below are wanted
     double tightest_ = 0.0;    // largest value proven impossible to beat
     Answer answer_;
-    std::int64_t leaf_limit_ = 0, nodes_ = 0;
+    std::int64_t work_limit_ = 0, work_ = 0;
     const int* cancel_ = nullptr;
     bool stopped_ = false, any_fits_ = false;
     int largest_ = -1;  // layers of the largest stage worth looking at
     std::vector<StageOption> memo_;
     std::vector<char> known_;
     StageOption loose_;
-    std::vector<double> entry_, least_;  // [stage][layers done]
+    std::vector<double> entry_, least_, peak_;  // [stage][layers done]
     std::vector<double> stage_end_, f_, b_, w_, l_;
     Pick current_;
 };
@@ -305,16 +322,22 @@ double Solver::event_value(std::span<const Range> chunks, std::span<const StageO
 
 // ---- one chunk a stage -------------------------------------------------------------------------------
 
-// A stage's work times m is a path through the schedule, so a stage above limit / m is useless. That bounds
-// its size, and with it where every stage can begin.
+// A stage's work times m is a path through the schedule, and so is the round trip with the stage's other
+// work: both bound its size, and with it where every stage can begin.
 void Solver::set_window(double limit) {
-    double cheapest = kInf;
+    double own = kInf, turn = kInf;
     for (std::size_t t = 1; t + 1 < mesh_.layer.size(); ++t) {
         const LayerCost& c = mesh_.layer[t];
-        cheapest = std::min(cheapest, c.forward + c.backward + c.weight);
+        StageOption o;
+        o.forward = c.forward;
+        o.backward = c.backward;
+        o.weight = c.weight;
+        own = std::min(own, mesh_.shape.num_micro * o.work());
+        for (int i = 0; i < pp_; ++i) turn = std::min(turn, turn_path(i, o));
     }
-    const double room = limit / (mesh_.shape.num_micro * std::max(cheapest, 1e-300)) * (1.0 + 1e-9);
-    const int largest = room >= num_layers_ ? num_layers_ : static_cast<int>(room);
+    const double room = std::min(limit / std::max(own, 1e-300), (limit - round_) / std::max(turn, 1e-300)) *
+                        (1.0 + 1e-9);
+    const int largest = room >= num_layers_ ? num_layers_ : room < 0.0 ? 0 : static_cast<int>(room);
     if (largest == largest_) return;
     largest_ = largest;
     const std::size_t n = static_cast<std::size_t>(std::max(0, slack())) + 1;
@@ -375,6 +398,7 @@ double Solver::turn_path(int stage, const StageOption& o) const {
     const Shape& s = mesh_.shape;
     const auto i = static_cast<std::size_t>(stage);
     const double m = s.num_micro;
+    if (s.schedule == Schedule::kGpipe) return (m - 1.0) * o.work();
     const double forwards = (m - facts_.warmup[i]) * o.forward;
     if (!s.splits_backward()) return forwards + (m - 1.0) * (o.backward + o.weight);
     return forwards + (m - 1.0) * o.backward + (m - facts_.trailing[i]) * o.weight;
@@ -382,30 +406,35 @@ double Solver::turn_path(int stage, const StageOption& o) const {
 
 // entry_[i][e]: the largest prefix with which stage i may start after e layers so that the rest can still
 // end by `limit` (negative infinity: it cannot). least_[i][e]: the least sum of `advance` over stages i...
+// peak_[i][e]: the least that the largest `turn_path` of stages i... can be.
 bool Solver::suffix_tables(double limit) {
     const auto n = static_cast<std::size_t>(num_layers_) + 1;
     const Shape& s = mesh_.shape;
     std::fill(entry_.begin(), entry_.end(), -kInf);
     std::fill(least_.begin(), least_.end(), kInf);
+    std::fill(peak_.begin(), peak_.end(), kInf);
     set_window(limit);
     if (slack() < 0) return false;
+    work_ += kWorkOfOption * pp_ * (std::min(slack(), num_layers_) + 1);
     for (int i = pp_ - 1; i >= 0; --i) {
         const bool last = i == pp_ - 1, first = i == 0;
         const Sizes from = begins(i);
         for (int e = from.low; e <= from.high; ++e) {
             const Sizes range = sizes(i, e);
-            double best = -kInf, least = kInf;
+            double best = -kInf, least = kInf, peak = kInf;
             for (int size = range.low; size <= range.high; ++size) {
-                double next_entry = kInf, next_least = 0.0;
+                double next_entry = kInf, next_least = 0.0, next_peak = 0.0;
                 if (!last) {
                     const auto k = static_cast<std::size_t>(i + 1) * n + static_cast<std::size_t>(e + size);
                     next_entry = entry_[k];
                     next_least = least_[k];
+                    next_peak = peak_[k];
                     if (next_entry == -kInf) continue;
                 }
                 const StageOption& o = single(i, e, size);
                 if (!o.feasible) continue;
-                any_fits_ = true;
+                const double turn = std::max(next_peak, turn_path(i, o));
+                if (round_ + turn >= limit) continue;
                 const double step =
                     last ? o.forward + (s.splits_backward() ? o.backward : o.backward + o.weight)
                          : advance(i, e + size, o);
@@ -416,10 +445,12 @@ bool Solver::suffix_tables(double limit) {
                 if (start < 0.0) continue;
                 best = std::max(best, start);
                 least = std::min(least, step + tail + next_least);
+                peak = std::min(peak, turn);
             }
             const auto k = static_cast<std::size_t>(i) * n + static_cast<std::size_t>(e);
             entry_[k] = best;
             least_[k] = least;
+            peak_[k] = peak;
         }
     }
     return entry_[0] >= 0.0;
@@ -427,6 +458,7 @@ bool Solver::suffix_tables(double limit) {
 
 void Solver::offer(const Pick& pick) {
     ++answer_.leaves;
+    work_ += clock_work(pp_ * v_);
     const double value = event_value(pick.chunks, pick.options, {});
     if (value >= limit_) return;
     limit_ = value - kTie * value;
@@ -447,7 +479,8 @@ void Solver::offer(const Pick& pick) {
 //   turn:   largest `turn_path` so far (GPipe: largest forward and backward, which need not coincide)
 void Solver::descend(int stage, int done, double prefix, double turn, double turn_f, double turn_b) {
     if (stopped_) return;
-    if (answer_.leaves >= leaf_limit_ || ++nodes_ >= kNodesPerLeaf * leaf_limit_ || cancelled()) {
+    work_ += kWorkOfNode;
+    if (work_ >= work_limit_ || cancelled()) {
         stopped_ = true;
         return;
     }
@@ -469,25 +502,47 @@ void Solver::descend(int stage, int done, double prefix, double turn, double tur
         const double own = own_path(stage, o) + (first ? o.tail : 0.0);
         if (prefix + own >= limit_) continue;
         const double passed = prefix + step + tail;
-        double rest = 0.0;
+        double rest = 0.0, peak = 0.0;
         if (!last) {
             const auto k = static_cast<std::size_t>(stage + 1) * n + static_cast<std::size_t>(done + size);
             if (passed > entry_[k]) continue;
             rest = least_[k];
+            peak = peak_[k];
         }
         const double longest = std::max(turn, turn_path(stage, o));
         const double most_f = std::max(turn_f, o.forward), most_b = std::max(turn_b, o.backward + o.weight);
-        const double around = gpipe ? (s.num_micro - 1.0) * (most_f + most_b) : longest;
+        const double widest = gpipe ? (s.num_micro - 1.0) * (most_f + most_b) : longest;
+        const double around = std::max(widest, peak);
         if (passed + rest + around >= limit_) continue;
         current_.chunks[static_cast<std::size_t>(stage)] = {done, done + size};
         current_.options[static_cast<std::size_t>(stage)] = o;
         if (last) {
             offer(current_);
-        } else {
+        } else if (!prefix_excludes(stage, done + size, rest)) {
             descend(stage + 1, done + size, passed, longest, most_f, most_b);
         }
         if (stopped_) return;
     }
+}
+
+// True if the stages so far cannot end below the limit even when the others only delay each micro-batch.
+bool Solver::prefix_excludes(int stage, int done, double rest) {
+    const auto count = static_cast<std::size_t>(stage) + 1;
+    for (std::size_t j = 0, e = 0; j < count; ++j) {
+        const StageOption& o = current_.options[j];
+        e = static_cast<std::size_t>(current_.chunks[j].end);
+        f_[j] = o.forward;
+        b_[j] = o.backward;
+        w_[j] = o.weight;
+        l_[j] = link(static_cast<int>(j), static_cast<int>(e));
+    }
+    const double turn = rest + 2.0 * link(stage, done);
+    work_ += clock_work(stage + 1);
+    if (!facts_.clock.run({f_, b_, w_, l_}, stage_end_, stage + 1, turn)) return false;
+    for (std::size_t j = 0; j < count; ++j) {
+        if (stage_end_[j] + current_.options[j].tail >= limit_) return true;
+    }
+    return false;
 }
 
 // One partition that meets every table entry at `limit`; true if there is one.
@@ -532,51 +587,78 @@ bool Solver::follow_tables(double limit, Pick& pick) {
     return done == num_layers_;
 }
 
+// Memory grows with the layers of a stage, so stages that take as many layers as they can hold reach the last
+// layer if any partition does.
+bool Solver::fits() const {
+    int done = 0;
+    for (int i = 0; i < pp_; ++i) {
+        const int least = i == 0 || i == pp_ - 1 ? 0 : 1;
+        const int most = num_layers_ - done - std::max(0, pp_ - 2 - i);
+        const auto holds = [&](int size) {
+            const Range r{done, done + size};
+            return option(i, std::span<const Range>(&r, 1)).feasible;
+        };
+        if (most < least || !holds(least)) return false;
+        int low = least, high = most;  // the largest size that fits
+        while (low < high) {
+            const int middle = (low + high + 1) / 2;
+            if (holds(middle)) low = middle; else high = middle - 1;
+        }
+        done += low;
+    }
+    return done == num_layers_;
+}
+
 void Solver::solve_single() {
+    if (!fits()) {
+        answer_.outcome = Outcome::kMemory;
+        return;
+    }
     const auto n = static_cast<std::size_t>(num_layers_) + 1;
     const auto stages = static_cast<std::size_t>(pp_);
     entry_.resize(stages * n);
     least_.resize(stages * n);
+    peak_.resize(stages * n);
     current_.chunks.resize(stages);
     current_.options.resize(stages);
-    const bool bounded = limit_ < kInf;
-    if (bounded && !suffix_tables(limit_)) {
-        answer_.outcome = any_fits_ ? Outcome::kStageBound : Outcome::kMemory;
-        return;
-    }
-    // Raise a trial limit until the path bounds admit a partition: its event time is the first incumbent,
-    // and every limit that failed is a proven bound.
+    for (auto* values : {&f_, &b_, &w_, &l_, &stage_end_}) values->resize(stages);
+    // Search under a rising cap: while it is low the path bounds leave little to search, every cap without a
+    // partition is a proven bound, and the first one with a partition has the best one.
     const LayerCost& all = chain_.at.back();
-    const double mean = mesh_.shape.num_micro * (all.forward + all.backward + all.weight) / pp_;
-    Pick pick = current_;
-    bool found = false;
-    double step = 0.002;
-    for (double trial = mean; trial < limit_ && trial < mean * 1e6; trial *= 1.0 + step) {
-        if (suffix_tables(trial)) {
-            found = follow_tables(trial, pick);
-            break;
+    const double goal = limit_;
+    double best = goal, cap = mesh_.shape.num_micro * (all.forward + all.backward + all.weight) / pp_;
+    bool searched = false;
+    for (double step = 0.002;; step = std::min(1.0, step * 1.5)) {
+        cap = std::min(cap * (1.0 + step), best);
+        if (suffix_tables(cap)) {
+            if (!searched && follow_tables(cap, current_)) {
+                limit_ = best;
+                offer(current_);
+                best = limit_;
+            }
+            searched = true;
+            limit_ = std::min(cap, best);
+            const double before = limit_;
+            descend(0, 0, 0.0, 0.0, 0.0, 0.0);
+            if (stopped_ || limit_ < before) break;
         }
-        tightest_ = trial;
-        step = std::min(1.0, step * 1.5);
+        tightest_ = cap;
+        if (cap >= best) break;
     }
-    if (found) offer(pick);
-    if (limit_ == kInf) {
-        answer_.outcome = Outcome::kMemory;
-        return;
+    if (answer_.outcome != Outcome::kSolved) {
+        answer_.outcome = searched ? Outcome::kSearch : Outcome::kStageBound;
     }
-    // Tables for the whole search; they stay valid (only too generous) while the limit falls.
-    if (!suffix_tables(limit_)) {
-        if (answer_.outcome != Outcome::kSolved) answer_.outcome = Outcome::kStageBound;
-        return;
-    }
-    descend(0, 0, 0.0, 0.0, 0.0, 0.0);
-    if (!stopped_ && answer_.outcome != Outcome::kSolved) answer_.outcome = Outcome::kSearch;
 }
 
 // ---- several chunks a stage --------------------------------------------------------------------------
 
 void Solver::try_layout(std::span<const int> sizes) {
     const std::size_t count = sizes.size();
+    work_ += kWorkOfOption * pp_ * v_;
+    if (stopped_ || work_ >= work_limit_ || cancelled()) {
+        stopped_ = true;
+        return;
+    }
     Pick& pick = current_;
     int done = 0;
     for (std::size_t c = 0; c < count; ++c) {
@@ -610,33 +692,25 @@ void Solver::try_layout(std::span<const int> sizes) {
     offer(pick);
 }
 
-// The layouts considered: the first chunk has x layers, the last y, and the others q or q + 1 with the
-// longer ones in one run, for every x, y and place of the run.
+// Every cut where there are few of them (middle chunks hold a layer); else the first chunk has x <= q layers,
+// the last y <= q, and all others q.
 void Solver::solve_interleaved() {
-    const int count = pp_ * v_;
+    const int count = pp_ * v_, middle = count - 2;
     current_.chunks.resize(static_cast<std::size_t>(count));
     current_.options.resize(static_cast<std::size_t>(pp_));
     std::vector<int> sizes(static_cast<std::size_t>(count));
-    const int even = (num_layers_ + count - 1) / count;
-    for (int x = 0; x <= even + 1; ++x) {
-        for (int y = 0; y <= even + 1; ++y) {
-            const int rest = num_layers_ - x - y;
-            const int middle = count - 2;
-            if (rest < middle) continue;  // every middle chunk has a layer
-            if (middle == 0 && rest != 0) continue;
-            const int q = middle == 0 ? 0 : rest / middle, longer = middle == 0 ? 0 : rest % middle;
-            if (q > even + 1) continue;
-            const int places = longer == 0 ? 1 : middle - longer + 1;
-            for (int p = 0; p < places; ++p) {
-                if (answer_.leaves >= leaf_limit_ || cancelled()) {
-                    stopped_ = true;
-                    return;
-                }
+    double cuts = 1.0;  // binomial(layers - middle + count - 1, count - 1)
+    for (int k = 1; k < count; ++k) cuts = cuts * (num_layers_ - middle + k) / k;
+    if (cuts <= kAllLayouts) {
+        all_layouts(sizes, 0, num_layers_);
+    } else {
+        for (int q = 1; q * middle <= num_layers_; ++q) {
+            const int rest = num_layers_ - q * middle;
+            if (rest > 2 * q) continue;
+            std::fill(sizes.begin(), sizes.end(), q);
+            for (int x = std::max(0, rest - q); x <= std::min(q, rest); ++x) {
                 sizes.front() = x;
-                sizes.back() = y;
-                for (int c = 0; c < middle; ++c) {
-                    sizes[static_cast<std::size_t>(c) + 1] = q + (c >= p && c < p + longer ? 1 : 0);
-                }
+                sizes.back() = rest - x;
                 try_layout(sizes);
             }
         }
@@ -646,9 +720,22 @@ void Solver::solve_interleaved() {
     }
 }
 
-Answer Solver::solve(double threshold, std::int64_t leaf_limit, const int* cancel) {
+void Solver::all_layouts(std::vector<int>& sizes, std::size_t chunk, int left) {
+    if (chunk + 1 == sizes.size()) {
+        sizes[chunk] = left;
+        return try_layout(sizes);
+    }
+    const int least = chunk == 0 ? 0 : 1;
+    const int later = static_cast<int>(sizes.size() - chunk) - 2;  // middle chunks still to come
+    for (int size = least; size <= left - later; ++size) {
+        sizes[chunk] = size;
+        all_layouts(sizes, chunk + 1, left - size);
+    }
+}
+
+Answer Solver::solve(double threshold, std::int64_t work_limit, const int* cancel) {
     limit_ = threshold;
-    leaf_limit_ = leaf_limit;
+    work_limit_ = work_limit;
     cancel_ = cancel;
     if (v_ > 1) solve_interleaved(); else solve_single();
     answer_.bound = tightest_;
@@ -673,9 +760,9 @@ ShapeFacts& ShapeCache::get(const Shape& s) {
 }
 
 Answer solve_mesh(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-                  ShapeFacts& facts, double threshold, std::int64_t leaf_limit,
+                  ShapeFacts& facts, double threshold, std::int64_t work_limit,
                   const int* cancel) {
-    return Solver(mesh, sequence, boundary, facts).solve(threshold, leaf_limit, cancel);
+    return Solver(mesh, sequence, boundary, facts).solve(threshold, work_limit, cancel);
 }
 
 double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
@@ -718,7 +805,7 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         }
         const double threshold = goal == kInf ? kInf : goal / input.weights[k] - input.fixed[k];
         answer = solve_mesh(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), threshold,
-                            input.leaf_limit, cancel);
+                            input.work_limit, cancel);
         answer.bound = input.weights[k] * (answer.bound + input.fixed[k]);
         if (answer.layers_per_chunk.empty()) continue;
         answer.value = input.weights[k] * (answer.value + input.fixed[k]);

@@ -75,7 +75,7 @@ class ShapeCache {
 
 // Finds the best partition of value < threshold, or proves there is none.
 Answer solve_mesh(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-                  ShapeFacts& facts, double threshold, std::int64_t leaf_limit,
+                  ShapeFacts& facts, double threshold, std::int64_t work_limit,
                   const int* cancel);
 
 // Value and memory of one written configuration. Returns the step time (with tails); infinity when it does
@@ -97,7 +97,7 @@ struct BlockInput {
     std::span<const MeshCost> meshes;
     std::span<const double> bounds, weights, fixed;
     std::span<const std::int64_t> groups;
-    std::int64_t leaf_limit;
+    std::int64_t work_limit;
 };
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,
                                 std::span<const double> boundary, ShapeCache& cache,

@@ -87,7 +87,10 @@ std::vector<int> held_vectors(const Shape& s, int stage) {
         });
         best.push_back(held);
     };
-    for (const Op& op : stage_order(s, stage)) {
+    // Behind the warm-up the vectors repeat with every group of micro-batches, so a shorter run has them all.
+    Shape shorter = s;
+    if (s.schedule != Schedule::kGpipe) shorter.num_micro = std::min(s.num_micro, 4 * s.num_stages);
+    for (const Op& op : stage_order(shorter, stage)) {
         const auto c = static_cast<std::size_t>(op.chunk);
         if (op.pass == Pass::kForward) {
             ++held[c];
@@ -121,14 +124,16 @@ EventClock::EventClock(const Shape& shape)
     }
 }
 
-bool EventClock::run(const ChunkTimes& times, std::span<double> stage_end) {
-    const int stages = shape_.num_stages, chunks = shape_.num_chunks(), m = shape_.num_micro;
-    std::fill(forward_end_.begin(), forward_end_.end(), -1.0);
-    std::fill(backward_end_.begin(), backward_end_.end(), -1.0);
+bool EventClock::run(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn) {
+    const bool whole = stages == shape_.num_stages;
+    const int chunks = whole ? shape_.num_chunks() : stages, m = shape_.num_micro;
+    const auto used = static_cast<std::ptrdiff_t>(chunks) * m;
+    std::fill(forward_end_.begin(), forward_end_.begin() + used, -1.0);
+    std::fill(backward_end_.begin(), backward_end_.begin() + used, -1.0);
     std::fill(next_.begin(), next_.end(), 0);
     std::fill(stage_end.begin(), stage_end.end(), 0.0);
     std::size_t left = 0;
-    for (const auto& order : orders_) left += order.size();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(stages); ++i) left += orders_[i].size();
     while (left > 0) {
         const std::size_t before = left;
         for (int i = 0; i < stages; ++i) {
@@ -150,7 +155,7 @@ bool EventClock::run(const ChunkTimes& times, std::span<double> stage_end) {
                     length = times.forward[uc];
                 } else if (op.pass == Pass::kBackward) {
                     if (forward_end_[cell] < 0.0) break;
-                    ready = forward_end_[cell];
+                    ready = forward_end_[cell] + (c + 1 == chunks ? turn : 0.0);
                     if (c + 1 < chunks) {
                         if (backward_end_[cell + um] < 0.0) break;
                         ready = std::max(ready, backward_end_[cell + um] + times.link[uc]);

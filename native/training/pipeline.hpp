@@ -55,7 +55,12 @@ class EventClock {
   public:
     explicit EventClock(const Shape& shape);
     const Shape& shape() const { return shape_; }
-    bool run(const ChunkTimes& times, std::span<double> stage_end);
+    bool run(const ChunkTimes& times, std::span<double> stage_end) {
+        return run(times, stage_end, shape_.num_stages, 0.0);
+    }
+    // The first `stages` stages alone (one chunk a stage): behind the last of them a micro-batch turns round
+    // after `turn` seconds, however many are there at once.
+    bool run(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
     // Start of every operation in stage order, filled by run().
     const std::vector<std::vector<double>>& starts() const { return starts_; }
     const std::vector<std::vector<Op>>& orders() const { return orders_; }

@@ -112,6 +112,10 @@ class MeshTables(msgspec.Struct, frozen=True, kw_only=True):
     reals: Array
     layers: Array
 
+    def take(self, index: Ints) -> MeshTables:
+        """The rows at these positions, copied."""
+        return MeshTables(ints=self.ints[index], reals=self.reals[index], layers=self.layers[index])
+
     def field(self, name: str) -> Array:
         """One field of all layer types, shape (n, types)."""
         column: Array = self.layers[:, :, LAYER_FIELDS.index(name)]

@@ -27,6 +27,7 @@ result says LIMIT and gives the bound that was proven).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.model import REAL_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.space import INTERLEAVED, Space
@@ -50,8 +51,13 @@ PRUNED_NAMES = {
     SEARCH: "cut search",
     MESH_BOUND: "mesh work bound",
 }
-LEAF_LIMIT = 200_000
-_BLOCKS = (32, 128, 512, 2048)
+# Operations of the event clock spent on one mesh before it is put off; later rounds take them up again.
+WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
+_BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
+_CALL = 256  # meshes handed over at once
+_POLL_S = 0.05
+# outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
+_Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,63 +157,173 @@ class Search:
         self.nodes = 0
         self.found: dict[int, Found] = {}
         self.incumbents: list[Incumbent] = []
-        self.open_bound = np.inf  # least bound of what was left unproven
+        self.open: list[tuple[float, Meshes]] = []  # put off, with the bound proven so far
+        self.floor = np.inf  # least bound of what was not looked at when the search was stopped
         self.cache = _native.ShapeCache()
         self.cancel = np.zeros(1, np.int32)
+        self.begin = time.perf_counter()
+        self.stop: StopRule | None = None
+        self.on_progress: OnProgress | None = None
 
     def run(
         self, stop: StopRule | None = None, on_progress: OnProgress | None = None
     ) -> Outcome:
-        """Search the whole space, or until ``stop`` says so."""
-        begin = time.perf_counter()
+        """Search the whole space, or until ``stop`` or the keyboard says so."""
+        self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
         shapes = self.space.shapes()
         configurations = self.space.count(shapes)
-        stopped = False
-        if len(shapes):
-            bounds = self.weight(shapes) * shape_bounds(self.cost, shapes)
-            order = np.argsort(bounds, kind="stable")
-            shapes, bounds = shapes.take(order), bounds[order]
-        position, block = 0, 0
-        while position < len(shapes):
-            size = _BLOCKS[min(block, len(_BLOCKS) - 1)]
-            block += 1
-            if bounds[position] >= self._goal():
-                rest = shapes.take(np.arange(position, len(shapes)))
-                self._count("shape work bound", self.space.count(rest))
-                break
-            part = np.arange(position, min(position + size, len(shapes)))
-            inside = bounds[part] < self._goal()
-            beyond = part[~inside]
-            if len(beyond):
-                self._count("shape work bound", self.space.count(shapes.take(beyond)))
-            self._solve(shapes.take(part[inside]), begin)
-            position += len(part)
-            progress = Progress(
-                elapsed_s=time.perf_counter() - begin,
-                incumbent=self._best(),
-                bound=float(bounds[position]) if position < len(shapes) else self._best(),
-                nodes=self.nodes,
-            )
-            if on_progress is not None:
-                on_progress(progress)
-            if stop is not None and position < len(shapes) and stop(progress):
-                self.open_bound = min(self.open_bound, float(bounds[position]))
-                stopped = True
-                break
+        bounds = self.weight(shapes) * shape_bounds(self.cost, shapes)
+        order = np.argsort(bounds, kind="stable")
+        try:
+            self._sweep(shapes.take(order), bounds[order])
+            for work_limit in WORK_LIMITS[1:]:
+                self._take_up(work_limit)
+        except _Stopped:
+            pass
         found = sorted(self.found.values(), key=lambda f: f.value)[: self.num_leaders]
-        best = found[0].value if found else None
-        bound = best if best is not None and self.open_bound >= best else None
-        if self.open_bound < np.inf and bound is None:
-            bound = self.open_bound
+        best = found[0].value if found else np.inf
+        bound = min([best, self.floor, *(b for b, _ in self.open)])
         return Outcome(
             found=tuple(found),
-            bound=bound,
+            bound=bound if bound < np.inf else None,
             configurations=configurations,
             pruned=dict(self.pruned),
             nodes=self.nodes,
             incumbents=tuple(self.incumbents),
-            stopped=stopped,
+            stopped=bound < best,
         )
+
+    def _sweep(self, shapes: Meshes, bounds: Array) -> None:
+        """Every shape in the order of its bound, with little work for each mesh."""
+        position, block = 0, 0
+        while position < len(shapes):
+            if bounds[position] >= self._goal():
+                rest = shapes.take(np.arange(position, len(shapes)))
+                self._count("shape work bound", self.space.count(rest))
+                return
+            part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
+            block = min(block + 1, len(_BLOCKS) - 1)
+            inside = bounds[part] < self._goal()
+            if not inside.all():
+                beyond = self.space.count(shapes.take(part[~inside]))
+                self._count("shape work bound", beyond)
+            try:
+                self._refine(shapes.take(part[inside]))
+            except _Stopped:
+                self.floor = float(bounds[position])
+                raise
+            position += len(part)
+            self._report(float(bounds[position]) if position < len(shapes) else np.inf)
+
+    def _refine(self, shapes: Meshes) -> None:
+        """All refinements of some shapes that bounds leave, in the order of their bounds."""
+        meshes = self.space.refine(shapes)
+        if not len(meshes):
+            return
+        tables = self.cost.tables(meshes)
+        full = memory_excludes(self.cost, meshes, tables)
+        self._count("memory", int(full.sum()))
+        bounds = self.weight(meshes) * mesh_bounds(self.cost, meshes, tables)
+        late = ~full & (bounds >= self._goal())
+        self._count("mesh work bound", int(late.sum()))
+        kept = np.flatnonzero(~full & ~late)
+        kept = kept[np.argsort(bounds[kept], kind="stable")]
+        for k in range(0, len(kept), _CALL):
+            part = kept[k : k + _CALL]
+            self._solve(meshes.take(part), tables.take(part), bounds[part], WORK_LIMITS[0])
+
+    def _take_up(self, work_limit: int) -> None:
+        """Once more, with more work each, the meshes whose proof of not being best was put off."""
+        waiting = sorted(self.open, key=lambda entry: entry[0])
+        self.open = []
+        for k, (bound, mesh) in enumerate(waiting):
+            best = self._best()
+            if best is not None and bound >= best:
+                self._count("cut search", 1)
+                continue
+            try:
+                self._solve(mesh, self.cost.tables(mesh), np.array([bound]), work_limit)
+                self._report(waiting[k + 1][0] if k + 1 < len(waiting) else np.inf)
+            except _Stopped:
+                self.open += waiting[k + 1 :]
+                raise
+
+    def _solve(self, meshes: Meshes, tables: MeshTables, bounds: Array, work_limit: int) -> None:
+        """Hand meshes to the native search and keep what it finds."""
+        groups = group_of(meshes)
+        weights = self.weight(meshes)
+        # The native search takes its goal from the leaders; a ceiling stands in for missing ones.
+        leaders = self._leaders()
+        leaders += [(-1 - k, self.ceiling) for k in range(self.num_leaders - len(leaders))]
+        tables.reals[:, REAL_FIELDS.index("bound")] = bounds
+        tables.reals[:, REAL_FIELDS.index("weight")] = weights
+        answers = self._call(
+            tables.ints,
+            tables.reals,
+            tables.layers,
+            groups,
+            self.cost.sequence,
+            self.cost.boundary,
+            self.cache,
+            [group for group, _ in leaders],
+            [value for _, value in leaders],
+            self.num_leaders,
+            work_limit,
+            self.cancel,
+        )
+        for k, (outcome, value, bound, leaves, layers, full, selective) in enumerate(answers):
+            self.nodes += leaves
+            if outcome in PRUNED_NAMES:
+                self._count(PRUNED_NAMES[outcome], 1)
+            if outcome == LIMIT:
+                one = meshes.take(np.array([k]))
+                self.open.append((max(bound, float(bounds[k])), one))
+            if layers:
+                self._keep(int(groups[k]), value, strategy_of(meshes, k, layers, full, selective))
+        if self.cancel[0]:
+            raise _Stopped
+
+    def _keep(self, group: int, value: float, strategy: Strategy) -> None:
+        if group in self.found and value >= self.found[group].value:
+            return
+        best = self._best()
+        self.found[group] = Found(strategy=strategy, value=value)
+        if best is None or value < best:
+            elapsed = time.perf_counter() - self.begin
+            self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
+
+    def _call(self, *arguments: object) -> list[_Answer]:
+        """The native search in a thread, so that the stop rule and the keyboard can end it."""
+        answers: list[_Answer] = []
+        thread = threading.Thread(target=lambda: answers.extend(_native.solve_meshes(*arguments)))
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                if self.stop is not None and thread.is_alive() and self.stop(self._progress(None)):
+                    self.cancel[0] = 1
+        except KeyboardInterrupt:
+            self.cancel[0] = 1
+            thread.join()
+        return answers
+
+    def _progress(self, bound: float | None) -> Progress:
+        return Progress(
+            elapsed_s=time.perf_counter() - self.begin,
+            incumbent=self._best(),
+            bound=bound,
+            nodes=self.nodes,
+        )
+
+    def _report(self, bound: float) -> None:
+        """Tell the caller; raise if the search is to end."""
+        best = self._best()
+        bound = min([bound, *(b for b, _ in self.open), np.inf if best is None else best])
+        progress = self._progress(bound if bound < np.inf else None)
+        if self.on_progress is not None:
+            self.on_progress(progress)
+        if self.stop is not None and bound < np.inf and self.stop(progress):
+            raise _Stopped
 
     def _best(self) -> float | None:
         return min((f.value for f in self.found.values()), default=None)
@@ -225,57 +341,9 @@ class Search:
         if count:
             self.pruned[name] = self.pruned.get(name, 0) + count
 
-    def _solve(self, shapes: Meshes, begin: float) -> None:
-        cost = self.cost
-        meshes = self.space.refine(shapes)
-        if not len(meshes):
-            return
-        tables = cost.tables(meshes)
-        full = memory_excludes(cost, meshes, tables)
-        self._count("memory", int(full.sum()))
-        weight = self.weight(meshes)
-        bounds = weight * mesh_bounds(cost, meshes, tables)
-        late = ~full & (bounds >= self._goal())
-        self._count("mesh work bound", int(late.sum()))
-        kept = np.flatnonzero(~full & ~late)
-        kept = kept[np.argsort(bounds[kept], kind="stable")]
-        meshes = meshes.take(kept)
-        groups = group_of(meshes)
-        # The native search takes its goal from the leaders; a ceiling stands in for missing ones.
-        leaders = self._leaders()
-        leaders += [(-1 - k, self.ceiling) for k in range(self.num_leaders - len(leaders))]
-        reals = tables.reals[kept]
-        reals[:, 8], reals[:, 9] = bounds[kept], weight[kept]
-        answers = _native.solve_meshes(
-            np.ascontiguousarray(tables.ints[kept]),
-            np.ascontiguousarray(reals),
-            np.ascontiguousarray(tables.layers[kept]),
-            groups,
-            cost.sequence,
-            cost.boundary,
-            self.cache,
-            [group for group, _ in leaders],
-            [value for _, value in leaders],
-            self.num_leaders,
-            LEAF_LIMIT,
-            self.cancel,
-        )
-        for k, (outcome, value, bound, leaves, layers, full_counts, selective) in enumerate(answers):
-            self.nodes += leaves
-            if outcome in PRUNED_NAMES:
-                self._count(PRUNED_NAMES[outcome], 1)
-            if outcome == LIMIT:
-                self.open_bound = min(self.open_bound, max(bound, bounds[kept[k]]))
-            if not layers:
-                continue
-            group = int(groups[k])
-            if group not in self.found or value < self.found[group].value:
-                best = self._best()
-                strategy = strategy_of(meshes, k, layers, full_counts, selective)
-                self.found[group] = Found(strategy=strategy, value=value)
-                if best is None or value < best:
-                    elapsed = time.perf_counter() - begin
-                    self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
+
+class _Stopped(Exception):
+    """The stop rule or the keyboard ended the search."""
 
 
 def group_of(meshes: Meshes) -> NDArray[np.int64]:

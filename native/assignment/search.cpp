@@ -130,6 +130,10 @@ Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
         if (covered) offer_cover();
         else if (how.repair_every > 0 && step % how.repair_every == 0) repair();
         if (bound > scale_ * target_) return Outcome::kClosed;
+        if (best_bound_ > scale_ * target_) {
+            multiplier = best_multiplier;
+            return Outcome::kClosed;
+        }
 
         if (bound > best_bound_) {
             best_bound_ = bound;

@@ -39,7 +39,8 @@ class Search {
     // Looks below the present target and, wherever it finds an assignment, below that one.
     Outcome decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit);
 
-    // Subgradient ascent at the present domain; the multiplier becomes the best one seen.
+    // Subgradient ascent at the present domain; the multiplier becomes the best one seen, or the one that
+    // closed it.
     Outcome ascend(std::vector<double>& multiplier, const Ascent& how);
 
     // Offers a feasible assignment; true when it is the best so far.

@@ -1,0 +1,187 @@
+"""Lagrangian branch and bound: the exact method for instances of practical size.
+
+Formulation
+-----------
+    minimise sum_ij c_ij x_ij, x binary          costs of ``problem.integer_form()``
+    sum_i x_ij = 1 for each task j               priced by lambda_j: :func:`lagrangian_bound`
+    sum_j w_ij x_ij <= L_i for each unit i       kept: one 0/1 knapsack a unit, :func:`knapsack`
+
+The native kernel climbs the dual of the task rows from the prices of the linear relaxation, repairs
+the knapsacks' choices into plans, improves plans by re-solving groups of units, and then asks a
+sequence of decisions "is there a plan of cost at most z?" at rising z. A decision is a depth-first
+search that fixes pairs by the price of forcing each in or out (knapsack tables from both ends).
+
+Why it is exact: multipliers are integers (lambda_j times a scale), so every bound is an exact
+integer, valid for any multipliers; children of a node partition its plans; a pair is removed and a
+node closed only where the bound with it exceeds z; an interrupted search closes nothing. A value v
+is called optimal once every cost below v has been refused. Loads, capacities and costs may have any
+size the integer form admits: knapsacks too large for a table are enumerated with linear bounds, and
+one cut short counts with its linear bound, which only weakens the bound on the plan.
+
+References
+----------
+Posta, Ferland, Michelon, "An exact method with variable fixing for solving the generalized
+assignment problem", Computational Optimization and Applications 52 (2012).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from optalloc import _native
+from optalloc.assignment.integers import IntArray, IntegerForm
+from optalloc.assignment.journal import Journal
+from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.result import AssignmentResult, Witness
+from optalloc.errors import InputError
+from optalloc.result import Termination
+from optalloc.stop import OnProgress, StopRule
+
+_REPORT_S = 0.2
+
+
+class _Status(enum.IntEnum):
+    """Answers of the kernel, in its order."""
+
+    OPTIMAL = 0
+    INFEASIBLE = 1
+    STOPPED = 2
+    TOO_LARGE = 3
+
+
+def solve_exact(
+    problem: AssignmentProblem,
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+) -> AssignmentResult:
+    """Solve to proven optimality, or as far as the stop rule allows.
+
+    Parameters
+    ----------
+    problem : AssignmentProblem
+    stop : StopRule, optional
+        Asked about once a search node; by default the search runs to the proof.
+    on_progress : callable, optional
+        Called with each new incumbent and bound and about five times a second.
+
+    Returns
+    -------
+    AssignmentResult
+        ``witness`` holds the best multipliers of the root: they prove ``witness.bound``, often the
+        optimum itself; otherwise the search tree proves the rest. Ctrl-C gives LIMIT with the best
+        plan and bound so far.
+
+    Raises
+    ------
+    InputError
+        If the costs are so large that multipliers would leave 64-bit integers.
+    """
+    journal = Journal(problem, "exact", stop, on_progress)
+    form = journal.form
+    if not form.allowed.any(axis=1).all():
+        return journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
+    if problem.num_tasks == 0:
+        journal.offer([], 0)
+        return journal.finish(Termination.OPTIMAL, message="there is no task")
+    try:
+        status, value, units, bound, nodes, multipliers, scale, witness_bound = (
+            _native.solve_assignment(
+                form.costs,
+                np.where(form.allowed, form.loads, 0),
+                form.capacities,
+                form.allowed.astype(np.uint8),
+                _watcher(journal),
+            )
+        )
+    except KeyboardInterrupt:
+        return journal.finish(Termination.LIMIT, message="interrupted")
+    if status == _Status.TOO_LARGE:
+        raise InputError(
+            "the costs are too large for exact multipliers",
+            pointer="$.costs",
+            fix="divide the costs, or use the method 'milp'",
+        )
+    journal.nodes = nodes
+    witness = None
+    if multipliers:
+        witness = Witness(
+            multipliers=tuple(multipliers), scale=scale, bound=-(-witness_bound // scale)
+        )
+    if status == _Status.INFEASIBLE:
+        why = (
+            f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
+        )
+        return journal.finish(Termination.INFEASIBLE, witness=witness, message=why)
+    if units is not None:
+        journal.offer(units, value)
+    journal.raise_bound(bound)
+    if status == _Status.STOPPED:
+        return journal.finish(Termination.LIMIT, witness=witness, message=f"{nodes} nodes searched")
+    how = f"search of {nodes} nodes" if nodes else "bound of the root"
+    return journal.finish(Termination.OPTIMAL, witness=witness, message=f"proven by the {how}")
+
+
+def _watcher(journal: Journal) -> Callable[[int, int | None, list[int] | None, int], bool]:
+    """What the kernel calls: keeps incumbents and bounds, reports, and says whether to stop."""
+    reported_s = journal.elapsed_s
+
+    def watch(nodes: int, value: int | None, units: list[int] | None, bound: int) -> bool:
+        nonlocal reported_s
+        journal.nodes = nodes
+        raised = journal.bound is None or bound > journal.bound
+        journal.raise_bound(bound)
+        if value is not None and units is not None and journal.offer(units, value):
+            reported_s = journal.elapsed_s
+        elif raised or journal.elapsed_s - reported_s >= _REPORT_S:
+            reported_s = journal.elapsed_s
+            journal.report()
+        return journal.should_stop()
+
+    return watch
+
+
+def knapsack(profits: IntArray, loads: IntArray, capacity: int) -> int:
+    """Best total profit of a set of items within the capacity (reference implementation).
+
+    Parameters
+    ----------
+    profits, loads : ndarray of int64, shape (num_items,)
+        Items of negative profit or of a load above the capacity are left out.
+    capacity : int
+        In the unit of the loads.
+
+    Complexity: O(num_items * capacity) time, O(capacity) memory.
+    """
+    best = np.zeros(capacity + 1, dtype=np.int64)
+    for profit, load in zip(profits.tolist(), loads.tolist(), strict=True):
+        if profit > 0 and load <= capacity:
+            best[load:] = np.maximum(best[load:], best[: capacity + 1 - load] + profit)
+    return int(best[capacity])
+
+
+def lagrangian_bound(form: IntegerForm, multipliers: npt.ArrayLike, scale: int = 1) -> Fraction:
+    """Lower bound of the integer form at given multipliers (reference implementation).
+
+        sum_j lambda_j - sum_i max { sum_j (lambda_j - c_ij) y_j : sum_j w_ij y_j <= L_i, y binary }
+
+    Parameters
+    ----------
+    form : IntegerForm
+    multipliers : array_like of int, shape (num_tasks,)
+        ``scale`` times lambda, in the unit of ``form.costs``.
+    scale : int
+
+    Complexity: O(num_tasks * sum of capacities) time.
+    """
+    scaled = np.asarray(multipliers, dtype=np.int64)
+    total = int(scaled.sum())
+    for unit, capacity in enumerate(form.capacities.tolist()):
+        usable = form.allowed[:, unit]
+        profits = (scaled - scale * form.costs[:, unit])[usable]
+        total -= knapsack(profits, form.loads[usable, unit], capacity)
+    return Fraction(total, scale)

@@ -28,6 +28,7 @@ html_copy_source = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+doctest_global_setup = "import optalloc as oa\nfrom optalloc import *"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 suppress_warnings = ["ref.python"]

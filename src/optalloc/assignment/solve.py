@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from typing import Literal, Protocol, cast
 
@@ -101,8 +100,6 @@ def choose_method(problem: AssignmentProblem) -> str:
     vectors = math.prod(room + 1 for room in problem.integer_form().capacities.tolist())
     if vectors < 2**62 and num_states(problem) <= _FEW_STATES:
         return "dynamic"
-    if importlib.util.find_spec("optalloc.assignment.exact") is None:
-        return "milp"
     return "exact"
 
 

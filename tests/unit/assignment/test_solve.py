@@ -8,7 +8,7 @@ import pytest
 import optalloc as oa
 from optalloc.assignment.solve import METHODS, choose_method
 
-EXACT = ["enumerate", "dynamic", "milp", "auto"]
+EXACT = ["enumerate", "dynamic", "milp", "exact", "auto"]
 
 
 @pytest.mark.parametrize("method", [*EXACT, "greedy", "anneal"])
@@ -32,6 +32,23 @@ def test_small_instances_go_to_the_plain_methods(four_by_two: oa.AssignmentProbl
     assert choose_method(four_by_two) == "enumerate"
     many = oa.AssignmentProblem([[1, 2]] * 30, [1] * 30, [20, 20])
     assert choose_method(many) == "dynamic"
+
+
+@pytest.mark.parametrize("method", ["enumerate", "greedy", "anneal"])
+def test_an_interrupt_keeps_the_best_plan(method: str) -> None:
+    rng = np.random.default_rng(3)
+    problem = oa.AssignmentProblem(
+        rng.integers(10, 50, (14, 3)), rng.integers(5, 25, (14, 3)), [64, 64, 64]
+    )
+
+    def interrupt(progress: oa.Progress) -> None:
+        if progress.incumbent is not None:
+            raise KeyboardInterrupt
+
+    result = oa.solve_assignment(problem, method, on_progress=interrupt)
+    assert result.termination is oa.Termination.LIMIT
+    assert problem.evaluate(result.assignment).is_feasible
+    assert result.bounds.primal == result.incumbents[-1].value
 
 
 def test_an_unknown_method_suggests_a_near_one(four_by_two: oa.AssignmentProblem) -> None:

@@ -6,7 +6,7 @@ from optalloc import __version__
 
 project = "optalloc"
 author = "The optalloc authors"
-copyright = "The optalloc authors"  # noqa: A001
+copyright = "The optalloc authors"
 release = __version__
 language = "en"
 

@@ -1,7 +1,7 @@
 """What a solver claims: why it stopped, what is known, and what it cost.
 
-Why it stopped (:class:`Termination`) is kept apart from what is known (:class:`Bounds`) and from what it
-cost (:class:`Stats`). Each family extends :class:`Result` with its own plan.
+Why it stopped (:class:`Termination`) is kept apart from what is known (:class:`Bounds`) and from
+what it cost (:class:`Stats`). Each family extends :class:`Result` with its own plan.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ class Termination(enum.Enum):
     """Why the solver stopped, and what that promises."""
 
     OPTIMAL = "optimal"
-    """The plan is optimal for the stated model: the gap is zero within the stated tolerance, and the
-    independent check agreed."""
+    """The plan is optimal for the stated model: the gap is zero within the stated tolerance, and
+    the independent check agreed."""
     FEASIBLE = "feasible"
-    """The method ran to its end and has a feasible plan, but no proof; the gap says how far it may be."""
+    """The method ran to its end and has a feasible plan, but no proof; the gap says how far off
+    it may be."""
     INFEASIBLE = "infeasible"
     """Proven: no plan exists. ``conflict`` names what conflicts and ``fixes`` what would help."""
     LIMIT = "limit"
@@ -43,7 +44,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer cost. ``pruned`` counts configurations by the bound or rule that removed them."""
+    """What the answer cost. ``pruned`` counts configurations by the bound or rule that removed
+    them.
+    """
 
     wall_s: float = 0.0
     cpu_s: float = 0.0

@@ -44,7 +44,7 @@ def global_optimal_allocation(
     Examples
     --------
     >>> global_optimal_allocation([[1, 5], [1, 5]], [2, 2], [2, 2])
-    array([[0, 1],
-           [1, 0]])
+    array([[1, 0],
+           [0, 1]])
     """
     return solve_assignment(AssignmentProblem(costs, workloads, capacities)).matrix

@@ -1,4 +1,4 @@
-"""The command ``optalloc``: finds the verb, imports that verb's module alone, turns errors into exit codes.
+"""The command ``optalloc``: finds the verb, imports its module alone, turns errors into exit codes.
 
 Exit status: 0 done, 1 a bug, 2 bad input, 3 proven infeasible, 4 limit reached without a plan,
 5 a gap remains although ``--require-optimal`` was given.
@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-# verb -> (module, what it does); nothing but the standard library is imported before the verb is known.
+# verb -> (module, what it does); only the standard library is imported before the verb is known.
 VERBS = {
     "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
@@ -23,7 +23,7 @@ VERBS = {
 def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optalloc",
-        description="Find the globally optimal allocation of language-model computation, with proof.",
+        description="Find the globally optimal allocation of language-model computation, proven.",
         epilog="optalloc VERB --help explains one verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -23,7 +23,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def render(tables: list[Table], data: Any, format: Format, *, color: bool = False) -> str:  # noqa: A002
+def render(tables: list[Table], data: Any, format: Format, *, color: bool = False) -> str:
     """Text of an answer: ``tables`` for people and CSV, ``data`` for JSON.
 
     Numbers in cells are right-aligned. CSV holds the first table alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+
 import msgspec
 
 from optalloc import files
@@ -37,10 +38,10 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline stage.
 
-    ``num_layers`` counts layers by type name. ``memory_bytes`` is that of the fullest device of the stage by
-    kind (weights, gradients, optimizer, activations, logits, buffers) with their ``total``. Times are those
-    of one micro-batch over all chunks of the stage, seconds. ``devices`` are ranges ``[first, end)`` of
-    device indices in cluster order.
+    ``num_layers`` counts layers by type name. ``memory_bytes`` is that of the fullest device of the
+    stage by kind (weights, gradients, optimizer, activations, logits, buffers) with their
+    ``total``. Times are those of one micro-batch over all chunks of the stage, seconds. ``devices``
+    are ranges ``[first, end)`` of device indices in cluster order.
     """
 
     index: int
@@ -70,8 +71,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="training"):
     """A training plan with everything needed to simulate, explain, export and check it.
 
-    ``breakdown_s`` splits ``step_time_s`` by cause and sums to it. Times are estimates of the named cost
-    model, never measurements.
+    ``breakdown_s`` splits ``step_time_s`` by cause and sums to it. Times are estimates of the named
+    cost model, never measurements.
     """
 
     format_version: str = FORMAT_VERSION

@@ -8,12 +8,14 @@ Rules (those of the export targets)
     2 cp | s for causal layers, cp | s for the others
     dp * micro_batch | global_batch
     ep | experts, ep | tp * cp * dp
-    zero_stage 0..3 where anything can be sharded; sharded over all replicas or over those of one node
-    pp = 1: one schedule;  pp > 1: gpipe, 1f1b, zb-h1, interleaved with v >= 2 chunks where pp | num_microbatches
+    zero_stage 0..3 where anything can be sharded, over all replicas or over those of one node
+    pp = 1: one schedule;  pp > 1: gpipe, 1f1b, zb-h1,
+        interleaved with v >= 2 chunks where pp | num_microbatches
     every stage but the first and the last holds a layer
 
-Inside a mesh the exact inner search chooses the cuts and the recomputation; interleaved cuts are those with
-any first and last chunk and middle chunks of q or q + 1 layers, the longer ones in one run.
+Inside a mesh the exact inner search chooses the cuts and the recomputation; interleaved cuts are
+those with any first and last chunk and middle chunks of q or q + 1 layers, the longer ones in one
+run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Strategy: one complete training configuration, as the search finds it or as a person writes it."""
+"""Strategy: one complete training configuration, found by the search or written by a person."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Schedule = Literal["gpipe", "1f1b", "interleaved", "zb-h1"]
 
 
 class Recompute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Recomputation in every chunk of one stage: the first ``full`` layers are recomputed whole, the next
-    ``selective`` ones recompute the attention core only, the rest store every activation.
+    """Recomputation in every chunk of one stage: the first ``full`` layers are recomputed whole,
+    the next ``selective`` ones recompute the attention core only, the rest store every activation.
     """
 
     full: int = 0
@@ -26,7 +26,8 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Parameters
     ----------
     tp, cp, pp, dp, ep : int
-        Tensor, context, pipeline, data and expert parallel degrees; ``ep`` divides ``tp * cp * dp``.
+        Tensor, context, pipeline, data and expert parallel degrees; ``ep`` divides ``tp * cp *
+        dp``.
     sequence_parallel : bool
         Shard the activations outside the matrix multiplications over tp as well.
     virtual_stages : int
@@ -34,12 +35,13 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     zero_stage : {0, 1, 2, 3}
         What is sharded over the data-parallel group: nothing; optimizer; + gradients; + weights.
     shard_group : int
-        Devices over which ZeRO shards; 0 means all ``dp * cp`` replicas, less means hybrid sharding.
+        Devices over which ZeRO shards; 0 means all ``dp * cp`` replicas, less means hybrid
+        sharding.
     micro_batch : int
         Sequences of one micro-batch on one data-parallel replica.
     layers_per_chunk : tuple of int
-        Layers of each of the ``pp * virtual_stages`` chunks in model order; the embedding comes with the
-        first and the head with the last. Chunk ``c`` runs on stage ``c % pp``.
+        Layers of each of the ``pp * virtual_stages`` chunks in model order; the embedding comes
+        with the first and the head with the last. Chunk ``c`` runs on stage ``c % pp``.
     recompute : tuple of Recompute
         One entry a stage.
     """

@@ -1,0 +1,146 @@
+"""simulation.py: the replayed step agrees with the planner's figures; its memory adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from optalloc.model.load import load_model
+from optalloc.model.lower import lower
+from optalloc.simulate.costs import PipelineCosts, Tail
+from optalloc.simulate.pipeline import run_pipeline
+from optalloc.simulate.simulation import simulate, stage_memory
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.strategy import Recompute, Strategy
+
+NONE = Recompute()
+
+STRATEGIES = {
+    "one stage": Strategy(dp=4, layers_per_chunk=(12,), recompute=(NONE,)),
+    "1f1b, uneven, recomputing": Strategy(
+        tp=2,
+        sequence_parallel=True,
+        pp=3,
+        dp=2,
+        micro_batch=2,
+        layers_per_chunk=(3, 4, 5),
+        recompute=(Recompute(2, 1), Recompute(0, 3), NONE),
+    ),
+    "gpipe, gradients reduced by every stage": Strategy(
+        pp=2,
+        dp=8,
+        zero_stage=0,
+        schedule="gpipe",
+        layers_per_chunk=(7, 5),
+        recompute=(Recompute(7), Recompute(5)),
+    ),
+    "interleaved over nodes": Strategy(
+        tp=4,
+        pp=4,
+        virtual_stages=2,
+        schedule="interleaved",
+        layers_per_chunk=(0, 2, 2, 2, 1, 2, 2, 1),
+        recompute=(Recompute(1), NONE, Recompute(0, 1), NONE),
+    ),
+    "zb-h1 with sharded weights": Strategy(
+        pp=4,
+        dp=4,
+        zero_stage=3,
+        shard_group=2,
+        schedule="zb-h1",
+        layers_per_chunk=(2, 3, 4, 3),
+        recompute=(Recompute(1), NONE, NONE, NONE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_replay_agrees_with_the_native_evaluation(
+    name: str, make_plan: Callable[..., TrainingPlan]
+) -> None:
+    """Step time and peak memory by stage, which the planner's kernel finds in another way."""
+    plan = make_plan(STRATEGIES[name])
+    simulation = simulate(plan)
+    assert simulation.step_time_s == pytest.approx(plan.step_time_s, rel=1e-9)
+    assert abs(simulation.difference) < 1e-9
+    for use, stage in zip(simulation.stages, plan.stages, strict=True):
+        assert use.peak_memory_bytes == pytest.approx(stage.memory_bytes["total"], abs=8)
+        assert use.capacity_bytes == stage.capacity_bytes
+
+
+@pytest.mark.parametrize("model", ["t5-3b", "mixtral-8x7b", "gemma-3-27b"])
+def test_replay_agrees_for_chains_of_several_layer_types(
+    model: str, make_plan: Callable[..., TrainingPlan]
+) -> None:
+    """Encoder and decoder, experts, local and global attention."""
+    layers = sum(run.count for run in lower(load_model(model)).sequence)
+    split = (layers // 4, layers // 4 + 1, layers // 4 - 1)
+    strategy = Strategy(
+        tp=2,
+        pp=4,
+        dp=4,
+        ep=4 if model.startswith("mixtral") else 1,
+        layers_per_chunk=(*split, layers - sum(split)),
+        recompute=(Recompute(3, 2), Recompute(1), NONE, NONE),
+    )
+    plan = make_plan(strategy, model=model, cluster="32xh100-sxm")
+    simulation = simulate(plan)
+    assert simulation.step_time_s == pytest.approx(plan.step_time_s, rel=1e-9)
+    for use, stage in zip(simulation.stages, plan.stages, strict=True):
+        assert use.peak_memory_bytes == pytest.approx(stage.memory_bytes["total"], rel=1e-12)
+
+
+def test_shares_of_a_step_add_up(make_plan: Callable[..., TrainingPlan]) -> None:
+    """Passes, tail and idle time of every stage make the step."""
+    simulation = simulate(make_plan(STRATEGIES["1f1b, uneven, recomputing"]))
+    for use in simulation.stages:
+        assert use.busy_s + use.tail_s + use.idle_s == pytest.approx(simulation.step_time_s)
+        assert 0 < use.busy_share < 1
+        assert 0 < use.idle_share < 1
+    assert simulation.idle_share == pytest.approx(
+        sum(use.idle_share for use in simulation.stages) / 3
+    )
+
+
+def _costs() -> PipelineCosts:
+    tail = Tail(reduce_s=0.0, tied_s=0.0, update_s=0.0, gather_s=0.0)
+    return PipelineCosts(
+        forward_s=(1.0, 1.0),
+        backward_s=(1.0, 1.0),
+        weight_s=(1.0, 1.0),
+        link_s=(0.0,),
+        waiting_bytes=(10.0, 10.0),
+        split_bytes=(14.0, 14.0),
+        resident_bytes=(100.0, 200.0),
+        capacity_bytes=1000.0,
+        tails=(tail, tail),
+        fixed_s=0.0,
+    )
+
+
+def test_memory_of_1f1b_by_hand() -> None:
+    """F = 1, B = 2. Stage 0 holds one from 0, two from 1; its first backward ends at 6.
+
+    Stage 1 runs F0 1-2, B0 2-4, F1 4-5, B1 5-7, F2 7-8, B2 8-10; stage 0 B0 4-6, F2 6-7, B1 7-9,
+    B2 10-12.
+    """
+    one = (1.0, 1.0)
+    run = run_pipeline("1f1b", 2, 1, 3, one, one, one, [0.0])
+    memory = stage_memory(run, _costs(), 0)
+    assert memory.time_s == (0.0, 0.0, 1.0, 6.0, 6.0, 9.0, 12.0)
+    assert memory.memory_bytes == (100, 110, 120, 110, 120, 110, 100)
+
+
+def test_memory_of_split_backwards_by_hand() -> None:
+    """ZB-H1, one stage of two, F = B = W = 1, two micro-batches; stage 1 delays a weight gradient
+    by one.
+
+    Stage 1 runs F0 1-2, B0 2-3, F1 3-4, B1 4-5, W0 5-6, W1 6-7: it holds 10 behind F0, 14 behind
+    B0, 24 with F1, 28 behind B1, then 14 and nothing.
+    """
+    one = (1.0, 1.0)
+    run = run_pipeline("zb-h1", 2, 1, 2, one, one, one, [0.0])
+    memory = stage_memory(run, _costs(), 1)
+    assert memory.time_s == (0.0, 1.0, 3.0, 3.0, 5.0, 6.0, 7.0)
+    assert memory.memory_bytes == (200, 210, 214, 224, 228, 214, 200)

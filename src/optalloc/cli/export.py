@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.errors import ExportError
-from optalloc.export.base import TARGETS, artefacts, write
+from optalloc.export.base import TARGETS, export
 from optalloc.plan.plan import load_plan
 
 
@@ -21,15 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the files and print their paths; 2 if the target cannot express the plan."""
-    plan = load_plan(arguments.plan)
-    try:
-        files = artefacts(plan, arguments.to)
-    except ExportError as error:
-        import sys
-
-        print(f"optalloc: {error}", file=sys.stderr)
-        return 2
-    for path in write(files, arguments.output):
+    """Write the files and print their paths."""
+    for path in export(load_plan(arguments.plan), arguments.to, arguments.output):
         print(path)
     return 0

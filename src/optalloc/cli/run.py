@@ -64,7 +64,7 @@ def tables(result: Run) -> list[Table]:
         return [first]
     pace = result.pace
     second = Table(
-        title=f"Pipeline with sleeping stages, {pace.slowdown:.3g} times slower, "
+        title=f"Pipeline with sleeping stages, all times x {pace.time_scale:.3g}, "
         f"{pace.num_microbatches} micro-batches",
         columns=("processes", "estimate", "measured", "measured / estimate"),
         rows=(

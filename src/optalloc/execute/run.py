@@ -44,7 +44,7 @@ class LossRun(msgspec.Struct, frozen=True, kw_only=True):
     """The exported script on tiny widths against one process.
 
     ``measured_step_s`` are wall seconds of each step on this machine, not comparable with the
-    plan's estimate for its own devices. ``equal`` says that the losses agree within ``LOSS_TOLERANCE``.
+    plan's estimate for its own devices. ``equal``: the losses agree within ``LOSS_TOLERANCE``.
     """
 
     processes: int
@@ -58,16 +58,16 @@ class LossRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaceRun(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan's pipeline with sleeping stages, ``slowdown`` times slower than planned.
+    """The plan's pipeline with sleeping stages, with every time multiplied by ``time_scale``.
 
     ``estimate_step_s`` is the event time of the schedule without transfers, ``measured_step_s`` the
-    wall time of the last step on the slowest rank; both in slowed-down seconds.
+    wall time of the last step on the slowest rank; both in scaled seconds.
     ``num_microbatches`` may be fewer than the plan's.
     """
 
     processes: int
     num_microbatches: int
-    slowdown: float
+    time_scale: float
     estimate_step_s: float
     measured_step_s: float
 
@@ -181,8 +181,8 @@ def run_paced(plan: TrainingPlan, *, timeout_s: float) -> PaceRun:
         )
         return max(ends), orders
 
-    slowdown = PACE_STEP_S / clock(1.0)[0]
-    estimate, orders = clock(slowdown)
+    time_scale = PACE_STEP_S / clock(1.0)[0]
+    estimate, orders = clock(time_scale)
     letters = PASSES_SPLIT if plan.schedule == "zb-h1" else PASSES_WHOLE
     cells = [
         [f"{chunk * pp + stage}{letters[kind]}{micro}" for kind, chunk, micro, _ in order]
@@ -190,8 +190,8 @@ def run_paced(plan: TrainingPlan, *, timeout_s: float) -> PaceRun:
     ]
     task = {
         "order": cells,
-        "forward_s": [value * slowdown for value in forward],
-        "backward_s": [(b + w) * slowdown for b, w in zip(backward, weight, strict=True)],
+        "forward_s": [value * time_scale for value in forward],
+        "backward_s": [(b + w) * time_scale for b, w in zip(backward, weight, strict=True)],
         "num_microbatches": count,
         "steps": PACE_STEPS,
     }
@@ -204,7 +204,7 @@ def run_paced(plan: TrainingPlan, *, timeout_s: float) -> PaceRun:
     return PaceRun(
         processes=pp,
         num_microbatches=count,
-        slowdown=slowdown,
+        time_scale=time_scale,
         estimate_step_s=estimate,
         measured_step_s=measured.measured_step_s[-1],
     )
@@ -213,9 +213,9 @@ def run_paced(plan: TrainingPlan, *, timeout_s: float) -> PaceRun:
 def chunk_times(plan: TrainingPlan) -> tuple[list[float], list[float], list[float]]:
     """Forward, backward and weight-gradient seconds of each chunk in model order.
 
-    A stage's time is shared among its chunks by their layers, the ends of the model counting as one.
-    A sleeping stage spends its whole backward in the input gradient; only the first chunk, which has
-    no input gradient, spends it in the weight gradient where the schedule divides them.
+    A stage's time is shared among its chunks by their layers, each end of the model counting as
+    one. A sleeping stage spends its whole backward in the input gradient; only the first chunk,
+    which has none, spends it in the weight gradient where the schedule divides them.
     """
     forward, backward, weight = [], [], []
     chunks = placed_chunks(plan)

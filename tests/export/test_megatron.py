@@ -1,0 +1,340 @@
+"""Megatron-LM: every emitted flag is re-read by the documented grammar, and by Megatron-core where it
+is installed; what it cannot express is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from optalloc.errors import ExportError
+from optalloc.export.base import artefacts
+from optalloc.export.megatron_model import pattern
+from optalloc.model.spec import Attention, LatentAttention, Layer, LayerRun, Mlp, ModelSpec, Norm
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.strategy import Recompute
+
+MakePlan = Callable[..., TrainingPlan]
+
+# Switches and valued flags of Megatron-LM's argument parser (megatron/training/arguments.py).
+SWITCHES = [
+    "sequence-parallel",
+    "use-distributed-optimizer",
+    "overlap-grad-reduce",
+    "overlap-param-gather",
+    "bf16",
+    "fp16",
+    "swiglu",
+    "disable-bias-linear",
+    "add-qkv-bias",
+    "qk-layernorm",
+    "group-query-attention",
+    "moe-grouped-gemm",
+    "untie-embeddings-and-output-weights",
+    "accumulate-allreduce-grads-in-fp32",
+    "grad-reduce-in-bf16",
+    "multi-latent-attention",
+    "use-megatron-fsdp",
+    "no-gradient-accumulation-fusion",
+    "moe-shared-expert-gate",
+    "mock-data",
+]
+NUMBERS = [
+    "num-layers",
+    "hidden-size",
+    "ffn-hidden-size",
+    "num-attention-heads",
+    "kv-channels",
+    "num-query-groups",
+    "seq-length",
+    "max-position-embeddings",
+    "vocab-size",
+    "tensor-model-parallel-size",
+    "pipeline-model-parallel-size",
+    "context-parallel-size",
+    "expert-model-parallel-size",
+    "expert-tensor-parallel-size",
+    "micro-batch-size",
+    "global-batch-size",
+    "num-experts",
+    "moe-router-topk",
+    "moe-ffn-hidden-size",
+    "moe-shared-expert-intermediate-size",
+    "recompute-num-layers",
+    "num-distributed-optimizer-instances",
+    "kv-lora-rank",
+    "q-lora-rank",
+    "qk-head-dim",
+    "qk-pos-emb-head-dim",
+    "v-head-dim",
+    "train-iters",
+]
+CHOICES = {
+    "normalization": ("LayerNorm", "RMSNorm"),
+    "position-embedding-type": ("learned_absolute", "rope"),
+    "recompute-granularity": ("full", "selective"),
+    "recompute-method": ("uniform", "block"),
+    "recompute-modules": ("core_attn",),
+    "optimizer": ("adam", "sgd"),
+    "attention-backend": ("flash", "fused", "unfused", "auto"),
+    "softmax-type": ("vanilla", "learnable"),
+    "moe-token-dispatcher-type": ("alltoall", "allgather", "flex"),
+    "data-parallel-sharding-strategy": ("no_shard", "optim", "optim_grads", "optim_grads_params"),
+    "ckpt-format": ("torch_dist", "fsdp_dtensor"),
+    "fp8-format": ("e4m3", "hybrid"),
+    "tokenizer-type": ("NullTokenizer",),
+}
+TEXTS = [
+    "pipeline-model-parallel-layout",
+    "moe-layer-freq",
+    "window-size",
+    "window-attn-skip-freq",
+    "attention-dropout",
+    "hidden-dropout",
+    "lr",
+]
+
+
+def read(plan: TrainingPlan) -> argparse.Namespace:
+    """The flags of the launch script, read by a parser that refuses unknown ones."""
+    script = artefacts(plan, "megatron")[0].text
+    start = script.index("set -- \\\n") + len("set -- ")
+    line = script[start : script.index('"$@"', start)].replace("\\\n", " ")
+    line = line.replace("$DATA_ARGUMENTS", "--mock-data --tokenizer-type NullTokenizer")
+    line = line.replace("$TRAINING_ARGUMENTS", "--train-iters 20 --lr 1e-4")
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    for name in SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in NUMBERS:
+        parser.add_argument(f"--{name}", type=int)
+    for name, choices in CHOICES.items():
+        parser.add_argument(f"--{name}", choices=choices)
+    for name in TEXTS:
+        parser.add_argument(f"--{name}")
+    return parser.parse_args(shlex.split(line))
+
+
+def read_layout(text: str, pp: int) -> list[list[str]]:
+    """Layout grammar: E, t, m, L; ``x*N``; ``(..)*N``; commas ignored. Letters of each pp rank."""
+    text = re.sub(r"\(([^()]*)\)\*(\d+)", lambda m: m.group(1) * int(m.group(2)), text)
+    text = re.sub(r"([EtmL])\*(\d+)", lambda m: m.group(1) * int(m.group(2)), text.replace(",", ""))
+    assert re.fullmatch(r"[EtmL|]*", text)
+    stages = text.split("|")
+    assert len(stages) % pp == 0
+    return [stages[rank::pp] for rank in range(pp)]
+
+
+PLANS: dict[str, dict[str, object]] = {
+    "data parallel": {"dp": 4, "layers": (4,)},
+    "uneven": {"pp": 2, "dp": 2, "layers": (1, 3)},
+    "empty ends": {"pp": 4, "layers": (0, 2, 2, 0), "num_microbatches": 8},
+    "interleaved": {
+        "pp": 2,
+        "virtual_stages": 2,
+        "layers": (1, 2, 3, 1),
+        "schedule": "interleaved",
+    },
+    "tensor": {"tp": 4, "layers": (2,), "sequence_parallel": True},
+    "experts": {"pp": 2, "dp": 2, "ep": 2, "layers": (2, 3), "moe": True, "dense_first": 1},
+    "context": {"cp": 2, "dp": 2, "layers": (2,), "tied": True},
+    "zero 3": {"dp": 4, "layers": (2,), "zero_stage": 3},
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_degrees_and_batch_read_back_are_the_plans(make_plan: MakePlan, name: str) -> None:
+    """World size, batch, layers and degrees, and no flag the parser does not know."""
+    plan = make_plan(**PLANS[name])
+    flags, d = read(plan), plan.degrees
+    assert flags.tensor_model_parallel_size == d.tp
+    assert flags.pipeline_model_parallel_size == d.pp
+    assert flags.context_parallel_size == d.cp
+    assert (flags.expert_model_parallel_size or 1) == d.ep
+    assert flags.sequence_parallel == plan.sequence_parallel
+    assert flags.micro_batch_size * plan.num_microbatches * d.dp == flags.global_batch_size
+    assert flags.num_layers == sum(run.count for run in plan.model.layers)
+    assert flags.seq_length % (2 * d.cp) == 0
+    assert flags.untie_embeddings_and_output_weights is not plan.model.tied_embeddings
+
+
+@pytest.mark.parametrize("name", [n for n in PLANS if "pp" in PLANS[n]])
+def test_layout_read_back_gives_the_stages(make_plan: MakePlan, name: str) -> None:
+    """Layers of each rank and chunk, E first and L last, each once."""
+    plan = make_plan(**PLANS[name])
+    layout = read(plan).pipeline_model_parallel_layout
+    assert layout.startswith("E")
+    assert layout.endswith("L")
+    assert layout.count("E") == layout.count("L") == 1
+    ranks = read_layout(layout, plan.degrees.pp)
+    for stage, chunks in zip(plan.stages, ranks, strict=True):
+        assert [text.count("t") for text in chunks] == [c.num_layers for c in stage.chunks]
+
+
+def test_layout_of_an_uneven_pipeline(make_plan: MakePlan) -> None:
+    """One and three layers: ``Et|t*3L``; empty ends are ``E`` and ``L`` alone."""
+    assert read(make_plan(**PLANS["uneven"])).pipeline_model_parallel_layout == "Et|t*3L"
+    assert read(make_plan(**PLANS["empty ends"])).pipeline_model_parallel_layout == "E|t*2|t*2|L"
+    interleaved = read(make_plan(**PLANS["interleaved"])).pipeline_model_parallel_layout
+    assert interleaved == "Et|t*2|t*3|tL"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", [n for n in PLANS if "pp" in PLANS[n]])
+def test_megatron_core_parses_the_layout(make_plan: MakePlan, name: str) -> None:
+    """Megatron-core's own parser and its validation accept it and give the same layers."""
+    module = pytest.importorskip(
+        "megatron.core.transformer.pipeline_parallel_layer_layout", reason="needs megatron-core"
+    )
+    plan = make_plan(**PLANS[name])
+    flags = read(plan)
+    parsed = module.PipelineParallelLayerLayout(
+        flags.pipeline_model_parallel_layout, plan.degrees.pp
+    )
+    parsed.validate_layer_layout(num_layers=flags.num_layers, mtp_num_layers=None)
+    assert parsed.virtual_pipeline_model_parallel_size == plan.degrees.virtual_stages
+    for stage in plan.stages:
+        held = parsed.layout[stage.index]
+        counts = [sum(layer.name == "decoder" for layer in chunk) for chunk in held]
+        assert counts == [chunk.num_layers for chunk in stage.chunks]
+
+
+@pytest.mark.parametrize(
+    ("recompute", "expected"),
+    [
+        ((Recompute(), Recompute()), (None, None, None)),
+        ((Recompute(9, 0), Recompute(9, 0)), ("full", "uniform", 1)),
+        ((Recompute(2, 0), Recompute(3, 0)), ("full", "uniform", 1)),
+        ((Recompute(1, 0), Recompute(1, 0)), ("full", "block", 1)),
+        ((Recompute(2, 0), Recompute(2, 0)), ("full", "block", 2)),
+        ((Recompute(0, 2), Recompute(0, 3)), ("selective", None, None)),
+    ],
+)
+def test_recomputation_that_one_rule_can_say(
+    make_plan: MakePlan,
+    recompute: tuple[Recompute, Recompute],
+    expected: tuple[str | None, str | None, int | None],
+) -> None:
+    """Stages of 2 and 3 layers; ``block`` 2 recomputes all of the first and two of the second."""
+    flags = read(make_plan(pp=2, layers=(2, 3), recompute=recompute))
+    found = (flags.recompute_granularity, flags.recompute_method, flags.recompute_num_layers)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("recompute", "stage"),
+    [
+        ((Recompute(0, 0), Recompute(1, 0)), 0),
+        ((Recompute(1, 0), Recompute(2, 0)), 0),
+        ((Recompute(2, 0), Recompute(1, 0)), 1),
+        ((Recompute(0, 2), Recompute(0, 1)), 0),
+        ((Recompute(2, 0), Recompute(2, 1)), 1),
+    ],
+)
+def test_recomputation_that_differs_by_stage_names_the_stage(
+    make_plan: MakePlan, recompute: tuple[Recompute, Recompute], stage: int
+) -> None:
+    """Megatron has one number for all stages."""
+    with pytest.raises(ExportError) as caught:
+        read(make_plan(pp=2, layers=(2, 3), recompute=recompute))
+    assert caught.value.stage == stage
+
+
+@pytest.mark.parametrize(
+    ("shape", "feature"),
+    [
+        ({"pp": 2, "layers": (1, 3), "schedule": "zb-h1"}, "the schedule zb-h1"),
+        ({"pp": 2, "layers": (1, 3), "schedule": "gpipe"}, "the schedule gpipe"),
+        ({"pp": 2, "dp": 2, "layers": (1, 3), "zero_stage": 2}, "ZeRO stage 2 inside a pipeline"),
+        ({"dp": 4, "zero_stage": 3, "shard_group": 2}, "over part of the replicas"),
+        ({"tp": 2, "moe": True}, "experts with tp but no sequence parallelism"),
+    ],
+)
+def test_what_megatron_has_not_is_refused(
+    make_plan: MakePlan, shape: dict[str, object], feature: str
+) -> None:
+    """Each names the feature and a stage."""
+    with pytest.raises(ExportError, match=feature) as caught:
+        read(make_plan(**shape))
+    assert caught.value.stage == 0
+
+
+def test_sharding_over_a_node_becomes_optimizer_instances(make_plan: MakePlan) -> None:
+    """8 replicas sharded over 2 each: 4 instances."""
+    flags = read(make_plan(dp=8, zero_stage=1, shard_group=2))
+    assert flags.use_distributed_optimizer
+    assert flags.num_distributed_optimizer_instances == 4
+    assert not read(make_plan(dp=8, zero_stage=0)).use_distributed_optimizer
+
+
+def model_of(*layers: Layer) -> ModelSpec:
+    return ModelSpec(
+        name="other",
+        family="llama",
+        hidden=64,
+        vocabulary=128,
+        layer_types=layers,
+        layers=tuple(LayerRun(layer.name, 2) for layer in layers),
+    )
+
+
+def test_alternating_windows_become_a_pattern(make_plan: MakePlan) -> None:
+    """A window of 32 tokens looks 31 back; the first two layers have it."""
+    wide = Attention(heads=8, kv_heads=8, head_dim=8)
+    near = msgspec.structs.replace(wide, window=32)
+    layers = [
+        Layer(name=n, stack="decoder", hidden=64, attention=a, feed_forward=Mlp(width=128))
+        for n, a in (("near", near), ("wide", wide))
+    ]
+    flags = read(make_plan(model=model_of(*layers)))
+    assert flags.window_size == "31,0"
+    assert flags.window_attn_skip_freq == "([1]*2+[0]*2)"
+    assert not flags.group_query_attention
+
+
+def test_latent_attention_becomes_its_flags(make_plan: MakePlan) -> None:
+    """The ranks and head dims of the file, one flag each."""
+    attention = LatentAttention(
+        heads=8,
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        nope_head_dim=12,
+        rope_head_dim=4,
+        value_head_dim=10,
+    )
+    layer = Layer(
+        name="mla", stack="decoder", hidden=64, attention=attention, feed_forward=Mlp(width=96)
+    )
+    flags = read(make_plan(layers=(2,), model=model_of(layer)))
+    assert flags.multi_latent_attention
+    found = (flags.q_lora_rank, flags.kv_lora_rank, flags.qk_head_dim)
+    assert found == (24, 16, 12)
+    assert (flags.qk_pos_emb_head_dim, flags.v_head_dim) == (4, 10)
+
+
+def test_four_norms_and_encoders_are_refused(make_plan: MakePlan) -> None:
+    """Gemma's sandwich norms and encoder layers have no place in Megatron's GPT."""
+    base = Layer(
+        name="decoder",
+        stack="decoder",
+        hidden=64,
+        attention=Attention(heads=8, kv_heads=8, head_dim=8),
+        feed_forward=Mlp(width=128),
+    )
+    sandwich = msgspec.structs.replace(base, norm=Norm(count=4))
+    with pytest.raises(ExportError, match="4 norms a layer"):
+        read(make_plan(layers=(2,), model=model_of(sandwich)))
+    encoder = msgspec.structs.replace(base, stack="encoder")
+    with pytest.raises(ExportError, match="encoder layers"):
+        read(make_plan(layers=(2,), model=model_of(encoder)))
+
+
+def test_frequency_pattern() -> None:
+    """Three dense, two sparse, one dense."""
+    marks = [False] * 3 + [True] * 2 + [False]
+    assert pattern(marks) == "([0]*3+[1]*2+[0]*1)"
+    assert eval(pattern(marks)) == [0, 0, 0, 1, 1, 0]

@@ -31,7 +31,7 @@ KNOWN_KEYS = {
 
 
 def test_boundaries_count_embedding_norm_and_head(make_plan: MakePlan) -> None:
-    """Embedding + 1 layer; 3 layers + final norm + head: [0, 2, 7]. A stage may be empty of layers."""
+    """Embedding + 1 layer; 3 layers + final norm + head: [0, 2, 7]. A stage may hold no layer."""
     assert boundaries_of(make_plan(pp=2, layers=(1, 3))) == (0, 2, 7)
     assert boundaries_of(make_plan(pp=3, layers=(0, 4, 0))) == (0, 1, 5, 7)
 

@@ -1,5 +1,5 @@
-"""Megatron-LM: every emitted flag is re-read by the documented grammar, and by Megatron-core where it
-is installed; what it cannot express is refused.
+"""Megatron-LM: every emitted flag is re-read by the documented grammar, and by Megatron-core where
+it is installed; what it cannot express is refused.
 """
 
 from __future__ import annotations

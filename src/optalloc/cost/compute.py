@@ -1,11 +1,13 @@
 """Time of operations on one device.
 
-    t_gemm = max( 2 M N K / (peak * eff), bytes / (bandwidth * memory_efficiency) ) + launch
-    eff    = gemm_efficiency * wave * K / (K + gemm_half_depth)
-    wave   = tiles / (multiprocessors * ceil(tiles / multiprocessors)),   tiles = ceil(M/t) ceil(N/t)
+    t_gemm = max( waves * t_wave, bytes / (bandwidth * memory_efficiency) ) + launch
+    waves  = ceil( tiles / multiprocessors ),   tiles = ceil(M/t) ceil(N/t)
+    t_wave = multiprocessors * 2 t^2 K / (peak * eff),   eff = gemm_efficiency * K / (K + K_half)
 
-Wave quantisation: NVIDIA, "Matrix Multiplication Background User's Guide", section 4. Operators that only
-move memory run at the memory bandwidth.
+A tile at the edge takes as long as a whole one, and so does a wave of few tiles; where M, N and the
+tiles divide evenly this is ``2 M N K / (peak * eff)``. Wave and tile quantisation: NVIDIA, "Matrix
+Multiplication Background User's Guide", section 4. Operators that only move memory run at the
+memory bandwidth.
 """
 
 from __future__ import annotations
@@ -40,18 +42,25 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one device that the formulas need; speeds in FLOP/s and bytes/s."""
+    """The figures of one device that the formulas need; speeds in FLOP/s and bytes/s.
+
+    ``element_bytes`` is the size of one stored activation.
+    """
 
     matrix_flops_per_s: float
     matrix_efficiency: float
     attention_flops_per_s: float
     bandwidth_bytes_per_s: float
     multiprocessors: float
+    element_bytes: float
     constants: Constants
 
     @staticmethod
     def of(device: DeviceSpec, dtype: str, constants: Constants) -> Unit:
-        """The unit of a device for matrix multiplications in ``dtype``; attention stays in 16 bits."""
+        """The unit of a device for matrix multiplications in ``dtype``.
+
+        With fp8 multiplications the attention and the stored values stay in 16 bits.
+        """
         return Unit(
             matrix_flops_per_s=peak_flops_per_s(device, dtype),
             matrix_efficiency=(
@@ -60,6 +69,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
             attention_flops_per_s=peak_flops_per_s(device, "bf16" if dtype == "fp8" else dtype),
             bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * constants.memory_efficiency,
             multiprocessors=float(device.num_multiprocessors),
+            element_bytes=4.0 if dtype == "fp32" else 2.0,
             constants=constants,
         )
 
@@ -67,10 +77,10 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         """``groups`` equal products ``[m, k] x [k, n]`` in one launch, seconds (broadcast)."""
         c = self.constants
         tiles = groups * np.ceil(m / c.gemm_tile) * np.ceil(n / c.gemm_tile)
-        wave = tiles / (self.multiprocessors * np.ceil(tiles / self.multiprocessors))
-        efficiency = self.matrix_efficiency * wave * k / (k + c.gemm_half_depth)
-        compute = groups * 2.0 * m * n * k / (self.matrix_flops_per_s * efficiency)
-        moved = groups * 2.0 * (m * k + k * n + m * n)
+        slots = self.multiprocessors * np.ceil(tiles / self.multiprocessors)
+        efficiency = self.matrix_efficiency * k / (k + c.gemm_half_depth)
+        compute = slots * 2.0 * c.gemm_tile**2 * k / (self.matrix_flops_per_s * efficiency)
+        moved = groups * self.element_bytes * (m * k + k * n + m * n)
         return np.maximum(compute, moved / self.bandwidth_bytes_per_s) + c.launch_s
 
     def attention_s(self, flops: Array, moved_bytes: Array) -> tuple[Array, Array]:

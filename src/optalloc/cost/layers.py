@@ -1,7 +1,7 @@
 """Cost of every layer type on one device, for many meshes at once.
 
-One row per mesh key (tp, sequence parallel, cp, ep, micro-batch), one column per layer type of the graph.
-Everything else a plan decides (pipeline, ZeRO, recomputation) builds on these numbers.
+One row per mesh key (tp, sequence parallel, cp, ep, micro-batch), one column per layer type of the
+graph. Everything else a plan decides (pipeline, ZeRO, recomputation) builds on these numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from optalloc.workload import Training
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Bytes moved per logit by a fused cross entropy in fp32 over 16-bit logits: read 2, write the fp32
+# copy 4, read it again 4; backward read 4, write the 16-bit gradient 2.
+_LOSS_FORWARD_BYTES = 10.0
+_LOSS_BACKWARD_BYTES = 6.0
+
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """Mesh keys: integer arrays of shape (num_keys,)."""
@@ -31,7 +36,11 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """Arrays of shape (num_keys, num_types): seconds of one micro-batch, bytes, parameters on a device."""
+    """Arrays of shape (num_keys, num_types) for one device.
+
+    Times of one micro-batch in seconds (``core_s``: the attention core of the forward pass), stored
+    bytes of one micro-batch (``core_bytes``: the part that recomputing the core saves), parameters.
+    """
 
     forward_s: Array
     backward_s: Array
@@ -53,6 +62,15 @@ def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int,
     if layer.stack == "embedding":
         return source + target, source
     return (source if layer.stack == "encoder" else target), source
+
+
+def attended(op: Op, length: float) -> float:
+    """Mean number of the ``length`` positions of its own sequence that a token attends to.
+
+    A causal window of w positions is still growing over the first w tokens: w - w (w-1) / (2 s).
+    """
+    window = op.window if op.window and op.window < length else length
+    return window - window * (window - 1.0) / (2.0 * length) if op.causal else window
 
 
 def layer_table(
@@ -146,18 +164,22 @@ class _Layer:
             q = op.heads * (op.qk_dim + op.v_dim)
             kv = op.kv_heads * (op.qk_dim + op.v_dim)
             local = q / self.tp + kv * np.maximum(1.0 / self.tp, 1.0 / op.kv_heads)
-            return local / (q + kv)
+            share: Array = local / (q + kv)
+            return share
         return 1.0 / self.tp
 
     def _columns(self, op: Op) -> Array:
         if op.shard != "column":
             return np.full_like(self.tp, float(op.n))
         kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / max(1, op.kv_heads))
-        return op.n / self.tp + kv
+        columns: Array = op.n / self.tp + kv
+        return columns
 
     def _parameters(self, op: Op) -> None:
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
+        elif op.n_kv:  # key and value heads are repeated where tp exceeds them
+            self.dense += op.parameters * self._columns(op) / (op.n + op.n_kv)
         elif op.shard in ("column", "row", "tensor"):
             self.dense += op.parameters / self.tp
         else:
@@ -196,7 +218,8 @@ class _Layer:
         moved = self.size * self.tokens * width
         if self.workload.attention_kernel == "unfused":
             # scores and softmax are each written and read once
-            moved = moved + 4.0 * self.size * heads * self.tokens * self.source_length
+            length = self.source_length if op.cross else self.length
+            moved = moved + 4.0 * self.size * heads * self.tokens * length
         forward, backward = self.unit.attention_s(flops, moved)
         exchanged_f, exchanged_b = self._ring(op, forward, backward)
         self.forward += forward + exchanged_f
@@ -208,13 +231,10 @@ class _Layer:
         self._elementwise(op)
 
     def _attended(self, op: Op) -> float:
-        """Mean number of positions a token attends to."""
-        if op.cross:
-            return self.source_length
-        s = self.length
-        if op.window and op.window < s:
-            return op.window - op.window * (op.window - 1) / (2.0 * s) if op.causal else op.window
-        return (s + 1) / 2.0 if op.causal else s
+        """Mean number of positions the kernel computes for a token; an unfused one masks later."""
+        if op.cross or self.workload.attention_kernel == "unfused":
+            return self.source_length if op.cross else self.length
+        return attended(op, self.length)
 
     def _ring(self, op: Op, forward: Array, backward: Array) -> tuple[Array, Array]:
         """What stays visible of the exchange of keys and values between context-parallel ranks."""
@@ -236,10 +256,17 @@ class _Layer:
 
     def _loss(self, op: Op) -> None:
         logits = self.tokens * op.n / self.tp
-        self.forward += self.unit.stream_s(10.0 * logits, 3.0)
-        self.backward += self.unit.stream_s(6.0 * logits, 1.0)
+        self.forward += self.unit.stream_s(_LOSS_FORWARD_BYTES * logits, 3.0)
+        self.backward += self.unit.stream_s(_LOSS_BACKWARD_BYTES * logits, 1.0)
 
     def _tensor_parallel(self) -> None:
+        """Sums over the tensor-parallel group.
+
+        Without sequence parallelism: one all-reduce forward after every row-sharded matrix, one
+        backward before its block. With it: gather and scatter in each direction, and the backward
+        gathers the block's input again. The lookup has a sum forward and no block before it; the
+        head a block and no sum after it.
+        """
         full = self.size * self.tokens * self.layer.hidden
         keys = self.keys
         gather = gather_s(self.network, keys.tp, 1, full)
@@ -248,7 +275,10 @@ class _Layer:
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)
             self.backward += np.where(sharded, 2.0 * gather, reduce)
-            return
-        count = float(self.layer.tp_reduces)
-        self.forward += count * np.where(sharded, 2.0 * gather, reduce)
-        self.backward += count * np.where(sharded, 3.0 * gather, reduce)
+        elif self.layer.stack == "embedding":
+            self.forward += np.where(sharded, gather, reduce)
+            self.backward += np.where(sharded, gather, 0.0)
+        else:
+            count = float(self.layer.tp_reduces)
+            self.forward += count * np.where(sharded, 2.0 * gather, reduce)
+            self.backward += count * np.where(sharded, 3.0 * gather, reduce)

@@ -1,8 +1,8 @@
 """CostModel: from a model, a cluster and a workload to the cost of any mesh.
 
-The cost model is data (a name, a version, constants) and four sets of formulas (compute, collective,
-memory, price). Planners see only :class:`MeshTables`, so a fitted model can replace the constants without
-touching them.
+The cost model is data (a name, a version, constants) and four sets of formulas (compute,
+collective, memory, price). Planners see only :class:`MeshTables`, so a fitted model can replace the
+constants without touching them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
+from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+# Bytes per parameter that the constant ``optimizer_bytes`` stands for: 4 + 2 * 12 + 2.
+_ADAMW_BYTES = 30.0
 
 # Fields of one layer type in MeshTables.layers, in this order.
 LAYER_FIELDS = (
@@ -152,8 +155,8 @@ class CostModel:
         if not cluster.is_uniform:
             kinds = ", ".join(cluster.device_names)
             raise InputError(
-                f"the cluster is mixed ({kinds}, or unequal nodes or zones); training plans over mixed "
-                "clusters are not in this release",
+                f"the cluster is mixed ({kinds}, or unequal nodes or zones); training plans over "
+                "mixed clusters are not in this release",
                 path=cluster.name,
                 fix="plan each uniform part by itself",
             )
@@ -183,9 +186,10 @@ class CostModel:
 
     @cached_property
     def boundary(self) -> Array:
-        """What crosses a cut after e layers, relative to one stream of activations, (num_layers + 1,).
+        """What crosses a cut after e layers over the encoder's activations, (num_layers + 1,).
 
-        Behind the encoder a pipeline also hands on the encoder's output, which every decoder layer reads.
+        Inside the decoder a pipeline also hands on the encoder's output, which every decoder layer
+        reads; the head needs the decoder's alone.
         """
         factor = np.ones(len(self.sequence) + 1)
         if self.graph.encoder_decoder:
@@ -194,6 +198,7 @@ class CostModel:
             stacks = [layer.stack for layer in self.graph.layers]
             in_decoder = np.array([stacks[t - 1] == "decoder" for t in self.sequence])
             factor[1:][in_decoder] = (source + target) / source
+            factor[-1] = target / source
         return factor
 
     @cached_property
@@ -205,7 +210,10 @@ class CostModel:
 
     @property
     def model_flops_per_step(self) -> float:
-        """Forward and backward matrix FLOPs of one step without recomputation (causal attention halved)."""
+        """Forward and backward matrix FLOPs of one step, causal attention halved.
+
+        Recomputation is not counted.
+        """
         total = 0.0
         for layer, count in zip(self.graph.types, self.type_counts, strict=True):
             own, source = tokens_of(layer, self.graph, self.workload)
@@ -214,9 +222,7 @@ class CostModel:
                 if op.kind == "gemm":
                     total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
                 elif op.kind == "attention":
-                    span = source if op.cross else (own + 1) / 2 if op.causal else own
-                    if op.window and op.window < own and not op.cross:
-                        span = op.window - op.window * (op.window - 1) / (2 * own)
+                    span = source if op.cross else attended(op, own)
                     total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
         return 3.0 * total * self.workload.global_batch
 
@@ -247,33 +253,25 @@ class CostModel:
         weight, core = table.weight_s[row], table.core_s[row]
         held, core_bytes = table.held_bytes[row], table.core_bytes[row]
         dense, expert = table.dense_parameters[row], table.expert_parameters[row]
-        extra_full = forward.copy()
+        # One stage holds both ends: the head's matrix is the embedding's.
+        dense[:, -1] -= np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
 
         column = _columns(meshes)
-        zero, shard = column.zero_stage, column.shards
-        expert_shard = np.maximum(1.0, column.expert_group / (column.group / shard))
-        update_share = np.where(zero >= 1, 1.0, 0.0)
+        zero, shard, expert_shard = column.zero_stage, column.shards, column.expert_shards
         state = dense * self.states.total(zero, shard)
         state += expert * self.states.total(zero, expert_shard)
-        held_parameters = dense / np.where(update_share > 0, shard, 1.0)
-        held_parameters += expert / np.where(update_share > 0, expert_shard, 1.0)
-        if self.graph.tied_parameters:
-            # One stage holds both ends: the head's matrix is the embedding's.
-            alone = (column.pp == 1)[:, 0]
-            tied = self.graph.tied_parameters / column.tp[:, 0]
-            once = np.where(alone, tied, 0.0)
-            state[:, -1] -= once * self.states.total(zero, shard)[:, 0]
-            held_parameters[:, -1] -= once / np.where(update_share > 0, shard, 1.0)[:, 0]
-        update = self._update_s(held_parameters)
+        updated = dense / np.where(zero >= 1, shard, 1.0)
+        updated += expert / np.where(zero >= 1, expert_shard, 1.0)
+        update = self._update_s(updated)
         reduce, gather, more_f, more_b = self._data_parallel(
-            column, dense, expert, expert_shard, forward, backward + weight
+            column, dense, expert, forward, backward + weight
         )
         fields = {
             "forward_s": forward + more_f,
             "backward_s": backward + more_b,
             "weight_s": weight,
             "extra_selective_s": core,
-            "extra_full_s": extra_full,
+            "extra_full_s": forward.copy(),
             "held_bytes": held,
             "held_selective_bytes": held - core_bytes,
             "held_full_bytes": np.minimum(table.input_bytes[row], held),
@@ -291,8 +289,7 @@ class CostModel:
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
 
         reals = np.zeros((n, len(REAL_FIELDS)))
-        gathered = 2.0 * np.max((dense + expert)[:, 1:-1] * self.states.weights, axis=1)
-        working = np.where(column.zero_stage[:, 0] >= 3, gathered, 0.0)
+        working = np.where(meshes.zero_stage >= 3, self._gathered_bytes(dense + expert), 0.0)
         put = {
             "capacity_bytes": self.device.memory_bytes - c.workspace_bytes - working,
             "logits_bytes": self._logits(meshes),
@@ -321,55 +318,58 @@ class CostModel:
         """Micro-batches of one step on one data-parallel replica."""
         return self.workload.global_batch // (meshes.dp * meshes.micro_batch)
 
+    def _gathered_bytes(self, parameters: Array) -> Array:
+        """Weights that ZeRO-3 has gathered at once: two layers, or one and an end of the model."""
+        layer = np.max(parameters[:, 1:-1], axis=1)
+        end = np.maximum(parameters[:, 0], parameters[:, -1])
+        together: Array = (layer + np.maximum(layer, end)) * self.states.weights
+        return together
+
     def _update_s(self, parameters: Array) -> Array:
-        """Optimizer time of the parameters a device updates, seconds."""
-        bytes_ = self.constants.optimizer_bytes * (8.0 + self.states.optimizer) / 20.0
-        moved: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
-        return moved
+        """Optimizer time of the parameters a device updates, seconds.
+
+        The constant is that of AdamW with a master copy and fp32 gradients: gradients read, master
+        and moments read and written, weights written. Other layouts move in proportion.
+        """
+        size = element_bytes(self.workload)
+        weights = size if size == 2.0 else 2.0 * size  # fp32 weights are their own master copy
+        moved = self.states.gradients + 2.0 * self.states.optimizer + weights
+        bytes_ = self.constants.optimizer_bytes * moved / _ADAMW_BYTES
+        time_s: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
+        return time_s
 
     def _data_parallel(
-        self,
-        column: _Columns,
-        dense: Array,
-        expert: Array,
-        expert_shard: Array,
-        forward: Array,
-        backward: Array,
+        self, column: _Columns, dense: Array, expert: Array, forward: Array, backward: Array
     ) -> tuple[Array, Array, Array, Array]:
-        """Gradient reduction and weight gathering per step, and what ZeRO 2 and 3 add per micro-batch.
+        """Gradient reduction and weight gathering per step, and what ZeRO adds per micro-batch.
 
-        Dense parameters are reduced over ``dp * cp`` ranks that lie tp apart, experts over the ranks that
-        hold the same ones, which lie ep apart. Hybrid sharding reduces over the shard group first and then
-        all-reduces the shard over the groups.
+        Dense parameters are reduced over ``dp * cp`` ranks that lie tp apart, experts over the
+        ranks that hold the same ones, which lie ep apart. ZeRO-1 scatters gradients and gathers
+        weights once a step, ZeRO-2 scatters for every micro-batch, ZeRO-3 also gathers for every
+        forward and every backward. Hybrid sharding does so inside its group and all-reduces the
+        accumulated shard over the groups once a step.
         """
-        c = self.constants
         size = element_bytes(self.workload)
-        zero = column.zero_stage
+        zero, overlap = column.zero_stage, self.constants.data_overlap
         groups = [
             (dense, column.shards, column.group, column.tp),
-            (expert, expert_shard, column.expert_group, column.ep),
+            (expert, column.expert_shards, column.expert_group, column.ep),
         ]
-        scatter, gather, everything = (
-            np.zeros_like(dense),
-            np.zeros_like(dense),
-            np.zeros_like(dense),
-        )
+        zeros = np.zeros_like(dense)
+        scatter, outer, gather, everything = zeros.copy(), zeros.copy(), zeros.copy(), zeros.copy()
         for parameters, shards, group, stride in groups:
             gradients = parameters * self.states.gradients
-            inner = shards.astype(np.int64)
-            outer = np.maximum(1, group.astype(np.int64) // inner)
-            step = stride.astype(np.int64)
-            scatter += gather_s(self.network, inner, step, gradients) * (inner > 1)
-            scatter += all_reduce_s(self.network, outer, step * inner, gradients / inner)
+            inner, whole, step = (x.astype(np.int64) for x in (shards, group, stride))
+            scatter += gather_s(self.network, inner, step, gradients)
+            outer += all_reduce_s(self.network, whole // inner, step * inner, gradients / inner)
             gather += gather_s(self.network, inner, step, parameters * size)
-            everything += all_reduce_s(self.network, group.astype(np.int64), step, gradients)
-        reduce = np.where(zero == 0, everything, np.where(zero == 1, scatter, 0.0))
+            everything += all_reduce_s(self.network, whole, step, gradients)
+        once = np.where(zero == 1, scatter + outer, outer)
+        reduce = np.where(zero == 0, everything, once)
         collect = np.where((zero == 1) | (zero == 2), gather, 0.0)
-        visible_f = np.maximum(0.0, gather - c.data_overlap * forward)
         each = np.where(zero >= 3, gather + scatter, scatter)
-        visible_b = np.maximum(0.0, each - c.data_overlap * backward)
-        more_f = np.where(zero >= 3, visible_f, 0.0)
-        more_b = np.where(zero >= 2, visible_b, 0.0)
+        more_f = np.where(zero >= 3, np.maximum(0.0, gather - overlap * forward), 0.0)
+        more_b = np.where(zero >= 2, np.maximum(0.0, each - overlap * backward), 0.0)
         return reduce, collect, more_f, more_b
 
     def _logits(self, meshes: Meshes) -> Array:
@@ -417,11 +417,11 @@ class _Columns(msgspec.Struct, frozen=True, kw_only=True):
     """Mesh numbers as float columns of shape (n, 1), ready to broadcast over layer types."""
 
     tp: Array
-    pp: Array
     ep: Array
     group: Array
     expert_group: Array
     shards: Array
+    expert_shards: Array
     zero_stage: Array
 
 
@@ -431,12 +431,15 @@ def _columns(meshes: Meshes) -> _Columns:
 
     group = meshes.dp * meshes.cp
     shards = np.where(meshes.shard_group > 0, meshes.shard_group, group)
+    experts = np.maximum(1, meshes.tp * group // meshes.ep)
+    # The part of a shard group that holds the same experts; a whole number of them make the group.
+    expert_shards = np.gcd(experts, np.maximum(1, experts * shards // group))
     return _Columns(
         tp=column(meshes.tp),
-        pp=column(meshes.pp),
         ep=column(meshes.ep),
         group=column(group),
-        expert_group=column(np.maximum(1, meshes.tp * group // meshes.ep)),
+        expert_group=column(experts),
         shards=column(shards),
+        expert_shards=column(expert_shards),
         zero_stage=column(meshes.zero_stage),
     )

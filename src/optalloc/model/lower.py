@@ -130,8 +130,13 @@ def _lower_layer(layer: Layer) -> LayerGraph:
         stack=layer.stack,
         hidden=h,
         ops=(norm, *ops),
-        tp_reduces=num_blocks,
+        # Routed experts work on whole tokens where they lie, so their block has no sum of its own.
+        tp_reduces=num_blocks - _only_routed(layer.feed_forward),
     )
+
+
+def _only_routed(feed_forward: Mlp | Experts) -> bool:
+    return isinstance(feed_forward, Experts) and not feed_forward.shared_width
 
 
 def _attention(attention: Attention, h: int, name: str) -> list[Op]:

@@ -66,8 +66,9 @@ def certify_assignment(
     value = None if result.placed is None else _check_plan(problem, result)
     witness_bound: int | None = None
     if result.witness is not None:
+        claims = result.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
         goal = form.most + 1 if result.termination is Termination.INFEASIBLE else value
-        witness_bound = multiplier_bound(problem, result.witness, goal)
+        witness_bound = multiplier_bound(problem, result.witness, goal, exact=claims)
         if value is not None and witness_bound > value:
             raise CertificateError("the multipliers prove a bound above the value of the plan")
     root = None if witness_bound is None else form.objective(witness_bound)
@@ -151,11 +152,14 @@ def _prove(problem: AssignmentProblem, z: int, witness_bound: int | None) -> Pro
     return Proof.REPROVED if better is False else Proof.SEARCH
 
 
-def multiplier_bound(problem: AssignmentProblem, witness: Witness, goal: int | None = None) -> int:
+def multiplier_bound(
+    problem: AssignmentProblem, witness: Witness, goal: int | None = None, *, exact: bool = True
+) -> int:
     """The Lagrangian bound of the integer form at given multipliers, rounded up.
 
-    Knapsacks are solved exactly only until the bound reaches ``goal``; a fractional knapsack stands
-    for the others, and for those too large for a list of states. The result is a bound either way.
+    Knapsacks are solved exactly (if ``exact``) only until the bound reaches ``goal``; a fractional
+    knapsack stands for the others and for those too large for a list of states. The result is a
+    bound either way.
 
     Complexity
     ----------
@@ -180,24 +184,29 @@ def multiplier_bound(problem: AssignmentProblem, witness: Witness, goal: int | N
     total = sum(witness.multipliers)
     for unit, useful in enumerate(items):
         bound = -((sum(worth) - total) // scale)
-        if goal is not None and bound >= goal:
+        if not exact or (goal is not None and bound >= goal):
             break
-        exact = _knapsack(useful, rooms[unit])
-        if exact is not None:
-            worth[unit] = exact
+        solved = _knapsack(useful, rooms[unit])
+        if solved is not None:
+            worth[unit] = solved
     return -((sum(worth) - total) // scale)
 
 
 def _fractional(items: list[tuple[int, int]], room: int) -> int:
-    """Value of the knapsack whose last item may be cut, rounded down: at least the true value."""
-    value = 0
-    order = sorted(items, key=lambda item: Fraction(-item[0], item[1]) if item[1] else -(1 << 200))
-    for profit, load in order:
-        if load > room:
-            return value + profit * room // load
-        value += profit
-        room -= load
-    return value
+    """At least the value of the knapsack: that of its linear relaxation, rounded down.
+
+    For any price q >= 0 a unit of capacity the value is at most q room + sum max(0, p - q w). The price
+    is the density of the item that would be cut; a float may choose it, as every price is valid.
+    """
+    left, cut = room, (0, 1)
+    for profit, load in sorted(items, key=lambda item: -item[0] / max(item[1], 0.5)):
+        left -= load
+        if left < 0:
+            cut = (profit, load)
+            break
+    up, down = cut
+    value = up * room + sum(max(0, profit * down - up * load) for profit, load in items)
+    return value // down
 
 
 def _knapsack(items: list[tuple[int, int]], room: int) -> int | None:

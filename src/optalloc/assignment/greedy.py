@@ -39,7 +39,7 @@ def solve_greedy(
 
     Complexity
     ----------
-    O(N^2 M) for each of the five measures, O(N (N + M)) for each of at most 20 sweeps.
+    O(N (N + M)) for each of at most 20 sweeps of each of the five measures.
     """
     journal = Journal(problem, "greedy", stop, on_progress)
     form = journal.form
@@ -104,35 +104,39 @@ def by_regret(form: IntegerForm, measure: FloatArray) -> IntArray:
     tasks, units = measure.shape
     left = form.capacities.copy()
     placed = np.full(tasks, -1, dtype=np.int64)
-    wish = np.where(form.allowed, measure, np.inf)
-    free = np.arange(tasks)
-    while len(free):
-        fits = np.where(form.loads[free] <= left, wish[free], np.inf)
-        best_unit = fits.argmin(axis=1)
-        best = fits[np.arange(len(free)), best_unit]
-        open_ = np.isfinite(best)
-        if not open_.any():
+    fits = np.where(form.allowed, measure, np.inf)
+    best_unit = fits.argmin(axis=1)
+    best, regret = np.empty(tasks), np.empty(tasks)
+
+    def update(rows: IntArray) -> None:
+        """Best unit and regret of tasks whose choice changed; no unit left means regret -inf."""
+        best_unit[rows] = fits[rows].argmin(axis=1)
+        best[rows] = fits[rows, best_unit[rows]]
+        second = np.partition(fits[rows], 1, axis=1)[:, 1] if units > 1 else np.inf
+        with np.errstate(invalid="ignore"):  # inf - inf: nothing is left
+            regret[rows] = np.where(np.isfinite(best[rows]), second - best[rows], -np.inf)
+
+    if tasks:
+        update(np.arange(tasks))
+    for _ in range(tasks):
+        row = int(regret.argmax())
+        if regret[row] == -np.inf:
             break
-        second = np.partition(fits, 1, axis=1)[:, 1] if units > 1 else np.full(len(free), np.inf)
-        # A task with one unit left cannot wait; among those the dearest load goes first.
-        regret = np.full(len(free), -np.inf)
-        regret[open_] = second[open_] - best[open_]
-        forced = np.isinf(second) & open_
-        if forced.any():
-            row = int(np.argmax(np.where(forced, form.loads[free, best_unit], -1)))
-        else:
-            row = int(regret.argmax())
-        task, unit = int(free[row]), int(best_unit[row])
-        placed[task] = unit
-        left[unit] -= form.loads[task, unit]
-        free = np.delete(free, row)
+        if regret[row] == np.inf:  # one unit left: it cannot wait, and the largest load goes first
+            forced = np.nonzero(regret == np.inf)[0]
+            row = int(forced[form.loads[forced, best_unit[forced]].argmax()])
+        unit = int(best_unit[row])
+        placed[row] = unit
+        left[unit] -= form.loads[row, unit]
+        regret[row] = -np.inf
+        full = (form.loads[:, unit] > left[unit]) & np.isfinite(fits[:, unit]) & (placed < 0)
+        fits[full, unit] = np.inf
+        if full.any():
+            update(np.nonzero(full)[0])
+    free = np.nonzero(placed < 0)[0]
     for task in free[np.argsort(-form.loads[free].min(axis=1), kind="stable")].tolist():
-        over = np.where(
-            form.allowed[task],
-            np.maximum(form.loads[task] - left, 0) / (1 + form.capacities),
-            np.inf,
-        )
-        unit = int(over.argmin())
+        excess = np.maximum(form.loads[task] - left, 0) / (1 + form.capacities)
+        unit = int(np.where(form.allowed[task], excess, np.inf).argmin())
         placed[task] = unit
         left[unit] -= form.loads[task, unit]
     return placed

@@ -4,10 +4,10 @@
     waves  = ceil( tiles / multiprocessors ),   tiles = ceil(M/t) ceil(N/t)
     t_wave = multiprocessors * 2 t^2 K / (peak * eff),   eff = gemm_efficiency * K / (K + K_half)
 
-A tile at the edge takes as long as a whole one, and so does a wave of few tiles; where M, N and the
-tiles divide evenly this is ``2 M N K / (peak * eff)``. Wave and tile quantisation: NVIDIA, "Matrix
-Multiplication Background User's Guide", section 4. Operators that only move memory run at the
-memory bandwidth.
+t is ``gemm_tile``, less for thinner matrices. A tile at the edge takes as long as a whole one, and
+so does a wave of few tiles; where M, N and the tiles divide evenly this is
+``2 M N K / (peak * eff)``. Tile and wave quantisation: NVIDIA, "Matrix Multiplication Background
+User's Guide", section 4. Operators that only move memory run at the memory bandwidth.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from optalloc.cost.constants import Constants
 from optalloc.errors import InputError
 
 Array = NDArray[np.float64]
+
+# Rows or columns of the smallest operand of a matrix instruction.
+_TILE_STEP = 16.0
 
 # Where a dtype has no units of its own, the device runs it on these.
 _STAND_IN = {"fp32": ("tf32", "fp32"), "bf16": ("bf16", "fp16", "fp32"), "fp16": ("fp16", "bf16")}
@@ -39,6 +42,12 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
             return device.peak_flops_per_s[name]
     known = ", ".join(sorted(device.peak_flops_per_s))
     raise InputError(f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}")
+
+
+def _tile(extent: Array, largest: float) -> Array:
+    """Rows or columns of a tile: a multiple of what a matrix instruction takes."""
+    tile: Array = np.minimum(largest, _TILE_STEP * np.ceil(extent / _TILE_STEP))
+    return tile
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,10 +85,11 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     def gemm_s(self, m: Array, n: Array, k: Array, groups: Array | float = 1.0) -> Array:
         """``groups`` equal products ``[m, k] x [k, n]`` in one launch, seconds (broadcast)."""
         c = self.constants
-        tiles = groups * np.ceil(m / c.gemm_tile) * np.ceil(n / c.gemm_tile)
+        high, wide = _tile(m, c.gemm_tile), _tile(n, c.gemm_tile)
+        tiles = groups * np.ceil(m / high) * np.ceil(n / wide)
         slots = self.multiprocessors * np.ceil(tiles / self.multiprocessors)
         efficiency = self.matrix_efficiency * k / (k + c.gemm_half_depth)
-        compute = slots * 2.0 * c.gemm_tile**2 * k / (self.matrix_flops_per_s * efficiency)
+        compute = slots * 2.0 * high * wide * k / (self.matrix_flops_per_s * efficiency)
         moved = groups * self.element_bytes * (m * k + k * n + m * n)
         return np.maximum(compute, moved / self.bandwidth_bytes_per_s) + c.launch_s
 
@@ -90,7 +100,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         stream = moved_bytes / self.bandwidth_bytes_per_s
         forward = np.maximum(flops / speed, stream) + c.launch_s
         backward_work = (
-            flops * c.attention_backward_flops / (speed * c.attention_backward_efficiency)
+            flops * c.attention_backward_ratio / (speed * c.attention_backward_efficiency)
         )
         return forward, np.maximum(backward_work, 2.0 * stream) + 2.0 * c.launch_s
 

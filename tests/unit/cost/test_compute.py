@@ -1,0 +1,111 @@
+"""compute.py: matrix products, attention and streaming operators on one device."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from optalloc.cluster.catalog import device
+from optalloc.cost.compute import Unit, peak_flops_per_s
+from optalloc.cost.constants import read_constants, values
+from optalloc.errors import InputError
+
+CONSTANTS = msgspec.structs.replace(
+    values(read_constants()),
+    gemm_half_depth=256.0,
+    gemm_tile=128.0,
+    attention_backward_ratio=2.5,
+    attention_backward_efficiency=0.8,
+    launch_s=0.0,
+)
+# 100 multiprocessors, 100 TFLOP/s, half of it reached by deep products; 1 TB/s.
+UNIT = Unit(
+    matrix_flops_per_s=100e12,
+    matrix_efficiency=0.5,
+    attention_flops_per_s=80e12,
+    bandwidth_bytes_per_s=1e12,
+    multiprocessors=100.0,
+    element_bytes=2.0,
+    constants=msgspec.structs.replace(CONSTANTS, attention_efficiency=0.25),
+)
+
+
+def _gemm(m: float, n: float, k: float, groups: float = 1.0) -> float:
+    return float(UNIT.gemm_s(np.array(m), np.array(n), np.array(k), groups))
+
+
+def test_a_product_of_whole_waves_runs_at_its_efficiency() -> None:
+    """1280 x 1280 is 100 tiles, one wave.
+
+    K = 256 reaches half of 50 TFLOP/s: 2 x 1280 x 1280 x 256 = 838.9 MFLOP in 33.55 us.
+    """
+    assert _gemm(1280, 1280, 256) == pytest.approx(33.554e-6, rel=1e-4)
+
+
+def test_one_tile_more_costs_a_wave() -> None:
+    """101 tiles need two waves of 100."""
+    assert _gemm(1281, 1280, 256) == pytest.approx(2 * 33.554e-6, rel=1e-4)
+
+
+def test_a_row_more_is_never_faster() -> None:
+    """Edge tiles count whole: 1 to 700 rows."""
+    times = [_gemm(m, 512, 1024) for m in range(1, 700)]
+    assert times == sorted(times)
+
+
+def test_a_thin_product_runs_at_memory_speed() -> None:
+    """One row times 12800 x 12800: the matrix's 327.7 MB at 1 TB/s are 327.7 us."""
+    assert _gemm(1, 12800, 12800) == pytest.approx(327.7e-6, rel=1e-3)
+
+
+def test_equal_products_share_waves() -> None:
+    """100 products of one tile fill one wave: as long as one of 100 tiles."""
+    assert _gemm(128, 128, 256, groups=100) == pytest.approx(_gemm(1280, 1280, 256))
+
+
+def test_fp32_moves_twice_the_bytes() -> None:
+    """Four bytes a value: 655.4 us for the matrix above."""
+    wide = msgspec.structs.replace(UNIT, element_bytes=4.0)
+    time_s = wide.gemm_s(np.array(1.0), np.array(12800.0), np.array(12800.0))
+    assert float(time_s) == pytest.approx(655.4e-6, rel=1e-3)
+
+
+def test_attention_is_bound_by_its_products() -> None:
+    """1 GFLOP at a quarter of 80 TFLOP/s: 50 us; backward 2.5 times the work at 0.8: 156.25 us."""
+    forward, backward = UNIT.attention_s(np.array(1e9), np.array(1.0))
+    assert float(forward) == pytest.approx(50e-6)
+    assert float(backward) == pytest.approx(156.25e-6)
+
+
+def test_attention_is_bound_by_its_traffic() -> None:
+    """1 GB at 1 TB/s: 1 ms forward, twice that backward."""
+    forward, backward = UNIT.attention_s(np.array(1.0), np.array(1e9))
+    assert (float(forward), float(backward)) == pytest.approx((1e-3, 2e-3))
+
+
+def test_every_kernel_is_launched() -> None:
+    """Three kernels of 4 us on top of 1 MB at 1 TB/s: 13 us."""
+    slow = msgspec.structs.replace(UNIT.constants, launch_s=4e-6)
+    unit = msgspec.structs.replace(UNIT, constants=slow)
+    assert float(unit.stream_s(np.array(1e6), 3.0)) == pytest.approx(13e-6)
+
+
+def test_a_type_without_units_runs_on_its_stand_in() -> None:
+    """fp32 products run in tf32 where there is tf32; a V100 runs bf16 work on its fp16 units."""
+    assert peak_flops_per_s(device("a100-sxm-80g"), "fp32") == 156e12
+    assert peak_flops_per_s(device("v100-sxm-32g"), "bf16") == 125e12
+
+
+def test_a_type_no_unit_can_run_is_refused() -> None:
+    """An A100 has no fp8."""
+    with pytest.raises(InputError, match="no fp8 units"):
+        peak_flops_per_s(device("a100-sxm-80g"), "fp8")
+
+
+def test_fp8_keeps_the_attention_in_16_bits() -> None:
+    """H100: 1978.9 TFLOP/s for products, 989.4 for attention."""
+    unit = Unit.of(device("h100-sxm"), "fp8", CONSTANTS)
+    assert unit.matrix_flops_per_s == 1978.9e12
+    assert unit.attention_flops_per_s == 989.4e12
+    assert unit.element_bytes == 2.0

@@ -33,10 +33,12 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.model.parameters import active_parameters as active_parameters
     from optalloc.model.parameters import total_parameters as total_parameters
     from optalloc.model.spec import ModelSpec as ModelSpec
+    from optalloc.plan.compare import compare as compare
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
     from optalloc.result import Termination as Termination
+    from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
     from optalloc.stop import NodeLimit as NodeLimit
@@ -73,6 +75,7 @@ _HOME = {
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
     "bundled_models": "optalloc.model.load",
+    "compare": "optalloc.plan.compare",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "global_optimal_allocation": "optalloc.assignment.reference",
@@ -80,6 +83,7 @@ _HOME = {
     "load_model": "optalloc.model.load",
     "load_workload": "optalloc.workload",
     "run_plan": "optalloc.execute.run",
+    "simulate": "optalloc.simulate.simulation",
     "solve_assignment": "optalloc.assignment.solve",
     "total_parameters": "optalloc.model.parameters",
 }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from optalloc.cli.__main__ import main
 from optalloc.model.load import load_model
 from optalloc.model.lower import lower
 from optalloc.simulate.costs import PipelineCosts, Tail
@@ -144,3 +149,31 @@ def test_memory_of_split_backwards_by_hand() -> None:
     memory = stage_memory(run, _costs(), 1)
     assert memory.time_s == (0.0, 1.0, 3.0, 3.0, 5.0, 6.0, 7.0)
     assert memory.memory_bytes == (200, 210, 214, 224, 228, 214, 200)
+
+
+def test_verb_prints_stages_and_writes_the_trace(
+    make_plan: Callable[..., TrainingPlan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a table, as JSON and as CSV with one row a stage."""
+    plan = make_plan(STRATEGIES["1f1b, uneven, recomputing"])
+    saved, trace = tmp_path / "plan.json", tmp_path / "step.trace.json"
+    plan.save(saved)
+    assert main(["simulate", str(saved), "--trace", str(trace)]) == 0
+    assert "Simulated step" in capsys.readouterr().out
+    assert json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    assert main(["simulate", str(saved), "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["step_time_s"] == pytest.approx(plan.step_time_s, rel=1e-9)
+    assert [stage["index"] for stage in data["stages"]] == [0, 1, 2]
+    assert main(["simulate", str(saved), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["busy_s"]) for row in rows] == [s["busy_s"] for s in data["stages"]]
+
+
+def test_verb_refuses_a_broken_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, and no trace is written."""
+    broken, trace = tmp_path / "plan.json", tmp_path / "step.trace.json"
+    broken.write_text('{"kind": "training"}', encoding="utf-8")
+    assert main(["simulate", str(broken), "--trace", str(trace)]) == 2
+    assert "optalloc:" in capsys.readouterr().err
+    assert not trace.exists()

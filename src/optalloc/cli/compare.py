@@ -1,0 +1,45 @@
+"""optalloc compare: show what differs between two plans, and where the time between them goes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import msgspec
+
+from optalloc.plan.compare import Comparison, compare
+from optalloc.plan.plan import load_plan
+from optalloc.report.table import Table, render
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("first", metavar="PLAN", help="a saved plan (plan.json)")
+    parser.add_argument("second", metavar="PLAN", help="another")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare and print; returns the exit status."""
+    comparison = compare(load_plan(arguments.first), load_plan(arguments.second))
+    data = {
+        **msgspec.to_builtins(comparison),
+        "changed": comparison.changed,
+        "summary": comparison.summary,
+    }
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if arguments.format == "table":
+        print(comparison.summary)
+    print(render(_tables(comparison), data, arguments.format, color=color), end="")
+    return 0
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+    """The sections as tables; the decisions come first and are the CSV."""
+    return [
+        Table(title=title, columns=columns, rows=rows)
+        for title, columns, rows in comparison.sections()
+    ]

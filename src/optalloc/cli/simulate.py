@@ -1,0 +1,90 @@
+"""optalloc simulate: replay one step of a plan; idle time and memory by stage, and a trace."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from optalloc.plan.plan import load_plan
+from optalloc.report.table import Table, render
+from optalloc.simulate.simulation import Simulation, simulate
+from optalloc.units import format_bytes, format_seconds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="write the step as a trace for ui.perfetto.dev"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay and print; returns the exit status."""
+    simulation = simulate(load_plan(arguments.plan))
+    if arguments.trace is not None:
+        simulation.trace.write(arguments.trace)
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    table = _raw(simulation) if arguments.format == "csv" else _table(simulation, arguments.trace)
+    print(render([table], _plain(simulation), arguments.format, color=color), end="")
+    return 0
+
+
+def _plain(simulation: Simulation) -> dict[str, Any]:
+    """The answer without the passes, which are in the trace."""
+    return {
+        "step_time_s": simulation.step_time_s,
+        "planned_step_time_s": simulation.planned_step_time_s,
+        "difference": simulation.difference,
+        "idle_share": simulation.idle_share,
+        "fixed_s": simulation.fixed_s,
+        "num_transfers": len(simulation.run.transfers),
+        "stages": msgspec.to_builtins(simulation.stages),
+    }
+
+
+def _table(simulation: Simulation, trace: str | None) -> Table:
+    rows = tuple(
+        (
+            use.index,
+            f"{use.busy_share:.1%}",
+            f"{use.tail_s / simulation.step_time_s:.1%}",
+            f"{use.idle_share:.1%}",
+            format_seconds(use.end_s),
+            format_bytes(use.peak_memory_bytes),
+            format_seconds(use.peak_at_s),
+            format_bytes(use.capacity_bytes),
+        )
+        for use in simulation.stages
+    )
+    planned, idle = format_seconds(simulation.planned_step_time_s), simulation.idle_share
+    notes = [
+        f"The plan says {planned}, a relative difference of {simulation.difference:.1e}.",
+        f"Stages are idle for {idle:.1%} of the step. Tail: visible gradient reduction, optimizer "
+        "and weight gathering behind the last pass.",
+    ]
+    if trace is not None:
+        notes.append(f"Trace: {trace} (open it at https://ui.perfetto.dev).")
+    return Table(
+        title=f"Simulated step: {format_seconds(simulation.step_time_s)} (estimate)",
+        columns=("stage", "busy", "tail", "idle", "last pass", "peak memory", "at", "capacity"),
+        rows=rows,
+        notes=tuple(notes),
+    )
+
+
+def _raw(simulation: Simulation) -> Table:
+    """Plain numbers, one row a stage."""
+    fields = simulation.stages[0].__struct_fields__
+    return Table(
+        title="",
+        columns=fields,
+        rows=tuple(tuple(getattr(use, name) for name in fields) for use in simulation.stages),
+    )

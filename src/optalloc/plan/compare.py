@@ -1,0 +1,273 @@
+"""Comparison: what two plans decide differently, and where the time between them goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.strategy import Recompute
+from optalloc.units import format_bytes, format_seconds
+
+Value = int | float | str | None
+Section = tuple[str, tuple[str, ...], tuple[tuple[Value, ...], ...]]
+"""Title, column names and rows of one part of the printed comparison."""
+
+_INPUTS = ("model", "cluster", "workload", "cost_model")
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision in both plans."""
+
+    name: str
+    first: int | str
+    second: int | str
+
+    @property
+    def changed(self) -> bool:
+        return self.first != self.second
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of the step that one cause takes in both plans; ``difference_s`` is second less
+    first.
+    """
+
+    name: str
+    first_s: float
+    second_s: float
+    difference_s: float
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of one kind on the fullest device; ``total`` and ``capacity`` come last."""
+
+    name: str
+    first_bytes: int
+    second_bytes: int
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of both plans, estimated; its unit is the end of the name. None: not known."""
+
+    name: str
+    first: float | None
+    second: float | None
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two plans side by side; ``str()`` of it is for people.
+
+    ``different_inputs`` names the inputs (model, cluster, workload, cost_model) that are not equal:
+    then the plans answer different questions. ``causes`` are sorted by the size of their difference
+    and sum to that of the step times.
+    """
+
+    different_inputs: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    measures: tuple[Measure, ...]
+    causes: tuple[Cause, ...]
+    memory: tuple[Kind, ...]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the decisions that differ."""
+        return tuple(decision.name for decision in self.decisions if decision.changed)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence or two."""
+        return _verdict(self)
+
+    def sections(self) -> list[Section]:
+        """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
+        return [
+            (
+                "Decisions",
+                ("decision", "first", "second", "changed"),
+                tuple(
+                    (d.name, d.first, d.second, "changed" if d.changed else "")
+                    for d in self.decisions
+                ),
+            ),
+            (
+                "Figures (estimated)",
+                ("figure", "first", "second", "second / first"),
+                tuple((m.name, m.first, m.second, _ratio(m)) for m in self.measures),
+            ),
+            (
+                "Where the time goes",
+                ("cause", "first", "second", "difference"),
+                tuple(
+                    (c.name, format_seconds(c.first_s), format_seconds(c.second_s), _signed(c))
+                    for c in self.causes
+                ),
+            ),
+            (
+                "Memory of the fullest device",
+                ("kind", "first", "second"),
+                tuple(
+                    (k.name, format_bytes(k.first_bytes), format_bytes(k.second_bytes))
+                    for k in self.memory
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        parts = [self.summary, *(_text(*section) for section in self.sections())]
+        return "\n\n".join(parts)
+
+
+def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
+    """What the second plan does differently from the first, and what that brings.
+
+    Parameters
+    ----------
+    first, second : TrainingPlan
+        Two plans, best of the same model, cluster and workload; where these differ the result says
+        so.
+
+    Returns
+    -------
+    Comparison
+        Decisions, figures, time by cause (seconds) and memory by kind (bytes) side by side.
+    """
+    return Comparison(
+        different_inputs=tuple(
+            name for name in _INPUTS if getattr(first, name) != getattr(second, name)
+        ),
+        decisions=tuple(
+            Decision(name=name, first=a, second=b)
+            for (name, a), (_, b) in zip(
+                decisions(first).items(), decisions(second).items(), strict=True
+            )
+        ),
+        measures=tuple(
+            Measure(name=name, first=getattr(first, name), second=getattr(second, name))
+            for name in (
+                "step_time_s",
+                "tokens_per_s",
+                "mfu",
+                "price_usd_per_step",
+                "energy_j_per_step",
+            )
+        ),
+        causes=_causes(first.breakdown_s, second.breakdown_s),
+        memory=_memory(first, second),
+    )
+
+
+def decisions(plan: TrainingPlan) -> dict[str, int | str]:
+    """Everything a plan decides, by name, as numbers or short words."""
+    return {
+        **msgspec.structs.asdict(plan.degrees),
+        "sequence_parallel": "yes" if plan.sequence_parallel else "no",
+        "zero_stage": plan.zero_stage,
+        "shard_group": plan.shard_group or "all replicas",
+        "micro_batch": plan.micro_batch,
+        "num_microbatches": plan.num_microbatches,
+        "schedule": plan.schedule,
+        "num_devices": plan.num_devices,
+        "idle_devices": plan.idle_devices,
+        "layers_per_chunk": _runs(str(n) for n in plan.strategy.layers_per_chunk),
+        "recompute": _runs(_recompute(stage.recompute) for stage in plan.stages),
+    }
+
+
+def _recompute(rule: Recompute) -> str:
+    parts = [f"{n} {kind}" for n, kind in ((rule.full, "full"), (rule.selective, "selective")) if n]
+    return " + ".join(parts) or "none"
+
+
+def _runs(words: Iterable[str]) -> str:
+    """``"11 10*6 9"``: equal neighbours are counted."""
+    runs: list[tuple[str, int]] = []
+    for word in words:
+        if runs and runs[-1][0] == word:
+            runs[-1] = (word, runs[-1][1] + 1)
+        else:
+            runs.append((word, 1))
+    shown = [word if count == 1 else f"{word}*{count}" for word, count in runs]
+    return ", ".join(shown)
+
+
+def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, ...]:
+    names = [*first, *(name for name in second if name not in first)]
+    causes = [
+        Cause(
+            name=name,
+            first_s=first.get(name, 0.0),
+            second_s=second.get(name, 0.0),
+            difference_s=second.get(name, 0.0) - first.get(name, 0.0),
+        )
+        for name in names
+    ]
+    return tuple(sorted(causes, key=lambda c: -abs(c.difference_s)))
+
+
+def _memory(first: TrainingPlan, second: TrainingPlan) -> tuple[Kind, ...]:
+    a, b = (
+        max(plan.stages, key=lambda stage: stage.memory_bytes["total"]) for plan in (first, second)
+    )
+    kinds = [*a.memory_bytes, *(kind for kind in b.memory_bytes if kind not in a.memory_bytes)]
+    kinds.sort(key=lambda kind: kind == "total")
+    rows = [
+        Kind(
+            name=kind,
+            first_bytes=a.memory_bytes.get(kind, 0),
+            second_bytes=b.memory_bytes.get(kind, 0),
+        )
+        for kind in kinds
+    ]
+    capacity = Kind(name="capacity", first_bytes=a.capacity_bytes, second_bytes=b.capacity_bytes)
+    return (*rows, capacity)
+
+
+def _ratio(measure: Measure) -> float | None:
+    if not measure.first or measure.second is None:
+        return None
+    return measure.second / measure.first
+
+
+def _signed(cause: Cause) -> str:
+    return ("+" if cause.difference_s > 0 else "") + format_seconds(cause.difference_s)
+
+
+def _verdict(comparison: Comparison) -> str:
+    step = comparison.measures[0]
+    a, b = step.first or 0.0, step.second or 0.0
+    if a == b:
+        text = f"Both plans take {format_seconds(a)} a step."
+    else:
+        word = "slower" if b > a else "faster"
+        text = (
+            f"The second plan takes {format_seconds(b)} a step, {abs(b / a - 1):.1%} {word} than "
+            f"the first with {format_seconds(a)}."
+        )
+        same = [c for c in comparison.causes if c.difference_s * (b - a) > 0]
+        other = [c for c in comparison.causes if c.difference_s * (b - a) < 0]
+        if same:
+            text += f" Most of it is {same[0].name} ({_signed(same[0])})"
+            text += f", less {other[0].name} ({_signed(other[0])})." if other else "."
+    if comparison.different_inputs:
+        names = ", ".join(name.replace("_", " ") for name in comparison.different_inputs)
+        text += f" Mind that the inputs differ: {names}."
+    return text
+
+
+def _text(title: str, columns: tuple[str, ...], rows: tuple[tuple[Value, ...], ...]) -> str:
+    """A section as aligned plain text."""
+    cells = [columns, *(tuple(_cell(value) for value in row) for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

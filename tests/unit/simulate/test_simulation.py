@@ -8,9 +8,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from optalloc.cli.__main__ import main
+from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.lower import lower
 from optalloc.simulate.costs import PipelineCosts, Tail
@@ -106,6 +108,30 @@ def test_shares_of_a_step_add_up(make_plan: Callable[..., TrainingPlan]) -> None
     assert simulation.idle_share == pytest.approx(
         sum(use.idle_share for use in simulation.stages) / 3
     )
+
+
+def test_plans_that_contradict_themselves_are_refused(
+    make_plan: Callable[..., TrainingPlan],
+) -> None:
+    """A stage too few, a layer placed twice, a layer left out, half of the batch."""
+    plan = make_plan(STRATEGIES["1f1b, uneven, recomputing"])
+    first, *rest = plan.stages
+    chunk = first.chunks[0]
+
+    def with_layers(count: int) -> TrainingPlan:
+        chunks = (msgspec.structs.replace(chunk, num_layers=count),)
+        stage = msgspec.structs.replace(first, chunks=chunks)
+        return msgspec.structs.replace(plan, stages=(stage, *rest))
+
+    broken = {
+        "2 stages for pp = 3": msgspec.structs.replace(plan, stages=plan.stages[:2]),
+        "begins at layer 3, but the one before ends at 4": with_layers(chunk.num_layers + 1),
+        "begins at layer 3, but the one before ends at 2": with_layers(chunk.num_layers - 1),
+        "is 32 for a global batch of 64": msgspec.structs.replace(plan, num_microbatches=8),
+    }
+    for words, wrong in broken.items():
+        with pytest.raises(InputError, match=words):
+            simulate(wrong)
 
 
 def _costs() -> PipelineCosts:

@@ -68,6 +68,7 @@ TORCH: dict[str, dict[str, object]] = {
         "sequence_parallel": True,
     },
     "experts": {"pp": 2, "dp": 2, "ep": 2, "layers": (2, 1), "moe": True, "dense_first": 1},
+    "whole experts x tensor": {"tp": 2, "layers": (2,), "moe": True, "sequence_parallel": True},
     "experts x tensor": {
         "tp": 2,
         "dp": 2,

@@ -90,6 +90,8 @@ class ParallelBuilder(Builder):
         if isinstance(layer.mlp, Experts) and mesh.tp * mesh.ep > 1:
             self._shard(layer.mlp.experts, mesh.expert_fsdp)
             layer.mlp.experts.set_gradient_divide_factor(float(mesh.dp * mesh.cp))
+            # A divisor of one's own is a plain sum on every backend only by request.
+            layer.mlp.experts.set_force_sum_reduction_for_comms(True)
         self._shard(layer, mesh.fsdp)
         return layer
 

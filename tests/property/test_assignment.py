@@ -93,6 +93,14 @@ def test_auto_equals_brute_force(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["integers", "decimals", "floats"])
+def test_exact_equals_brute_force(kind: int) -> None:
+    rng = np.random.default_rng([kind, 24])
+    for _ in range(700):
+        problem = random_instance(rng, kind)
+        check(problem, solve_assignment(problem, "exact"), brute_force(problem))
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["integers", "decimals", "floats"])
 def test_milp_equals_brute_force(kind: int) -> None:
     rng = np.random.default_rng([kind, 19])
     for _ in range(80):

@@ -195,8 +195,8 @@ def multiplier_bound(
 def _fractional(items: list[tuple[int, int]], room: int) -> int:
     """At least the value of the knapsack: that of its linear relaxation, rounded down.
 
-    For any price q >= 0 a unit of capacity the value is at most q room + sum max(0, p - q w). The price
-    is the density of the item that would be cut; a float may choose it, as every price is valid.
+    For any price q >= 0 of capacity the value is at most q room + sum max(0, p - q w). The price is
+    the density of the item that would be cut; a float may choose it, as every price is valid.
     """
     left, cut = room, (0, 1)
     for profit, load in sorted(items, key=lambda item: -item[0] / max(item[1], 0.5)):

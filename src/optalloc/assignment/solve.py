@@ -60,7 +60,8 @@ def solve_assignment(
     ----------
     problem : AssignmentProblem
     method : {"auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal"}
-        ``auto`` proves optimality: by the plain methods where they are instant, else by ``exact``.
+        ``auto`` proves optimality: by the plain methods where they are instant, else by ``exact``
+        (by ``milp`` where the costs are too large for it).
     stop : StopRule, optional
         Ends the search early, for example ``TimeLimit(30)``; by default it runs to its end.
     on_progress : callable, optional
@@ -90,7 +91,14 @@ def solve_assignment(
     chosen = choose_method(problem) if method == "auto" else method
     solver = _load(METHODS[chosen])
     options = {"seed": seed} if chosen in _SEEDED else {}
-    return certified(problem, solver(problem, stop, on_progress, **options))
+    try:
+        result = solver(problem, stop, on_progress, **options)
+    except InputError:
+        if method != "auto" or chosen != "exact":
+            raise
+        # Costs beyond the range of exact multipliers: floating point is what is left.
+        result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)
+    return certified(problem, result)
 
 
 def choose_method(problem: AssignmentProblem) -> str:

@@ -14,6 +14,7 @@ from optalloc.units import dimension_of
 # Name -> the type that reads and writes this format, and whether people write it (then a quantity
 # may also be a string with a unit).
 FORMATS = {
+    "assignment": ("optalloc.assignment.formats", "AssignmentFile", False),
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
     "model": ("optalloc.model.load", "ModelFile", True),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import optalloc as oa
+from optalloc.assignment.formats import load_assignment
 from optalloc.assignment.solve import METHODS, choose_method
 
 EXACT = ["enumerate", "dynamic", "milp", "exact", "auto"]
@@ -88,6 +92,33 @@ def test_tasks_that_no_distribution_fits_are_named() -> None:
         "raise the capacity of unit 0 by 1",
         "raise the capacity of unit 1 by 1",
     )
+
+
+def test_costs_too_large_for_exact_multipliers_go_to_another_method() -> None:
+    """Forty tasks of cost 2**55 or 2**55 + 2**54; 30 fit on the cheap unit."""
+    rng = np.random.default_rng(1)
+    loads = rng.integers(50, 99, 40)
+    costs = [[2**55 + int(k), 2**55 + 2**54] for k in rng.integers(0, 2**53, 40)]
+    problem = oa.AssignmentProblem(costs, loads, [2200, 2200])
+    result = oa.solve_assignment(problem)
+    assert problem.evaluate(result.assignment).is_feasible
+    assert result.bounds.gap < 1e-6
+
+
+def test_published_optima_are_proven(shared_data: Path) -> None:
+    """All gap1 to gap12 and the types A and B, within seconds together."""
+    with (shared_data / "gap" / "best_known.csv").open(encoding="utf-8") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["set"] == "cattrysse1994" or row["name"][0] in "ab"
+        ]
+    assert len(rows) == 72
+    for row in rows:
+        problem = load_assignment(shared_data / "gap" / row["file"])
+        result = oa.solve_assignment(problem)
+        assert result.termination is oa.Termination.OPTIMAL, row["name"]
+        assert result.bounds.primal == float(row["best_known"]), row["name"]
 
 
 def test_the_articles_worked_example() -> None:

@@ -35,7 +35,7 @@ def test_json_has_the_published_keys(instance: str, capsys: pytest.CaptureFixtur
     assert set(data["stats"]) == {"wall_s", "cpu_s", "nodes"}
 
 
-@pytest.mark.parametrize("method", ["enumerate", "dynamic", "milp", "greedy", "anneal"])
+@pytest.mark.parametrize("method", ["enumerate", "dynamic", "exact", "milp", "greedy", "anneal"])
 def test_every_method_is_reached(
     instance: str, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

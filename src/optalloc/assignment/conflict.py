@@ -144,8 +144,16 @@ def _part(problem: AssignmentProblem, tasks: list[int], units: list[int]) -> Ass
 
 
 def _names(kind: str, numbers: Sequence[int]) -> str:
-    shown = [str(number) for number in numbers[:_SHOWN]]
-    if len(numbers) > _SHOWN:
-        shown.append(f"{len(numbers) - _SHOWN} more")
-    head = ", ".join(shown[:-1])
-    return f"{kind} {shown[0]}" if len(shown) == 1 else f"{kind}s {head} and {shown[-1]}"
+    """``tasks 0, 1 and 7``; runs of four or more are written ``3 to 9``."""
+    shown: list[str] = []
+    first = 0
+    for last, number in enumerate(numbers):
+        if last + 1 < len(numbers) and numbers[last + 1] == number + 1:
+            continue
+        run = numbers[first : last + 1]
+        shown += [f"{run[0]} to {run[-1]}"] if len(run) > 3 else [str(member) for member in run]
+        first = last + 1
+    if len(numbers) == 1:
+        return f"{kind} {shown[0]}"
+    tail = f" and {shown[-1]}" if len(shown) > 1 else shown[-1]
+    return f"{kind}s {', '.join(shown[:-1])}{tail}"

@@ -22,12 +22,14 @@ constexpr std::size_t kMemoCells = 400'000;
 struct Chain {
     std::vector<LayerCost> at;
     std::vector<double> scratch_full, scratch_selective;  // of each layer
+    std::vector<std::size_t> run_end;                     // first layer of another type behind each layer
 
     Chain(const MeshCost& mesh, std::span<const int> sequence) {
         at.resize(sequence.size() + 1);
         at[0] = LayerCost{};
         scratch_full.resize(sequence.size());
         scratch_selective.resize(sequence.size());
+        run_end.assign(sequence.size(), 0);
         for (std::size_t e = 0; e < sequence.size(); ++e) {
             const LayerCost& cost = mesh.layer[static_cast<std::size_t>(sequence[e])];
             LayerCost sum = at[e];
@@ -44,9 +46,20 @@ struct Chain {
             sum.gather += cost.gather;
             sum.update += cost.update;
             at[e + 1] = sum;
+            if (e > 0 && sequence[e] != sequence[e - 1]) {
+                for (std::size_t k = e; k-- > 0 && run_end[k] == 0;) run_end[k] = e;
+            }
             scratch_full[e] = cost.scratch_full;
             scratch_selective[e] = cost.scratch_selective;
         }
+        for (std::size_t& end : run_end) end = end == 0 ? sequence.size() : end;
+    }
+
+    // Largest value among layers begin..end-1.
+    double largest(const std::vector<double>& values, std::size_t begin, std::size_t end) const {
+        double most = 0.0;
+        for (std::size_t k = begin; k < end; k = run_end[k]) most = std::max(most, values[k]);
+        return most;
     }
 };
 
@@ -183,8 +196,8 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         }
         held[0][c] = kept;
         held[1][c] = all;
-        for (std::size_t k = b; k < c1; ++k) scratch = std::max(scratch, chain_.scratch_full[k]);
-        for (std::size_t k = c1; k < c2; ++k) scratch = std::max(scratch, chain_.scratch_selective[k]);
+        scratch = std::max({scratch, chain_.largest(chain_.scratch_full, b, c1),
+                            chain_.largest(chain_.scratch_selective, c1, c2)});
     }
     const auto& vectors = facts_.held[static_cast<std::size_t>(stage)];
     const auto width = static_cast<std::size_t>(2 * v_);
@@ -276,12 +289,17 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
         return memory(stage, chunks, full, selective) <= mesh_.capacity;
     };
     if (fits(0, 0)) return timed(chunks, stage, 0, 0);
+    // With more layers recomputed whole, fewer need the selective kind: one pass over both counts.
     StageOption best;
     double best_backward = kInf;
+    int selective = largest;
     for (int full = 0; full <= largest; ++full) {
-        int selective = 0;
-        while (full + selective <= largest && !fits(full, selective)) ++selective;
-        if (full + selective > largest) continue;
+        selective = std::min(selective, largest - full);
+        if (!fits(full, selective)) {  // the working set of a layer recomputed whole is new
+            selective = largest - full;
+            if (!fits(full, selective)) continue;
+        }
+        while (selective > 0 && fits(full, selective - 1)) --selective;
         const StageOption o = timed(chunks, stage, full, selective);
         if (o.backward < best_backward) {
             best_backward = o.backward;

@@ -56,8 +56,37 @@ WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
 _POLL_S = 0.05
+_SEEDS = 24
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
+
+
+def guesses(cost: CostModel, space: Space, shapes: Meshes) -> Array:
+    """An estimate of the step time of every shape, seconds, infinite where memory looks too small.
+
+    Equal stages under 1F1B with sharded optimizer states, everything stored or everything recomputed. It only
+    orders the search and proves nothing.
+    """
+    table, row = cost.layer_costs(shapes)
+    counts = cost.type_counts
+    m, pp = cost.num_microbatches(shapes).astype(np.float64), shapes.pp.astype(np.float64)
+    work = ((table.forward_s + table.backward_s + table.weight_s) @ counts)[row]
+    again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
+    group = (shapes.dp * shapes.cp).astype(np.float64)
+    spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
+    one, zero = np.ones_like(group), np.ones_like(group)
+    states = (table.dense_parameters @ counts)[row] * cost.states.total(zero, group)
+    states = states + (table.expert_parameters @ counts)[row] * cost.states.total(one, spread)
+    held = np.minimum(m, pp) * (table.held_bytes @ counts)[row]
+    short = np.minimum(m, pp) * (table.input_bytes @ counts)[row]
+    room = cost.device.memory_bytes - cost.constants.workspace_bytes
+    steps = (m + pp - 1.0) / pp
+    guess = np.where(
+        (states + held) / pp <= room,
+        steps * work,
+        np.where((states + short) / pp <= room, steps * (work + again), np.inf),
+    )
+    return guess
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +204,7 @@ class Search:
         bounds = self.weight(shapes) * shape_bounds(self.cost, shapes)
         order = np.argsort(bounds, kind="stable")
         try:
+            self._seed(shapes)
             self._sweep(shapes.take(order), bounds[order])
             for work_limit in WORK_LIMITS[1:]:
                 self._take_up(work_limit)
@@ -192,6 +222,24 @@ class Search:
             incumbents=tuple(self.incumbents),
             stopped=bound < best,
         )
+
+    def _seed(self, shapes: Meshes) -> None:
+        """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
+        if len(shapes) < _SEEDS:
+            return
+        guess = self.weight(shapes) * guesses(self.cost, self.space, shapes)
+        best = np.argsort(guess, kind="stable")[:_SEEDS]
+        meshes = self.space.refine(shapes.take(best[np.isfinite(guess[best])]))
+        if len(meshes) == 0:
+            return
+        meshes = meshes.take((meshes.virtual_stages <= 2) & (meshes.shard_group == 0))
+        tables = self.cost.tables(meshes)
+        kept = np.flatnonzero(~memory_excludes(self.cost, meshes, tables))
+        bounds = self.weight(meshes) * mesh_bounds(self.cost, meshes, tables)
+        kept = kept[np.argsort(bounds[kept], kind="stable")]
+        counted, waiting = dict(self.pruned), self.open
+        self._solve(meshes.take(kept), tables.take(kept), bounds[kept], WORK_LIMITS[0])
+        self.pruned, self.open = counted, waiting  # the sweep meets these meshes again
 
     def _sweep(self, shapes: Meshes, bounds: Array) -> None:
         """Every shape in the order of its bound, with little work for each mesh."""

@@ -250,10 +250,12 @@ class Space:
 
     def refine(self, shapes: Meshes) -> Meshes:
         """Every refinement of the given shapes."""
-        parts = [
-            self._set(shapes.take(rows), zero, node, schedule, v, rule)
-            for rows, zero, node, schedule, v, rule in self._refinements(shapes)
-        ]
+        parts = []
+        for schedule, v, rule, fits in self._schedules(shapes):
+            for zero, shard, sharded in self._shardings(shapes):
+                rows = fits & sharded
+                if rows.any():
+                    parts.append(self._set(shapes.take(rows), zero, shard[rows], schedule, v, rule))
         if not parts:
             return shapes.take(np.zeros(0, np.int64))
         return Meshes(
@@ -265,17 +267,19 @@ class Space:
 
     def count(self, shapes: Meshes) -> int:
         """How many refinements these shapes have, without making them."""
-        return sum(int(np.count_nonzero(rows)) for rows, *_ in self._refinements(shapes))
+        schedules, shardings = np.zeros(len(shapes), np.int64), np.zeros(len(shapes), np.int64)
+        for *_, fits in self._schedules(shapes):
+            schedules += fits
+        for *_, sharded in self._shardings(shapes):
+            shardings += sharded
+        return int(schedules @ shardings)
 
-    def _refinements(
-        self, shapes: Meshes
-    ) -> Iterator[tuple[NDArray[np.bool_], int, bool, int, int, int]]:
+    def _schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
+        """Schedule, chunks per stage, recomputation rule, and the shapes that can have them."""
         limits = self.limits
-        group = shapes.dp * shapes.cp
-        sharded = (group > 1) | (shapes.tp * group > shapes.ep)
         micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
         pipelined = shapes.pp > 1
-        per_node = self._node_shards(shapes)
+        divides = pipelined & (micro % shapes.pp == 0)
         rules = [0]
         if "recompute" in limits.pin:
             rules = list(limits.pin["recompute"])
@@ -290,22 +294,24 @@ class Space:
                 continue
             fits = np.ones(len(shapes), bool) if schedule == ONE_F_ONE_B else pipelined
             if schedule == INTERLEAVED:
-                fits = fits & (micro % shapes.pp == 0) & (shapes.pp * v <= self.num_layers + 2)
-            if not fits.any():
+                fits = divides & (shapes.pp * v <= self.num_layers + 2)
+            for rule in rules:
+                most = -(-self.num_layers // np.maximum(1, shapes.pp * v)) + 2
+                yield schedule, v, rule, fits if rule <= 4 else fits & (rule - 4 <= most)
+
+    def _shardings(self, shapes: Meshes) -> Iterator[tuple[int, Ints, NDArray[np.bool_]]]:
+        """ZeRO stage, shard group (0: all replicas), and the shapes that can have them."""
+        group = shapes.dp * shapes.cp
+        any_group = (group > 1) | (shapes.tp * group > shapes.ep)
+        all_replicas, per_node = np.zeros(len(shapes), np.int64), self._node_shards(shapes)
+        for zero in range(4):
+            if not self.limits.allows("zero_stage", zero):
                 continue
-            for zero in range(4):
-                if not limits.allows("zero_stage", zero):
-                    continue
-                for node in (False, True) if zero else (False,):
-                    rows = fits & (sharded if zero else np.True_)
-                    if node:
-                        rows = rows & (per_node > 0)
-                    sizes = per_node if node else np.zeros_like(per_node)
-                    rows = rows & limits.keep("shard_group", sizes)
-                    for rule in rules:
-                        most = -(-self.num_layers // np.maximum(1, shapes.pp * v)) + 2
-                        used = rows if rule <= 4 else rows & (rule - 4 <= most)
-                        yield used, zero, node, schedule, v, rule
+            rows = any_group if zero else np.ones(len(shapes), bool)
+            yield zero, all_replicas, rows & self.limits.keep("shard_group", all_replicas)
+            if zero:
+                rows = rows & (per_node > 0) & self.limits.keep("shard_group", per_node)
+                yield zero, per_node, rows
 
     def _node_shards(self, shapes: Meshes) -> Ints:
         """Replicas inside one node, where sharding over them alone is a choice; else 0."""
@@ -315,13 +321,13 @@ class Space:
         return np.where(choice, inside, 0)
 
     def _set(
-        self, meshes: Meshes, zero: int, node: bool, schedule: int, v: int, rule: int
+        self, meshes: Meshes, zero: int, shard: Ints, schedule: int, v: int, rule: int
     ) -> Meshes:
         ones = np.ones(len(meshes), np.int64)
         return msgspec.structs.replace(
             meshes,
             zero_stage=zero * ones,
-            shard_group=self._node_shards(meshes) if node else 0 * ones,
+            shard_group=shard,
             schedule=schedule * ones,
             virtual_stages=v * ones,
             recompute_rule=rule * ones,

@@ -5,9 +5,13 @@ it is installed; what it cannot express is refused.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -201,6 +205,63 @@ def test_megatron_core_parses_the_layout(make_plan: MakePlan, name: str) -> None
         held = parsed.layout[stage.index]
         counts = [sum(layer.name == "decoder" for layer in chunk) for chunk in held]
         assert counts == [chunk.num_layers for chunk in stage.chunks]
+
+
+# Parameters of the tiny model: a dense layer has 64 x 256 (queries, keys, values) + 128 x 64
+# (output) + 3 x 64 x 128 (MLP) = 49152 and two norms of 64; each end 128 x 64; a final norm of 64.
+DENSE, NORMS, ENDS, FINAL = 49_152, 128, 8_192, 64
+# A sparse layer: attention as above, 8 experts and a shared one of 3 x 64 x 32, a router of 8 x 64.
+ATTENTION, EXPERT, ROUTER = 24_576, 6_144, 512
+SPARSE = ATTENTION + 9 * EXPERT + ROUTER
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("uneven", [[ENDS + DENSE + NORMS], [3 * (DENSE + NORMS) + FINAL + ENDS]]),
+        (
+            "interleaved",
+            [
+                [ENDS + DENSE + NORMS, 3 * (DENSE + NORMS)],
+                [2 * (DENSE + NORMS), DENSE + NORMS + FINAL + ENDS],
+            ],
+        ),
+        ("tensor", [[ENDS // 2 + 2 * (DENSE // 4 + NORMS) + FINAL]]),
+        (
+            "experts",
+            [
+                [ENDS + DENSE + NORMS + SPARSE - 4 * EXPERT + NORMS],
+                [3 * (SPARSE - 4 * EXPERT + NORMS) + FINAL + ENDS],
+            ],
+        ),
+    ],
+)
+def test_megatron_core_builds_the_stages(
+    make_plan: MakePlan, tmp_path: Path, name: str, stages: list[list[int]]
+) -> None:
+    """Every rank gets the plan's layers and the parameters worked out above.
+
+    ``tensor`` splits all but the norms over 4: two ends of 8192 / 4 are 8192 / 2. ``experts``
+    holds 4 of 8 experts on a rank.
+    """
+    pytest.importorskip("megatron.core", reason="needs megatron-core")
+    plan = make_plan(**PLANS[name])
+    flags = tmp_path / "flags.json"
+    flags.write_text(json.dumps(vars(read(plan))))
+    d = plan.degrees
+    world = d.tp * d.cp * d.pp * d.dp
+    script = Path(__file__).parent / "megatron_ranks.py"
+    words = [sys.executable, str(script), str(flags), str(world)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = json.loads(done.stdout.splitlines()[-1])
+    for rank, facts in enumerate(ranks):
+        stage = rank // (world // d.pp)
+        assert facts["pp"] == stage
+        assert facts["tp"] == rank % d.tp
+        assert facts["layers"] == [chunk.num_layers for chunk in plan.stages[stage].chunks]
+        assert facts["parameters"] == stages[stage]
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,12 @@ std::vector<int> GroupSearch::draw_units(const Assignment& assignment) {
     return units;
 }
 
-bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, int rounds) {
+bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, std::int64_t budget) {
     const Int before = assignment.cost;
     if (instance_->num_units < 2) return false;
-    for (int round = 0; round < rounds && assignment.cost > floor && !control_->poll(); ++round) {
+    const std::int64_t last = control_->nodes + budget;
+    while (control_->nodes < last && assignment.cost > floor && !control_->poll()) {
+        ++control_->nodes;
         const std::vector<int> units = draw_units(assignment);
         std::vector<int> place(static_cast<std::size_t>(instance_->num_units), -1);
         for (std::size_t q = 0; q < units.size(); ++q) place[static_cast<std::size_t>(units[q])] = static_cast<int>(q);

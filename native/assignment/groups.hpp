@@ -13,8 +13,8 @@ class GroupSearch {
     GroupSearch(const Instance& instance, Int scale, Control& control);
 
     // Rounds of re-optimisation from a feasible assignment; returns true when its cost fell.
-    // multiplier: of all tasks, from the root. floor: stop at this cost, a proven bound.
-    bool improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, int rounds);
+    // multiplier: of all tasks, from the root. floor: stop at this cost, a proven bound. budget: search nodes.
+    bool improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, std::int64_t budget);
 
   private:
     std::vector<int> draw_units(const Assignment& assignment);

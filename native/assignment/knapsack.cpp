@@ -17,6 +17,7 @@ namespace {
 
 constexpr Int kMaxCells = Int{1} << 24;            // of one table
 constexpr Int kMaxConditionCells = Int{1} << 21;   // of each of two tables
+constexpr Int kCellsPerNode = 256;              // table cells computed in the time of one enumeration node
 constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
 constexpr Int kNarrow = std::numeric_limits<std::int32_t>::max();
 
@@ -152,7 +153,7 @@ Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int 
 
     const Int cells = static_cast<Int>(core_.size()) * (core_capacity + 1);
     const bool tabular = core_capacity < kMaxCells && cells <= kMaxCells;
-    const std::int64_t budget = tabular ? cells / 16 + 64 : kMaxLeaves;
+    const std::int64_t budget = tabular ? cells / kCellsPerNode + 32 : kMaxLeaves;
     bool exact = enumerate(core_capacity, greedy - fixed_profit, budget);
     if (!exact && tabular) {
         best_ = sum(core_profit_) < kNarrow ? tabulate<std::int32_t>(core_capacity) : tabulate<Int>(core_capacity);
@@ -297,18 +298,26 @@ Int Knapsack::condition_by_table(std::span<const Int> profit, std::span<const In
         std::copy_n(from + (width - w), w, to + (width - w));
     }
     const Value* full = forward.data() + num_items * width;
-    for (std::size_t q = 0; q < profit.size(); ++q) {
+    for (std::size_t q = num_items; q < profit.size(); ++q) {
+        with[q] = profit[q] + static_cast<Int>(full[width - 1 - static_cast<std::size_t>(load[q])]);
+    }
+    // Items of one best set cost nothing to force in, the others nothing to force out.
+    const Int best = static_cast<Int>(full[width - 1]);
+    std::size_t y = width - 1;
+    for (std::size_t q = num_items; q-- > 0;) {
         const auto w = static_cast<std::size_t>(load[q]);
-        if (q >= num_items) {
-            with[q] = profit[q] + static_cast<Int>(full[width - 1 - w]);
-            continue;
-        }
         const Value* before = forward.data() + q * width;
         const Value* after = backward.data() + (q + 1) * width;
-        without[q] = static_cast<Int>(best_sum(before, after, width));
-        with[q] = profit[q] + static_cast<Int>(best_sum(before, after + w, width - w));
+        if (forward[(q + 1) * width + y] != before[y]) {
+            y -= w;
+            with[q] = best;
+            without[q] = static_cast<Int>(best_sum(before, after, width));
+        } else {
+            with[q] = profit[q] + static_cast<Int>(best_sum(before, after + w, width - w));
+            without[q] = best;
+        }
     }
-    return static_cast<Int>(full[width - 1]);
+    return best;
 }
 
 Int Knapsack::condition(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items,

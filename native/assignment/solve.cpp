@@ -15,8 +15,8 @@ namespace {
 constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
-constexpr std::int64_t kFirstGroups = 50;    // nodes before the group search comes back
-constexpr int kGroupRounds = 40;
+constexpr std::int64_t kGroupNodes = 100;    // a visit to the group search
+constexpr double kGroupShare = 0.25;         // of all nodes
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 
@@ -43,7 +43,7 @@ class Solver {
     void bound_root();
     void raise(Int bound);
     Outcome look_for_any(std::int64_t node_limit);
-    void regroup(int rounds);
+    void regroup();
     Status decide_all();
     void certify_root();
 
@@ -56,7 +56,7 @@ class Solver {
     std::vector<double> multiplier_, witness_;
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
-    std::int64_t next_groups_ = kFirstGroups;
+    std::int64_t group_nodes_ = 0;
 };
 
 bool Solver::report() {
@@ -122,18 +122,19 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     return Outcome::kStopped;
 }
 
-void Solver::regroup(int rounds) {
+void Solver::regroup() {
     if (!search_.has_best() || search_.best().cost <= bound_) return;
     Assignment trial = search_.best();
-    if (groups_.improve(trial, multiplier_, bound_, rounds)) search_.offer(trial);
+    const std::int64_t before = control_.nodes;
+    if (groups_.improve(trial, multiplier_, bound_, kGroupNodes)) search_.offer(trial);
+    group_nodes_ += control_.nodes - before;
 }
 
 // Decisions at rising targets until the bound meets the best assignment.
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
-        if (control_.nodes < next_groups_) return;
-        regroup(kGroupRounds);
-        next_groups_ = 2 * control_.nodes + kFirstGroups;
+        const auto nodes = static_cast<double>(control_.nodes);
+        if (static_cast<double>(group_nodes_) < kGroupShare * nodes) regroup();
     };
     std::int64_t node_limit = kFirstNodes;
     Int step = 0;
@@ -206,7 +207,7 @@ Answer Solver::run() {
         Outcome any = Outcome::kOpen;
         if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) any = look_for_any(kFirstNodes);
         if (any == Outcome::kClosed) raise(search_.ceiling() + 1);
-        if (!control_.stopped) regroup(kGroupRounds);
+        if (!control_.stopped) regroup();
         answer_.status = control_.stopped ? Status::kStopped : decide_all();
     }
     certify_root();

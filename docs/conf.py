@@ -24,6 +24,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"optalloc {release}"
 html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_copy_source = False
 
 autodoc_member_order = "bysource"

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names for type checkers, which do not run __getattr__
+    from optalloc.assignment.certify import certify_assignment as certify_assignment
+    from optalloc.assignment.formats import load_assignment as load_assignment
+    from optalloc.assignment.formats import save_assignment as save_assignment
     from optalloc.assignment.problem import AssignmentProblem as AssignmentProblem
     from optalloc.assignment.reference import global_optimal_allocation as global_optimal_allocation
     from optalloc.assignment.result import AssignmentResult as AssignmentResult
@@ -34,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.model.parameters import total_parameters as total_parameters
     from optalloc.model.spec import ModelSpec as ModelSpec
     from optalloc.plan.compare import compare as compare
+    from optalloc.plan.plan import load_plan as load_plan
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
@@ -44,6 +48,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.stop import NodeLimit as NodeLimit
     from optalloc.stop import Progress as Progress
     from optalloc.stop import TimeLimit as TimeLimit
+    from optalloc.training.plan import TrainingPlan as TrainingPlan
     from optalloc.workload import Training as Training
     from optalloc.workload import load_workload as load_workload
 
@@ -72,17 +77,22 @@ _HOME = {
     "Termination": "optalloc.result",
     "TimeLimit": "optalloc.stop",
     "Training": "optalloc.workload",
+    "TrainingPlan": "optalloc.training.plan",
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
     "bundled_models": "optalloc.model.load",
+    "certify_assignment": "optalloc.assignment.certify",
     "compare": "optalloc.plan.compare",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "global_optimal_allocation": "optalloc.assignment.reference",
+    "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
     "load_model": "optalloc.model.load",
+    "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
     "run_plan": "optalloc.execute.run",
+    "save_assignment": "optalloc.assignment.formats",
     "simulate": "optalloc.simulate.simulation",
     "solve_assignment": "optalloc.assignment.solve",
     "total_parameters": "optalloc.model.parameters",

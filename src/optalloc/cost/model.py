@@ -184,6 +184,11 @@ class CostModel:
         runs = [np.full(run.count, index[run.layer], np.int32) for run in self.graph.sequence]
         return np.concatenate(runs)
 
+    @property
+    def num_layers(self) -> int:
+        """Layers between embedding and head."""
+        return self.graph.num_layers
+
     @cached_property
     def boundary(self) -> Array:
         """What crosses a cut after e layers over the encoder's activations, (num_layers + 1,).

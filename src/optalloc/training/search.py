@@ -39,10 +39,11 @@ from optalloc import _native
 from optalloc.cost.model import REAL_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.space import INTERLEAVED, Space
+from optalloc.training.space import GPIPE, INTERLEAVED, ZB_H1, Space
 from optalloc.training.strategy import Recompute, Strategy
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 SOLVED, MEMORY, STAGE_BOUND, SEARCH, LIMIT, MESH_BOUND = range(6)
 PRUNED_NAMES = {
@@ -112,34 +113,122 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool
 
 
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One micro-batch over all stages without recomputation, and the least of one layer; arrays, seconds.
+
+    ``link_s`` is one crossing of the nearest kind of boundary.
+    """
+
+    forward_s: Array
+    backward_s: Array
+    weight_s: Array
+    least_forward_s: Array
+    least_backward_s: Array
+    least_weight_s: Array
+    link_s: Array
+
+    @staticmethod
+    def of(cost: CostModel, parts: tuple[Array, Array, Array], link_s: Array) -> Work:
+        """From times by layer type, shape (n, types)."""
+        total = [part @ cost.type_counts for part in parts]
+        least = [part[:, 1:-1].min(axis=1) for part in parts]
+        return Work(
+            forward_s=total[0],
+            backward_s=total[1],
+            weight_s=total[2],
+            least_forward_s=least[0],
+            least_backward_s=least[1],
+            least_weight_s=least[2],
+            link_s=link_s,
+        )
+
+    @property
+    def total_s(self) -> Array:
+        return self.forward_s + self.backward_s + self.weight_s
+
+
+def path_bounds(work: Work, schedule: Ints, v: Ints, pp: Ints, m: Ints, layers: int) -> Array:
+    """A lower bound of the pipeline's time from paths every schedule has; seconds, O(1) each.
+
+    Let S be the work of one micro-batch and R its way down and back over all links.
+
+    - Stage i does m times its own work: T >= m S / pp, and T >= m n t for the stage with the most layers,
+      n >= ceil(layers / pp), each at least t.
+    - One chunk a stage, undivided backward: own work behind that of all earlier stages gives
+      S <= T (1 - (1 - 1/m)^pp). The round trip with the stage's other work gives T >= R + c_i . work_i with
+      c = m - w_i forwards, m - 1 input gradients and at least m - pp weight gradients, w_i <= min(m, pp);
+      that holds for the mean stage and for the one with the most layers.
+    - Several chunks: before stage i starts, the first chunks of the earlier stages ran, and after it their
+      backwards; those but the first hold at least q layers, q = ceil(layers / (pp v)), or one where all cuts
+      are tried. The mean over the stages and the last middle stage, which has v q layers, are bounds.
+    """
+    mf, stages = m.astype(np.float64), pp.astype(np.float64)
+    least = work.least_forward_s + work.least_backward_s + work.least_weight_s
+    fullest = np.ceil(layers / stages)
+    bound = mf * np.maximum(work.total_s / stages, fullest * least)
+    split = schedule == ZB_H1
+    back = work.forward_s + work.backward_s + np.where(split, 0.0, work.weight_s)
+    around = back + 2.0 * (stages - 1.0) * work.link_s
+    warm = np.where(schedule == GPIPE, 1.0, np.minimum(mf, stages))
+    late = np.where(split, np.minimum(mf, stages), 1.0)
+    turns = [
+        (mf - warm) * forward + (mf - 1.0) * backward + (mf - late) * weight
+        for forward, backward, weight in (
+            (work.forward_s / stages, work.backward_s / stages, work.weight_s / stages),
+            (
+                fullest * work.least_forward_s,
+                fullest * work.least_backward_s,
+                fullest * work.least_weight_s,
+            ),
+        )
+    ]
+    single = np.maximum(bound, around + np.maximum(turns[0], turns[1]))
+    paths = work.total_s / (1.0 - (1.0 - 1.0 / mf) ** stages)
+    single = np.where(split, single, np.maximum(single, paths))
+    # Interleaved.
+    chunks = stages * v
+    every_cut = _few_cuts(layers, pp, v)
+    q = np.where(every_cut, 1.0, np.ceil(layers / chunks))
+    step = q * least + 2.0 * work.link_s
+    sums = (stages - 1.0) * (stages - 2.0) / 2.0 * step
+    several = np.maximum(bound, (mf * work.total_s + sums) / stages)
+    middle = mf * v * q * least + np.maximum(0.0, stages - 3.0) * step
+    several = np.where(stages >= 3, np.maximum(several, middle), several)
+    result: Array = np.where(schedule == INTERLEAVED, several, single)
+    return result
+
+
+def _few_cuts(layers: int, pp: Ints, v: Ints) -> NDArray[np.bool_]:
+    """Where the native search tries all interleaved cuts; may say True too often, never too rarely."""
+    few: NDArray[np.bool_] = layers - pp * v + 2 <= 2
+    small: NDArray[np.bool_] = (layers - 1.0) ** 3 / 6.0 <= 1001.0 + 0.0 * (pp * v)
+    return few | small
+
+
 def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
     """A lower bound of the step time of every mesh, seconds; O(types) each.
 
-    Let S be the work of one micro-batch over all stages without recomputation. Stage i does m times its own
-    work and then its tail, so the mean over the stages gives
+    The paths of :func:`path_bounds`, and the mean over the stages of work and tail,
 
         T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap * backward) + ...
 
-    (a maximum of sums is at least the sum's maximum with zero). Undivided backward, one chunk a stage: work
-    of earlier stages precedes the first and follows the last operation of stage i, so with m tau_i +
-    sum_{j<i} tau_j <= T for every i, S <= T (1 - (1 - 1/m)^pp). A larger recomputation only adds: each extra
-    second adds m seconds of work and hides at most one second of reduction.
+    (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds: each extra second
+    adds m seconds of work and hides at most one second of reduction.
     """
     counts = cost.type_counts
-    m = tables.ints[:, 3].astype(np.float64)
-    pp = meshes.pp.astype(np.float64)
-    forward = tables.field("forward_s") @ counts
-    backward = (tables.field("backward_s") + tables.field("weight_s")) @ counts
-    work = forward + backward
+    m = cost.num_microbatches(meshes)
+    parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
+    work = Work.of(cost, parts, tables.real("latency_near_s") + tables.real("transfer_near_s"))
     overlap = tables.real("overlap")
+    backward = work.backward_s + work.weight_s
     tails = tables.field("update_s") @ counts
     tails = tails + np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
-    tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * forward)
-    bound = (m * work + tails) / pp
-    whole = (meshes.schedule == 0) | (meshes.schedule == 1)
-    paths = work / (1.0 - (1.0 - 1.0 / m) ** pp)
-    bound = np.where(whole, np.maximum(bound, paths), bound)
-    return bound + tables.real("fixed_s")
+    tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
+    bound = path_bounds(
+        work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers
+    )
+    mean = (m * work.total_s + tails) / meshes.pp
+    return np.maximum(bound, mean) + tables.real("fixed_s")
 
 
 def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDArray[np.bool_]:
@@ -158,13 +247,44 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
     return excluded
 
 
-def shape_bounds(cost: CostModel, shapes: Meshes) -> Array:
-    """A bound that holds for every refinement of a shape: m S / pp, seconds."""
-    table, row = cost.layer_costs(shapes)
-    work = (table.forward_s + table.backward_s + table.weight_s) @ cost.type_counts
-    m = cost.num_microbatches(shapes)
-    bound: Array = m * work[row] / shapes.pp + cost.constants.fixed_s
-    return bound
+class ShapeFacts:
+    """What holds for every refinement of each shape: work, and the least memory."""
+
+    def __init__(self, cost: CostModel, shapes: Meshes) -> None:
+        self.cost, self.shapes = cost, shapes
+        table, row = cost.layer_costs(shapes)
+        parts = (table.forward_s[row], table.backward_s[row], table.weight_s[row])
+        near = cost.network.levels[0]
+        self.work = Work.of(cost, parts, np.full(len(shapes), near.latency_s))
+        self.m = cost.num_microbatches(shapes)
+        counts, three = cost.type_counts, np.full(len(shapes), 3.0)
+        group = (shapes.dp * shapes.cp).astype(np.float64)
+        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
+        dense, expert = (table.dense_parameters @ counts)[row], (table.expert_parameters @ counts)[row]
+        least = dense * cost.states.total(three, group) + expert * cost.states.total(three, spread)
+        least = least - cost.graph.tied_parameters / shapes.tp * cost.states.total(three, group)
+        least = least + (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
+        room = cost.device.memory_bytes - cost.constants.workspace_bytes
+        self.too_large: NDArray[np.bool_] = least > shapes.pp * room
+
+    def bounds(self, schedule: int, v: int, rows: Ints | slice = slice(None)) -> Array:
+        """A bound of the step time with this schedule, seconds."""
+        work = Work(**{name: getattr(self.work, name)[rows] for name in Work.__struct_fields__})
+        pp = self.shapes.pp[rows]
+        full = np.ones_like(pp)
+        paths = path_bounds(
+            work, schedule * full, v * full, pp, self.m[rows], self.cost.num_layers
+        )
+        return paths + self.cost.constants.fixed_s
+
+    def least(self) -> Array:
+        """A bound over all schedules, seconds."""
+        layers = np.ceil(self.cost.num_layers / self.shapes.pp)
+        work = self.work
+        one = work.least_forward_s + work.least_backward_s + work.least_weight_s
+        most = np.maximum(work.total_s / self.shapes.pp, layers * one)
+        bound: Array = self.m * most + self.cost.constants.fixed_s
+        return bound
 
 
 class Search:
@@ -201,10 +321,13 @@ class Search:
         self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
         shapes = self.space.shapes()
         configurations = self.space.count(shapes)
-        bounds = self.weight(shapes) * shape_bounds(self.cost, shapes)
+        facts = ShapeFacts(self.cost, shapes)
+        self._count("memory", self.space.count(shapes.take(facts.too_large)))
+        bounds = self.weight(shapes) * facts.least()
         order = np.argsort(bounds, kind="stable")
+        order = order[~facts.too_large[order]]
         try:
-            self._seed(shapes)
+            self._seed(shapes.take(order))
             self._sweep(shapes.take(order), bounds[order])
             for work_limit in WORK_LIMITS[1:]:
                 self._take_up(work_limit)
@@ -265,7 +388,15 @@ class Search:
 
     def _refine(self, shapes: Meshes) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
-        meshes = self.space.refine(shapes)
+        facts, weight, goal = ShapeFacts(self.cost, shapes), self.weight(shapes), self._goal()
+
+        def promising(schedule: int, v: int) -> NDArray[np.bool_]:
+            kept: NDArray[np.bool_] = weight * facts.bounds(schedule, v) < goal
+            return kept
+
+        before = self.space.count(shapes)
+        meshes = self.space.refine(shapes, promising)
+        self._count("schedule path bound", before - len(meshes))
         if not len(meshes):
             return
         tables = self.cost.tables(meshes)

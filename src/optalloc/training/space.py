@@ -21,7 +21,7 @@ run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
@@ -248,10 +248,18 @@ class Space:
 
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
-    def refine(self, shapes: Meshes) -> Meshes:
-        """Every refinement of the given shapes."""
+    def refine(
+        self,
+        shapes: Meshes,
+        promising: Callable[[int, int], NDArray[np.bool_]] | None = None,
+    ) -> Meshes:
+        """Every refinement of the given shapes; of a schedule and its chunks, only ``promising`` shapes."""
         parts = []
         for schedule, v, rule, fits in self._schedules(shapes):
+            if not fits.any():
+                continue
+            if promising is not None:
+                fits = fits & promising(schedule, v)
             for zero, shard, sharded in self._shardings(shapes):
                 rows = fits & sharded
                 if rows.any():

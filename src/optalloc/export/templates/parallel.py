@@ -90,8 +90,9 @@ class ParallelBuilder(Builder):
         if isinstance(layer.mlp, Experts) and mesh.tp * mesh.ep > 1:
             self._shard(layer.mlp.experts, mesh.expert_fsdp)
             layer.mlp.experts.set_gradient_divide_factor(float(mesh.dp * mesh.cp))
-            # A divisor of one's own is a plain sum on every backend only by request.
-            layer.mlp.experts.set_force_sum_reduction_for_comms(True)
+            # gloo has no scaled sum. A group of one is divided in any case, and twice if forced.
+            forced = mesh.expert_fsdp["shard"].size() > 1
+            layer.mlp.experts.set_force_sum_reduction_for_comms(forced)
         self._shard(layer, mesh.fsdp)
         return layer
 

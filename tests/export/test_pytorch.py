@@ -11,7 +11,7 @@ import pytest
 from optalloc.errors import ExportError
 from optalloc.export.base import artefacts
 from optalloc.export.pytorch import facts_of
-from optalloc.model.spec import Attention, LatentAttention, Layer, LayerRun, Mlp, ModelSpec
+from optalloc.model.spec import Attention, LatentAttention, Layer, LayerRun, Mlp, ModelSpec, Norm
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.strategy import Recompute
 
@@ -114,3 +114,13 @@ def test_latent_attention_names_its_first_stage(make_plan: MakePlan) -> None:
     with pytest.raises(ExportError, match="multi-head latent attention") as caught:
         artefacts(make_plan(pp=2, layers=(2, 2), model=model), "pytorch")
     assert caught.value.stage == 1
+
+
+def test_sandwich_norms_are_refused(make_plan: MakePlan) -> None:
+    """The script's layer has two norms; four would be another model."""
+    plan = make_plan()
+    layer = plan.model.layer_types[0]
+    layer = msgspec.structs.replace(layer, norm=Norm(count=4))
+    model = msgspec.structs.replace(plan.model, layer_types=(layer,))
+    with pytest.raises(ExportError, match="4 norms a layer"):
+        artefacts(msgspec.structs.replace(plan, model=model), "pytorch")

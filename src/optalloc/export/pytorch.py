@@ -73,6 +73,8 @@ def require_layers(plan: TrainingPlan, target: str) -> None:
     tp = plan.degrees.tp
     for name, layer in layer_types(plan).items():
         attention, stage = layer.attention, stage_of(plan, name)
+        if layer.norm.count != 2:
+            raise ExportError(target, f"{layer.norm.count} norms a layer ({name})", stage=stage)
         if not isinstance(attention, Attention):
             raise ExportError(target, f"multi-head latent attention ({name})", stage=stage)
         if attention.kv_heads % tp:

@@ -2,6 +2,7 @@
 
 Widths, heads, experts and the layers of each chunk are the plan's. Positions are rotary, weights
 are random (each tensor has its own seed, so that any split of the model starts from equal weights).
+Gated layers use SiLU, others GELU; experts are routed by softmax and top-k, with no auxiliary loss.
 """
 
 from __future__ import annotations

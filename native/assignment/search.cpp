@@ -54,13 +54,6 @@ Int Search::bound_at(const std::vector<double>& multiplier, std::vector<Int>& ro
     return lagrangian_.evaluate(rounded);
 }
 
-bool Search::fix_for_good(const std::vector<double>& multiplier, Int limit) {
-    lagrangian_.refresh(domain_);
-    round(multiplier, rounded_);
-    int removed = 0;
-    return lagrangian_.fix(domain_, rounded_, scale_ * limit, removed);
-}
-
 // Where every free task was picked, keeping each task's cheapest copy is feasible.
 void Search::offer_cover() {
     scratch_.unit.assign(static_cast<std::size_t>(instance_->num_tasks), -1);

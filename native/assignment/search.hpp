@@ -47,8 +47,6 @@ class Search {
     bool offer(const Assignment& candidate);
 
     bool propagate() { return domain_.propagate(); }
-    // Drops for good what no assignment of cost <= limit uses; false: there is none.
-    bool fix_for_good(const std::vector<double>& multiplier, Int limit);
     // The exact scaled bound of the present domain at the rounded multipliers.
     Int bound_at(const std::vector<double>& multiplier, std::vector<Int>& rounded);
 

@@ -16,6 +16,8 @@ constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
 constexpr std::int64_t kGroupNodes = 100;    // a visit to the group search
+constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
+constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
 constexpr double kGroupShare = 0.25;         // of all nodes
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
@@ -82,6 +84,8 @@ void Solver::bound_root() {
     multiplier_ = find_prices(normal_.instance, [this] { return control_.poll(); }).multiplier;
     witness_ = multiplier_;
     if (control_.stopped) return;
+    std::vector<Int> rounded;
+    raise(ceil_div(search_.bound_at(multiplier_, rounded), scale_));
     search_.set_target(search_.ceiling());
     const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 20, .theta = 1.0, .patience = 12};
     const Outcome outcome = search_.ascend(multiplier_, how);
@@ -147,17 +151,19 @@ Status Solver::decide_all() {
         if (!search_.has_best() && bound_ > search_.ceiling()) return Status::kInfeasible;
         if (control_.poll()) return Status::kStopped;
         const Int known = search_.has_best() ? search_.best().cost : search_.ceiling() + 1;
-        if (first && search_.has_best()) step = (known - bound_) / 32;
+        if (first && search_.has_best()) step = (known - bound_) / kFirstStep;
         first = false;
         const Int target = std::min(bound_ + step, known - 1);
         const Ascent root{.steps = 300, .fix_every = 25, .repair_every = 0, .theta = 0.5, .patience = 10};
+        const std::int64_t before = control_.nodes;
         const Outcome outcome =
             search_.decide(target, multiplier_, root, search_.has_best() ? kUnlimited : node_limit);
         if (control_.stopped) return Status::kStopped;
         if (outcome == Outcome::kClosed) {
             const bool found = search_.has_best() && search_.best().cost <= target;
             raise(found ? search_.best().cost : target + 1);
-            if (!found && (known - bound_ > 32 || !search_.has_best())) step = std::max<Int>(2 * step, 1);
+            // Quick refusals say that the optimum is far above.
+            if (control_.nodes - before <= kQuick) step = std::max<Int>(2 * step, 1);
             continue;
         }
         if (search_.has_best()) continue;

@@ -94,7 +94,7 @@ class Solver {
                              double* bytes) const;
     double event_value(std::span<const Range> chunks, std::span<const StageOption> options,
                        std::span<double> stage_end);
-    Answer solve(double threshold, std::int64_t work_limit, const int* cancel);
+    Answer solve(double floor, double threshold, std::int64_t work_limit, const int* cancel);
 
   private:
     struct Pick {
@@ -103,7 +103,9 @@ class Solver {
     };
 
     std::int64_t clock_work(int chunks) const {
-        return 2 * static_cast<std::int64_t>(mesh_.shape.num_micro) * chunks;
+        const int m = mesh_.shape.num_micro;
+        const bool repeats = v_ == 1 && mesh_.shape.schedule != Schedule::kGpipe;
+        return 2 * static_cast<std::int64_t>(repeats ? std::min(m, 3 * pp_) : m) * chunks;
     }
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
     double memory(int stage, std::span<const Range> chunks, int full, int selective) const;
@@ -327,9 +329,7 @@ double Solver::event_value(std::span<const Range> chunks, std::span<const StageO
         if (c + 1 < count) l_[c] = link(static_cast<int>(c), chunks[c].end);
     }
     stage_end_.resize(static_cast<std::size_t>(pp_));
-    if (!facts_.clock.run({f_, b_, w_, std::span<const double>(l_.data(), count - 1)}, stage_end_)) {
-        return kInf;
-    }
+    facts_.clock.ends({f_, b_, w_, std::span<const double>(l_.data(), count - 1)}, stage_end_, pp_, 0.0);
     double value = 0.0;
     for (std::size_t i = 0; i < static_cast<std::size_t>(pp_); ++i) {
         value = std::max(value, stage_end_[i] + options[i].tail);
@@ -556,7 +556,7 @@ bool Solver::prefix_excludes(int stage, int done, double rest) {
     }
     const double turn = rest + 2.0 * link(stage, done);
     work_ += clock_work(stage + 1);
-    if (!facts_.clock.run({f_, b_, w_, l_}, stage_end_, stage + 1, turn)) return false;
+    facts_.clock.ends({f_, b_, w_, l_}, stage_end_, stage + 1, turn);
     for (std::size_t j = 0; j < count; ++j) {
         if (stage_end_[j] + current_.options[j].tail >= limit_) return true;
     }
@@ -642,11 +642,9 @@ void Solver::solve_single() {
     for (auto* values : {&f_, &b_, &w_, &l_, &stage_end_}) values->resize(stages);
     // Search under a rising cap: while it is low the path bounds leave little to search, every cap without a
     // partition is a proven bound, and the first one with a partition has the best one.
-    const LayerCost& all = chain_.at.back();
-    const double goal = limit_;
-    double best = goal, cap = mesh_.shape.num_micro * (all.forward + all.backward + all.weight) / pp_;
+    double best = limit_, cap = tightest_;
     bool searched = false;
-    for (double step = 0.002;; step = std::min(1.0, step * 1.5)) {
+    for (double step = 0.001;; step = std::min(1.0, step * 1.5)) {
         cap = std::min(cap * (1.0 + step), best);
         if (suffix_tables(cap)) {
             if (!searched && follow_tables(cap, current_)) {
@@ -751,7 +749,8 @@ void Solver::all_layouts(std::vector<int>& sizes, std::size_t chunk, int left) {
     }
 }
 
-Answer Solver::solve(double threshold, std::int64_t work_limit, const int* cancel) {
+Answer Solver::solve(double floor, double threshold, std::int64_t work_limit, const int* cancel) {
+    tightest_ = floor;
     limit_ = threshold;
     work_limit_ = work_limit;
     cancel_ = cancel;
@@ -778,9 +777,9 @@ ShapeFacts& ShapeCache::get(const Shape& s) {
 }
 
 Answer solve_mesh(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-                  ShapeFacts& facts, double threshold, std::int64_t work_limit,
+                  ShapeFacts& facts, double floor, double threshold, std::int64_t work_limit,
                   const int* cancel) {
-    return Solver(mesh, sequence, boundary, facts).solve(threshold, work_limit, cancel);
+    return Solver(mesh, sequence, boundary, facts).solve(floor, threshold, work_limit, cancel);
 }
 
 double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
@@ -822,7 +821,8 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
             continue;
         }
         const double threshold = goal == kInf ? kInf : goal / input.weights[k] - input.fixed[k];
-        answer = solve_mesh(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), threshold,
+        const double floor = input.bounds[k] / input.weights[k] - input.fixed[k];
+        answer = solve_mesh(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), floor, threshold,
                             input.work_limit, cancel);
         answer.bound = input.weights[k] * (answer.bound + input.fixed[k]);
         if (answer.layers_per_chunk.empty()) continue;

@@ -61,6 +61,9 @@ class EventClock {
     // The first `stages` stages alone (one chunk a stage): behind the last of them a micro-batch turns round
     // after `turn` seconds, however many are there at once.
     bool run(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
+    // The same ends without the starts, much faster where micro-batches are many: once the state of all stages
+    // has moved on evenly over some cycles, it does so until the forwards run out.
+    void ends(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
     // Start of every operation in stage order, filled by run().
     const std::vector<std::vector<double>>& starts() const { return starts_; }
     const std::vector<std::vector<Op>>& orders() const { return orders_; }
@@ -71,6 +74,7 @@ class EventClock {
     std::vector<std::vector<double>> starts_;
     std::vector<double> forward_end_, backward_end_;
     std::vector<std::size_t> next_;
+    std::vector<double> state_, history_;
 };
 
 }  // namespace optalloc::training

@@ -2,11 +2,11 @@
 
     t_gemm = max( waves * t_wave, bytes / (bandwidth * memory_efficiency) ) + launch
     waves  = ceil( tiles / multiprocessors ),   tiles = ceil(M/t) ceil(N/t)
-    t_wave = multiprocessors * 2 t^2 K / (peak * eff),   eff = gemm_efficiency * K / (K + K_half)
+    t_wave = multiprocessors * 2 t^2 K / (peak * gemm_efficiency) + gemm_tile_s
 
-t is ``gemm_tile``, less for thinner matrices. A tile at the edge takes as long as a whole one, and
-so does a wave of few tiles; where M, N and the tiles divide evenly this is
-``2 M N K / (peak * eff)``. Tile and wave quantisation: NVIDIA, "Matrix Multiplication Background
+t is ``gemm_tile``, less for thinner matrices; ``gemm_tile_s`` is the time a tile fills its pipeline
+and writes its result, which weighs more on a faster device. A tile at the edge takes as long as a
+whole one, and so does a wave of few tiles. Tile and wave quantisation: NVIDIA, "Matrix Multiplication Background
 User's Guide", section 4. Operators that only move memory run at the memory bandwidth.
 """
 
@@ -87,9 +87,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         c = self.constants
         high, wide = _tile(m, c.gemm_tile), _tile(n, c.gemm_tile)
         tiles = groups * np.ceil(m / high) * np.ceil(n / wide)
-        slots = self.multiprocessors * np.ceil(tiles / self.multiprocessors)
-        efficiency = self.matrix_efficiency * k / (k + c.gemm_half_depth)
-        compute = slots * 2.0 * high * wide * k / (self.matrix_flops_per_s * efficiency)
+        waves = np.ceil(tiles / self.multiprocessors)
+        speed = self.matrix_flops_per_s * self.matrix_efficiency / self.multiprocessors
+        compute = waves * (2.0 * high * wide * k / speed + c.gemm_tile_s)
         moved = groups * self.element_bytes * (m * k + k * n + m * n)
         return np.maximum(compute, moved / self.bandwidth_bytes_per_s) + c.launch_s
 

@@ -31,13 +31,14 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     gemm_efficiency: float
     gemm_efficiency_fp8: float
-    gemm_half_depth: float
+    gemm_tile_s: float
     gemm_tile: float
     attention_efficiency: float
     attention_backward_ratio: float
     attention_backward_efficiency: float
     memory_efficiency: float
     launch_s: float
+    layer_host_s: float
     node_link_efficiency: float
     network_efficiency: float
     data_overlap: float

@@ -131,6 +131,7 @@ class _Layer:
             self._parameters(op)
             self.held += self.size * op.saved * self._rows(op) * self._width_share(op)
         self._tensor_parallel()
+        self._host()
         return {
             "forward_s": self.forward,
             "backward_s": self.backward,
@@ -258,6 +259,14 @@ class _Layer:
         logits = self.tokens * op.n / self.tp
         self.forward += self.unit.stream_s(_LOSS_FORWARD_BYTES * logits, 3.0)
         self.backward += self.unit.stream_s(_LOSS_BACKWARD_BYTES * logits, 1.0)
+
+    def _host(self) -> None:
+        """A pass over a layer takes at least as long as the host needs to launch its kernels."""
+        if self.layer.stack in ("embedding", "head"):
+            return
+        host = self.unit.constants.layer_host_s
+        self.forward = np.maximum(self.forward, host)
+        self.backward = np.maximum(self.backward, host - self.weight)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.

@@ -62,34 +62,6 @@ _SEEDS = 24
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
 
-def guesses(cost: CostModel, space: Space, shapes: Meshes) -> Array:
-    """An estimate of the step time of every shape, seconds, infinite where memory looks too small.
-
-    Equal stages under 1F1B with sharded optimizer states, everything stored or everything recomputed. It only
-    orders the search and proves nothing.
-    """
-    table, row = cost.layer_costs(shapes)
-    counts = cost.type_counts
-    m, pp = cost.num_microbatches(shapes).astype(np.float64), shapes.pp.astype(np.float64)
-    work = ((table.forward_s + table.backward_s + table.weight_s) @ counts)[row]
-    again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
-    group = (shapes.dp * shapes.cp).astype(np.float64)
-    spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-    one, zero = np.ones_like(group), np.ones_like(group)
-    states = (table.dense_parameters @ counts)[row] * cost.states.total(zero, group)
-    states = states + (table.expert_parameters @ counts)[row] * cost.states.total(one, spread)
-    held = np.minimum(m, pp) * (table.held_bytes @ counts)[row]
-    short = np.minimum(m, pp) * (table.input_bytes @ counts)[row]
-    room = cost.device.memory_bytes - cost.constants.workspace_bytes
-    steps = (m + pp - 1.0) / pp
-    guess = np.where(
-        (states + held) / pp <= room,
-        steps * work,
-        np.where((states + short) / pp <= room, steps * (work + again), np.inf),
-    )
-    return guess
-
-
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One solved mesh: the strategy and its value in the unit of the objective."""
 
@@ -248,43 +220,69 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
 
 
 class ShapeFacts:
-    """What holds for every refinement of each shape: work, and the least memory."""
+    """What holds for every refinement of each shape: work, least memory, and a guess of the step time."""
 
     def __init__(self, cost: CostModel, shapes: Meshes) -> None:
         self.cost, self.shapes = cost, shapes
-        table, row = cost.layer_costs(shapes)
-        parts = (table.forward_s[row], table.backward_s[row], table.weight_s[row])
-        near = cost.network.levels[0]
-        self.work = Work.of(cost, parts, np.full(len(shapes), near.latency_s))
         self.m = cost.num_microbatches(shapes)
-        counts, three = cost.type_counts, np.full(len(shapes), 3.0)
-        group = (shapes.dp * shapes.cp).astype(np.float64)
-        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert = (table.dense_parameters @ counts)[row], (table.expert_parameters @ counts)[row]
-        least = dense * cost.states.total(three, group) + expert * cost.states.total(three, spread)
-        least = least - cost.graph.tied_parameters / shapes.tp * cost.states.total(three, group)
-        least = least + (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        room = cost.device.memory_bytes - cost.constants.workspace_bytes
-        self.too_large: NDArray[np.bool_] = least > shapes.pp * room
+        self.table, self.row = cost.layer_costs(shapes)
+        table = self.table
+        near = np.full(len(table.forward_s), cost.network.levels[0].latency_s)
+        self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), near)
 
-    def bounds(self, schedule: int, v: int, rows: Ints | slice = slice(None)) -> Array:
-        """A bound of the step time with this schedule, seconds."""
-        work = Work(**{name: getattr(self.work, name)[rows] for name in Work.__struct_fields__})
+    def work(self, rows: Ints | slice = slice(None)) -> Work:
+        """Times of some shapes."""
+        index = self.row[rows]
+        return Work(**{name: getattr(self.by_key, name)[index] for name in Work.__struct_fields__})
+
+    def bounds(self, schedule: int, v: int, rows: Ints) -> Array:
+        """A bound of the step time of some shapes with this schedule, seconds."""
         pp = self.shapes.pp[rows]
         full = np.ones_like(pp)
         paths = path_bounds(
-            work, schedule * full, v * full, pp, self.m[rows], self.cost.num_layers
+            self.work(rows), schedule * full, v * full, pp, self.m[rows], self.cost.num_layers
         )
         return paths + self.cost.constants.fixed_s
 
     def least(self) -> Array:
         """A bound over all schedules, seconds."""
+        key = self.by_key
+        one = (key.least_forward_s + key.least_backward_s + key.least_weight_s)[self.row]
         layers = np.ceil(self.cost.num_layers / self.shapes.pp)
-        work = self.work
-        one = work.least_forward_s + work.least_backward_s + work.least_weight_s
-        most = np.maximum(work.total_s / self.shapes.pp, layers * one)
+        most = np.maximum(key.total_s[self.row] / self.shapes.pp, layers * one)
         bound: Array = self.m * most + self.cost.constants.fixed_s
         return bound
+
+    def memory(self) -> tuple[NDArray[np.bool_], Array]:
+        """Which shapes fit in no refinement, and an estimate of the step time of the others, seconds.
+
+        The estimate takes equal stages under 1F1B with sharded optimizer states, everything stored or
+        everything recomputed, and is infinite where that does not fit. It orders the search and proves nothing.
+        """
+        cost, shapes, table, row = self.cost, self.shapes, self.table, self.row
+        counts = cost.type_counts
+        group = (shapes.dp * shapes.cp).astype(np.float64)
+        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
+        dense, expert = (table.dense_parameters @ counts)[row], (table.expert_parameters @ counts)[row]
+        held = (table.held_bytes @ counts)[row]
+        short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
+        again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
+        per = cost.states
+        tied = cost.graph.tied_parameters / shapes.tp
+        sharded = per.weights + per.gradients + per.optimizer
+        least = (dense - tied) * sharded / group + expert * sharded / spread + short
+        room = (cost.device.memory_bytes - cost.constants.workspace_bytes) * shapes.pp
+        states = dense * (per.weights + per.gradients + per.optimizer / group)
+        states += expert * (per.weights + per.gradients + per.optimizer / spread)
+        flying = np.minimum(self.m, shapes.pp)
+        steps = (self.m + shapes.pp - 1.0) / shapes.pp
+        work = self.by_key.total_s[row]
+        guess = np.where(
+            states + flying * held <= room,
+            steps * work,
+            np.where(states + flying * short <= room, steps * (work + again), np.inf),
+        )
+        return least > room, guess
 
 
 class Search:
@@ -322,12 +320,16 @@ class Search:
         shapes = self.space.shapes()
         configurations = self.space.count(shapes)
         facts = ShapeFacts(self.cost, shapes)
-        self._count("memory", self.space.count(shapes.take(facts.too_large)))
-        bounds = self.weight(shapes) * facts.least()
-        order = np.argsort(bounds, kind="stable")
-        order = order[~facts.too_large[order]]
+        weight = self.weight(shapes)
+        bounds = weight * facts.least()
+        too_large, guess = facts.memory()
+        self._count("memory", self.space.count(shapes.take(too_large)))
         try:
-            self._seed(shapes.take(order))
+            self._seed(shapes, np.where(too_large, np.inf, weight * guess))
+            late = ~too_large & (bounds >= self._goal())
+            self._count("shape work bound", self.space.count(shapes.take(late)))
+            order = np.flatnonzero(~too_large & ~late)
+            order = order[np.argsort(bounds[order], kind="stable")]
             self._sweep(shapes.take(order), bounds[order])
             for work_limit in WORK_LIMITS[1:]:
                 self._take_up(work_limit)
@@ -346,12 +348,11 @@ class Search:
             stopped=bound < best,
         )
 
-    def _seed(self, shapes: Meshes) -> None:
+    def _seed(self, shapes: Meshes, guess: Array) -> None:
         """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
         if len(shapes) < _SEEDS:
             return
-        guess = self.weight(shapes) * guesses(self.cost, self.space, shapes)
-        best = np.argsort(guess, kind="stable")[:_SEEDS]
+        best = np.argpartition(guess, _SEEDS - 1)[:_SEEDS]
         meshes = self.space.refine(shapes.take(best[np.isfinite(guess[best])]))
         if len(meshes) == 0:
             return
@@ -390,8 +391,8 @@ class Search:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
         facts, weight, goal = ShapeFacts(self.cost, shapes), self.weight(shapes), self._goal()
 
-        def promising(schedule: int, v: int) -> NDArray[np.bool_]:
-            kept: NDArray[np.bool_] = weight * facts.bounds(schedule, v) < goal
+        def promising(schedule: int, v: int, rows: Ints) -> NDArray[np.bool_]:
+            kept: NDArray[np.bool_] = weight[rows] * facts.bounds(schedule, v, rows) < goal
             return kept
 
         before = self.space.count(shapes)

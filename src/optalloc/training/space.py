@@ -251,19 +251,21 @@ class Space:
     def refine(
         self,
         shapes: Meshes,
-        promising: Callable[[int, int], NDArray[np.bool_]] | None = None,
+        promising: Callable[[int, int, Ints], NDArray[np.bool_]] | None = None,
     ) -> Meshes:
         """Every refinement of the given shapes; of a schedule and its chunks, only ``promising`` shapes."""
         parts = []
         for schedule, v, rule, fits in self._schedules(shapes):
-            if not fits.any():
+            rows = np.flatnonzero(fits)
+            if promising is not None and len(rows):
+                rows = rows[promising(schedule, v, rows)]
+            if not len(rows):
                 continue
-            if promising is not None:
-                fits = fits & promising(schedule, v)
-            for zero, shard, sharded in self._shardings(shapes):
-                rows = fits & sharded
-                if rows.any():
-                    parts.append(self._set(shapes.take(rows), zero, shard[rows], schedule, v, rule))
+            some = shapes.take(rows)
+            for zero, shard, sharded in self._shardings(some):
+                if sharded.any():
+                    part = self._set(some.take(sharded), zero, shard[sharded], schedule, v, rule)
+                    parts.append(part)
         if not parts:
             return shapes.take(np.zeros(0, np.int64))
         return Meshes(
@@ -275,12 +277,18 @@ class Space:
 
     def count(self, shapes: Meshes) -> int:
         """How many refinements these shapes have, without making them."""
-        schedules, shardings = np.zeros(len(shapes), np.int64), np.zeros(len(shapes), np.int64)
-        for *_, fits in self._schedules(shapes):
+        # Equal numbers of stages, micro-batches and replicas have equally many.
+        micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
+        divides = micro % shapes.pp == 0
+        _, first, row = np.unique(2 * shapes.pp + divides, return_index=True, return_inverse=True)
+        some = shapes.take(first)
+        schedules = np.zeros(len(some), np.int64)
+        for *_, fits in self._schedules(some):
             schedules += fits
+        shardings = np.zeros(len(shapes), np.int64)
         for *_, sharded in self._shardings(shapes):
             shardings += sharded
-        return int(schedules @ shardings)
+        return int(schedules[row] @ shardings)
 
     def _schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
         """Schedule, chunks per stage, recomputation rule, and the shapes that can have them."""

@@ -23,7 +23,7 @@ from optalloc.workload import Training
 
 WORK = Training(global_batch=8, sequence_length=2048)
 CONSTANTS = msgspec.structs.replace(
-    values(read_constants()), expert_imbalance=1.0, context_overlap=0.0
+    values(read_constants()), expert_imbalance=1.0, context_overlap=0.0, layer_host_s=0.0
 )
 UNIT = Unit.of(device("h100-sxm"), "bf16", CONSTANTS)
 
@@ -215,6 +215,18 @@ def test_an_unfused_core_computes_the_whole_square(gpt: ModelSpec) -> None:
     unfused = msgspec.structs.replace(WORK, attention_kernel="unfused")
     fused_s = float(_table(gpt).core_s[0, 1])
     assert float(_table(gpt, unfused).core_s[0, 1]) > 1.9 * fused_s
+
+
+def test_a_pass_takes_as_long_as_the_host_launches(llama: ModelSpec) -> None:
+    """10 ms of launches bound both passes of a small layer; embedding and head are left alone."""
+    slow = msgspec.structs.replace(CONSTANTS, layer_host_s=10e-3)
+    keys = Keys(**{name: np.array([value]) for name, value in MESH.items()})
+    unit = Unit.of(device("h100-sxm"), "bf16", slow)
+    table = layer_table(lower(llama), WORK, unit, _network(100e9), keys)
+    assert table.forward_s[0, 1] == 10e-3
+    assert table.backward_s[0, 1] + table.weight_s[0, 1] == pytest.approx(10e-3)
+    assert table.forward_s[0, 0] == _table(llama).forward_s[0, 0]
+    assert table.forward_s[0, 2] == _table(llama).forward_s[0, 2]
 
 
 def test_keys_together_equal_keys_alone(moe: ModelSpec) -> None:

@@ -30,6 +30,7 @@ PLAIN = msgspec.structs.replace(
     optimizer_bytes=30.0,
     data_overlap=0.0,
     launch_s=0.0,
+    layer_host_s=0.0,
     workspace_bytes=0.0,
 )
 LAYER = 15_204_352 + 2_048

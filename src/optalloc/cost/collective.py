@@ -11,6 +11,8 @@ one on every rail, so a node with g ranks of the group sends with g adapters at 
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,15 @@ class Network(msgspec.Struct, frozen=True):
     """Levels with the efficiencies applied, innermost first."""
 
     levels: tuple[Level, ...]
+
+    def free(self) -> Network:
+        """The same levels with links that take no time."""
+        return Network(
+            tuple(
+                msgspec.structs.replace(level, bandwidth_bytes_per_s=math.inf, latency_s=0.0)
+                for level in self.levels
+            )
+        )
 
     def spans(self, size: Ints | int, stride: Ints | int) -> list[Span]:
         """How many ranks of groups of ``size`` ranks, ``stride`` apart, meet at each level."""

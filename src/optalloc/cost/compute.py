@@ -6,8 +6,9 @@
 
 t is ``gemm_tile``, less for thinner matrices; ``gemm_tile_s`` is the time a tile fills its pipeline
 and writes its result, which weighs more on a faster device. A tile at the edge takes as long as a
-whole one, and so does a wave of few tiles. Tile and wave quantisation: NVIDIA, "Matrix Multiplication Background
-User's Guide", section 4. Operators that only move memory run at the memory bandwidth.
+whole one, and so does a wave of few tiles. Tile and wave quantisation: NVIDIA, "Matrix
+Multiplication Background User's Guide", section 4. Operators that only move memory run at the
+memory bandwidth.
 """
 
 from __future__ import annotations

@@ -74,13 +74,20 @@ def attended(op: Op, length: float) -> float:
 
 
 def layer_table(
-    graph: Graph, workload: Training, unit: Unit, network: Network, keys: Keys
+    graph: Graph,
+    workload: Training,
+    unit: Unit,
+    network: Network,
+    keys: Keys,
+    free: tuple[str, ...] = (),
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
-    columns = [_Layer(layer, graph, workload, unit, network, keys).row() for layer in graph.types]
+    columns = [
+        _Layer(layer, graph, workload, unit, network, keys, free).row() for layer in graph.types
+    ]
     return LayerTable(
         **{
             name: np.stack([column[name] for column in columns], axis=1)
@@ -100,8 +107,13 @@ class _Layer:
         unit: Unit,
         network: Network,
         keys: Keys,
+        free: tuple[str, ...],
     ) -> None:
-        self.layer, self.workload, self.unit, self.network = layer, workload, unit, network
+        self.layer, self.workload, self.unit = layer, workload, unit
+        idle = network.free()
+        self.tp_network, self.cp_network, self.ep_network = (
+            idle if axis in free else network for axis in ("tp", "cp", "ep")
+        )
         self.tp = keys.tp.astype(np.float64)
         self.cp = keys.cp.astype(np.float64)
         self.ep = keys.ep.astype(np.float64)
@@ -244,14 +256,14 @@ class _Layer:
         tokens = self.source_tokens if op.cross else self.tokens
         block = self.size * tokens * heads * (op.qk_dim + op.v_dim)
         # All-gather of every rank's block: each rank receives (cp - 1) blocks.
-        moved = gather_s(self.network, self.keys.cp, self.keys.tp, block * self.cp)
+        moved = gather_s(self.cp_network, self.keys.cp, self.keys.tp, block * self.cp)
         hidden_f, hidden_b = c.context_overlap * forward, c.context_overlap * backward
         return np.maximum(0.0, moved - hidden_f), np.maximum(0.0, 2.0 * moved - hidden_b)
 
     def _dispatch(self, op: Op) -> None:
         self._elementwise(op)
         sent = self.size * op.k * self._rows(op)
-        exchange = 2.0 * all_to_all_s(self.network, self.keys.ep, 1, sent)
+        exchange = 2.0 * all_to_all_s(self.ep_network, self.keys.ep, 1, sent)
         self.forward += exchange
         self.backward += exchange
 
@@ -278,8 +290,8 @@ class _Layer:
         """
         full = self.size * self.tokens * self.layer.hidden
         keys = self.keys
-        gather = gather_s(self.network, keys.tp, 1, full)
-        reduce = all_reduce_s(self.network, keys.tp, 1, full)
+        gather = gather_s(self.tp_network, keys.tp, 1, full)
+        reduce = all_reduce_s(self.tp_network, keys.tp, 1, full)
         sharded = keys.sequence > 0
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)

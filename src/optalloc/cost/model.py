@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
-from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
+from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes
+from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
 from optalloc.model.lower import lower
@@ -233,8 +234,12 @@ class CostModel:
 
     # -- meshes ----------------------------------------------------------------------------------
 
-    def layer_costs(self, meshes: Meshes) -> tuple[LayerTable, Ints]:
-        """The layer table of the distinct keys among ``meshes``, and each mesh's row in it."""
+    def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
+        """The layer table of the distinct keys among ``meshes``, and each mesh's row in it.
+
+        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a breakdown
+        compares with.
+        """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")
         code = np.zeros(len(meshes), np.int64)
         for name in names:
@@ -242,7 +247,8 @@ class CostModel:
             code = code * (int(column.max(initial=0)) + 1) + column
         _, first, row = np.unique(code, return_index=True, return_inverse=True)
         keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
-        return layer_table(self.graph, self.workload, self.unit, self.network, keys), row
+        table = layer_table(self.graph, self.workload, self.unit, self.network, keys, free)
+        return table, row
 
     def tables(self, meshes: Meshes, costs: tuple[LayerTable, Ints] | None = None) -> MeshTables:
         """Evaluate meshes; ``bound`` and ``weight`` are left at 0 and 1.
@@ -261,15 +267,24 @@ class CostModel:
         # One stage holds both ends: the head's matrix is the embedding's.
         dense[:, -1] -= np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
 
-        column = _columns(meshes)
-        zero, shard, expert_shard = column.zero_stage, column.shards, column.expert_shards
+        groups = Groups.of(
+            dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
+        )
+        zero = meshes.zero_stage[:, None].astype(np.float64)
+        shard, expert_shard = groups.shards.astype(float), groups.expert_shards.astype(float)
         state = dense * self.states.total(zero, shard)
         state += expert * self.states.total(zero, expert_shard)
         updated = dense / np.where(zero >= 1, shard, 1.0)
         updated += expert / np.where(zero >= 1, expert_shard, 1.0)
         update = self._update_s(updated)
-        reduce, gather, more_f, more_b = self._data_parallel(
-            column, dense, expert, forward, backward + weight
+        traffic = Traffic(
+            network=self.network,
+            weight_bytes=element_bytes(self.workload),
+            gradient_bytes=self.states.gradients,
+            overlap=c.data_overlap,
+        )
+        reduce, gather, more_f, more_b = traffic.times(
+            groups, zero, dense, expert, forward, backward + weight
         )
         fields = {
             "forward_s": forward + more_f,
@@ -343,40 +358,6 @@ class CostModel:
         time_s: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
         return time_s
 
-    def _data_parallel(
-        self, column: _Columns, dense: Array, expert: Array, forward: Array, backward: Array
-    ) -> tuple[Array, Array, Array, Array]:
-        """Gradient reduction and weight gathering per step, and what ZeRO adds per micro-batch.
-
-        Dense parameters are reduced over ``dp * cp`` ranks that lie tp apart, experts over the
-        ranks that hold the same ones, which lie ep apart. ZeRO-1 scatters gradients and gathers
-        weights once a step, ZeRO-2 scatters for every micro-batch, ZeRO-3 also gathers for every
-        forward and every backward. Hybrid sharding does so inside its group and all-reduces the
-        accumulated shard over the groups once a step.
-        """
-        size = element_bytes(self.workload)
-        zero, overlap = column.zero_stage, self.constants.data_overlap
-        groups = [
-            (dense, column.shards, column.group, column.tp),
-            (expert, column.expert_shards, column.expert_group, column.ep),
-        ]
-        zeros = np.zeros_like(dense)
-        scatter, outer, gather, everything = zeros.copy(), zeros.copy(), zeros.copy(), zeros.copy()
-        for parameters, shards, group, stride in groups:
-            gradients = parameters * self.states.gradients
-            inner, whole, step = (x.astype(np.int64) for x in (shards, group, stride))
-            scatter += gather_s(self.network, inner, step, gradients)
-            outer += all_reduce_s(self.network, whole // inner, step * inner, gradients / inner)
-            gather += gather_s(self.network, inner, step, parameters * size)
-            everything += all_reduce_s(self.network, whole, step, gradients)
-        once = np.where(zero == 1, scatter + outer, outer)
-        reduce = np.where(zero == 0, everything, once)
-        collect = np.where((zero == 1) | (zero == 2), gather, 0.0)
-        each = np.where(zero >= 3, gather + scatter, scatter)
-        more_f = np.where(zero >= 3, np.maximum(0.0, gather - overlap * forward), 0.0)
-        more_b = np.where(zero >= 2, np.maximum(0.0, each - overlap * backward), 0.0)
-        return reduce, collect, more_f, more_b
-
     def _logits(self, meshes: Meshes) -> Array:
         if not self.model.has_head:
             return np.zeros(len(meshes))
@@ -416,35 +397,3 @@ class CostModel:
     @property
     def watts_per_device(self) -> float:
         return price.watts_per_device(self.cluster, self.constants)
-
-
-class _Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """Mesh numbers as float columns of shape (n, 1), ready to broadcast over layer types."""
-
-    tp: Array
-    ep: Array
-    group: Array
-    expert_group: Array
-    shards: Array
-    expert_shards: Array
-    zero_stage: Array
-
-
-def _columns(meshes: Meshes) -> _Columns:
-    def column(values_: Ints) -> Array:
-        return values_.astype(np.float64)[:, None]
-
-    group = meshes.dp * meshes.cp
-    shards = np.where(meshes.shard_group > 0, meshes.shard_group, group)
-    experts = np.maximum(1, meshes.tp * group // meshes.ep)
-    # The part of a shard group that holds the same experts; a whole number of them make the group.
-    expert_shards = np.gcd(experts, np.maximum(1, experts * shards // group))
-    return _Columns(
-        tp=column(meshes.tp),
-        ep=column(meshes.ep),
-        group=column(group),
-        expert_group=column(experts),
-        shards=column(shards),
-        expert_shards=column(expert_shards),
-        zero_stage=column(meshes.zero_stage),
-    )

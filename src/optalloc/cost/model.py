@@ -237,8 +237,8 @@ class CostModel:
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
         """The layer table of the distinct keys among ``meshes``, and each mesh's row in it.
 
-        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a breakdown
-        compares with.
+        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a
+        breakdown compares with.
         """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")
         code = np.zeros(len(meshes), np.int64)
@@ -263,13 +263,8 @@ class CostModel:
         forward, backward = table.forward_s[row], table.backward_s[row]
         weight, core = table.weight_s[row], table.core_s[row]
         held, core_bytes = table.held_bytes[row], table.core_bytes[row]
-        dense, expert = table.dense_parameters[row], table.expert_parameters[row]
-        # One stage holds both ends: the head's matrix is the embedding's.
-        dense[:, -1] -= np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
-
-        groups = Groups.of(
-            dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
-        )
+        dense, expert = self._parameters(meshes, table, row)
+        groups = _groups(meshes)
         zero = meshes.zero_stage[:, None].astype(np.float64)
         shard, expert_shard = groups.shards.astype(float), groups.expert_shards.astype(float)
         state = dense * self.states.total(zero, shard)
@@ -334,6 +329,30 @@ class CostModel:
         ).astype(np.int32)
         return MeshTables(ints=ints, reals=reals, layers=layers)
 
+    def state_bytes(self, meshes: Meshes) -> dict[str, Array]:
+        """Weights, gradients and optimizer of each layer type on one device, bytes, shape (n, types)."""
+        table, row = self.layer_costs(meshes)
+        dense, expert = self._parameters(meshes, table, row)
+        zero = meshes.zero_stage[:, None].astype(np.float64)
+        groups = _groups(meshes)
+        parts = zip(
+            self.states.split(zero, groups.shards.astype(float)),
+            self.states.split(zero, groups.expert_shards.astype(float)),
+            strict=True,
+        )
+        names = ("weights", "gradients", "optimizer")
+        return {
+            name: dense * own + expert * theirs
+            for name, (own, theirs) in zip(names, parts, strict=True)
+        }
+
+    def _parameters(self, meshes: Meshes, table: LayerTable, row: Ints) -> tuple[Array, Array]:
+        """Dense and expert parameters of each layer type on one device, shape (n, types)."""
+        dense, expert = table.dense_parameters[row], table.expert_parameters[row]
+        # One stage holds both ends: the head's matrix is the embedding's.
+        dense[:, -1] -= np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
+        return dense, expert
+
     def num_microbatches(self, meshes: Meshes) -> Ints:
         """Micro-batches of one step on one data-parallel replica."""
         return self.workload.global_batch // (meshes.dp * meshes.micro_batch)
@@ -397,3 +416,9 @@ class CostModel:
     @property
     def watts_per_device(self) -> float:
         return price.watts_per_device(self.cluster, self.constants)
+
+
+def _groups(meshes: Meshes) -> Groups:
+    return Groups.of(
+        dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
+    )

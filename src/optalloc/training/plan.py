@@ -101,6 +101,11 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     certificate: Certificate | None = None
 
     @property
+    def fits(self) -> bool:
+        """True if no stage needs more memory than its devices have."""
+        return all(stage.memory_bytes["total"] <= stage.capacity_bytes for stage in self.stages)
+
+    @property
     def strategy(self) -> Strategy:
         """The configuration behind the plan."""
         degrees = msgspec.structs.asdict(self.degrees)

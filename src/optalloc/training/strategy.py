@@ -40,7 +40,7 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     micro_batch : int
         Sequences of one micro-batch on one data-parallel replica.
     layers_per_chunk : tuple of int
-        Layers of each of the ``pp * virtual_stages`` chunks in model order; the embedding comes
+        Layers of each of the ``pp * virtual_stages`` chunks in model order (empty: spread evenly); the embedding comes
         with the first and the head with the last. Chunk ``c`` runs on stage ``c % pp``.
     recompute : tuple of Recompute
         One entry a stage.
@@ -57,8 +57,8 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shard_group: int = 0
     micro_batch: int = 1
     schedule: Schedule = "1f1b"
-    layers_per_chunk: tuple[int, ...]
-    recompute: tuple[Recompute, ...]
+    layers_per_chunk: tuple[int, ...] = ()
+    recompute: tuple[Recompute, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("tp", "cp", "pp", "virtual_stages", "dp", "ep", "micro_batch"):
@@ -67,14 +67,14 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     f"{name} is {getattr(self, name)}", pointer=f"$.{name}", fix="use at least 1"
                 )
         chunks = self.pp * self.virtual_stages
-        if len(self.layers_per_chunk) != chunks:
+        if self.layers_per_chunk and len(self.layers_per_chunk) != chunks:
             raise InputError(
                 f"layers_per_chunk has {len(self.layers_per_chunk)} entries for "
                 f"{self.pp} stages x {self.virtual_stages} chunks",
                 pointer="$.layers_per_chunk",
                 fix=f"give {chunks} numbers",
             )
-        if len(self.recompute) != self.pp:
+        if self.recompute and len(self.recompute) != self.pp:
             raise InputError(
                 f"recompute has {len(self.recompute)} entries for {self.pp} stages",
                 pointer="$.recompute",

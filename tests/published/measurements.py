@@ -20,7 +20,7 @@ from optalloc import _native
 from optalloc.cluster.catalog import device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
-from optalloc.cost.constants import Constants
+from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.model import SCHEDULES, CostModel, Meshes
 from optalloc.model.load import load_model
 from optalloc.model.spec import Attention, Experts, Layer, LayerRun, Mlp, ModelSpec, Norm
@@ -129,9 +129,6 @@ def _model(row: Row) -> ModelSpec:
         kv_heads=_number(row, "kv_heads"),
         head_dim=_number(row, "head_dim"),
     )
-    if row["model"].startswith("GPT_OSS"):
-        # Every second layer attends to a window of 128 tokens; the mean cost of both kinds.
-        attention = msgspec.structs.replace(attention, window=None)
     experts = _number(row, "n_experts")
     feed: Mlp | Experts = Mlp(width=_number(row, "ffn"), gated=gated)
     if experts:
@@ -257,7 +254,9 @@ def split(layers: int, chunks: int) -> list[int]:
 
 def predict(case: Case, constants: Constants | None = None) -> Prediction:
     """The prediction for a row, the best of the choices it leaves open."""
-    cost = CostModel(case.model, case.cluster, case.workload, constants=constants)
+    # The measured runs force balanced routing.
+    even = msgspec.structs.replace(constants or values(read_constants()), expert_imbalance=1.0)
+    cost = CostModel(case.model, case.cluster, case.workload, constants=even)
     tables = cost.tables(case.meshes)
     best = Prediction(step_time_s=float("inf"), memory_bytes=float("inf"))
     for k in range(len(case.meshes)):

@@ -38,18 +38,18 @@ def _errors(pairs: Pairs) -> dict[str, list[float]]:
 
 # Source -> largest median of the absolute relative error that we accept.
 MEDIANS = {
-    "megatron_bridge": 0.20,
-    "llm_foundry": 0.15,
-    "vtrain_single": 0.15,
-    "vtrain_multi": 0.20,
+    "megatron_bridge": 0.15,
+    "llm_foundry": 0.10,
+    "vtrain_single": 0.10,
+    "vtrain_multi": 0.15,
     "bigscience": 0.15,
-    "nemo_docs": 0.15,
-    "megatron_lm_examples": 0.20,
-    "nemo_automodel": 0.30,
-    "mlperf_v5.0": 0.15,
-    "torchtitan": 0.20,
-    "megatron_sc21": 0.20,
-    "seqsel": 0.25,
+    "nemo_docs": 0.10,
+    "megatron_lm_examples": 0.12,
+    "nemo_automodel": 0.25,
+    "mlperf_v5.0": 0.10,
+    "torchtitan": 0.18,
+    "megatron_sc21": 0.10,
+    "seqsel": 0.15,
     "sailor": 0.50,  # precision and sequence length are assumed
 }
 
@@ -71,14 +71,14 @@ def test_every_source_is_compared(predictions: Pairs) -> None:
 
 @pytest.mark.slow
 def test_the_mean_over_sources_beats_a_fitted_roofline(predictions: Pairs) -> None:
-    """An additive roofline with 27 fitted scalars has a mean error over sources of 22.9 %."""
+    """Below 20 %; an additive roofline with 27 fitted scalars has 22.9 % over the same sources."""
     means = [statistics.fmean(abs(e) for e in errors) for errors in _errors(predictions).values()]
-    assert statistics.fmean(means) < 0.229
+    assert statistics.fmean(means) < 0.20
 
 
 @pytest.mark.slow
 def test_the_predicted_best_of_a_job_is_nearly_its_best(predictions: Pairs) -> None:
-    """vtrain_single measured many meshes of each job: the chosen one costs at most 10 % on average.
+    """vtrain_single measured many meshes of each job: the chosen one costs at most 5 % on average.
 
     A random pick costs 58.5 %, the mesh with the most data parallelism 26.1 %.
     """
@@ -93,7 +93,7 @@ def test_the_predicted_best_of_a_job_is_nearly_its_best(predictions: Pairs) -> N
         if len(rows) > 1
     ]
     assert len(regrets) >= 50
-    assert statistics.fmean(regrets) < 0.10
+    assert statistics.fmean(regrets) < 0.05
 
 
 @pytest.mark.slow

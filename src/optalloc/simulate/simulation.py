@@ -7,9 +7,9 @@ from functools import cached_property
 import msgspec
 
 from optalloc.simulate.costs import PipelineCosts, Tail, plan_costs
-from optalloc.simulate.pipeline import PipelineRun, run_pipeline
 from optalloc.simulate.trace import Trace, trace_events
 from optalloc.training.plan import TrainingPlan
+from optalloc.training.schedule import PipelineRun, run_pipeline
 
 
 class StageUse(msgspec.Struct, frozen=True, kw_only=True):

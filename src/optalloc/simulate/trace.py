@@ -17,7 +17,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.simulate.costs import Tail
-from optalloc.simulate.pipeline import Operation, PipelineRun, Transfer
+from optalloc.training.schedule import Operation, PipelineRun, Transfer
 
 Arguments = dict[str, str | int]
 Event = dict[str, str | int | float | Arguments]

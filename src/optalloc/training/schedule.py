@@ -28,8 +28,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-from optalloc.errors import InputError
 from optalloc.clock import EventQueue
+from optalloc.errors import InputError
 from optalloc.training.strategy import Schedule
 
 Pass = Literal["forward", "backward", "weight"]

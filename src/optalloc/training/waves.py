@@ -138,7 +138,7 @@ def _interleaved(p: int, m: int, f: Array, b: Array, link: Array) -> Array:
             chunk = n % (p * v) // p * p + rows
             came = sent[rows - 1]
             if rows[0] == 0:
-                came[0] = last[n[0]]
+                came[0] = last[n[0]] if chunk[0] else 0.0
             end = np.maximum(free[rows], came + into[chunk]) + f[chunk]
             free[rows] = sent[rows] = end
             if rows[-1] == p - 1:
@@ -149,7 +149,7 @@ def _interleaved(p: int, m: int, f: Array, b: Array, link: Array) -> Array:
             chunk = (v - 1 - n % (p * v) // p) * p + rows
             came = back[(rows + 1) % p]
             if rows[-1] == p - 1:
-                came[-1] = first[n[-1]]
+                came[-1] = first[n[-1]] if chunk[-1] < p * v - 1 else 0.0
             end = np.maximum(free[rows], came + out[chunk]) + b[chunk]
             free[rows] = back[rows] = end
             if rows[0] == 0:

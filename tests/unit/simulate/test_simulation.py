@@ -16,9 +16,9 @@ from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.lower import lower
 from optalloc.simulate.costs import PipelineCosts, Tail
-from optalloc.simulate.pipeline import run_pipeline
 from optalloc.simulate.simulation import simulate, stage_memory
 from optalloc.training.plan import TrainingPlan
+from optalloc.training.schedule import run_pipeline
 from optalloc.training.strategy import Recompute, Strategy
 
 NONE = Recompute()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from optalloc.simulate.costs import Tail
-from optalloc.simulate.pipeline import run_pipeline
 from optalloc.simulate.simulation import simulate
 from optalloc.simulate.trace import trace_events
 from optalloc.training.plan import TrainingPlan
+from optalloc.training.schedule import run_pipeline
 from optalloc.training.strategy import Recompute, Schedule, Strategy
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from optalloc import _native
 from optalloc.cost.model import SCHEDULES
-from optalloc.simulate.pipeline import run_pipeline
+from optalloc.training.schedule import run_pipeline
 from optalloc.training.strategy import Schedule
 
 Array = NDArray[np.float64]

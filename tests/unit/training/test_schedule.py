@@ -1,11 +1,11 @@
-"""pipeline.py: the event simulation of a schedule, by hand and against the closed forms."""
+"""schedule.py: the event simulation of a schedule, by hand and against the closed forms."""
 
 from __future__ import annotations
 
 import pytest
 
 from optalloc.errors import InputError
-from optalloc.simulate.pipeline import Operation, PipelineRun, run_pipeline, stage_order
+from optalloc.training.schedule import Operation, PipelineRun, run_pipeline, stage_order
 from optalloc.training.strategy import Schedule
 
 

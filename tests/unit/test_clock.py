@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optalloc.simulate.clock import EventQueue
+from optalloc.clock import EventQueue
 
 
 def test_events_come_in_order_of_time_then_of_arrival() -> None:

@@ -67,7 +67,8 @@ std::vector<int> GroupSearch::draw_units(const Assignment& assignment) {
     return units;
 }
 
-bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, std::int64_t budget) {
+bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor,
+                          std::int64_t budget) {
     const Int before = assignment.cost;
     if (instance_->num_units < 2) return false;
     const std::int64_t last = control_->nodes + budget;

@@ -350,9 +350,13 @@ Int Knapsack::condition(std::span<const Int> profit, std::span<const Int> load, 
         }
         other_profit[q] = 0;  // an item worth nothing is as good as absent
         other_load[q] = 0;
-        with[q] = in_best[q] ? best
-                             : std::min(best, profit[q] + solve(other_profit, other_load, capacity - load[q], in_best_));
-        without[q] = in_best[q] ? std::min(best, solve(other_profit, other_load, capacity, in_best_)) : best;
+        with[q] = without[q] = best;
+        if (in_best[q]) {
+            without[q] = std::min(best, solve(other_profit, other_load, capacity, in_best_));
+        } else {
+            const Int rest = solve(other_profit, other_load, capacity - load[q], in_best_);
+            with[q] = std::min(best, profit[q] + rest);
+        }
         other_profit[q] = profit[q];
         other_load[q] = load[q];
     }

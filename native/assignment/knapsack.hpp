@@ -11,9 +11,10 @@ namespace optalloc::assignment {
 
 // A workspace: owns every buffer, so that one object serves millions of calls on one thread.
 //
-// Items have a nonnegative profit; those that exceed the capacity are left out. Linear bounds reduce the problem to a few
-// undecided items; those are enumerated depth first and, where that takes too long, by dynamic programming
-// over the capacity. Where both would be too large the answer is the linear bound: never below the optimum.
+// Items have a nonnegative profit; those that exceed the capacity are left out. Linear bounds reduce the
+// problem to a few undecided items; those are enumerated depth first and, where that takes too long, by
+// dynamic programming over the capacity. Where both would be too large the answer is the linear bound: never
+// below the optimum.
 class Knapsack {
   public:
     // The best profit, or an upper bound of it; taken[q] tells whether item q is in the best set found.
@@ -21,8 +22,8 @@ class Knapsack {
               std::vector<std::uint8_t>& taken);
 
     // Upper bounds of the best profit with one item forced, exact unless an enumeration is cut short:
-    // without[q] with item q left out, with[q] with it in. Candidates beyond num_items (profit <= 0) get with[q] alone. Every load is at most the
-    // capacity. Returns the best profit, or an upper bound of it.
+    // without[q] with item q left out, with[q] with it in. Candidates beyond num_items (profit <= 0) get
+    // with[q] alone. Every load is at most the capacity. Returns the best profit, or an upper bound of it.
     Int condition(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items, Int capacity,
                   std::vector<Int>& with, std::vector<Int>& without);
 

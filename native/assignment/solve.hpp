@@ -30,8 +30,8 @@ struct Answer {
     Int bound = 0;
     std::int64_t nodes = 0;
     std::vector<int> unit;
-    // A witness of root_bound: multipliers (times scale) of one Lagrangian pass over all allowed pairs,
-    // whose scaled bound is witness_bound, in the caller's costs.
+    // Multipliers (times scale) whose knapsacks over all allowed pairs prove witness_bound / scale, in the
+    // caller's costs: the part of the proof that needs no search tree.
     std::vector<Int> multiplier;
     Int scale = 1;
     Int witness_bound = 0;

@@ -815,6 +815,7 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
                                        [&](const Leader& l) { return l.group == group; });
         double goal = leaders.size() < num_leaders ? kInf : leaders.back().value;
         if (mine != leaders.end()) goal = mine->value;
+        goal = std::min(goal, input.weights[k] * input.ceiling);
         Answer& answer = answers[k];
         if (input.bounds[k] >= goal) {
             answer.outcome = Outcome::kMeshBound;

@@ -97,6 +97,7 @@ struct BlockInput {
     std::span<const MeshCost> meshes;
     std::span<const double> bounds, weights, fixed;
     std::span<const std::int64_t> groups;
+    double ceiling;  // on the step time, seconds
     std::int64_t work_limit;
 };
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,

@@ -185,7 +185,9 @@ class _Builder:
 
     # -- sums over the layers of a stage ---------------------------------------------------------
 
-    def _counts(self, stage: int, *, ends: bool = True) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _counts(
+        self, stage: int, *, ends: bool = True
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """How often each layer type occurs in a stage; embedding and head with ``ends``."""
         counts = np.zeros(len(self.types), np.int64)
         for number in self.members[stage]:
@@ -222,9 +224,7 @@ class _Builder:
         backward = self._sum(i, "backward_s") + self._sum(i, "weight_s") + self._again_s(i)
         return StagePlan(
             index=i,
-            num_layers={
-                name: int(counts[k]) for k, name in enumerate(self.types) if counts[k]
-            },
+            num_layers={name: int(counts[k]) for k, name in enumerate(self.types) if counts[k]},
             chunks=tuple(self.chunks[number] for number in self.members[i]),
             num_devices=per_stage,
             devices=((i * per_stage, (i + 1) * per_stage),),
@@ -244,8 +244,7 @@ class _Builder:
         memory = states | {
             "activations": max(0.0, self.bytes[i] - sum(states.values()) - logits),
             "logits": logits,
-            "buffers": self.cost.device.memory_bytes
-            - float(self.tables.real("capacity_bytes")[0]),
+            "buffers": self.cost.device.memory_bytes - float(self.tables.real("capacity_bytes")[0]),
         }
         whole = {name: int(np.ceil(size - 1e-6)) for name, size in memory.items()}
         return whole | {"total": sum(whole.values())}
@@ -279,7 +278,9 @@ class _Builder:
         parts["pipeline_idle"] = self.value_s - sum(tails[last].values()) - busy
         return parts
 
-    def _work_s(self, counts: np.ndarray[tuple[int], np.dtype[np.float64]], free: tuple[str, ...]) -> float:
+    def _work_s(
+        self, counts: np.ndarray[tuple[int], np.dtype[np.float64]], free: tuple[str, ...]
+    ) -> float:
         table, row = self.cost.layer_costs(self.meshes, free)
         k = int(row[0])
         return float(counts @ (table.forward_s[k] + table.backward_s[k] + table.weight_s[k]))

@@ -196,9 +196,7 @@ def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
     tails = tables.field("update_s") @ counts
     tails = tails + np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
     tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
-    bound = path_bounds(
-        work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers
-    )
+    bound = path_bounds(work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers)
     mean = (m * work.total_s + tails) / meshes.pp
     return np.maximum(bound, mean) + tables.real("fixed_s")
 
@@ -210,9 +208,7 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
     """
     counts = cost.type_counts
     least = tables.field("state_bytes") @ counts
-    least = least + np.minimum(
-        tables.field("held_full_bytes"), tables.field("held_bytes")
-    ) @ counts
+    least = least + np.minimum(tables.field("held_full_bytes"), tables.field("held_bytes")) @ counts
     excluded: NDArray[np.bool_] = least + tables.real("logits_bytes") > (
         meshes.pp * tables.real("capacity_bytes")
     )
@@ -263,7 +259,10 @@ class ShapeFacts:
         counts = cost.type_counts
         group = (shapes.dp * shapes.cp).astype(np.float64)
         spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert = (table.dense_parameters @ counts)[row], (table.expert_parameters @ counts)[row]
+        dense, expert = (
+            (table.dense_parameters @ counts)[row],
+            (table.expert_parameters @ counts)[row],
+        )
         held = (table.held_bytes @ counts)[row]
         short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
         again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
@@ -295,11 +294,11 @@ class Search:
         *,
         weight: Callable[[Meshes], Array] | None = None,
         leaders: int = 4,
-        ceiling: float = np.inf,
+        ceiling_s: float = np.inf,
     ) -> None:
         self.cost, self.space = cost, space
         self.weight = weight or (lambda meshes: np.ones(len(meshes)))
-        self.num_leaders, self.ceiling = leaders, ceiling
+        self.num_leaders, self.ceiling_s = leaders, ceiling_s
         self.pruned: dict[str, int] = {}
         self.nodes = 0
         self.found: dict[int, Found] = {}
@@ -312,9 +311,7 @@ class Search:
         self.stop: StopRule | None = None
         self.on_progress: OnProgress | None = None
 
-    def run(
-        self, stop: StopRule | None = None, on_progress: OnProgress | None = None
-    ) -> Outcome:
+    def run(self, stop: StopRule | None = None, on_progress: OnProgress | None = None) -> Outcome:
         """Search the whole space, or until ``stop`` or the keyboard says so."""
         self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
         shapes = self.space.shapes()
@@ -326,7 +323,7 @@ class Search:
         self._count("memory", self.space.count(shapes.take(too_large)))
         try:
             self._seed(shapes, np.where(too_large, np.inf, weight * guess))
-            late = ~too_large & (bounds >= self._goal())
+            late = ~too_large & (bounds >= self._goals(weight))
             self._count("shape work bound", self.space.count(shapes.take(late)))
             order = np.flatnonzero(~too_large & ~late)
             order = order[np.argsort(bounds[order], kind="stable")]
@@ -352,7 +349,7 @@ class Search:
         """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
         if len(shapes) < _SEEDS:
             return
-        best = np.argpartition(guess, _SEEDS - 1)[:_SEEDS]
+        best = np.sort(np.argpartition(guess, _SEEDS - 1)[:_SEEDS])
         meshes = self.space.refine(shapes.take(best[np.isfinite(guess[best])]))
         if len(meshes) == 0:
             return
@@ -368,14 +365,15 @@ class Search:
     def _sweep(self, shapes: Meshes, bounds: Array) -> None:
         """Every shape in the order of its bound, with little work for each mesh."""
         position, block = 0, 0
+        weight = self.weight(shapes)
         while position < len(shapes):
-            if bounds[position] >= self._goal():
+            if bounds[position] >= self._goal():  # in ascending order
                 rest = shapes.take(np.arange(position, len(shapes)))
                 self._count("shape work bound", self.space.count(rest))
                 return
             part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
             block = min(block + 1, len(_BLOCKS) - 1)
-            inside = bounds[part] < self._goal()
+            inside = bounds[part] < self._goals(weight[part])
             if not inside.all():
                 beyond = self.space.count(shapes.take(part[~inside]))
                 self._count("shape work bound", beyond)
@@ -389,10 +387,11 @@ class Search:
 
     def _refine(self, shapes: Meshes) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
-        facts, weight, goal = ShapeFacts(self.cost, shapes), self.weight(shapes), self._goal()
+        facts, weight = ShapeFacts(self.cost, shapes), self.weight(shapes)
+        goals = self._goals(weight)
 
         def promising(schedule: int, v: int, rows: Ints) -> NDArray[np.bool_]:
-            kept: NDArray[np.bool_] = weight[rows] * facts.bounds(schedule, v, rows) < goal
+            kept: NDArray[np.bool_] = weight[rows] * facts.bounds(schedule, v, rows) < goals[rows]
             return kept
 
         before = self.space.count(shapes)
@@ -403,8 +402,9 @@ class Search:
         tables = self.cost.tables(meshes)
         full = memory_excludes(self.cost, meshes, tables)
         self._count("memory", int(full.sum()))
-        bounds = self.weight(meshes) * mesh_bounds(self.cost, meshes, tables)
-        late = ~full & (bounds >= self._goal())
+        weight = self.weight(meshes)
+        bounds = weight * mesh_bounds(self.cost, meshes, tables)
+        late = ~full & (bounds >= self._goals(weight))
         self._count("mesh work bound", int(late.sum()))
         kept = np.flatnonzero(~full & ~late)
         kept = kept[np.argsort(bounds[kept], kind="stable")]
@@ -432,9 +432,7 @@ class Search:
         """Hand meshes to the native search and keep what it finds."""
         groups = group_of(meshes)
         weights = self.weight(meshes)
-        # The native search takes its goal from the leaders; a ceiling stands in for missing ones.
         leaders = self._leaders()
-        leaders += [(-1 - k, self.ceiling) for k in range(self.num_leaders - len(leaders))]
         tables.reals[:, REAL_FIELDS.index("bound")] = bounds
         tables.reals[:, REAL_FIELDS.index("weight")] = weights
         answers = self._call(
@@ -448,6 +446,7 @@ class Search:
             [group for group, _ in leaders],
             [value for _, value in leaders],
             self.num_leaders,
+            self.ceiling_s,
             work_limit,
             self.cancel,
         )
@@ -515,7 +514,12 @@ class Search:
     def _goal(self) -> float:
         """Values at or above this are of no interest."""
         leaders = self._leaders()
-        return leaders[-1][1] if len(leaders) == self.num_leaders else self.ceiling
+        return leaders[-1][1] if len(leaders) == self.num_leaders else np.inf
+
+    def _goals(self, weight: Array) -> Array:
+        """The same for each mesh, with the ceiling on the step time."""
+        goals: Array = np.minimum(self._goal(), weight * self.ceiling_s)
+        return goals
 
     def _count(self, name: str, count: int) -> None:
         if count:
@@ -526,15 +530,17 @@ class _Stopped(Exception):
     """The stop rule or the keyboard ended the search."""
 
 
-def group_of(meshes: Meshes) -> NDArray[np.int64]:
-    """A number for each combination of degrees (tp, cp, pp, dp, ep): alternatives differ in these."""
+def group_of(meshes: Meshes) -> Ints:
+    """A number for each combination of tp, pp, ep and cp x dp: alternatives differ in these.
+
+    Context and data parallelism often trade places at no cost, so they count as one.
+    """
     code = np.zeros(len(meshes), np.int64)
     for column, bits in (
-        (meshes.tp, 10),
-        (meshes.cp, 14),
-        (meshes.pp, 10),
-        (meshes.dp, 17),
-        (meshes.ep, 12),
+        (meshes.tp, 12),
+        (meshes.pp, 12),
+        (meshes.cp * meshes.dp, 22),
+        (meshes.ep, 14),
     ):
         code = (code << bits) + column
     return code

@@ -77,7 +77,11 @@ def _broken(cost: CostModel, s: Strategy) -> Iterator[tuple[str, str, str]]:
         if count % s.ep:
             yield f"ep {s.ep} does not divide {count} experts", "ep", "use a divisor"
     if (s.tp * s.cp * s.dp) % s.ep:
-        yield f"ep {s.ep} does not divide tp x cp x dp = {s.tp * s.cp * s.dp}", "ep", "use a divisor"
+        yield (
+            f"ep {s.ep} does not divide tp x cp x dp = {s.tp * s.cp * s.dp}",
+            "ep",
+            "use a divisor",
+        )
     if workload.global_batch % (s.dp * s.micro_batch):
         yield (
             f"dp {s.dp} x micro-batch {s.micro_batch} does not divide the global batch "

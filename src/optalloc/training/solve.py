@@ -1,0 +1,304 @@
+"""plan_training: the best training plan for a goal, with its proof, its rivals, or why there is none."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import numpy as np
+
+from optalloc.cluster.topology import Cluster
+from optalloc.cost.model import CostModel, Meshes
+from optalloc.errors import InputError, NoPlan
+from optalloc.model.spec import ModelSpec
+from optalloc.result import Bounds, Fix, Result, Stats, Termination
+from optalloc.stop import OnProgress, StopRule
+from optalloc.training.certify import check_plan
+from optalloc.training.estimate import BREAKDOWN, build_plan
+from optalloc.training.infeasible import explain_infeasible
+from optalloc.training.plan import Certificate, TrainingPlan
+from optalloc.training.search import Array, Outcome, Search, ShapeFacts
+from optalloc.training.space import Limits, Space, parse_limits
+from optalloc.workload import Training
+
+OBJECTIVES = {"step_time": "s", "price": "USD/step", "energy": "J/step", "devices": "devices"}
+
+
+class Objective(msgspec.Struct, frozen=True, kw_only=True):
+    """What was minimised, and the value reached (None: no plan)."""
+
+    name: str
+    unit: str
+    value: float | None = None
+
+
+class Alternative(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plan of other degrees, and why it lost."""
+
+    plan: TrainingPlan
+    value: float
+    reason: str
+
+
+class TrainingResult(Result, frozen=True, kw_only=True):
+    """The answer of :func:`plan_training`; ``space`` states what was searched."""
+
+    objective: Objective
+    space: str
+    best: TrainingPlan | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """The best plan.
+
+        Raises
+        ------
+        NoPlan
+            If there is none; the message says why.
+        """
+        if self.best is None:
+            why = "; ".join(self.conflict) or "the search was stopped before it found one"
+            raise NoPlan(f"there is no training plan: {why}", result=self)
+        return self.best
+
+
+def plan_training(
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    *,
+    objective: str = "step_time",
+    target_step_time_s: float | None = None,
+    pin: list[str] | tuple[str, ...] = (),
+    forbid: list[str] | tuple[str, ...] = (),
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    cost_model: str = "roofline-1",
+) -> TrainingResult:
+    """The best training plan in the whole decision space, proven.
+
+    Parameters
+    ----------
+    objective : {"step_time", "price", "energy", "devices"}
+        Seconds, dollars or joules per step; or the fewest devices (with the best time on them).
+    target_step_time_s : float, optional
+        Only plans at or below this step time, seconds; what ``devices`` has to reach.
+    pin, forbid : list of str
+        Fix or exclude decisions: ``"tp=8"``, ``"schedule=1f1b,gpipe"``; see ``space.PINNABLE``.
+    stop : StopRule, optional
+        Ends the search early; the result then is LIMIT with the bound proven so far.
+
+    Returns
+    -------
+    TrainingResult
+        OPTIMAL, LIMIT, or INFEASIBLE with what conflicts and fixes that were tried.
+
+    Raises
+    ------
+    InputError
+        For a mixed cluster, an unknown objective or decision, or an objective without data.
+
+    Complexity: exponential in the worst case; bounds of O(1) work cut nearly all configurations.
+    """
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    if objective not in OBJECTIVES:
+        raise InputError(
+            f"unknown objective {objective!r}",
+            path="objective",
+            fix=f"use one of {', '.join(OBJECTIVES)}",
+        )
+    limits = parse_limits(list(pin), list(forbid))
+    cost = CostModel(model, cluster, workload, name=cost_model)
+    space = Space(cost.graph, cluster, workload, limits)
+    ceiling = np.inf if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
+    if objective == "devices":
+        outcome = _fewest(cost, space, ceiling, stop, on_progress)
+    else:
+        outcome = _search(cost, space, objective, ceiling, stop, on_progress)
+    stats = Stats(
+        wall_s=time.perf_counter() - begin,
+        cpu_s=time.process_time() - begin_cpu,
+        nodes=outcome.nodes,
+        configurations=outcome.configurations,
+        pruned=outcome.pruned,
+    )
+    goal = Objective(name=objective, unit=OBJECTIVES[objective])
+    if not outcome.found:
+        return _without_plan(cost, space, ceiling, outcome, goal, stats)
+    return _with_plan(cost, outcome, goal, stats)
+
+
+def _weight(cost: CostModel, objective: str, meshes: Meshes) -> Array:
+    """What one second of step costs, in the unit of the objective."""
+    if objective == "step_time":
+        return np.ones(len(meshes))
+    if objective == "energy":
+        return meshes.num_devices * cost.watts_per_device
+    usd = cost.usd_per_device_s
+    if usd is None:
+        raise InputError(
+            f"{cost.device.name} has no public price",
+            path="--objective price",
+            fix="give price_usd_per_h for the device in cluster.toml, or use another objective",
+        )
+    return meshes.num_devices * usd
+
+
+def _search(
+    cost: CostModel,
+    space: Space,
+    objective: str,
+    ceiling: float,
+    stop: StopRule | None,
+    on_progress: OnProgress | None,
+) -> Outcome:
+    search = Search(
+        cost, space, weight=lambda meshes: _weight(cost, objective, meshes), ceiling_s=ceiling
+    )
+    return search.run(stop, on_progress)
+
+
+def _fewest(
+    cost: CostModel,
+    space: Space,
+    ceiling: float,
+    stop: StopRule | None,
+    on_progress: OnProgress | None,
+) -> Outcome:
+    """Device counts in ascending order; the first that has a plan below the ceiling is the fewest."""
+    shapes = space.shapes()
+    facts = ShapeFacts(cost, shapes)
+    possible = (facts.least() <= ceiling) & ~facts.memory()[0]
+    counts = np.unique(shapes.num_devices[possible])
+    pruned = {"shape work bound or memory": space.count(shapes.take(~possible))}
+    nodes, total, incumbents = 0, space.count(shapes), ()
+    for count in counts:
+        limits = msgspec.structs.replace(
+            space.limits, pin=space.limits.pin | {"num_devices": (int(count),)}
+        )
+        part = Space(space.graph, space.cluster, space.workload, limits)
+        outcome = Search(cost, part, ceiling_s=ceiling).run(stop, on_progress)
+        nodes += outcome.nodes
+        for name, number in outcome.pruned.items():
+            pruned[name] = pruned.get(name, 0) + number
+        if outcome.found or outcome.stopped:
+            found = tuple(
+                msgspec.structs.replace(f, value=float(f.strategy.num_devices))
+                for f in outcome.found
+            )
+            return msgspec.structs.replace(
+                outcome,
+                found=found,
+                bound=float(count),
+                configurations=total,
+                pruned=pruned,
+                nodes=nodes,
+            )
+    return Outcome(
+        found=(),
+        bound=None,
+        configurations=total,
+        pruned=pruned,
+        nodes=nodes,
+        incumbents=incumbents,
+        stopped=False,
+    )
+
+
+def _with_plan(cost: CostModel, outcome: Outcome, goal: Objective, stats: Stats) -> TrainingResult:
+    value = outcome.found[0].value
+    space_text = describe_space(cost)
+    certificate = Certificate(
+        objective=goal.name,
+        value=value,
+        bound=value if outcome.bound is None else outcome.bound,
+        space=space_text,
+        configurations=outcome.configurations,
+        pruned=outcome.pruned,
+        checked=True,
+    )
+    plan = build_plan(cost, outcome.found[0].strategy, certificate)
+    check_plan(plan)
+    rivals = []
+    for found in outcome.found[1:]:
+        rival = build_plan(cost, found.strategy)
+        rivals.append(
+            Alternative(plan=rival, value=found.value, reason=why_slower(plan, rival, goal.name))
+        )
+    return TrainingResult(
+        termination=Termination.LIMIT if outcome.stopped else Termination.OPTIMAL,
+        bounds=Bounds(primal=value, dual=certificate.bound),
+        stats=stats,
+        incumbents=outcome.incumbents,
+        objective=msgspec.structs.replace(goal, value=value),
+        space=space_text,
+        best=plan,
+        alternatives=tuple(rivals),
+    )
+
+
+def _without_plan(
+    cost: CostModel,
+    space: Space,
+    ceiling: float,
+    outcome: Outcome,
+    goal: Objective,
+    stats: Stats,
+) -> TrainingResult:
+    conflict: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    if not outcome.stopped:
+        conflict, fixes = explain_infeasible(cost, space, ceiling)
+    return TrainingResult(
+        termination=Termination.LIMIT if outcome.stopped else Termination.INFEASIBLE,
+        bounds=Bounds(dual=outcome.bound),
+        stats=stats,
+        conflict=conflict,
+        fixes=fixes,
+        objective=goal,
+        space=describe_space(cost),
+    )
+
+
+def describe_space(cost: CostModel) -> str:
+    """The decision space in words, stated with each answer."""
+    return (
+        f"tp, cp, pp, dp, ep with tp x cp x pp x dp <= {cost.cluster.num_devices} (rules of heads, "
+        "key-value heads, widths, experts, sequence and batch); sequence parallelism; ZeRO 0-3 over all "
+        "replicas or one node's; every micro-batch; gpipe, 1f1b, zb-h1 and interleaved schedules with up to "
+        "32 chunks a stage; recomputation whole, of the attention core or none, counted per stage; cuts: "
+        "all (interleaved: all where at most 1,000, else equal middle chunks with smaller ends)"
+    )
+
+
+_CAUSES = {
+    "compute": "compute",
+    "recompute": "recomputation",
+    "tensor_parallel": "tensor-parallel exchange",
+    "context_parallel": "context-parallel exchange",
+    "expert_parallel": "expert exchange",
+    "pipeline_idle": "pipeline idle time",
+    "data_parallel": "gradient and weight exchange",
+    "optimizer": "optimizer time",
+    "fixed": "fixed overhead",
+}
+
+
+def why_slower(best: TrainingPlan, other: TrainingPlan, objective: str) -> str:
+    """One line on why a plan lost: what it spends more on, against the best plan."""
+    change = other.step_time_s - best.step_time_s
+    if objective == "devices" and other.num_devices != best.num_devices:
+        return f"uses {other.num_devices} devices"
+    if objective in ("price", "energy") and other.num_devices > best.num_devices:
+        return f"uses {other.num_devices} devices for a step of {other.step_time_s:.4g} s"
+    if abs(change) <= 1e-6 * best.step_time_s:
+        return "ties within 1e-6"
+    more = {k: other.breakdown_s[k] - best.breakdown_s[k] for k in BREAKDOWN}
+    worst = sorted(more, key=lambda k: -more[k])[:2]
+    parts = [f"{more[k]:+.3g} s {_CAUSES[k]}" for k in worst if more[k] > 0.05 * abs(change)]
+    gain = min(more, key=lambda k: more[k])
+    text = f"{change:+.3g} s: " + ", ".join(parts)
+    if more[gain] < -0.2 * abs(change):
+        text += f", though {more[gain]:+.3g} s {_CAUSES[gain]}"
+    return text

@@ -159,12 +159,10 @@ class Solver {
 };
 
 double Solver::link(int chunk, int layers_done) const {
-    // Stages lie one after another; a boundary is inside a domain unless a domain ends there.
-    const int stage = chunk % pp_;
+    // Stages lie one after another; a boundary is near when both its stages lie in one domain.
+    const long long stage = chunk % pp_, domain = mesh_.domain_devices, each = mesh_.stage_devices;
     const bool wraps = stage == pp_ - 1;  // from the last stage back to the first
-    const long long cut = static_cast<long long>(stage + 1) * mesh_.stage_devices;
-    const bool near = wraps ? static_cast<long long>(pp_) * mesh_.stage_devices <= mesh_.domain_devices
-                            : cut % mesh_.domain_devices != 0;
+    const bool near = wraps ? pp_ * each <= domain : stage * each / domain == ((stage + 2) * each - 1) / domain;
     const double factor = boundary_[static_cast<std::size_t>(layers_done)];
     return near ? mesh_.link_latency_near + factor * mesh_.link_transfer_near
                 : mesh_.link_latency_far + factor * mesh_.link_transfer_far;

@@ -330,7 +330,7 @@ class CostModel:
         return MeshTables(ints=ints, reals=reals, layers=layers)
 
     def state_bytes(self, meshes: Meshes) -> dict[str, Array]:
-        """Weights, gradients and optimizer of each layer type on one device, bytes, shape (n, types)."""
+        """Weights, gradients, optimizer of each type on one device, bytes, shape (n, types)."""
         table, row = self.layer_costs(meshes)
         dense, expert = self._parameters(meshes, table, row)
         zero = meshes.zero_stage[:, None].astype(np.float64)

@@ -230,14 +230,14 @@ class _Book:
         return float(kept + held[self.ends_of(chunk)].sum())
 
     def link_s(self, chunk: int) -> float:
-        """Devices are numbered stage by stage: stages are near if no domain ends between them."""
+        """Devices are numbered stage by stage: stages are near if both lie in one domain."""
         pp = self.strategy.pp
         each = self.strategy.num_devices // pp
         domain = self.cost.cluster.levels()[0].num_devices
         if chunk % pp == pp - 1:  # back to the first stage
             near = self.strategy.num_devices <= domain
         else:
-            near = (chunk % pp + 1) * each % domain != 0
+            near = chunk % pp * each // domain == ((chunk % pp + 2) * each - 1) // domain
         where = "near" if near else "far"
         streams = float(self.cost.boundary[self.ends[chunk]])
         return self.real(f"latency_{where}_s") + streams * self.real(f"transfer_{where}_s")

@@ -39,7 +39,8 @@ def estimate(
     Parameters
     ----------
     strategy : Strategy, optional
-        Default: one device. Empty ``layers_per_chunk`` spreads the layers evenly, empty ``recompute``
+        Default: one device. Empty ``layers_per_chunk`` spreads the layers evenly, empty
+        ``recompute``
         stores every activation.
 
     Raises

@@ -1,4 +1,4 @@
-"""Why no plan exists: a smallest set of constraints that conflict, and the cheapest fixes, each tried."""
+"""Why no plan exists: a smallest conflicting set, and the cheapest fixes, each tried."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def explain_infeasible(
 ) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
     """A smallest conflicting set (in words) and fixes, each checked by a search of its own.
 
-    The set is irreducible: without any one of its members there is a plan. Members are each pin and each
+    The set is irreducible: without any one of its members there is a plan. Members are each pin and
+    each
     forbidden value, the memory of a device, the number of devices, and the target time.
 
     Complexity: one feasibility search for each pin and fix, about twenty more for amounts.
@@ -102,7 +103,7 @@ def _with_memory(cost: CostModel, memory_bytes: int) -> CostModel:
 
 
 def _least_memory(cost: CostModel, limits: Limits, ceiling_s: float) -> int | None:
-    """The least memory per device that helps, to a sixteenth of a GiB upward; None beyond 64 times."""
+    """The least memory per device that helps, to 1/16 GiB upward; None beyond 64 times."""
     low = cost.device.memory_bytes
     high = low
     for _ in range(6):

@@ -2,27 +2,40 @@
 
 Formulation
 -----------
-Sets: meshes x in the space X (:mod:`optalloc.training.space`); stages i = 0..pp-1; layers e = 0..L-1.
-Variables: the mesh; cuts 0 = e_0 <= e_1 <= ... = L of the chain of layers; (a_i, b_i), the layers of stage i
+Sets: meshes x in the space X (:mod:`optalloc.training.space`); stages i = 0..pp-1; layers e =
+0..L-1.
+Variables: the mesh; cuts 0 = e_0 <= e_1 <= ... = L of the chain of layers; (a_i, b_i), the layers
+of stage i
 recomputed whole and in their attention core.
 
     minimise   weight(x) * ( max_i ( end_i + tail_i ) + fixed )
-    subject to end_i   the event time of the schedule with stage times F_i, B_i(a_i, b_i)     pipeline.cpp
-               tail_i  gradient reduction and weight gathering that stay visible, optimizer   partition.cpp
-               states_i + max over time of held activations + logits + scratch <= capacity    partition.cpp
+    subject to end_i   the event time of the schedule with stage times F_i, B_i(a_i, b_i)
+    pipeline.cpp
+               tail_i  gradient reduction and weight gathering that stay visible, optimizer
+               partition.cpp
+               states_i + max over time of held activations + logits + scratch <= capacity
+               partition.cpp
 
 Why it is exact
 ---------------
-1. Meshes are sorted by a bound of O(1) work (`mesh_bounds`) and the search ends when the next bound is not
-   below the incumbent.
-2. In a mesh, the least extra time that fits is the best recomputation of a stage, because no operation that
+1. Shapes are taken in the order of a bound of O(1) work and refined where bounds leave something
+   (bounds.py);
+   the search ends when the next bound is not below the incumbent.
+2. In a mesh, the least extra time that fits is the best recomputation of a stage, because no
+   operation that
    grows longer can end a longest path earlier. So cuts alone are searched.
-3. Cuts are searched depth first under two path bounds of the fixed order of operations (`own_path` and
-   `turn_path` in partition.cpp); tables over suffixes cut every branch that cannot end below the incumbent.
-   What is left is evaluated by the event time itself.
+3. Cuts are searched depth first under two path bounds of the fixed order of operations (`own_path`
+   and
+   `turn_path` in partition.cpp) and an event simulation of the stages cut so far, behind which a
+   micro-batch
+   only takes the least time it can; tables over suffixes cut every branch that cannot end below a
+   cap, and the
+   cap rises until it admits a partition. What is left is evaluated by the event time itself.
 
-Assumptions: the cost model is the truth, ties within 1e-9 are equal, and no mesh met its leaf limit (then the
-result says LIMIT and gives the bound that was proven).
+Assumptions: the cost model is the truth, and ties within 1e-9 are equal. A mesh whose search is
+long is put off
+and taken up again with more work; if that is stopped, the result says LIMIT and gives the bound
+proven.
 """
 
 from __future__ import annotations
@@ -30,6 +43,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -39,8 +53,9 @@ from optalloc import _native
 from optalloc.cost.model import REAL_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.space import GPIPE, INTERLEAVED, ZB_H1, Space
-from optalloc.training.strategy import Recompute, Strategy
+from optalloc.training.bounds import ShapeFacts, memory_excludes, mesh_bounds
+from optalloc.training.space import INTERLEAVED, Space
+from optalloc.training.strategy import Recompute, Schedule, Strategy
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,7 +67,7 @@ PRUNED_NAMES = {
     SEARCH: "cut search",
     MESH_BOUND: "mesh work bound",
 }
-# Operations of the event clock spent on one mesh before it is put off; later rounds take them up again.
+# Operations of the event clock spent on one mesh before it is put off to a later round.
 WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
@@ -72,8 +87,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a search knows when it ends.
 
-    ``found`` holds the best plan of each of the leading combinations of degrees, best first. ``bound`` is
-    proven for the whole space. ``stopped`` is True if a stop rule ended the search.
+    ``found`` holds the best plan of each of the leading combinations of degrees, best first.
+    ``bound``
+    is proven for the whole space. ``stopped`` is True if something below the best was left open.
     """
 
     found: tuple[Found, ...]
@@ -83,205 +99,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     incumbents: tuple[Incumbent, ...]
     stopped: bool
-
-
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """One micro-batch over all stages without recomputation, and the least of one layer; arrays, seconds.
-
-    ``link_s`` is one crossing of the nearest kind of boundary.
-    """
-
-    forward_s: Array
-    backward_s: Array
-    weight_s: Array
-    least_forward_s: Array
-    least_backward_s: Array
-    least_weight_s: Array
-    link_s: Array
-
-    @staticmethod
-    def of(cost: CostModel, parts: tuple[Array, Array, Array], link_s: Array) -> Work:
-        """From times by layer type, shape (n, types)."""
-        total = [part @ cost.type_counts for part in parts]
-        least = [part[:, 1:-1].min(axis=1) for part in parts]
-        return Work(
-            forward_s=total[0],
-            backward_s=total[1],
-            weight_s=total[2],
-            least_forward_s=least[0],
-            least_backward_s=least[1],
-            least_weight_s=least[2],
-            link_s=link_s,
-        )
-
-    @property
-    def total_s(self) -> Array:
-        return self.forward_s + self.backward_s + self.weight_s
-
-
-def path_bounds(work: Work, schedule: Ints, v: Ints, pp: Ints, m: Ints, layers: int) -> Array:
-    """A lower bound of the pipeline's time from paths every schedule has; seconds, O(1) each.
-
-    Let S be the work of one micro-batch and R its way down and back over all links.
-
-    - Stage i does m times its own work: T >= m S / pp, and T >= m n t for the stage with the most layers,
-      n >= ceil(layers / pp), each at least t.
-    - One chunk a stage, undivided backward: own work behind that of all earlier stages gives
-      S <= T (1 - (1 - 1/m)^pp). The round trip with the stage's other work gives T >= R + c_i . work_i with
-      c = m - w_i forwards, m - 1 input gradients and at least m - pp weight gradients, w_i <= min(m, pp);
-      that holds for the mean stage and for the one with the most layers.
-    - Several chunks: before stage i starts, the first chunks of the earlier stages ran, and after it their
-      backwards; those but the first hold at least q layers, q = ceil(layers / (pp v)), or one where all cuts
-      are tried. The mean over the stages and the last middle stage, which has v q layers, are bounds.
-    """
-    mf, stages = m.astype(np.float64), pp.astype(np.float64)
-    least = work.least_forward_s + work.least_backward_s + work.least_weight_s
-    fullest = np.ceil(layers / stages)
-    bound = mf * np.maximum(work.total_s / stages, fullest * least)
-    split = schedule == ZB_H1
-    back = work.forward_s + work.backward_s + np.where(split, 0.0, work.weight_s)
-    around = back + 2.0 * (stages - 1.0) * work.link_s
-    warm = np.where(schedule == GPIPE, 1.0, np.minimum(mf, stages))
-    late = np.where(split, np.minimum(mf, stages), 1.0)
-    turns = [
-        (mf - warm) * forward + (mf - 1.0) * backward + (mf - late) * weight
-        for forward, backward, weight in (
-            (work.forward_s / stages, work.backward_s / stages, work.weight_s / stages),
-            (
-                fullest * work.least_forward_s,
-                fullest * work.least_backward_s,
-                fullest * work.least_weight_s,
-            ),
-        )
-    ]
-    single = np.maximum(bound, around + np.maximum(turns[0], turns[1]))
-    paths = work.total_s / (1.0 - (1.0 - 1.0 / mf) ** stages)
-    single = np.where(split, single, np.maximum(single, paths))
-    # Interleaved.
-    chunks = stages * v
-    every_cut = _few_cuts(layers, pp, v)
-    q = np.where(every_cut, 1.0, np.ceil(layers / chunks))
-    step = q * least + 2.0 * work.link_s
-    sums = (stages - 1.0) * (stages - 2.0) / 2.0 * step
-    several = np.maximum(bound, (mf * work.total_s + sums) / stages)
-    middle = mf * v * q * least + np.maximum(0.0, stages - 3.0) * step
-    several = np.where(stages >= 3, np.maximum(several, middle), several)
-    result: Array = np.where(schedule == INTERLEAVED, several, single)
-    return result
-
-
-def _few_cuts(layers: int, pp: Ints, v: Ints) -> NDArray[np.bool_]:
-    """Where the native search tries all interleaved cuts; may say True too often, never too rarely."""
-    few: NDArray[np.bool_] = layers - pp * v + 2 <= 2
-    small: NDArray[np.bool_] = (layers - 1.0) ** 3 / 6.0 <= 1001.0 + 0.0 * (pp * v)
-    return few | small
-
-
-def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
-    """A lower bound of the step time of every mesh, seconds; O(types) each.
-
-    The paths of :func:`path_bounds`, and the mean over the stages of work and tail,
-
-        T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap * backward) + ...
-
-    (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds: each extra second
-    adds m seconds of work and hides at most one second of reduction.
-    """
-    counts = cost.type_counts
-    m = cost.num_microbatches(meshes)
-    parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
-    work = Work.of(cost, parts, tables.real("latency_near_s") + tables.real("transfer_near_s"))
-    overlap = tables.real("overlap")
-    backward = work.backward_s + work.weight_s
-    tails = tables.field("update_s") @ counts
-    tails = tails + np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
-    tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
-    bound = path_bounds(work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers)
-    mean = (m * work.total_s + tails) / meshes.pp
-    return np.maximum(bound, mean) + tables.real("fixed_s")
-
-
-def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDArray[np.bool_]:
-    """Meshes whose states and smallest activations exceed the memory of all their stages together.
-
-    Every stage holds at least one micro-batch of its layers, at best recomputed whole.
-    """
-    counts = cost.type_counts
-    least = tables.field("state_bytes") @ counts
-    least = least + np.minimum(tables.field("held_full_bytes"), tables.field("held_bytes")) @ counts
-    excluded: NDArray[np.bool_] = least + tables.real("logits_bytes") > (
-        meshes.pp * tables.real("capacity_bytes")
-    )
-    return excluded
-
-
-class ShapeFacts:
-    """What holds for every refinement of each shape: work, least memory, and a guess of the step time."""
-
-    def __init__(self, cost: CostModel, shapes: Meshes) -> None:
-        self.cost, self.shapes = cost, shapes
-        self.m = cost.num_microbatches(shapes)
-        self.table, self.row = cost.layer_costs(shapes)
-        table = self.table
-        near = np.full(len(table.forward_s), cost.network.levels[0].latency_s)
-        self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), near)
-
-    def work(self, rows: Ints | slice = slice(None)) -> Work:
-        """Times of some shapes."""
-        index = self.row[rows]
-        return Work(**{name: getattr(self.by_key, name)[index] for name in Work.__struct_fields__})
-
-    def bounds(self, schedule: int, v: int, rows: Ints) -> Array:
-        """A bound of the step time of some shapes with this schedule, seconds."""
-        pp = self.shapes.pp[rows]
-        full = np.ones_like(pp)
-        paths = path_bounds(
-            self.work(rows), schedule * full, v * full, pp, self.m[rows], self.cost.num_layers
-        )
-        return paths + self.cost.constants.fixed_s
-
-    def least(self) -> Array:
-        """A bound over all schedules, seconds."""
-        key = self.by_key
-        one = (key.least_forward_s + key.least_backward_s + key.least_weight_s)[self.row]
-        layers = np.ceil(self.cost.num_layers / self.shapes.pp)
-        most = np.maximum(key.total_s[self.row] / self.shapes.pp, layers * one)
-        bound: Array = self.m * most + self.cost.constants.fixed_s
-        return bound
-
-    def memory(self) -> tuple[NDArray[np.bool_], Array]:
-        """Which shapes fit in no refinement, and an estimate of the step time of the others, seconds.
-
-        The estimate takes equal stages under 1F1B with sharded optimizer states, everything stored or
-        everything recomputed, and is infinite where that does not fit. It orders the search and proves nothing.
-        """
-        cost, shapes, table, row = self.cost, self.shapes, self.table, self.row
-        counts = cost.type_counts
-        group = (shapes.dp * shapes.cp).astype(np.float64)
-        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert = (
-            (table.dense_parameters @ counts)[row],
-            (table.expert_parameters @ counts)[row],
-        )
-        held = (table.held_bytes @ counts)[row]
-        short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
-        per = cost.states
-        tied = cost.graph.tied_parameters / shapes.tp
-        sharded = per.weights + per.gradients + per.optimizer
-        least = (dense - tied) * sharded / group + expert * sharded / spread + short
-        room = (cost.device.memory_bytes - cost.constants.workspace_bytes) * shapes.pp
-        states = dense * (per.weights + per.gradients + per.optimizer / group)
-        states += expert * (per.weights + per.gradients + per.optimizer / spread)
-        flying = np.minimum(self.m, shapes.pp)
-        steps = (self.m + shapes.pp - 1.0) / shapes.pp
-        work = self.by_key.total_s[row]
-        guess = np.where(
-            states + flying * held <= room,
-            steps * work,
-            np.where(states + flying * short <= room, steps * (work + again), np.inf),
-        )
-        return least > room, guess
 
 
 class Search:
@@ -564,7 +381,7 @@ def strategy_of(
         zero_stage=int(meshes.zero_stage[k]),
         shard_group=shard if shard < group else 0,
         micro_batch=int(meshes.micro_batch[k]),
-        schedule=SCHEDULES[schedule],
+        schedule=cast(Schedule, SCHEDULES[schedule]),
         layers_per_chunk=tuple(layers),
         recompute=tuple(Recompute(a, b) for a, b in zip(full, selective, strict=True)),
     )

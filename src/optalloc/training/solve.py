@@ -1,4 +1,4 @@
-"""plan_training: the best training plan for a goal, with its proof, its rivals, or why there is none."""
+"""plan_training: the best plan for a goal, with its proof and rivals, or why there is none."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from optalloc.errors import InputError, NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
+from optalloc.training.bounds import Array, ShapeFacts
 from optalloc.training.certify import check_plan
 from optalloc.training.estimate import BREAKDOWN, build_plan
 from optalloc.training.infeasible import explain_infeasible
 from optalloc.training.plan import Certificate, TrainingPlan
-from optalloc.training.search import Array, Outcome, Search, ShapeFacts
-from optalloc.training.space import Limits, Space, parse_limits
+from optalloc.training.search import Outcome, Search
+from optalloc.training.space import Space, parse_limits
 from optalloc.workload import Training
 
 OBJECTIVES = {"step_time": "s", "price": "USD/step", "energy": "J/step", "devices": "devices"}
@@ -131,10 +132,11 @@ def plan_training(
 
 def _weight(cost: CostModel, objective: str, meshes: Meshes) -> Array:
     """What one second of step costs, in the unit of the objective."""
+    devices = meshes.num_devices.astype(np.float64)
     if objective == "step_time":
         return np.ones(len(meshes))
     if objective == "energy":
-        return meshes.num_devices * cost.watts_per_device
+        return np.multiply(devices, cost.watts_per_device)
     usd = cost.usd_per_device_s
     if usd is None:
         raise InputError(
@@ -142,7 +144,7 @@ def _weight(cost: CostModel, objective: str, meshes: Meshes) -> Array:
             path="--objective price",
             fix="give price_usd_per_h for the device in cluster.toml, or use another objective",
         )
-    return meshes.num_devices * usd
+    return np.multiply(devices, usd)
 
 
 def _search(
@@ -166,7 +168,7 @@ def _fewest(
     stop: StopRule | None,
     on_progress: OnProgress | None,
 ) -> Outcome:
-    """Device counts in ascending order; the first that has a plan below the ceiling is the fewest."""
+    """Device counts, ascending; the first that has a plan below the ceiling is the fewest."""
     shapes = space.shapes()
     facts = ShapeFacts(cost, shapes)
     possible = (facts.least() <= ceiling) & ~facts.memory()[0]
@@ -264,11 +266,12 @@ def _without_plan(
 def describe_space(cost: CostModel) -> str:
     """The decision space in words, stated with each answer."""
     return (
-        f"tp, cp, pp, dp, ep with tp x cp x pp x dp <= {cost.cluster.num_devices} (rules of heads, "
-        "key-value heads, widths, experts, sequence and batch); sequence parallelism; ZeRO 0-3 over all "
-        "replicas or one node's; every micro-batch; gpipe, 1f1b, zb-h1 and interleaved schedules with up to "
-        "32 chunks a stage; recomputation whole, of the attention core or none, counted per stage; cuts: "
-        "all (interleaved: all where at most 1,000, else equal middle chunks with smaller ends)"
+        f"tp, cp, pp, dp, ep with tp x cp x pp x dp <= {cost.cluster.num_devices} (rules of "
+        "heads, key-value heads, widths, experts, sequence and batch); sequence parallelism; "
+        "ZeRO 0-3 over all replicas or one node's; every micro-batch; gpipe, 1f1b, zb-h1 and "
+        "interleaved schedules with up to 32 chunks a stage; recomputation whole, of the attention "
+        "core or none, counted per stage; cuts: all (interleaved: all where at most 1,000, else "
+        "equal middle chunks with smaller ends)"
     )
 
 

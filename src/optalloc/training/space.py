@@ -253,7 +253,7 @@ class Space:
         shapes: Meshes,
         promising: Callable[[int, int, Ints], NDArray[np.bool_]] | None = None,
     ) -> Meshes:
-        """Every refinement of the given shapes; of a schedule and its chunks, only ``promising`` shapes."""
+        """Every refinement of the shapes; with a schedule and chunks only where ``promising``."""
         parts = []
         for schedule, v, rule, fits in self._schedules(shapes):
             rows = np.flatnonzero(fits)

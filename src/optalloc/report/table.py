@@ -15,12 +15,15 @@ Cell = str | int | float | None
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A titled table; ``notes`` are sentences printed below it."""
+    """A titled table; ``notes`` are sentences printed below it, ``right`` names columns of text that
+    are aligned to the right as numbers are.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    right: tuple[str, ...] = ()
 
 
 def render(tables: list[Table], data: Any, format: Format, *, color: bool = False) -> str:
@@ -46,7 +49,9 @@ def _rich(table: Table, color: bool) -> str:
 
     rich_table = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(table.columns):
-        numeric = all(isinstance(row[index], int | float | None) for row in table.rows)
+        numeric = name in table.right or all(
+            isinstance(row[index], int | float | None) for row in table.rows
+        )
         rich_table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
         rich_table.add_row(*(_cell(cell) for cell in row))

@@ -1,0 +1,107 @@
+"""optalloc train: the best training plan for a model on a cluster, with its proof."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+OBJECTIVES = ("step_time", "price", "energy", "devices")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    from optalloc.cli.training_inputs import add_inputs
+
+    add_inputs(parser)
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, default="step_time", help="default: step_time"
+    )
+    parser.add_argument(
+        "--target", metavar="TIME", help="only plans whose step takes at most this, for example 30s"
+    )
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="fix a decision, for example tp=8 or schedule=1f1b,gpipe",
+    )
+    parser.add_argument(
+        "--forbid", action="append", default=[], metavar="NAME=VALUE", help="exclude a decision"
+    )
+    parser.add_argument(
+        "--for",
+        dest="tool",
+        metavar="TOOL",
+        help="pin what 'optalloc export --to TOOL' needs (megatron, deepspeed, pytorch)",
+    )
+    parser.add_argument(
+        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+    parser.add_argument("-o", "--output", metavar="PATH", help="write the plan, plan.json")
+    parser.add_argument(
+        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan and print; returns the exit status."""
+    from optalloc.cli.training_inputs import read_inputs
+    from optalloc.report import training as report
+    from optalloc.report.progress import ProgressLine
+    from optalloc.report.table import render
+    from optalloc.result import Termination
+    from optalloc.stop import TimeLimit
+    from optalloc.training.solve import plan_training
+    from optalloc.units import parse_duration
+
+    stop = target_s = None
+    if arguments.time_limit is not None:
+        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    if arguments.target is not None:
+        target_s = parse_duration(arguments.target, path="--target")
+    pins = list(arguments.pin)
+    if arguments.tool is not None:
+        from optalloc.export.base import pins_for
+
+        pins += pins_for(arguments.tool)
+    model, cluster, workload = read_inputs(arguments)
+    line = None
+    if sys.stderr.isatty():
+        line = ProgressLine(lambda value: report.value_text(arguments.objective, value))
+    try:
+        result = plan_training(
+            model,
+            cluster,
+            workload,
+            objective=arguments.objective,
+            target_step_time_s=target_s,
+            pin=pins,
+            forbid=arguments.forbid,
+            stop=stop,
+            on_progress=line,
+        )
+    finally:
+        if line is not None:
+            line.close()
+    plan = result.best
+    if arguments.output is not None and plan is not None:
+        plan.save(arguments.output)
+    if arguments.format == "table" and plan is not None:
+        print(report.headline(result))
+    tables = report.result_tables(result, raw=arguments.format == "csv")
+    data = report.result_facts(result, cpu_s=time.process_time())
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(render(tables, data, arguments.format, color=color), end="")
+    if arguments.format == "table" and plan is not None:
+        print(report.next_command(arguments.output))
+    if plan is None:
+        return 3 if result.termination is Termination.INFEASIBLE else 4
+    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
+        return 5
+    return 0

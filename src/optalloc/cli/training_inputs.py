@@ -1,0 +1,95 @@
+"""The inputs that train and estimate share: model, cluster and workload, from flags or files."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from optalloc.cluster.load import load_cluster
+from optalloc.cluster.topology import Cluster
+from optalloc.errors import InputError
+from optalloc.model.load import load_model
+from optalloc.model.spec import ModelSpec
+from optalloc.workload import Training, load_workload
+
+# Flag -> field of the workload.
+_FLAGS = {
+    "global_batch": "--global-batch",
+    "sequence_length": "--seq-len",
+    "decoder_sequence_length": "--decoder-seq-len",
+    "dtype": "--dtype",
+    "optimizer": "--optimizer",
+    "gradient_dtype": "--gradient-dtype",
+    "attention_kernel": "--attention-kernel",
+}
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name the three inputs."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a bundled name, a config.json, or its folder"
+    )
+    parser.add_argument(
+        "--cluster",
+        required=True,
+        metavar="CLUSTER",
+        help="for example 64xh100-sxm, or a cluster.toml",
+    )
+    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
+    parser.add_argument(
+        "--global-batch", type=int, metavar="N", help="sequences of one optimizer step"
+    )
+    parser.add_argument(
+        "--seq-len", type=int, metavar="N", dest="sequence_length", help="tokens of one sequence"
+    )
+    parser.add_argument(
+        "--decoder-seq-len",
+        type=int,
+        metavar="N",
+        dest="decoder_sequence_length",
+        help="target tokens of one sequence (encoder-decoder models; default: as --seq-len)",
+    )
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8", "fp32"), help="default: bf16")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
+    parser.add_argument("--gradient-dtype", choices=("fp32", "bf16"), help="default: fp32")
+    parser.add_argument("--attention-kernel", choices=("fused", "unfused"), help="default: fused")
+
+
+def read_inputs(arguments: argparse.Namespace) -> tuple[ModelSpec, Cluster, Training]:
+    """Model, cluster and workload that the arguments name.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read, or neither flags nor a file say what a step is.
+    """
+    workload = read_workload(arguments)
+    return load_model(arguments.model), load_cluster(arguments.cluster), workload
+
+
+def read_workload(arguments: argparse.Namespace) -> Training:
+    """The workload file with the flags put over it, or the flags alone."""
+    given = {
+        name: value for name in _FLAGS if (value := getattr(arguments, name, None)) is not None
+    }
+    if arguments.workload is not None:
+        file = load_workload(arguments.workload)
+        return _checked(msgspec.structs.asdict(file) | given)
+    missing = [_FLAGS[n] for n in ("global_batch", "sequence_length") if n not in given]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+            path="the command line",
+            fix=f"add {' and '.join(f'{flag} N' for flag in missing)}, or --workload FILE",
+        )
+    return _checked(given)
+
+
+def _checked(fields: dict[str, object]) -> Training:
+    """The workload; a value that makes no sense is blamed on its flag."""
+    try:
+        return msgspec.convert(fields | {"kind": "training"}, Training)
+    except InputError as error:
+        flag = _FLAGS.get(error.pointer.removeprefix("$."), "the command line")
+        raise InputError(error.what, path=flag, fix=error.fix) from error

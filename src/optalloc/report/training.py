@@ -1,0 +1,398 @@
+"""Training plans on the screen: the answer, the stages, memory, time, the next best, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from optalloc.report.table import Cell, Table
+from optalloc.result import Termination
+from optalloc.training.plan import StagePlan, TrainingPlan
+from optalloc.training.solve import Alternative, TrainingResult
+from optalloc.training.strategy import Recompute
+from optalloc.units import GIB, format_seconds
+
+#: Groups of stages shown in full; of more, the first, the fullest and the last are.
+MOST_GROUPS = 9
+_BAR = 30
+
+
+# -- the answer ---------------------------------------------------------------------------------
+
+
+def headline(result: TrainingResult) -> str:
+    """The answer and its gap, then the decisions and figures of the plan; three or four lines."""
+    plan = result.plan
+    goal = result.objective
+    lines = [
+        f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
+        f"(estimate of {plan.cost_model}), {claim(result)}"
+    ]
+    return "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time")])
+
+
+def claim(result: TrainingResult) -> str:
+    """What is proven about the answer, in a few words."""
+    gap = result.bounds.gap
+    if result.termination is Termination.OPTIMAL:
+        return "proven optimal, gap 0"
+    if gap == float("inf"):
+        return "stopped early, no bound yet"
+    bound = value_text(result.objective.name, result.bounds.dual)
+    return f"stopped early, gap {gap:.2%}: nothing is below {bound}"
+
+
+def value_text(objective: str, value: float | None) -> str:
+    """A value of an objective with its unit."""
+    if value is None:
+        return "unknown"
+    if objective == "step_time":
+        return f"{format_seconds(value, digits=3)} a step"
+    if objective == "price":
+        return f"${value:,.4g} a step"
+    if objective == "energy":
+        return f"{_energy(value)} a step"
+    return f"{value:,.0f} devices"
+
+
+def plan_lines(plan: TrainingPlan, *, step: bool) -> list[str]:
+    """Decisions and figures of a plan in two lines; the step time only with ``step``."""
+    figures = [format_seconds(plan.step_time_s, digits=3) + " a step"] if step else []
+    figures += [f"MFU {plan.mfu:.1%}", f"{plan.tokens_per_s:,.0f} tokens/s"]
+    if plan.price_usd_per_step is not None:
+        figures.append(f"${plan.price_usd_per_step:,.4g} a step")
+    figures.append(f"{_energy(plan.energy_j_per_step)} a step")
+    idle = f", {plan.idle_devices} idle" if plan.idle_devices else ""
+    figures.append(f"{plan.num_devices} devices{idle}")
+    return ["  " + decisions_text(plan), "  " + ", ".join(figures)]
+
+
+def decisions_text(plan: TrainingPlan) -> str:
+    """Degrees and choices in one line; what is at its neutral value is left out."""
+    d = plan.degrees
+    words = [f"tp {d.tp}" + (" (sequence parallel)" if plan.sequence_parallel else "")]
+    words += [f"cp {d.cp}"] if d.cp > 1 else []
+    words += [f"pp {d.pp}", f"dp {d.dp}"]
+    words += [f"ep {d.ep}"] if d.ep > 1 else []
+    if d.pp > 1:
+        chunks = f" ({d.virtual_stages} chunks a stage)" if d.virtual_stages > 1 else ""
+        words.append(plan.schedule + chunks)
+    group = f" over {plan.shard_group}" if plan.zero_stage and plan.shard_group else ""
+    words.append(f"ZeRO {plan.zero_stage}{group}")
+    many = "es" if plan.num_microbatches > 1 else ""
+    words.append(f"{plan.num_microbatches} micro-batch{many} of {plan.micro_batch}")
+    return ", ".join(words)
+
+
+def _energy(value_j: float) -> str:
+    return f"{value_j / 3.6e6:,.3g} kWh" if value_j >= 3.6e5 else f"{value_j:,.4g} J"
+
+
+# -- stages and memory ----------------------------------------------------------------------------
+
+
+def stage_groups(plan: TrainingPlan) -> list[list[StagePlan]]:
+    """Neighbouring stages that hold and recompute the same, together."""
+    groups: list[list[StagePlan]] = []
+    for stage in plan.stages:
+        if groups and _holds(groups[-1][0]) == _holds(stage):
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
+
+
+def _holds(stage: StagePlan) -> tuple[object, ...]:
+    ends = [(chunk.num_layers, chunk.embedding, chunk.head) for chunk in stage.chunks]
+    return (stage.num_layers, ends, stage.recompute)
+
+
+def _shown(groups: list[list[StagePlan]]) -> list[list[StagePlan] | None]:
+    """The groups that fit on a screen; None stands for those left out."""
+    if len(groups) <= MOST_GROUPS:
+        return list(groups)
+    fullest = max(range(len(groups)), key=lambda g: _total(_fullest(groups[g])))
+    last = len(groups) - 1
+    kept = sorted({0, 1, 2, fullest, last - 2, last - 1, last})
+    shown: list[list[StagePlan] | None] = []
+    for before, index in zip([-1, *kept], kept, strict=False):
+        if index > before + 1:
+            shown.append(None)
+        shown.append(groups[index])
+    return shown
+
+
+def stages_table(plan: TrainingPlan) -> Table:
+    """What each stage holds and recomputes, and its time for one micro-batch."""
+    groups = stage_groups(plan)
+    rows: list[tuple[Cell, ...]] = []
+    for group in _shown(groups):
+        if group is None:
+            rows.append(("...", "", "", "", "", ""))
+            continue
+        stage = group[0]
+        rows.append(
+            (
+                _span(group),
+                _devices(group),
+                _layers(stage),
+                recompute_text(stage.recompute, sum(stage.num_layers.values())),
+                format_seconds(stage.forward_s),
+                format_seconds(stage.backward_s),
+            )
+        )
+    return Table(
+        title="Stages (times of one micro-batch)",
+        columns=("stage", "devices", "holds", "recomputes", "forward", "backward"),
+        rows=tuple(rows),
+        right=("forward", "backward"),
+    )
+
+
+def memory_table(plan: TrainingPlan) -> Table:
+    """Memory by kind on the fullest device of each group of stages, against its capacity."""
+    kinds = [kind for kind in plan.stages[0].memory_bytes if kind != "total"]
+    capacity = plan.stages[0].capacity_bytes
+    rows: list[tuple[Cell, ...]] = []
+    for group in _shown(stage_groups(plan)):
+        if group is None:
+            rows.append(("...", *[""] * (len(kinds) + 2)))
+            continue
+        stage = _fullest(group)
+        used = _total(stage)
+        cells = [f"{stage.memory_bytes.get(kind, 0) / GIB:.1f}" for kind in kinds]
+        over = " TOO MUCH" if used > stage.capacity_bytes else ""
+        rows.append(
+            (
+                str(stage.index),
+                *cells,
+                f"{used / GIB:.1f}",
+                f"{used / stage.capacity_bytes:.1%}{over}",
+            )
+        )
+    return Table(
+        title=f"Memory of the fullest device, GiB (capacity {capacity / GIB:.1f})",
+        columns=("stage", *kinds, "total", "used"),
+        rows=tuple(rows),
+        right=(*kinds, "total", "used"),
+    )
+
+
+def _fullest(group: list[StagePlan]) -> StagePlan:
+    return max(group, key=_total)
+
+
+def _total(stage: StagePlan) -> int:
+    return stage.memory_bytes["total"]
+
+
+def _span(group: list[StagePlan]) -> str:
+    first, last = group[0].index, group[-1].index
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _devices(group: list[StagePlan]) -> str:
+    first, end = group[0].devices[0][0], group[-1].devices[-1][1]
+    text = str(first) if end == first + 1 else f"{first}-{end - 1}"
+    return text if len(group) == 1 else f"{text}, {group[0].num_devices} each"
+
+
+def _layers(stage: StagePlan) -> str:
+    parts = ["embedding"] if any(chunk.embedding for chunk in stage.chunks) else []
+    parts += [f"{count} {name}" for name, count in stage.num_layers.items()]
+    parts += ["head"] if any(chunk.head for chunk in stage.chunks) else []
+    return " + ".join(parts) or "nothing"
+
+
+def recompute_text(rule: Recompute, num_layers: int) -> str:
+    """Recomputation of one stage in words; per chunk where a stage has several."""
+    if rule.full >= num_layers > 0:
+        return "all layers"
+    parts = [f"{rule.full} whole"] if rule.full else []
+    parts += [f"{rule.selective} attention cores"] if rule.selective else []
+    return " + ".join(parts) or "nothing"
+
+
+# -- time and the next best -----------------------------------------------------------------------
+
+
+def time_table(plan: TrainingPlan) -> Table:
+    """The step of the stage that ends last, by cause, the largest first."""
+    step = plan.step_time_s
+    causes = sorted(plan.breakdown_s.items(), key=lambda item: -item[1])
+    rows = tuple(
+        (name.replace("_", " "), format_seconds(seconds), f"{seconds / step:.1%}", _bar(seconds / step))
+        for name, seconds in causes
+        if seconds >= 0.0005 * step
+    )
+    return Table(
+        title="Where the time goes (stage that ends last)",
+        columns=("cause", "time", "share", ""),
+        rows=rows,
+        right=("time", "share"),
+    )
+
+
+def _bar(share: float) -> str:
+    return "#" * max(1, round(_BAR * share))
+
+
+def rivals_table(result: TrainingResult) -> Table:
+    """The best plans of other degrees, and why each lost."""
+    goal = result.objective.name
+    rows = tuple(
+        (f"{rank}.", value_text(goal, rival.value).removesuffix(" a step"), _degrees(rival), rival.reason)
+        for rank, rival in enumerate(result.alternatives[:3], 2)
+    )
+    return Table(
+        title="Next best, and why each lost",
+        columns=("", "value", "plan", "why"),
+        rows=rows,
+        right=("value",),
+    )
+
+
+def _degrees(rival: Alternative) -> str:
+    d = rival.plan.degrees
+    parts = [f"{name} {getattr(d, name)}" for name in ("tp", "cp", "pp", "dp", "ep")]
+    kept = [part for part in parts if not part.endswith(" 1")] or ["one device"]
+    return " ".join(kept)
+
+
+# -- whole screens -----------------------------------------------------------------------------------
+
+
+def plan_tables(plan: TrainingPlan) -> list[Table]:
+    """Stages, memory, time."""
+    return [stages_table(plan), memory_table(plan), time_table(plan)]
+
+
+def result_tables(result: TrainingResult, *, raw: bool = False) -> list[Table]:
+    """The screen below the headline, or with ``raw`` the plain numbers of the stages."""
+    if result.best is None:
+        return [infeasible_table(result)]
+    if raw:
+        return [stages_raw(result.best)]
+    tables = plan_tables(result.best)
+    return [*tables, rivals_table(result)] if result.alternatives else tables
+
+
+def next_command(path: str | None) -> str:
+    """What to type next, the plan saved at ``path`` or not saved."""
+    if path is None:
+        return "Next: repeat with -o plan.json to keep the plan, then: optalloc explain plan.json"
+    return (
+        f"Saved {path}. Next: optalloc explain {path}\n"
+        f"  optalloc simulate {path} --trace step.trace.json\n"
+        f"  optalloc export {path} --to megatron -o launch"
+    )
+
+
+def infeasible_table(result: TrainingResult) -> Table:
+    """Why there is no plan, and what would help."""
+    if result.termination is Termination.INFEASIBLE:
+        title = "No plan exists: these cannot all hold (without any one of them there is a plan)"
+        if len(result.conflict) == 1:
+            title = "No plan exists"
+        return Table(
+            title=title,
+            columns=("conflict",),
+            rows=tuple((text,) for text in result.conflict),
+            notes=tuple(
+                f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}. Tried: a plan then exists."
+                for fix in result.fixes
+            ),
+        )
+    bound = result.bounds.dual
+    known = "" if bound is None else f" Nothing is below {value_text(result.objective.name, bound)}."
+    return Table(
+        title="No plan yet",
+        columns=("why",),
+        rows=((f"The search was stopped before it found a plan.{known}",),),
+        notes=("To fix: give it more time with --time-limit.",),
+    )
+
+
+# -- data ----------------------------------------------------------------------------------------------
+
+
+def result_facts(result: TrainingResult, *, cpu_s: float) -> dict[str, Any]:
+    """The answer in the published JSON form; ``cpu_s`` is that of the whole process."""
+    goal, stats = result.objective, result.stats
+    gap = result.bounds.gap
+    return {
+        "format_version": "1.0",
+        "termination": result.termination.value,
+        "objective": {"name": goal.name, "value": goal.value, "unit": goal.unit},
+        "bounds": {
+            "primal": result.bounds.primal,
+            "dual": result.bounds.dual,
+            "gap": None if gap == float("inf") else gap,
+        },
+        "stats": {
+            "cpu_s": cpu_s,
+            "wall_s": stats.wall_s,
+            "configurations": stats.configurations,
+            "pruned": stats.pruned,
+            "nodes": stats.nodes,
+        },
+        "space": result.space,
+        "alternatives": [_rival_facts(rival) for rival in result.alternatives],
+        "incumbents": msgspec.to_builtins(result.incumbents),
+        "conflict": list(result.conflict),
+        "fixes": [{"what": fix.what, "cost": fix.cost} for fix in result.fixes],
+        "plan": None if result.best is None else msgspec.to_builtins(result.best),
+    }
+
+
+def _rival_facts(rival: Alternative) -> dict[str, Any]:
+    plan = rival.plan
+    return {
+        "value": rival.value,
+        "reason": rival.reason,
+        "step_time_s": plan.step_time_s,
+        "mfu": plan.mfu,
+        "num_devices": plan.num_devices,
+        "num_microbatches": plan.num_microbatches,
+        "breakdown_s": plan.breakdown_s,
+        "strategy": msgspec.to_builtins(plan.strategy),
+    }
+
+
+def stages_raw(plan: TrainingPlan) -> Table:
+    """One row a stage in plain numbers: the CSV."""
+    kinds = list(plan.stages[0].memory_bytes)
+    types = list(dict.fromkeys(name for stage in plan.stages for name in stage.num_layers))
+    columns = (
+        "stage",
+        "first_device",
+        "num_devices",
+        *(f"{name}_layers" for name in types),
+        "recompute_full",
+        "recompute_selective",
+        "forward_s",
+        "backward_s",
+        *(f"{kind}_bytes" for kind in kinds),
+        "capacity_bytes",
+    )
+    return Table(title="", columns=columns, rows=tuple(_raw(plan.stages, types, kinds)))
+
+
+def _raw(
+    stages: Iterable[StagePlan], types: list[str], kinds: list[str]
+) -> Iterable[tuple[Cell, ...]]:
+    for stage in stages:
+        yield (
+            stage.index,
+            stage.devices[0][0],
+            stage.num_devices,
+            *(stage.num_layers.get(name, 0) for name in types),
+            stage.recompute.full,
+            stage.recompute.selective,
+            stage.forward_s,
+            stage.backward_s,
+            *(stage.memory_bytes.get(kind, 0) for kind in kinds),
+            stage.capacity_bytes,
+        )

@@ -169,6 +169,8 @@ class CostModel:
         self.unit = Unit.of(self.device, workload.dtype, self.constants)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
+        # Sorted codes of keys already evaluated, and their table, by the free axes.
+        self._known: dict[tuple[str, ...], tuple[Ints, LayerTable]] = {}
 
     def _effective(self, level: Level) -> Level:
         c = self.constants
@@ -241,21 +243,28 @@ class CostModel:
         breakdown compares with.
         """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")
+        limits = (1 << 12, 2, 1 << 17, 1 << 12, 1 << 21)  # 63 bits
         code = np.zeros(len(meshes), np.int64)
-        for name in names:
-            column = getattr(meshes, name)
-            code = code * (int(column.max(initial=0)) + 1) + column
-        _, first, row = np.unique(code, return_index=True, return_inverse=True)
+        for name, limit in zip(names, limits, strict=True):
+            code = code * limit + np.minimum(getattr(meshes, name), limit - 1)
+        known = self._known.get(free)
+        if known is not None:
+            row = np.minimum(np.searchsorted(known[0], code), len(known[0]) - 1)
+            if np.array_equal(known[0][row], code):
+                return known[1], row
+        codes, first, row = np.unique(code, return_index=True, return_inverse=True)
         keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
         table = layer_table(self.graph, self.workload, self.unit, self.network, keys, free)
+        if known is None or len(codes) > len(known[0]):
+            self._known[free] = (codes, table)
         return table, row
 
-    def tables(self, meshes: Meshes, costs: tuple[LayerTable, Ints] | None = None) -> MeshTables:
+    def tables(self, meshes: Meshes) -> MeshTables:
         """Evaluate meshes; ``bound`` and ``weight`` are left at 0 and 1.
 
         Complexity: O(n * types), vectorised.
         """
-        table, row = costs or self.layer_costs(meshes)
+        table, row = self.layer_costs(meshes)
         types = len(self.graph.types)
         n = len(meshes)
         c = self.constants

@@ -73,6 +73,8 @@ _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
 _POLL_S = 0.05
 _SEEDS = 24
+_ONE = np.ones(1, np.int64)
+_GUESSED = 50_000  # shapes for which a time is guessed at once
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
@@ -132,19 +134,22 @@ class Search:
         """Search the whole space, or until ``stop`` or the keyboard says so."""
         self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
         shapes = self.space.shapes()
-        configurations = self.space.count(shapes)
-        facts = ShapeFacts(self.cost, shapes)
+        counts = self.space.counts(shapes)
         weight = self.weight(shapes)
-        bounds = weight * facts.least()
-        too_large, guess = facts.memory()
-        self._count("memory", self.space.count(shapes.take(too_large)))
+        bounds = weight * ShapeFacts(self.cost, shapes).least()
+        self.floor = float(bounds.min(initial=np.inf))
         try:
-            self._seed(shapes, np.where(too_large, np.inf, weight * guess))
-            late = ~too_large & (bounds >= self._goals(weight))
-            self._count("shape work bound", self.space.count(shapes.take(late)))
-            order = np.flatnonzero(~too_large & ~late)
-            order = order[np.argsort(bounds[order], kind="stable")]
-            self._sweep(shapes.take(order), bounds[order])
+            self._seed(shapes, bounds)
+            late = bounds >= self._goals(weight)
+            self._count("shape work bound", counts[late])
+            shapes, rest = shapes.take(~late), counts[~late]
+            bounds = bounds[~late]
+            too_large, _ = ShapeFacts(self.cost, shapes).memory()
+            self._count("memory", rest[too_large])
+            order = np.argsort(bounds, kind="stable")
+            order = order[~too_large[order]]
+            self._sweep(shapes.take(order), bounds[order], rest[order])
+            self.floor = np.inf
             for work_limit in WORK_LIMITS[1:]:
                 self._take_up(work_limit)
         except _Stopped:
@@ -155,17 +160,26 @@ class Search:
         return Outcome(
             found=tuple(found),
             bound=bound if bound < np.inf else None,
-            configurations=configurations,
+            configurations=int(counts.sum()),
             pruned=dict(self.pruned),
             nodes=self.nodes,
             incumbents=tuple(self.incumbents),
             stopped=bound < best,
         )
 
-    def _seed(self, shapes: Meshes, guess: Array) -> None:
+    def _seed(self, shapes: Meshes, bounds: Array) -> None:
         """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
         if len(shapes) < _SEEDS:
             return
+        guess = np.full(len(shapes), np.inf)
+        near = np.argsort(bounds, kind="stable")
+        for k in range(0, len(near), _GUESSED):
+            part = np.sort(near[k : k + _GUESSED])
+            some = shapes.take(part)
+            too_large, times = ShapeFacts(self.cost, some).memory()
+            guess[part] = np.where(too_large, np.inf, self.weight(some) * times)
+            if np.count_nonzero(np.isfinite(guess[part])) >= _SEEDS:
+                break
         best = np.sort(np.argpartition(guess, _SEEDS - 1)[:_SEEDS])
         meshes = self.space.refine(shapes.take(best[np.isfinite(guess[best])]))
         if len(meshes) == 0:
@@ -179,30 +193,24 @@ class Search:
         self._solve(meshes.take(kept), tables.take(kept), bounds[kept], WORK_LIMITS[0])
         self.pruned, self.open = counted, waiting  # the sweep meets these meshes again
 
-    def _sweep(self, shapes: Meshes, bounds: Array) -> None:
+    def _sweep(self, shapes: Meshes, bounds: Array, counts: Ints) -> None:
         """Every shape in the order of its bound, with little work for each mesh."""
         position, block = 0, 0
         weight = self.weight(shapes)
         while position < len(shapes):
-            if bounds[position] >= self._goal():  # in ascending order
-                rest = shapes.take(np.arange(position, len(shapes)))
-                self._count("shape work bound", self.space.count(rest))
+            self.floor = float(bounds[position])
+            if self.floor >= self._goal():  # in ascending order
+                self._count("shape work bound", counts[position:])
                 return
             part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
             block = min(block + 1, len(_BLOCKS) - 1)
             inside = bounds[part] < self._goals(weight[part])
-            if not inside.all():
-                beyond = self.space.count(shapes.take(part[~inside]))
-                self._count("shape work bound", beyond)
-            try:
-                self._refine(shapes.take(part[inside]))
-            except _Stopped:
-                self.floor = float(bounds[position])
-                raise
+            self._count("shape work bound", counts[part[~inside]])
+            self._refine(shapes.take(part[inside]), counts[part[inside]])
             position += len(part)
             self._report(float(bounds[position]) if position < len(shapes) else np.inf)
 
-    def _refine(self, shapes: Meshes) -> None:
+    def _refine(self, shapes: Meshes, counts: Ints) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
         facts, weight = ShapeFacts(self.cost, shapes), self.weight(shapes)
         goals = self._goals(weight)
@@ -211,18 +219,17 @@ class Search:
             kept: NDArray[np.bool_] = weight[rows] * facts.bounds(schedule, v, rows) < goals[rows]
             return kept
 
-        before = self.space.count(shapes)
         meshes = self.space.refine(shapes, promising)
-        self._count("schedule path bound", before - len(meshes))
+        self._count("schedule path bound", counts, -len(meshes))
         if not len(meshes):
             return
         tables = self.cost.tables(meshes)
         full = memory_excludes(self.cost, meshes, tables)
-        self._count("memory", int(full.sum()))
+        self._count("memory", full)
         weight = self.weight(meshes)
         bounds = weight * mesh_bounds(self.cost, meshes, tables)
         late = ~full & (bounds >= self._goals(weight))
-        self._count("mesh work bound", int(late.sum()))
+        self._count("mesh work bound", late)
         kept = np.flatnonzero(~full & ~late)
         kept = kept[np.argsort(bounds[kept], kind="stable")]
         for k in range(0, len(kept), _CALL):
@@ -236,7 +243,7 @@ class Search:
         for k, (bound, mesh) in enumerate(waiting):
             best = self._best()
             if best is not None and bound >= best:
-                self._count("cut search", 1)
+                self._count("cut search", _ONE)
                 continue
             try:
                 self._solve(mesh, self.cost.tables(mesh), np.array([bound]), work_limit)
@@ -270,7 +277,7 @@ class Search:
         for k, (outcome, value, bound, leaves, layers, full, selective) in enumerate(answers):
             self.nodes += leaves
             if outcome in PRUNED_NAMES:
-                self._count(PRUNED_NAMES[outcome], 1)
+                self._count(PRUNED_NAMES[outcome], _ONE)
             if outcome == LIMIT:
                 one = meshes.take(np.array([k]))
                 self.open.append((max(bound, float(bounds[k])), one))
@@ -338,7 +345,8 @@ class Search:
         goals: Array = np.minimum(self._goal(), weight * self.ceiling_s)
         return goals
 
-    def _count(self, name: str, count: int) -> None:
+    def _count(self, name: str, counts: Ints | NDArray[np.bool_], more: int = 0) -> None:
+        count = int(counts.sum()) + more
         if count:
             self.pruned[name] = self.pruned.get(name, 0) + count
 

@@ -171,11 +171,12 @@ def _fewest(
     """Device counts, ascending; the first that has a plan below the ceiling is the fewest."""
     shapes = space.shapes()
     facts = ShapeFacts(cost, shapes)
+    counts = space.counts(shapes)
     possible = (facts.least() <= ceiling) & ~facts.memory()[0]
-    counts = np.unique(shapes.num_devices[possible])
-    pruned = {"shape work bound or memory": space.count(shapes.take(~possible))}
-    nodes, total, incumbents = 0, space.count(shapes), ()
-    for count in counts:
+    sizes = np.unique(shapes.num_devices[possible])
+    pruned = {"shape work bound or memory": int(counts[~possible].sum())}
+    nodes, total = 0, int(counts.sum())
+    for count in sizes:
         limits = msgspec.structs.replace(
             space.limits, pin=space.limits.pin | {"num_devices": (int(count),)}
         )
@@ -203,7 +204,7 @@ def _fewest(
         configurations=total,
         pruned=pruned,
         nodes=nodes,
-        incumbents=incumbents,
+        incumbents=(),
         stopped=False,
     )
 

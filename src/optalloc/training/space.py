@@ -201,16 +201,16 @@ class Space:
         """
         blocks = list(self._shape_blocks())
         if not blocks:
-            blocks = [np.zeros((0, 7), np.int64)]
-        rows = np.concatenate(blocks)
+            blocks = [np.zeros((7, 0), np.int64)]
+        rows = np.concatenate(blocks, axis=1)
         names = ("tp", "sequence", "cp", "pp", "dp", "ep", "micro_batch")
-        columns = {name: rows[:, k] for k, name in enumerate(names)}
+        columns = {name: rows[k] for k, name in enumerate(names)}
         used = columns["tp"] * columns["cp"] * columns["pp"] * columns["dp"]
-        kept = np.ones(len(rows), bool)
+        kept = np.ones(rows.shape[1], bool)
         for name in ("pp", "dp", "ep", "micro_batch"):
             kept &= self.limits.keep(name, columns[name])
         kept &= self.limits.keep("num_devices", used)
-        zeros = np.zeros(len(rows), np.int64)
+        zeros = np.zeros(rows.shape[1], np.int64)
         meshes = Meshes(
             **columns,
             zero_stage=zeros,
@@ -219,7 +219,7 @@ class Space:
             schedule=zeros + ONE_F_ONE_B,
             recompute_rule=zeros,
         )
-        return meshes.take(kept)
+        return meshes if kept.all() else meshes.take(kept)
 
     def _shape_blocks(self) -> Iterator[NDArray[np.int64]]:
         batch = self.workload.global_batch
@@ -240,10 +240,10 @@ class Space:
                         )
                         pp = np.arange(1, most + 1, dtype=np.int64)
                         grid = np.meshgrid(pp, ep, micro, indexing="ij")
-                        block = np.empty((grid[0].size, 7), np.int64)
-                        block[:, :3] = (tp, sequence, cp)
-                        block[:, 3], block[:, 5], block[:, 6] = (g.ravel() for g in grid)
-                        block[:, 4] = dp
+                        block = np.empty((7, grid[0].size), np.int64)
+                        block[:3] = np.array([[tp], [sequence], [cp]])
+                        block[3], block[5], block[6] = (g.ravel() for g in grid)
+                        block[4] = dp
                         yield block
 
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
@@ -275,8 +275,8 @@ class Space:
             }
         )
 
-    def count(self, shapes: Meshes) -> int:
-        """How many refinements these shapes have, without making them."""
+    def counts(self, shapes: Meshes) -> Ints:
+        """How many refinements each shape has, without making them."""
         # Equal numbers of stages, micro-batches and replicas have equally many.
         micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
         divides = micro % shapes.pp == 0
@@ -288,7 +288,8 @@ class Space:
         shardings = np.zeros(len(shapes), np.int64)
         for *_, sharded in self._shardings(shapes):
             shardings += sharded
-        return int(schedules[row] @ shardings)
+        counts: Ints = schedules[row] * shardings
+        return counts
 
     def _schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
         """Schedule, chunks per stage, recomputation rule, and the shapes that can have them."""

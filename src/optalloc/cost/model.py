@@ -255,7 +255,7 @@ class CostModel:
         codes, first, row = np.unique(code, return_index=True, return_inverse=True)
         keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
         table = layer_table(self.graph, self.workload, self.unit, self.network, keys, free)
-        if known is None or len(codes) > len(known[0]):
+        if len(codes) and (known is None or len(codes) > len(known[0])):
             self._known[free] = (codes, table)
         return table, row
 

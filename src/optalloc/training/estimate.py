@@ -161,7 +161,7 @@ class _Builder:
             idle_devices=cost.cluster.num_devices - s.num_devices,
             stages=tuple(self._stage(i) for i in range(s.pp)),
             step_time_s=step_s,
-            mfu=cost.model_flops_per_step / (device_s * peak),
+            mfu=float(cost.model_flops_per_step / (device_s * peak)),
             tokens_per_s=tokens / step_s,
             price_usd_per_step=None if usd is None else usd * device_s,
             energy_j_per_step=cost.watts_per_device * device_s,

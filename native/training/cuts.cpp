@@ -1,0 +1,317 @@
+// Cuts with one chunk a stage: path bounds, tables over suffixes, depth-first search under a rising cap.
+#include "training/solver.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace optalloc::training {
+
+// A stage's work times m is a path through the schedule, and so is the round trip with the stage's other
+// work: both bound its size, and with it where every stage can begin.
+void Solver::set_window(double limit) {
+    double own = kInf, turn = kInf;
+    for (std::size_t t = 1; t + 1 < mesh_.layer.size(); ++t) {
+        const LayerCost& c = mesh_.layer[t];
+        StageOption o;
+        o.forward = c.forward;
+        o.backward = c.backward;
+        o.weight = c.weight;
+        own = std::min(own, mesh_.shape.num_micro * o.work());
+        for (int i = 0; i < pp_; ++i) turn = std::min(turn, turn_path(i, o));
+    }
+    const double room = std::min(limit / std::max(own, 1e-300), (limit - round_) / std::max(turn, 1e-300)) *
+                        (1.0 + 1e-9);
+    const int largest = room >= num_layers_ ? num_layers_ : room < 0.0 ? 0 : static_cast<int>(room);
+    if (largest == largest_) return;
+    largest_ = largest;
+    const std::size_t n = static_cast<std::size_t>(std::max(0, slack())) + 1;
+    const std::size_t cells = static_cast<std::size_t>(pp_) * n * n;
+    known_.assign(cells <= kMemoCells ? cells : 0, 0);
+    if (memo_.size() < known_.size()) memo_.resize(known_.size());
+}
+
+Solver::Sizes Solver::begins(int stage) const {
+    if (stage == 0) return {0, 0};
+    return {std::max(stage - 1, num_layers_ - (pp_ - stage) * largest_),
+            std::min(num_layers_, stage * largest_)};
+}
+
+// Every stage but the first and the last has a layer.
+Solver::Sizes Solver::sizes(int stage, int begin) const {
+    const int rest = num_layers_ - begin;
+    if (stage == pp_ - 1) return {rest, std::min(rest, largest_)};
+    const int later = pp_ - stage - 1;
+    return {std::max(stage == 0 ? 0 : 1, rest - later * largest_),
+            std::min(largest_, rest - (later - 1))};
+}
+
+const StageOption& Solver::single(int stage, int begin, int size) {
+    const Range r{begin, begin + size};
+    if (known_.empty()) return loose_ = option(stage, std::span<const Range>(&r, 1));
+    // begin and size each lie in a window as wide as the slack.
+    const std::size_t n = static_cast<std::size_t>(slack()) + 1;
+    const auto from = static_cast<std::size_t>(begin - std::max(0, num_layers_ - (pp_ - stage) * largest_));
+    const auto short_by = static_cast<std::size_t>(largest_ - size);
+    const std::size_t key = (static_cast<std::size_t>(stage) * n + from) * n + short_by;
+    if (!known_[key]) {
+        known_[key] = 1;
+        memo_[key] = option(stage, std::span<const Range>(&r, 1));
+    }
+    return memo_[key];
+}
+
+// Time from a stage's first operation to the end of the step that its own work alone forces, without the
+// parts that `advance` adds for earlier stages.
+double Solver::own_path(int stage, const StageOption& o) const {
+    const double m = mesh_.shape.num_micro;
+    if (stage == 0) return m * o.work();
+    const double after = facts_.trailing[static_cast<std::size_t>(stage)];
+    return m * (o.forward + o.backward + o.weight) - after * (mesh_.shape.splits_backward() ? o.weight : 0);
+}
+
+// What a stage adds to the path of every later one: down with the first forward, back with the last
+// input gradient, over both links.
+double Solver::advance(int stage, int layers_done, const StageOption& o) const {
+    const double back = mesh_.shape.splits_backward() ? o.backward : o.backward + o.weight;
+    return o.forward + back + 2.0 * link(stage, layers_done);
+}
+
+// What a stage adds to the round trip of the first micro-batch (all stages down and back): the rest of its
+// own work up to its last input gradient.
+double Solver::turn_path(int stage, const StageOption& o) const {
+    const Shape& s = mesh_.shape;
+    const auto i = static_cast<std::size_t>(stage);
+    const double m = s.num_micro;
+    if (s.schedule == Schedule::kGpipe) return (m - 1.0) * o.work();
+    const double forwards = (m - facts_.warmup[i]) * o.forward;
+    if (!s.splits_backward()) return forwards + (m - 1.0) * (o.backward + o.weight);
+    return forwards + (m - 1.0) * o.backward + (m - facts_.trailing[i]) * o.weight;
+}
+
+// entry_[i][e]: the largest prefix with which stage i may start after e layers so that the rest can still
+// end by `limit` (negative infinity: it cannot). least_[i][e]: the least sum of `advance` over stages i...
+// peak_[i][e]: the least that the largest `turn_path` of stages i... can be.
+bool Solver::suffix_tables(double limit) {
+    const auto n = static_cast<std::size_t>(num_layers_) + 1;
+    const Shape& s = mesh_.shape;
+    std::fill(entry_.begin(), entry_.end(), -kInf);
+    std::fill(least_.begin(), least_.end(), kInf);
+    std::fill(peak_.begin(), peak_.end(), kInf);
+    set_window(limit);
+    if (slack() < 0) return false;
+    work_ += kWorkOfOption * pp_ * (std::min(slack(), num_layers_) + 1);
+    for (int i = pp_ - 1; i >= 0; --i) {
+        const bool last = i == pp_ - 1, first = i == 0;
+        const Sizes from = begins(i);
+        for (int e = from.low; e <= from.high; ++e) {
+            const Sizes range = sizes(i, e);
+            double best = -kInf, least = kInf, peak = kInf;
+            for (int size = range.low; size <= range.high; ++size) {
+                double next_entry = kInf, next_least = 0.0, next_peak = 0.0;
+                if (!last) {
+                    const auto k = static_cast<std::size_t>(i + 1) * n + static_cast<std::size_t>(e + size);
+                    next_entry = entry_[k];
+                    next_least = least_[k];
+                    next_peak = peak_[k];
+                    if (next_entry == -kInf) continue;
+                }
+                const StageOption& o = single(i, e, size);
+                if (!o.feasible) continue;
+                const double turn = std::max(next_peak, turn_path(i, o));
+                if (round_ + turn >= limit) continue;
+                const double step =
+                    last ? o.forward + (s.splits_backward() ? o.backward : o.backward + o.weight)
+                         : advance(i, e + size, o);
+                const double tail = first ? o.tail + (s.splits_backward() ? o.weight : 0.0) : 0.0;
+                const double own = own_path(i, o) + (first ? o.tail : 0.0);
+                double start = limit - own;
+                if (!last) start = std::min(start, next_entry - step - tail);
+                if (start < 0.0) continue;
+                best = std::max(best, start);
+                least = std::min(least, step + tail + next_least);
+                peak = std::min(peak, turn);
+            }
+            const auto k = static_cast<std::size_t>(i) * n + static_cast<std::size_t>(e);
+            entry_[k] = best;
+            least_[k] = least;
+            peak_[k] = peak;
+        }
+    }
+    return entry_[0] >= 0.0;
+}
+
+// Depth-first over all partitions whose path bounds stay below the limit.
+//   prefix: sum of `advance` of earlier stages with the first stage's tail
+//   turn:   largest `turn_path` so far (GPipe: largest forward and backward, which need not coincide)
+void Solver::descend(int stage, int done, double prefix, double turn, double turn_f, double turn_b) {
+    if (stopped_) return;
+    work_ += kWorkOfNode;
+    if (work_ >= work_limit_ || cancelled()) {
+        stopped_ = true;
+        return;
+    }
+    const auto n = static_cast<std::size_t>(num_layers_) + 1;
+    const Shape& s = mesh_.shape;
+    const bool last = stage == pp_ - 1, first = stage == 0;
+    const Sizes range = sizes(stage, done);
+    const bool gpipe = s.schedule == Schedule::kGpipe;
+    for (int size = range.low; size <= range.high; ++size) {
+        if (!last && entry_[static_cast<std::size_t>(stage + 1) * n + static_cast<std::size_t>(done + size)] ==
+                         -kInf) {
+            continue;
+        }
+        const StageOption& o = single(stage, done, size);
+        if (!o.feasible) continue;
+        const double tail = first ? o.tail + (s.splits_backward() ? o.weight : 0.0) : 0.0;
+        const double step = last ? o.forward + (s.splits_backward() ? o.backward : o.backward + o.weight)
+                                 : advance(stage, done + size, o);
+        const double own = own_path(stage, o) + (first ? o.tail : 0.0);
+        if (prefix + own >= limit_) continue;
+        const double passed = prefix + step + tail;
+        double rest = 0.0, peak = 0.0;
+        if (!last) {
+            const auto k = static_cast<std::size_t>(stage + 1) * n + static_cast<std::size_t>(done + size);
+            if (passed > entry_[k]) continue;
+            rest = least_[k];
+            peak = peak_[k];
+        }
+        const double longest = std::max(turn, turn_path(stage, o));
+        const double most_f = std::max(turn_f, o.forward), most_b = std::max(turn_b, o.backward + o.weight);
+        const double widest = gpipe ? (s.num_micro - 1.0) * (most_f + most_b) : longest;
+        const double around = std::max(widest, peak);
+        if (passed + rest + around >= limit_) continue;
+        current_.chunks[static_cast<std::size_t>(stage)] = {done, done + size};
+        current_.options[static_cast<std::size_t>(stage)] = o;
+        if (last) {
+            offer(current_);
+        } else if (!prefix_excludes(stage, done + size, rest)) {
+            descend(stage + 1, done + size, passed, longest, most_f, most_b);
+        }
+        if (stopped_) return;
+    }
+}
+
+// True if the stages so far cannot end below the limit even when the others only delay each micro-batch.
+bool Solver::prefix_excludes(int stage, int done, double rest) {
+    const auto count = static_cast<std::size_t>(stage) + 1;
+    for (std::size_t j = 0, e = 0; j < count; ++j) {
+        const StageOption& o = current_.options[j];
+        e = static_cast<std::size_t>(current_.chunks[j].end);
+        f_[j] = o.forward;
+        b_[j] = o.backward;
+        w_[j] = o.weight;
+        l_[j] = link(static_cast<int>(j), static_cast<int>(e));
+    }
+    const double turn = rest + 2.0 * link(stage, done);
+    work_ += clock_work(stage + 1);
+    facts_.clock.ends({f_, b_, w_, l_}, stage_end_, stage + 1, turn);
+    for (std::size_t j = 0; j < count; ++j) {
+        if (stage_end_[j] + current_.options[j].tail >= limit_) return true;
+    }
+    return false;
+}
+
+// One partition that meets every table entry at `limit`; true if there is one.
+bool Solver::follow_tables(double limit, Pick& pick) {
+    const auto n = static_cast<std::size_t>(num_layers_) + 1;
+    const Shape& s = mesh_.shape;
+    double prefix = 0.0;
+    int done = 0;
+    for (int i = 0; i < pp_; ++i) {
+        const bool last = i == pp_ - 1, first = i == 0;
+        int best_size = -1;
+        double best_slack = -kInf, best_passed = 0.0;
+        const Sizes range = sizes(i, done);
+        for (int size = range.low; size <= range.high; ++size) {
+            if (!last && entry_[static_cast<std::size_t>(i + 1) * n +
+                                static_cast<std::size_t>(done + size)] == -kInf) {
+                continue;
+            }
+            const StageOption& o = single(i, done, size);
+            if (!o.feasible) continue;
+            const double tail = first ? o.tail + (s.splits_backward() ? o.weight : 0.0) : 0.0;
+            const double own = own_path(i, o) + (first ? o.tail : 0.0);
+            double slack = limit - own - prefix, passed = prefix;
+            if (!last) {
+                passed = prefix + advance(i, done + size, o) + tail;
+                slack = std::min(slack, entry_[static_cast<std::size_t>(i + 1) * n +
+                                               static_cast<std::size_t>(done + size)] -
+                                            passed);
+            }
+            if (slack > best_slack) {
+                best_slack = slack;
+                best_size = size;
+                best_passed = passed;
+            }
+        }
+        if (best_size < 0 || best_slack < 0.0) return false;
+        pick.chunks[static_cast<std::size_t>(i)] = {done, done + best_size};
+        pick.options[static_cast<std::size_t>(i)] = single(i, done, best_size);
+        done += best_size;
+        prefix = best_passed;
+    }
+    return done == num_layers_;
+}
+
+// Memory grows with the layers of a stage, so stages that take as many layers as they can hold reach the last
+// layer if any partition does.
+bool Solver::fits() const {
+    int done = 0;
+    for (int i = 0; i < pp_; ++i) {
+        const int least = i == 0 || i == pp_ - 1 ? 0 : 1;
+        const int most = num_layers_ - done - std::max(0, pp_ - 2 - i);
+        const auto holds = [&](int size) {
+            const Range r{done, done + size};
+            return option(i, std::span<const Range>(&r, 1)).feasible;
+        };
+        if (most < least || !holds(least)) return false;
+        int low = least, high = most;  // the largest size that fits
+        while (low < high) {
+            const int middle = (low + high + 1) / 2;
+            if (holds(middle)) low = middle; else high = middle - 1;
+        }
+        done += low;
+    }
+    return done == num_layers_;
+}
+
+void Solver::solve_single() {
+    if (!fits()) {
+        answer_.outcome = Outcome::kMemory;
+        return;
+    }
+    const auto n = static_cast<std::size_t>(num_layers_) + 1;
+    const auto stages = static_cast<std::size_t>(pp_);
+    entry_.resize(stages * n);
+    least_.resize(stages * n);
+    peak_.resize(stages * n);
+    current_.chunks.resize(stages);
+    current_.options.resize(stages);
+    for (auto* values : {&f_, &b_, &w_, &l_, &stage_end_}) values->resize(stages);
+    // Search under a rising cap: while it is low the path bounds leave little to search, every cap without a
+    // partition is a proven bound, and the first one with a partition has the best one.
+    double best = limit_, cap = tightest_;
+    bool searched = false;
+    for (double step = 0.001;; step = std::min(1.0, step * 1.5)) {
+        cap = std::min(cap * (1.0 + step), best);
+        if (suffix_tables(cap)) {
+            if (!searched && follow_tables(cap, current_)) {
+                limit_ = best;
+                offer(current_);
+                best = limit_;
+            }
+            searched = true;
+            limit_ = std::min(cap, best);
+            const double before = limit_;
+            descend(0, 0, 0.0, 0.0, 0.0, 0.0);
+            if (stopped_ || limit_ < before) break;
+        }
+        tightest_ = cap;
+        if (cap >= best) break;
+    }
+    if (answer_.outcome != Outcome::kSolved) {
+        answer_.outcome = searched ? Outcome::kSearch : Outcome::kStageBound;
+    }
+}
+
+}  // namespace optalloc::training

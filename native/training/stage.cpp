@@ -1,0 +1,205 @@
+// What a stage costs: times, memory, the best recomputation that fits, and the value of a whole partition.
+#include "training/solver.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace optalloc::training {
+
+double Solver::link(int chunk, int layers_done) const {
+    // Stages lie one after another; a boundary is near when both its stages lie in one domain.
+    const long long stage = chunk % pp_, domain = mesh_.domain_devices, each = mesh_.stage_devices;
+    const bool wraps = stage == pp_ - 1;  // from the last stage back to the first
+    const bool near = wraps ? pp_ * each <= domain : stage * each / domain == ((stage + 2) * each - 1) / domain;
+    const double factor = boundary_[static_cast<std::size_t>(layers_done)];
+    return near ? mesh_.link_latency_near + factor * mesh_.link_transfer_near
+                : mesh_.link_latency_far + factor * mesh_.link_transfer_far;
+}
+
+double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective) const {
+    double state = 0.0, scratch = 0.0;
+    double held[2][64];
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+        const Range r = chunks[c];
+        const int cut1 = std::min(r.end, r.begin + full);
+        const int cut2 = std::min(r.end, cut1 + selective);
+        const auto& at = chain_.at;
+        const auto b = static_cast<std::size_t>(r.begin), e = static_cast<std::size_t>(r.end);
+        const auto c1 = static_cast<std::size_t>(cut1), c2 = static_cast<std::size_t>(cut2);
+        state += at[e].state - at[b].state;
+        const bool first = stage == 0 && c == 0;
+        const bool last = stage == pp_ - 1 && c + 1 == chunks.size();
+        double all = at[e].held - at[b].held;
+        double kept = at[c1].held_full - at[b].held_full + at[c2].held_selective -
+                      at[c1].held_selective + at[e].held - at[c2].held;
+        if (first) {
+            state += mesh_.layer.front().state;
+            all += mesh_.layer.front().held;
+            kept += mesh_.layer.front().held;
+        }
+        if (last) {
+            state += mesh_.layer.back().state;
+            all += mesh_.layer.back().held;
+            kept += mesh_.layer.back().held;
+        }
+        held[0][c] = kept;
+        held[1][c] = all;
+        scratch = std::max({scratch, chain_.largest(chain_.scratch_full, b, c1),
+                            chain_.largest(chain_.scratch_selective, c1, c2)});
+    }
+    const auto& vectors = facts_.held[static_cast<std::size_t>(stage)];
+    const auto width = static_cast<std::size_t>(2 * v_);
+    double peak = 0.0;
+    for (std::size_t k = 0; k < vectors.size(); k += width) {
+        double sum = 0.0;
+        for (std::size_t c = 0; c < static_cast<std::size_t>(v_); ++c) {
+            sum += vectors[k + c] * held[0][c] + vectors[k + c + static_cast<std::size_t>(v_)] * held[1][c];
+        }
+        peak = std::max(peak, sum);
+    }
+    return state + peak + scratch + (stage == pp_ - 1 ? mesh_.logits : 0.0);
+}
+
+void Solver::chunk_times(const Range& r, bool first, bool last, int full, int selective,
+                         double out[3]) const {
+    const auto& at = chain_.at;
+    const auto b = static_cast<std::size_t>(r.begin), e = static_cast<std::size_t>(r.end);
+    const auto c1 = static_cast<std::size_t>(std::min(r.end, r.begin + full));
+    const auto c2 = std::min(e, c1 + static_cast<std::size_t>(selective));
+    out[0] = at[e].forward - at[b].forward;
+    out[1] = at[e].backward - at[b].backward + at[c1].extra_full - at[b].extra_full +
+             at[c2].extra_selective - at[c1].extra_selective;
+    out[2] = at[e].weight - at[b].weight;
+    for (const bool end : {false, true}) {
+        if (end ? !last : !first) continue;
+        const LayerCost& cost = end ? mesh_.layer.back() : mesh_.layer.front();
+        out[0] += cost.forward;
+        out[1] += cost.backward;
+        out[2] += cost.weight;
+    }
+}
+
+StageOption Solver::timed(std::span<const Range> chunks, int stage, int full, int selective) const {
+    StageOption o;
+    o.full = full;
+    o.selective = selective;
+    o.feasible = true;
+    double reduce = 0.0, gather = 0.0, update = 0.0;
+    const auto add = [&](const LayerCost& hi, const LayerCost& lo) {
+        reduce += hi.reduce - lo.reduce;
+        gather += hi.gather - lo.gather;
+        update += hi.update - lo.update;
+    };
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+        const bool first = stage == 0 && c == 0;
+        const bool last = stage == pp_ - 1 && c + 1 == chunks.size();
+        double t[3];
+        chunk_times(chunks[c], first, last, full, selective, t);
+        o.forward += t[0];
+        o.backward += t[1];
+        o.weight += t[2];
+        add(chain_.at[static_cast<std::size_t>(chunks[c].end)],
+            chain_.at[static_cast<std::size_t>(chunks[c].begin)]);
+        if (first) add(mesh_.layer.front(), LayerCost{});
+        if (last) add(mesh_.layer.back(), LayerCost{});
+    }
+    // The last micro-batch's backward hides part of the reduction, the first forward part of the gather.
+    o.tail = std::max(0.0, reduce - mesh_.overlap * (o.backward + o.weight)) +
+             std::max(0.0, gather - mesh_.overlap * o.forward) + update;
+    if (pp_ > 1 && (stage == 0 || stage == pp_ - 1)) o.tail += mesh_.tied;
+    return o;
+}
+
+StageOption Solver::fixed_option(int stage, std::span<const Range> chunks, int full, int selective,
+                                 double* bytes) const {
+    *bytes = memory(stage, chunks, full, selective);
+    StageOption o = timed(chunks, stage, full, selective);
+    o.feasible = *bytes <= mesh_.capacity;
+    return o;
+}
+
+// The recomputation of least extra time that fits. Event time and tail never fall when a backward grows
+// (a longer operation cannot end a longest path earlier, and hides at most what it adds), so least extra
+// time is optimal for the stage.
+StageOption Solver::option(int stage, std::span<const Range> chunks) const {
+    int largest = 0;
+    for (const Range& r : chunks) largest = std::max(largest, r.size());
+    const int rule = mesh_.recompute_rule;
+    if (rule >= 1 && rule <= 3) {
+        double bytes;
+        return fixed_option(stage, chunks, rule == 3 ? largest : 0, rule == 2 ? largest : 0, &bytes);
+    }
+    if (rule >= 4) {  // equal counts on every stage: rule - 4 layers of each chunk in full
+        double bytes;
+        return fixed_option(stage, chunks, std::min(largest, rule - 4), 0, &bytes);
+    }
+    const auto fits = [&](int full, int selective) {
+        return memory(stage, chunks, full, selective) <= mesh_.capacity;
+    };
+    if (fits(0, 0)) return timed(chunks, stage, 0, 0);
+    // With more layers recomputed whole, fewer need the selective kind: one pass over both counts.
+    StageOption best;
+    double best_backward = kInf;
+    int selective = largest;
+    for (int full = 0; full <= largest; ++full) {
+        selective = std::min(selective, largest - full);
+        if (!fits(full, selective)) {  // the working set of a layer recomputed whole is new
+            selective = largest - full;
+            if (!fits(full, selective)) continue;
+        }
+        while (selective > 0 && fits(full, selective - 1)) --selective;
+        const StageOption o = timed(chunks, stage, full, selective);
+        if (o.backward < best_backward) {
+            best_backward = o.backward;
+            best = o;
+        }
+        if (selective == 0) break;  // more full layers only add time
+    }
+    return best;
+}
+
+double Solver::event_value(std::span<const Range> chunks, std::span<const StageOption> options,
+                           std::span<double> stage_end) {
+    const std::size_t count = chunks.size();
+    f_.resize(count);
+    b_.resize(count);
+    w_.resize(count);
+    l_.resize(count);
+    for (std::size_t c = 0; c < count; ++c) {
+        const StageOption& o = options[c % static_cast<std::size_t>(pp_)];
+        double t[3];
+        chunk_times(chunks[c], c == 0, c + 1 == count, o.full, o.selective, t);
+        f_[c] = t[0];
+        b_[c] = t[1];
+        w_[c] = t[2];
+        if (c + 1 < count) l_[c] = link(static_cast<int>(c), chunks[c].end);
+    }
+    stage_end_.resize(static_cast<std::size_t>(pp_));
+    facts_.clock.ends({f_, b_, w_, std::span<const double>(l_.data(), count - 1)}, stage_end_, pp_, 0.0);
+    double value = 0.0;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(pp_); ++i) {
+        value = std::max(value, stage_end_[i] + options[i].tail);
+        if (!stage_end.empty()) stage_end[i] = stage_end_[i];
+    }
+    return value;
+}
+
+void Solver::offer(const Pick& pick) {
+    ++answer_.leaves;
+    work_ += clock_work(pp_ * v_);
+    const double value = event_value(pick.chunks, pick.options, {});
+    if (value >= limit_) return;
+    limit_ = value - kTie * value;
+    answer_.outcome = Outcome::kSolved;
+    answer_.value = value;
+    answer_.layers_per_chunk.clear();
+    answer_.full.clear();
+    answer_.selective.clear();
+    for (const Range& r : pick.chunks) answer_.layers_per_chunk.push_back(r.size());
+    for (const StageOption& o : pick.options) {
+        answer_.full.push_back(o.full);
+        answer_.selective.push_back(o.selective);
+    }
+}
+
+}  // namespace optalloc::training

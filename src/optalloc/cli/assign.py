@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Solve and print; returns the exit status."""
     from optalloc.assignment.formats import load_assignment
     from optalloc.assignment.solve import solve_assignment
+    from optalloc.cli.progress import ProgressLine
     from optalloc.files import canonical_json, write_text
     from optalloc.report.table import render
     from optalloc.result import Termination
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.time_limit is not None:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
     problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
-    listener = _Live() if sys.stderr.isatty() else None
+    listener = ProgressLine() if sys.stderr.isatty() else None
     result = solve_assignment(
         problem, arguments.method, stop=stop, on_progress=listener, seed=arguments.seed
     )
@@ -70,30 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
         return 5
     return 0
-
-
-class _Live:
-    """Incumbent, bound and gap on one line of the terminal, at most ten times a second."""
-
-    def __init__(self) -> None:
-        self._last_s, self._width = -1.0, 0
-
-    def __call__(self, progress: Any) -> None:
-        if progress.elapsed_s - self._last_s < 0.1:
-            return
-        self._last_s = progress.elapsed_s
-        best = "-" if progress.incumbent is None else f"{progress.incumbent:,.10g}"
-        bound = "-" if progress.bound is None else f"{progress.bound:,.10g}"
-        gap = "" if progress.gap == float("inf") else f"  gap {progress.gap:.3%}"
-        text = f"{progress.elapsed_s:7.1f} s  best {best}  bound {bound}{gap}"
-        text += f"  {progress.nodes:,} nodes"
-        print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-        self._width = len(text)
-
-    def close(self) -> None:
-        """Clear the line."""
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
 
 
 def _number(value: float | None) -> float | int | None:

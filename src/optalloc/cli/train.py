@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="tool",
         metavar="TOOL",
-        help="pin what 'optalloc export --to TOOL' needs (megatron, deepspeed, pytorch)",
+        help="only plans that 'optalloc export' can write for megatron, deepspeed or pytorch",
     )
     parser.add_argument(
         "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
     from optalloc.cli.training_inputs import read_inputs
     from optalloc.report import training as report
-    from optalloc.report.progress import ProgressLine
+    from optalloc.report import training_facts as facts
+    from optalloc.cli.progress import ProgressLine
     from optalloc.report.table import render
     from optalloc.result import Termination
     from optalloc.stop import TimeLimit
@@ -65,23 +66,25 @@ def run(arguments: argparse.Namespace) -> int:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
     if arguments.target is not None:
         target_s = parse_duration(arguments.target, path="--target")
-    pins = list(arguments.pin)
+    plan_with = plan_training
     if arguments.tool is not None:
-        from optalloc.export.base import pins_for
+        from functools import partial
 
-        pins += pins_for(arguments.tool)
+        from optalloc.export.pins import plan_for_target
+
+        plan_with = partial(plan_for_target, arguments.tool)
     model, cluster, workload = read_inputs(arguments)
     line = None
     if sys.stderr.isatty():
         line = ProgressLine(lambda value: report.value_text(arguments.objective, value))
     try:
-        result = plan_training(
+        result = plan_with(
             model,
             cluster,
             workload,
             objective=arguments.objective,
             target_step_time_s=target_s,
-            pin=pins,
+            pin=arguments.pin,
             forbid=arguments.forbid,
             stop=stop,
             on_progress=line,
@@ -92,14 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     plan = result.best
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)
-    if arguments.format == "table" and plan is not None:
+    if arguments.format == "table":
         print(report.headline(result))
-    tables = report.result_tables(result, raw=arguments.format == "csv")
-    data = report.result_facts(result, cpu_s=time.process_time())
+    tables = report.result_tables(result)
+    if arguments.format == "csv" and plan is not None:
+        tables = [facts.stages_raw(plan)]
+    data = facts.result_facts(result, cpu_s=time.process_time())
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(render(tables, data, arguments.format, color=color), end="")
     if arguments.format == "table" and plan is not None:
-        print(report.next_command(arguments.output))
+        print(report.next_command(arguments.output, arguments.tool))
     if plan is None:
         return 3 if result.termination is Termination.INFEASIBLE else 4
     if arguments.require_optimal and result.termination is not Termination.OPTIMAL:

@@ -15,8 +15,10 @@ Cell = str | int | float | None
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A titled table; ``notes`` are sentences printed below it, ``right`` names columns of text that
-    are aligned to the right as numbers are.
+    """A titled table.
+
+    ``notes`` are sentences printed below it; ``right`` names columns of text that are aligned to
+    the right, as numbers are.
     """
 
     title: str
@@ -62,7 +64,10 @@ def _rich(table: Table, color: bool) -> str:
     console.print(rich_table)
     for note in table.notes:
         console.print(note, markup=False, soft_wrap=False)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    if table.title:
+        lines.remove("")  # between the title and the names of the columns
+    return "\n".join(lines) + "\n"
 
 
 def _cell(value: Cell) -> str:

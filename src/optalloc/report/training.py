@@ -1,11 +1,6 @@
-"""Training plans on the screen: the answer, the stages, memory, time, the next best, and JSON."""
+"""Training plans on the screen: the answer, the stages, memory, time, the next best."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
-
-import msgspec
 
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
@@ -19,18 +14,32 @@ MOST_GROUPS = 9
 _BAR = 30
 
 
-# -- the answer ---------------------------------------------------------------------------------
+# -- the answer ------------------------------------------------------------------------------------
 
 
 def headline(result: TrainingResult) -> str:
-    """The answer and its gap, then the decisions and figures of the plan; three or four lines."""
-    plan = result.plan
+    """The answer and its gap, then the decisions and figures of the plan; three lines."""
+    plan = result.best
+    if plan is None:
+        return no_plan_line(result)
     goal = result.objective
     lines = [
         f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
         f"(estimate of {plan.cost_model}), {claim(result)}"
     ]
-    return "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time")])
+    return (
+        "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time"), _counted(result)])
+        + "\n"
+    )
+
+
+def _counted(result: TrainingResult) -> str:
+    """How many configurations there were, and what excluded most of them."""
+    stats = result.stats
+    text = f"  {stats.configurations:,} configurations in {stats.wall_s:.2f} s"
+    most = sorted(stats.pruned.items(), key=lambda item: -item[1])[:2]
+    causes = " and ".join(f"{name} ({count:,})" for name, count in most if count)
+    return f"{text}, most excluded by {causes}" if causes else text
 
 
 def claim(result: TrainingResult) -> str:
@@ -90,7 +99,7 @@ def _energy(value_j: float) -> str:
     return f"{value_j / 3.6e6:,.3g} kWh" if value_j >= 3.6e5 else f"{value_j:,.4g} J"
 
 
-# -- stages and memory ----------------------------------------------------------------------------
+# -- stages and memory -----------------------------------------------------------------------------
 
 
 def stage_groups(plan: TrainingPlan) -> list[list[StagePlan]]:
@@ -215,7 +224,7 @@ def recompute_text(rule: Recompute, num_layers: int) -> str:
     return " + ".join(parts) or "nothing"
 
 
-# -- time and the next best -----------------------------------------------------------------------
+# -- time and the next best ------------------------------------------------------------------------
 
 
 def time_table(plan: TrainingPlan) -> Table:
@@ -223,7 +232,12 @@ def time_table(plan: TrainingPlan) -> Table:
     step = plan.step_time_s
     causes = sorted(plan.breakdown_s.items(), key=lambda item: -item[1])
     rows = tuple(
-        (name.replace("_", " "), format_seconds(seconds), f"{seconds / step:.1%}", _bar(seconds / step))
+        (
+            name.replace("_", " "),
+            format_seconds(seconds),
+            f"{seconds / step:.1%}",
+            _bar(seconds / step),
+        )
         for name, seconds in causes
         if seconds >= 0.0005 * step
     )
@@ -243,7 +257,12 @@ def rivals_table(result: TrainingResult) -> Table:
     """The best plans of other degrees, and why each lost."""
     goal = result.objective.name
     rows = tuple(
-        (f"{rank}.", value_text(goal, rival.value).removesuffix(" a step"), _degrees(rival), rival.reason)
+        (
+            f"{rank}.",
+            value_text(goal, rival.value).removesuffix(" a step"),
+            _degrees(rival),
+            rival.reason,
+        )
         for rank, rival in enumerate(result.alternatives[:3], 2)
     )
     return Table(
@@ -261,7 +280,7 @@ def _degrees(rival: Alternative) -> str:
     return " ".join(kept)
 
 
-# -- whole screens -----------------------------------------------------------------------------------
+# -- whole screens ---------------------------------------------------------------------------------
 
 
 def plan_tables(plan: TrainingPlan) -> list[Table]:
@@ -269,130 +288,55 @@ def plan_tables(plan: TrainingPlan) -> list[Table]:
     return [stages_table(plan), memory_table(plan), time_table(plan)]
 
 
-def result_tables(result: TrainingResult, *, raw: bool = False) -> list[Table]:
-    """The screen below the headline, or with ``raw`` the plain numbers of the stages."""
+def result_tables(result: TrainingResult) -> list[Table]:
+    """The screen below the headline."""
     if result.best is None:
-        return [infeasible_table(result)]
-    if raw:
-        return [stages_raw(result.best)]
+        return [no_plan_table(result)]
     tables = plan_tables(result.best)
     return [*tables, rivals_table(result)] if result.alternatives else tables
 
 
-def next_command(path: str | None) -> str:
-    """What to type next, the plan saved at ``path`` or not saved."""
+def next_command(path: str | None, tool: str | None = None) -> str:
+    """What to type next, the plan saved at ``path`` or not saved, made for ``tool`` or for none."""
     if path is None:
         return "Next: repeat with -o plan.json to keep the plan, then: optalloc explain plan.json"
     return (
         f"Saved {path}. Next: optalloc explain {path}\n"
         f"  optalloc simulate {path} --trace step.trace.json\n"
-        f"  optalloc export {path} --to megatron -o launch"
+        f"  optalloc export {path} --to {tool or 'pytorch'} -o launch"
     )
 
 
-def infeasible_table(result: TrainingResult) -> Table:
-    """Why there is no plan, and what would help."""
+def no_plan_line(result: TrainingResult) -> str:
+    """That there is no plan, and whether this is proven."""
     if result.termination is Termination.INFEASIBLE:
-        title = "No plan exists: these cannot all hold (without any one of them there is a plan)"
-        if len(result.conflict) == 1:
-            title = "No plan exists"
-        return Table(
-            title=title,
-            columns=("conflict",),
-            rows=tuple((text,) for text in result.conflict),
-            notes=tuple(
-                f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}. Tried: a plan then exists."
-                for fix in result.fixes
-            ),
-        )
+        if len(result.conflict) > 1:
+            return (
+                "No plan exists (proven). These cannot all hold; without any one of them one does:"
+            )
+        return "No plan exists (proven)."
     bound = result.bounds.dual
-    known = "" if bound is None else f" Nothing is below {value_text(result.objective.name, bound)}."
-    return Table(
-        title="No plan yet",
-        columns=("why",),
-        rows=((f"The search was stopped before it found a plan.{known}",),),
-        notes=("To fix: give it more time with --time-limit.",),
+    known = (
+        "" if bound is None else f" Nothing is below {value_text(result.objective.name, bound)}."
     )
+    return f"No plan yet: the search was stopped before it found one.{known}"
 
 
-# -- data ----------------------------------------------------------------------------------------------
-
-
-def result_facts(result: TrainingResult, *, cpu_s: float) -> dict[str, Any]:
-    """The answer in the published JSON form; ``cpu_s`` is that of the whole process."""
-    goal, stats = result.objective, result.stats
-    gap = result.bounds.gap
-    return {
-        "format_version": "1.0",
-        "termination": result.termination.value,
-        "objective": {"name": goal.name, "value": goal.value, "unit": goal.unit},
-        "bounds": {
-            "primal": result.bounds.primal,
-            "dual": result.bounds.dual,
-            "gap": None if gap == float("inf") else gap,
-        },
-        "stats": {
-            "cpu_s": cpu_s,
-            "wall_s": stats.wall_s,
-            "configurations": stats.configurations,
-            "pruned": stats.pruned,
-            "nodes": stats.nodes,
-        },
-        "space": result.space,
-        "alternatives": [_rival_facts(rival) for rival in result.alternatives],
-        "incumbents": msgspec.to_builtins(result.incumbents),
-        "conflict": list(result.conflict),
-        "fixes": [{"what": fix.what, "cost": fix.cost} for fix in result.fixes],
-        "plan": None if result.best is None else msgspec.to_builtins(result.best),
-    }
-
-
-def _rival_facts(rival: Alternative) -> dict[str, Any]:
-    plan = rival.plan
-    return {
-        "value": rival.value,
-        "reason": rival.reason,
-        "step_time_s": plan.step_time_s,
-        "mfu": plan.mfu,
-        "num_devices": plan.num_devices,
-        "num_microbatches": plan.num_microbatches,
-        "breakdown_s": plan.breakdown_s,
-        "strategy": msgspec.to_builtins(plan.strategy),
-    }
-
-
-def stages_raw(plan: TrainingPlan) -> Table:
-    """One row a stage in plain numbers: the CSV."""
-    kinds = list(plan.stages[0].memory_bytes)
-    types = list(dict.fromkeys(name for stage in plan.stages for name in stage.num_layers))
-    columns = (
-        "stage",
-        "first_device",
-        "num_devices",
-        *(f"{name}_layers" for name in types),
-        "recompute_full",
-        "recompute_selective",
-        "forward_s",
-        "backward_s",
-        *(f"{kind}_bytes" for kind in kinds),
-        "capacity_bytes",
-    )
-    return Table(title="", columns=columns, rows=tuple(_raw(plan.stages, types, kinds)))
-
-
-def _raw(
-    stages: Iterable[StagePlan], types: list[str], kinds: list[str]
-) -> Iterable[tuple[Cell, ...]]:
-    for stage in stages:
-        yield (
-            stage.index,
-            stage.devices[0][0],
-            stage.num_devices,
-            *(stage.num_layers.get(name, 0) for name in types),
-            stage.recompute.full,
-            stage.recompute.selective,
-            stage.forward_s,
-            stage.backward_s,
-            *(stage.memory_bytes.get(kind, 0) for kind in kinds),
-            stage.capacity_bytes,
+def no_plan_table(result: TrainingResult) -> Table:
+    """What conflicts, and what would help."""
+    if result.termination is not Termination.INFEASIBLE:
+        return Table(
+            title="",
+            columns=("to fix",),
+            rows=(("Give it more time with --time-limit, or pin some decisions.",),),
         )
+    notes = [
+        f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}. A plan then exists."
+        for fix in result.fixes
+    ]
+    return Table(
+        title="",
+        columns=("conflict",),
+        rows=tuple((text,) for text in result.conflict),
+        notes=tuple(notes or ["No single change that was tried helps."]),
+    )

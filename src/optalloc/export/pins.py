@@ -1,0 +1,145 @@
+"""Plan within what an export target can express: the pins of each target, and the best plan."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from optalloc.cluster.topology import Cluster
+from optalloc.errors import InputError, nearest
+from optalloc.model.spec import Attention, ModelSpec
+from optalloc.result import Bounds, Stats, Termination
+from optalloc.stop import OnProgress, StopRule
+from optalloc.training.solve import TrainingResult, plan_training
+from optalloc.training.space import divisors
+from optalloc.workload import Training
+
+# What each target can express, whatever else is decided. Without a pipeline all shard more.
+_PIPELINE = ("zero_stage=0,1",)
+_NO_PIPELINE = ("pp=1", "zero_stage=0,1,2,3", "shard_group=0")
+_ALWAYS = {
+    "megatron": ("schedule=1f1b,interleaved", "recompute=none,selective,full,equal"),
+    "deepspeed": ("tp=1", "cp=1", "ep=1", "shard_group=0", "schedule=1f1b"),
+    "pytorch": (),
+}
+
+
+def pin_sets(target: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
+    """Pins under which the target can express every plan; the best plan of all sets is the best.
+
+    Raises
+    ------
+    InputError
+        If no target has that name.
+    """
+    if target not in _ALWAYS:
+        near = nearest(target, _ALWAYS, count=1)
+        raise InputError(
+            f"{target!r} is no export target",
+            path="--for",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_ALWAYS)}",
+        )
+    always = _ALWAYS[target]
+    if target == "pytorch":
+        heads = [
+            layer.attention.kv_heads
+            for layer in model.layer_types
+            if isinstance(layer.attention, Attention)
+        ]
+        always = (*always, f"tp={','.join(map(str, divisors(math.gcd(*heads) or 1)))}")
+    return tuple(_once((*part, *always)) for part in (_PIPELINE, _NO_PIPELINE))
+
+
+def _once(pins: tuple[str, ...]) -> tuple[str, ...]:
+    """The first pin of each name."""
+    first: dict[str, str] = {}
+    for pin in pins:
+        first.setdefault(pin.partition("=")[0], pin)
+    return tuple(first.values())
+
+
+def plan_for_target(
+    target: str,
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    *,
+    objective: str = "step_time",
+    target_step_time_s: float | None = None,
+    pin: list[str] | tuple[str, ...] = (),
+    forbid: list[str] | tuple[str, ...] = (),
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """The best training plan among those that an export target can express.
+
+    Parameters are those of :func:`~optalloc.training.solve.plan_training`; a decision pinned in
+    ``pin`` is not pinned for the target as well.
+
+    Returns
+    -------
+    TrainingResult
+        The better of the answers with and without a pipeline; its bound holds for both.
+
+    Raises
+    ------
+    InputError
+        If no target has that name, or an input is wrong.
+    """
+    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
+    results: list[TrainingResult] = []
+    sets = [tuple(p for p in s if p.partition("=")[0] not in own) for s in pin_sets(target, model)]
+    if "pp" in own or "zero_stage" in own:
+        sets = sets[:1] if "zero_stage" in own or not _only_one(pin) else sets[1:]
+    for pins in sets:
+        results.append(
+            plan_training(
+                model,
+                cluster,
+                workload,
+                objective=objective,
+                target_step_time_s=target_step_time_s,
+                pin=[*pin, *pins],
+                forbid=forbid,
+                stop=stop,
+                on_progress=on_progress,
+            )
+        )
+    return better_of(results)
+
+
+def _only_one(pin: list[str] | tuple[str, ...]) -> bool:
+    """True if the user pinned pp to 1 alone."""
+    return [word.replace(" ", "") for word in pin if word.strip().startswith("pp")] == ["pp=1"]
+
+
+def better_of(results: list[TrainingResult]) -> TrainingResult:
+    """The best of several answers, with the bound and the counts of all of them."""
+    with_plan = [r for r in results if r.best is not None]
+    best = min(with_plan, key=lambda r: r.bounds.primal or 0.0) if with_plan else results[0]
+    open_ = [r for r in results if r.termination is Termination.LIMIT]
+    if not with_plan and open_:
+        best = open_[0]
+    duals = [r.bounds.dual for r in results if r.termination is not Termination.INFEASIBLE]
+    known = [dual for dual in duals if dual is not None]
+    dual = min(known) if known and len(known) == len(duals) else None
+    bounds = Bounds(primal=best.bounds.primal, dual=dual)
+    proven = bounds.gap <= 1e-9
+    limit = bool(open_) and not proven
+    pruned: dict[str, int] = {}
+    for result in results:
+        for name, count in result.stats.pruned.items():
+            pruned[name] = pruned.get(name, 0) + count
+    return msgspec.structs.replace(
+        best,
+        termination=Termination.LIMIT if limit else best.termination,
+        bounds=bounds,
+        stats=Stats(
+            wall_s=sum(r.stats.wall_s for r in results),
+            cpu_s=sum(r.stats.cpu_s for r in results),
+            nodes=sum(r.stats.nodes for r in results),
+            configurations=sum(r.stats.configurations for r in results),
+            pruned=pruned,
+        ),
+    )

@@ -13,6 +13,7 @@ import sys
 # verb -> (module, what it does); only the standard library is imported before the verb is known.
 VERBS = {
     "train": ("optalloc.cli.train", "plan training: the best plan, proven"),
+    "estimate": ("optalloc.cli.estimate", "predict one training configuration without searching"),
     "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
     "compare": ("optalloc.cli.compare", "show what differs between two plans"),

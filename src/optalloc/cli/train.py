@@ -51,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
+    from optalloc.cli.progress import ProgressLine
     from optalloc.cli.training_inputs import read_inputs
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
-    from optalloc.cli.progress import ProgressLine
     from optalloc.report.table import render
     from optalloc.result import Termination
     from optalloc.stop import TimeLimit

@@ -33,6 +33,26 @@ def headline(result: TrainingResult) -> str:
     )
 
 
+def estimate_headline(plan: TrainingPlan) -> str:
+    """What a written configuration is predicted to do, and whether it fits."""
+    lines = [
+        f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
+        f"a step (estimate of {plan.cost_model}) as written, without search",
+        *plan_lines(plan, step=False),
+    ]
+    if not plan.fits:
+        most = max(plan.stages, key=lambda stage: _total(stage) - stage.capacity_bytes)
+        over = sum(_total(stage) > stage.capacity_bytes for stage in plan.stages)
+        lines.append(
+            f"  DOES NOT FIT: {over} of {len(plan.stages)} stages; stage {most.index} needs "
+            f"{_total(most) / GIB:.1f} GiB of {most.capacity_bytes / GIB:.1f} on each device."
+        )
+        lines.append(
+            "  To fix: recompute=full, more tp or pp, a higher zero_stage, or let train choose"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _counted(result: TrainingResult) -> str:
     """How many configurations there were, and what excluded most of them."""
     stats = result.stats

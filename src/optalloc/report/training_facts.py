@@ -55,6 +55,23 @@ def _rival_facts(rival: Alternative) -> dict[str, Any]:
     }
 
 
+def estimate_facts(plan: TrainingPlan) -> dict[str, Any]:
+    """A predicted configuration in the published JSON form."""
+    return {
+        "format_version": "1.0",
+        "fits": plan.fits,
+        "too_large": [
+            {
+                "stage": stage.index,
+                "excess_bytes": stage.memory_bytes["total"] - stage.capacity_bytes,
+            }
+            for stage in plan.stages
+            if stage.memory_bytes["total"] > stage.capacity_bytes
+        ],
+        "plan": msgspec.to_builtins(plan),
+    }
+
+
 def stages_raw(plan: TrainingPlan) -> Table:
     """One row a stage in plain numbers: the CSV."""
     kinds = list(plan.stages[0].memory_bytes)

@@ -1,0 +1,203 @@
+"""Ledger: what the chunks and stages of one mesh cost, summed layer by layer.
+
+The definition of the cost of a written configuration in its plainest form, from one row of
+:class:`optalloc.cost.model.MeshTables`. The certifier and the enumeration read it; the search and
+its kernels do not, and share no code with it.
+
+A chunk is a run of layers; the embedding comes with the first chunk of the model, the head with the
+last. Its first ``full`` layers are recomputed whole, the next ``selective`` ones in their attention
+core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.model import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
+from optalloc.training.schedule import stage_order
+from optalloc.training.strategy import Recompute, Schedule
+from optalloc.training.waves import stage_ends
+
+Array = NDArray[np.float64]
+Run = tuple[int, int]
+"""First layer and number of layers of a chunk."""
+
+
+class Ledger:
+    """One mesh: ``row`` of the tables, the layer types of the chain and what crosses its cuts."""
+
+    def __init__(
+        self, tables: MeshTables, row: int, sequence: NDArray[np.int32], boundary: Array
+    ) -> None:
+        numbers = dict(zip(INT_FIELDS, tables.ints[row].tolist(), strict=True))
+        self.schedule: Schedule = SCHEDULES[numbers["schedule"]]
+        self.pp, self.v = int(numbers["pp"]), int(numbers["virtual_stages"])
+        self.m = int(numbers["num_microbatches"])
+        self.rule = int(numbers["recompute_rule"])
+        self.stage_devices = int(numbers["stage_devices"])
+        self.domain_devices = int(numbers["domain_devices"])
+        self.real: dict[str, float] = dict(
+            zip(REAL_FIELDS, tables.reals[row].tolist(), strict=True)
+        )
+        self.boundary = boundary.tolist()
+        self.num_layers, self.num_chunks = len(sequence), self.pp * self.v
+        by_type = dict(zip(LAYER_FIELDS, tables.layers[row].T, strict=True))
+        self.layer: dict[str, list[float]] = {k: c[sequence].tolist() for k, c in by_type.items()}
+        self.embedding = {k: float(c[0]) for k, c in by_type.items()}
+        self.head = {k: float(c[-1]) for k, c in by_type.items()}
+
+    # -- chunks ----------------------------------------------------------------------------------
+
+    def total(self, field: str, chunk: int, run: Run) -> float:
+        """Sum of a field over a chunk with its embedding and head."""
+        first, size = run
+        value = sum(self.layer[field][first : first + size])
+        if chunk == 0:
+            value += self.embedding[field]
+        if chunk == self.num_chunks - 1:
+            value += self.head[field]
+        return value
+
+    def part(self, field: str, run: Run, begin: int, end: int) -> float:
+        """Sum of a field over the layers ``begin`` to ``end - 1`` of a run, as far as it goes."""
+        first, size = run
+        return sum(self.layer[field][first + min(begin, size) : first + min(end, size)])
+
+    def backward_s(self, chunk: int, run: Run, rule: Recompute) -> float:
+        """Input gradient of one micro-batch with what is recomputed for it, seconds."""
+        cut = rule.full + rule.selective
+        again = self.part("extra_full_s", run, 0, rule.full)
+        again += self.part("extra_selective_s", run, rule.full, cut)
+        return self.total("backward_s", chunk, run) + again
+
+    def waiting_bytes(self, chunk: int, run: Run, rule: Recompute) -> float:
+        """Activations that one micro-batch keeps until its backward."""
+        cut, size = rule.full + rule.selective, run[1]
+        kept = self.part("held_full_bytes", run, 0, rule.full)
+        kept += self.part("held_selective_bytes", run, rule.full, cut)
+        kept += self.part("held_bytes", run, cut, size)
+        return kept + self.total("held_bytes", chunk, (run[0], 0))
+
+    def scratch_bytes(self, run: Run, rule: Recompute) -> float:
+        """The largest working set of a layer while it is recomputed."""
+        first, size = run
+        full, cut = min(rule.full, size), min(rule.full + rule.selective, size)
+        whole = self.layer["scratch_full_bytes"][first : first + full]
+        core = self.layer["scratch_selective_bytes"][first + full : first + cut]
+        return max([0.0, *whole, *core])
+
+    def link_s(self, chunk: int, layers_done: int) -> float:
+        """From a chunk to the next, seconds.
+
+        Devices are numbered stage by stage; two stages are near unless a domain ends between them.
+        """
+        stage = chunk % self.pp
+        if stage == self.pp - 1:
+            near = self.pp * self.stage_devices <= self.domain_devices
+        else:
+            near = (stage + 1) * self.stage_devices % self.domain_devices != 0
+        where = "near" if near else "far"
+        sent = self.boundary[layers_done] * self.real[f"transfer_{where}_s"]
+        return self.real[f"latency_{where}_s"] + sent
+
+    # -- stages ----------------------------------------------------------------------------------
+
+    def stage_chunks(self, stage: int) -> range:
+        return range(stage, self.num_chunks, self.pp)
+
+    def stage_bytes(self, stage: int, runs: Sequence[Run], rule: Recompute) -> float:
+        """Memory of one device of a stage at its fullest moment, bytes; ``runs`` are its chunks."""
+        numbers = self.stage_chunks(stage)
+        pairs = list(zip(numbers, runs, strict=True))
+        waiting = [self.waiting_bytes(c, run, rule) for c, run in pairs]
+        split = [self.total("held_bytes", c, run) for c, run in pairs]
+        held = 0.0
+        for moment in moments(self.schedule, self.pp, self.v, self.m, stage):
+            held = max(held, sum(n * b for n, b in zip(moment, waiting + split, strict=True)))
+        state = sum(self.total("state_bytes", c, run) for c, run in pairs)
+        logits = self.real["logits_bytes"] if stage == self.pp - 1 else 0.0
+        return state + held + logits + max(self.scratch_bytes(run, rule) for run in runs)
+
+    def tail_s(self, stage: int, runs: Sequence[Run], rule: Recompute) -> float:
+        """What follows the last operation of a stage, seconds.
+
+        One micro-batch's backwards hide gradient reduction and its forwards hide weight gathering.
+        """
+        pairs = list(zip(self.stage_chunks(stage), runs, strict=True))
+        sums = {
+            name: sum(self.total(name, c, run) for c, run in pairs)
+            for name in ("reduce_s", "gather_s", "update_s", "forward_s", "weight_s")
+        }
+        backward = sums["weight_s"] + sum(self.backward_s(c, run, rule) for c, run in pairs)
+        overlap = self.real["overlap"]
+        tail = max(0.0, sums["reduce_s"] - overlap * backward)
+        tail += max(0.0, sums["gather_s"] - overlap * sums["forward_s"]) + sums["update_s"]
+        ends = self.pp > 1 and stage in (0, self.pp - 1)
+        return tail + (self.real["tied_s"] if ends else 0.0)
+
+    # -- the whole mesh --------------------------------------------------------------------------
+
+    def runs(self, layers_per_chunk: Sequence[int]) -> list[Run]:
+        """Chunks one after another in model order."""
+        ends = np.cumsum([0, *layers_per_chunk]).tolist()
+        return [(first, size) for first, size in zip(ends, layers_per_chunk, strict=False)]
+
+    def links_s(self, runs: Sequence[Run]) -> list[float]:
+        return [self.link_s(c, first + size) for c, (first, size) in enumerate(runs[:-1])]
+
+    def step_s(self, layers_per_chunk: Sequence[int], rules: Sequence[Recompute]) -> float:
+        """Step time without the fixed part, seconds: the last stage to end with its tail."""
+        runs = self.runs(layers_per_chunk)
+        ends = self.ends_s(runs, rules)
+        tails = [self.tail_s(i, runs[i :: self.pp], rules[i]) for i in range(self.pp)]
+        return max(end + tail for end, tail in zip(ends, tails, strict=True))
+
+    def ends_s(self, runs: Sequence[Run], rules: Sequence[Recompute]) -> list[float]:
+        """End of the last operation of each stage, seconds."""
+        pairs = list(enumerate(runs))
+        times = [
+            [self.total("forward_s", c, run) for c, run in pairs],
+            [self.backward_s(c, run, rules[c % self.pp]) for c, run in pairs],
+            [self.total("weight_s", c, run) for c, run in pairs],
+            self.links_s(runs),
+        ]
+        columns = [np.array(column, np.float64) for column in times]
+        ends: list[float] = stage_ends(self.schedule, self.pp, self.m, *columns).tolist()
+        return ends
+
+
+@lru_cache(maxsize=4096)
+def moments(
+    schedule: Schedule, num_stages: int, chunks_per_stage: int, num_microbatches: int, stage: int
+) -> tuple[tuple[int, ...], ...]:
+    """How many micro-batches a stage holds of each of its chunks: the moments no other exceeds.
+
+    First those that wait for their backward, chunk by chunk, then those between the gradients of
+    inputs and of weights. Beyond four micro-batches a stage the moments repeat.
+    """
+    v = chunks_per_stage
+    if schedule != "gpipe":
+        num_microbatches = min(num_microbatches, 4 * num_stages)
+    held = [0] * (2 * v)
+    seen: set[tuple[int, ...]] = set()
+    if schedule == "gpipe":
+        return ((num_microbatches, 0),)
+    for kind, chunk, _ in stage_order(schedule, num_stages, v, num_microbatches, stage):
+        turn = chunk // num_stages
+        if kind == "forward":
+            held[turn] += 1
+        elif kind == "backward":
+            held[turn] -= 1
+            held[v + turn] += schedule == "zb-h1"
+        else:
+            held[v + turn] -= 1
+        seen.add(tuple(held))
+    tops: list[tuple[int, ...]] = []
+    for moment in sorted(seen, key=sum, reverse=True):
+        if not any(all(a >= b for a, b in zip(top, moment, strict=True)) for top in tops):
+            tops.append(moment)
+    return tuple(tops)

@@ -157,7 +157,7 @@ void bind_assignment(nb::module_& m) {
     m.def("solve_assignment",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
              const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
-             const nb::callable& watch) {
+             const nb::callable& watch, std::uint64_t seed) {
               const std::size_t n = costs.shape(0), width = costs.shape(1);
               if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
                   allowed.shape(0) != n || allowed.shape(1) != width) {
@@ -180,7 +180,7 @@ void bind_assignment(nb::module_& m) {
               {
                   const nb::gil_scoped_release release;
                   answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
-                                     {allowed.data(), n * width}, call);
+                                     {allowed.data(), n * width}, seed, call);
               }
               nb::object value = nb::none(), units = nb::none();
               if (answer.has_value) {
@@ -189,7 +189,9 @@ void bind_assignment(nb::module_& m) {
               }
               return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes,
                                     answer.multiplier, answer.scale, answer.witness_bound);
-          });
+          },
+          nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
+          nb::arg("seed") = 0);
 }
 
 }  // namespace

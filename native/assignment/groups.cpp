@@ -14,8 +14,8 @@ constexpr std::int64_t kNodes = 60;
 
 }  // namespace
 
-GroupSearch::GroupSearch(const Instance& instance, Int scale, Control& control)
-    : instance_(&instance), scale_(scale), control_(&control) {}
+GroupSearch::GroupSearch(const Instance& instance, Int scale, Control& control, std::uint64_t seed)
+    : instance_(&instance), scale_(scale), control_(&control), state_(0x9e3779b97f4a7c15ULL * (2 * seed + 1)) {}
 
 std::uint64_t GroupSearch::next() {  // xorshift64*
     state_ ^= state_ >> 12;
@@ -70,6 +70,7 @@ std::vector<int> GroupSearch::draw_units(const Assignment& assignment) {
 bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor,
                           std::int64_t budget) {
     const Int before = assignment.cost;
+    exhausted_ = false;
     if (instance_->num_units < 2) return false;
     const std::int64_t last = control_->nodes + budget;
     while (control_->nodes < last && assignment.cost > floor && !control_->poll()) {
@@ -114,7 +115,8 @@ bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& mul
         }
         size_ += outcome == Outcome::kClosed ? kGrow : -kShrink;
         size_ = std::clamp(size_, 2.0, static_cast<double>(instance_->num_units));
-        if (outcome == Outcome::kClosed && static_cast<int>(units.size()) == instance_->num_units) break;
+        exhausted_ = outcome == Outcome::kClosed && static_cast<int>(units.size()) == instance_->num_units;
+        if (exhausted_) break;
     }
     return assignment.cost < before;
 }

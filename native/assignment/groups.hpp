@@ -10,11 +10,14 @@ namespace optalloc::assignment {
 
 class GroupSearch {
   public:
-    GroupSearch(const Instance& instance, Int scale, Control& control);
+    GroupSearch(const Instance& instance, Int scale, Control& control, std::uint64_t seed);
 
     // Rounds of re-optimisation from a feasible assignment; returns true when its cost fell.
     // multiplier: of all tasks, from the root. floor: stop at this cost, a proven bound. budget: search nodes.
     bool improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor, std::int64_t budget);
+
+    // Whether the last call ended by solving all units together.
+    bool exhausted() const { return exhausted_; }
 
   private:
     std::vector<int> draw_units(const Assignment& assignment);
@@ -25,7 +28,8 @@ class GroupSearch {
     Int scale_;
     Control* control_;
     double size_ = 3.0;
-    std::uint64_t state_ = 0x9e3779b97f4a7c15ULL;
+    bool exhausted_ = false;
+    std::uint64_t state_;
 };
 
 }  // namespace optalloc::assignment

@@ -160,6 +160,22 @@ bool Improver::repair(const Domain& domain, const std::vector<std::size_t>& pick
         if (unit < 0) open.push_back(j);
         else room_[static_cast<std::size_t>(unit)] -= load(unit, j);
     }
+    return finish(open, out);
+}
+
+bool Improver::complete(const std::vector<int>& unit, Assignment& out) {
+    unit_ = unit;
+    room_ = instance_->capacity;
+    std::vector<int> open;
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        const int i = unit_[static_cast<std::size_t>(j)];
+        if (i < 0) open.push_back(j);
+        else room_[static_cast<std::size_t>(i)] -= load(i, j);
+    }
+    return finish(open, out);
+}
+
+bool Improver::finish(std::vector<int>& open, Assignment& out) {
     insert_by_regret(open);
     std::vector<int> stuck;
     for (const int j : open) {

@@ -22,6 +22,9 @@ class Improver {
     // a node that excludes what it finds. False: no feasible assignment was reached.
     bool repair(const Domain& domain, const std::vector<std::size_t>& picks, Assignment& out);
 
+    // Places the tasks without a unit (-1) of a partial assignment. False: no feasible assignment was reached.
+    bool complete(const std::vector<int>& unit, Assignment& out);
+
     // Shifts and swaps that lower the cost of a feasible assignment, until none does.
     void polish(Assignment& assignment);
 
@@ -29,6 +32,7 @@ class Improver {
     Int cost(int unit, int task) const { return instance_->cost[instance_->at(unit, task)]; }
     Int load(int unit, int task) const { return instance_->load[instance_->at(unit, task)]; }
     bool allowed(int unit, int task) const { return instance_->allowed[instance_->at(unit, task)] != 0; }
+    bool finish(std::vector<int>& open, Assignment& out);
     void insert_by_regret(std::vector<int>& open);
     bool eject_for(int task);
     bool relieve();

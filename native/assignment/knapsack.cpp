@@ -19,6 +19,8 @@ constexpr Int kMaxCells = Int{1} << 24;            // of one table
 constexpr Int kMaxConditionCells = Int{1} << 21;   // of each of two tables
 constexpr Int kCellsPerNode = 256;              // table cells computed in the time of one enumeration node
 constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
+constexpr std::int64_t kItemWork = 30, kNodeWork = 20;  // nanoseconds, about
+constexpr std::size_t kCellsPerWork = 4;
 constexpr Int kNarrow = std::numeric_limits<std::int32_t>::max();
 
 // out[y] = max(skip[y], take[y] + profit): the hot loop of every table.
@@ -112,6 +114,7 @@ Knapsack::Linear Knapsack::relax(std::span<const Int> profit, std::span<const In
 Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
                     std::vector<std::uint8_t>& taken) {
     const std::size_t n = profit.size();
+    work_ += kItemWork * static_cast<std::int64_t>(n + 1);
     taken.assign(n, 0);
     const Linear linear = relax(profit, load, capacity);
     if (linear.all_fit) {
@@ -186,6 +189,7 @@ bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
     chosen_.assign(n, 0);
     best_chosen_.assign(n, 0);
     best_ = floor;
+    const std::int64_t given = budget;
     Int value = 0, room = capacity;
     std::size_t k = 0;
     while (true) {
@@ -214,7 +218,10 @@ bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
             descend = bound_value + static_cast<Int>(slack / core_load_[q]) > best_;
         }
         if (descend) {
-            if (--budget < 0) return false;
+            if (--budget < 0) {
+                work_ += kNodeWork * given;
+                return false;
+            }
             if (core_load_[k] <= room) {
                 chosen_[k] = 1;
                 room -= core_load_[k];
@@ -224,7 +231,10 @@ bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
             continue;
         }
         while (k > 0 && !chosen_[k - 1]) --k;
-        if (k == 0) return true;
+        if (k == 0) {
+            work_ += kNodeWork * (given - budget);
+            return true;
+        }
         chosen_[k - 1] = 0;
         room += core_load_[k - 1];
         value -= core_profit_[k - 1];
@@ -239,6 +249,7 @@ Int Knapsack::tabulate(Int capacity) {
         else return narrow_forward_;
     }();
     const std::size_t n = core_.size(), width = static_cast<std::size_t>(capacity) + 1;
+    work_ += static_cast<std::int64_t>(n * width / kCellsPerWork);
     if (table.size() < (n + 1) * width) table.resize((n + 1) * width);
     std::fill_n(table.begin(), width, Value{0});
     Int behind = sum(core_load_);
@@ -279,6 +290,7 @@ Int Knapsack::condition_by_table(std::span<const Int> profit, std::span<const In
         else return narrow_backward_;
     }();
     const std::size_t width = static_cast<std::size_t>(capacity) + 1, cells = (num_items + 1) * width;
+    work_ += static_cast<std::int64_t>((2 * cells + profit.size() * width) / kCellsPerWork);
     if (forward.size() < cells) forward.resize(cells);
     if (backward.size() < cells) backward.resize(cells);
     std::fill_n(forward.begin(), width, Value{0});

@@ -8,6 +8,7 @@ Lagrangian::Lagrangian(const Instance& instance, Int scale)
     : instance_(&instance), scale_(scale), cover_(static_cast<std::size_t>(instance.num_tasks), 0) {}
 
 void Lagrangian::refresh(const Domain& domain) {
+    work_ += static_cast<std::int64_t>(instance_->cost.size());
     domain_ = &domain;
     first_.clear();
     pair_.clear();
@@ -33,6 +34,7 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
     for (int j = 0; j < instance_->num_tasks; ++j) {
         if (domain_->unit_of(j) < 0) bound += multiplier[static_cast<std::size_t>(j)];
     }
+    work_ += static_cast<std::int64_t>(pair_.size());
     std::fill(cover_.begin(), cover_.end(), 0);
     picks_.clear();
     for (int i = 0; i < instance_->num_units; ++i) {

@@ -31,12 +31,14 @@ class Lagrangian {
     const std::vector<std::size_t>& picks() const { return picks_; }   // pair indices
     const std::vector<std::size_t>& pairs() const { return pair_; }    // of the free tasks, by unit
     Int scale() const { return scale_; }
+    std::int64_t work() const { return knapsack_.work() + work_; }
 
   private:
     const Instance* instance_;
     const Domain* domain_ = nullptr;
     Int scale_;
     Knapsack knapsack_;
+    std::int64_t work_ = 0;
     std::vector<std::size_t> first_;  // of each unit's pairs
     std::vector<std::size_t> pair_;
     std::vector<int> task_;

@@ -85,6 +85,13 @@ void Search::repair() {
 }
 
 Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
+    const std::int64_t before = lagrangian_.work();
+    const Outcome outcome = climb(multiplier, how);
+    control_->work += lagrangian_.work() - before;
+    return outcome;
+}
+
+Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     std::vector<double> best_multiplier = multiplier;
     direction_.assign(n, 0.0);

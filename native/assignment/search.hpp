@@ -16,6 +16,7 @@ struct Control {
     std::function<bool()> should_stop;  // asked about once a node; true ends everything
     bool stopped = false;
     std::int64_t nodes = 0;
+    std::int64_t work = 0;  // elementary steps, see Knapsack::work
 
     bool poll() { return stopped || (stopped = should_stop && should_stop()); }
 };
@@ -62,6 +63,7 @@ class Search {
     std::function<void()> between_nodes;            // may offer better assignments
 
   private:
+    Outcome climb(std::vector<double>& multiplier, const Ascent& how);
     Outcome close(const std::vector<double>& parent, const Ascent& how);
     Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
     std::size_t choose_pair(bool& in) const;

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "assignment/groups.hpp"
+#include "assignment/explore.hpp"
 #include "assignment/prices.hpp"
 #include "assignment/search.hpp"
 
@@ -15,10 +15,10 @@ namespace {
 constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
-constexpr std::int64_t kGroupNodes = 100;    // a visit to the group search
+constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
-constexpr double kGroupShare = 0.25;         // of all nodes
+constexpr double kExploreShare = 0.4;        // of all work
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 
@@ -30,13 +30,13 @@ Int scale_for(const Instance& instance, Int ceiling) {
 
 class Solver {
   public:
-    Solver(const Normal& normal, Int scale, const Watch& watch)
+    Solver(const Normal& normal, Int scale, std::uint64_t seed, const Watch& watch)
         : normal_(normal),
           watch_(watch),
           scale_(scale),
           control_{[this] { return report(); }},
           search_(normal.instance, scale, control_),
-          groups_(normal.instance, scale, control_) {}
+          explorer_(normal.instance, scale, control_, seed) {}
 
     Answer run();
 
@@ -45,7 +45,7 @@ class Solver {
     void bound_root();
     void raise(Int bound);
     Outcome look_for_any(std::int64_t node_limit);
-    void regroup();
+    void explore(std::int64_t budget);
     Status decide_all();
     void certify_root();
 
@@ -54,11 +54,11 @@ class Solver {
     Int scale_;
     Control control_;
     Search search_;
-    GroupSearch groups_;
+    Explorer explorer_;
     std::vector<double> multiplier_, witness_;
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
-    std::int64_t group_nodes_ = 0;
+    std::int64_t explored_ = 0;  // work of the heuristics
 };
 
 bool Solver::report() {
@@ -81,13 +81,20 @@ void Solver::raise(Int bound) {
 
 // Ascent without fixing first, so that the best multipliers are a witness over all allowed pairs.
 void Solver::bound_root() {
-    multiplier_ = find_prices(normal_.instance, [this] { return control_.poll(); }).multiplier;
+    const Prices prices = find_prices(normal_.instance, [this] { return control_.poll(); });
+    multiplier_ = prices.multiplier;
+    explorer_.set_root(prices);
     witness_ = multiplier_;
     if (control_.stopped) return;
     std::vector<Int> rounded;
     raise(ceil_div(search_.bound_at(multiplier_, rounded), scale_));
-    search_.set_target(search_.ceiling());
-    const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 20, .theta = 1.0, .patience = 12};
+    Assignment first;
+    if (explorer_.dive(first)) {
+        search_.offer(first);
+        control_.poll();
+    }
+    search_.set_target(search_.has_best() ? search_.best().cost - 1 : search_.ceiling());
+    const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 0, .theta = 1.0, .patience = 12};
     const Outcome outcome = search_.ascend(multiplier_, how);
     witness_ = multiplier_;
     if (outcome == Outcome::kStopped) return;
@@ -96,6 +103,7 @@ void Solver::bound_root() {
         return;
     }
     raise(ceil_div(search_.best_bound(), scale_));
+    explorer_.set_multiplier(multiplier_);
 }
 
 // The same search with all costs 0 looks for any assignment at all; closed without one is a proof.
@@ -126,19 +134,18 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     return Outcome::kStopped;
 }
 
-void Solver::regroup() {
-    if (!search_.has_best() || search_.best().cost <= bound_) return;
-    Assignment trial = search_.best();
-    const std::int64_t before = control_.nodes;
-    if (groups_.improve(trial, multiplier_, bound_, kGroupNodes)) search_.offer(trial);
-    group_nodes_ += control_.nodes - before;
+void Solver::explore(std::int64_t budget) {
+    const std::int64_t before = control_.work;
+    Assignment found;
+    if (explorer_.improve(search_.has_best() ? &search_.best() : nullptr, bound_, budget, found)) search_.offer(found);
+    explored_ += control_.work - before;
 }
 
 // Decisions at rising targets until the bound meets the best assignment.
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
-        const auto nodes = static_cast<double>(control_.nodes);
-        if (static_cast<double>(group_nodes_) < kGroupShare * nodes) regroup();
+        const auto work = static_cast<double>(control_.work);
+        if (static_cast<double>(explored_) < kExploreShare * work) explore(kTurn);
     };
     std::int64_t node_limit = kFirstNodes;
     Int step = 0;
@@ -213,7 +220,7 @@ Answer Solver::run() {
         Outcome any = Outcome::kOpen;
         if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) any = look_for_any(kFirstNodes);
         if (any == Outcome::kClosed) raise(search_.ceiling() + 1);
-        if (!control_.stopped) regroup();
+        if (!control_.stopped) explore(kTurn);
         answer_.status = control_.stopped ? Status::kStopped : decide_all();
     }
     certify_root();
@@ -230,7 +237,7 @@ Answer Solver::run() {
 }  // namespace
 
 Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
-             std::span<const std::uint8_t> allowed, const Watch& watch) {
+             std::span<const std::uint8_t> allowed, std::uint64_t seed, const Watch& watch) {
     const Normal normal = normalise(costs, loads, capacities, allowed);
     const Int scale = scale_for(normal.instance, cost_ceiling(normal.instance));
     if (scale < 1) {
@@ -238,7 +245,7 @@ Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<c
         answer.status = Status::kTooLarge;
         return answer;
     }
-    return Solver(normal, scale, watch).run();
+    return Solver(normal, scale, seed, watch).run();
 }
 
 }  // namespace optalloc::assignment

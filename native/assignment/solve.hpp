@@ -40,6 +40,6 @@ struct Answer {
 // Task-major tables of shape N x M. Costs any sign; the sums of absolute costs and of loads must stay within
 // 62 bits. kTooLarge: costs too large for exact multipliers.
 Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
-             std::span<const std::uint8_t> allowed, const Watch& watch);
+             std::span<const std::uint8_t> allowed, std::uint64_t seed, const Watch& watch);
 
 }  // namespace optalloc::assignment

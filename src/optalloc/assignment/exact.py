@@ -6,10 +6,11 @@ Formulation
     sum_i x_ij = 1 for each task j               priced by lambda_j: :func:`lagrangian_bound`
     sum_j w_ij x_ij <= L_i for each unit i       kept: one 0/1 knapsack a unit, :func:`knapsack`
 
-The native kernel climbs the dual of the task rows from the prices of the linear relaxation, repairs
-the knapsacks' choices into plans, improves plans by re-solving groups of units, and then asks a
-sequence of decisions "is there a plan of cost at most z?" at rising z. A decision is a depth-first
-search that fixes pairs by the price of forcing each in or out (knapsack tables from both ends).
+The native kernel climbs the dual of the task rows from the prices of the linear relaxation, dives
+(places the tasks on which averaged knapsacks agree, a few at a time, and prices the rest again),
+improves plans by re-solving groups of units, and then asks a sequence of decisions "is there a plan
+of cost at most z?" at rising z. A decision is a depth-first search that fixes pairs by the price of
+forcing each in or out (knapsack tables from both ends).
 
 Why it is exact: multipliers are integers (lambda_j times a scale), so every bound is an exact
 integer, valid for any multipliers; children of a node partition its plans; a pair is removed and a
@@ -58,6 +59,8 @@ def solve_exact(
     problem: AssignmentProblem,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    seed: int = 0,
 ) -> AssignmentResult:
     """Solve to proven optimality, or as far as the stop rule allows.
 
@@ -68,6 +71,9 @@ def solve_exact(
         Asked about once a search node; by default the search runs to the proof.
     on_progress : callable, optional
         Called with each new incumbent and bound and about five times a second.
+    seed : int
+        Of the lots that the heuristics draw; equal seeds give equal results unless a clock stops
+        them.
 
     Returns
     -------
@@ -96,6 +102,7 @@ def solve_exact(
                 form.capacities,
                 form.allowed.astype(np.uint8),
                 _watcher(journal),
+                seed,
             )
         )
     except KeyboardInterrupt:

@@ -113,7 +113,7 @@ def parse_words(words: list[str]) -> dict[str, str]:
                 fix=f"did you mean {near[0]}=...?" if near else f"use one of {', '.join(_NAMES)}",
             )
         if name in found:
-            raise InputError(f"{name} is set twice", path="--set", fix=f"keep one {name}=...")
+            raise InputError(f"{name} is set twice", path="--set", fix="keep one of them")
         found[name] = text.strip()
     return found
 

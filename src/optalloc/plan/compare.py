@@ -115,7 +115,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def __str__(self) -> str:
-        parts = [self.summary, *(_text(*section) for section in self.sections())]
+        parts = [self.summary, *(section_text(*section) for section in self.sections())]
         return "\n\n".join(parts)
 
 
@@ -256,7 +256,7 @@ def _verdict(comparison: Comparison) -> str:
     return text
 
 
-def _text(title: str, columns: tuple[str, ...], rows: tuple[tuple[Value, ...], ...]) -> str:
+def section_text(title: str, columns: tuple[str, ...], rows: tuple[tuple[Value, ...], ...]) -> str:
     """A section as aligned plain text."""
     cells = [columns, *(tuple(_cell(value) for value in row) for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]

@@ -49,7 +49,7 @@ def _rich(table: Table, color: bool) -> str:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    rich_table = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    rich_table = RichTable(box=box.SIMPLE_HEAD)
     for index, name in enumerate(table.columns):
         numeric = name in table.right or all(
             isinstance(row[index], int | float | None) for row in table.rows
@@ -61,6 +61,8 @@ def _rich(table: Table, color: bool) -> str:
     console = Console(
         file=out, width=100, force_terminal=color, no_color=not color, highlight=False
     )
+    if table.title:  # not rich's own title, which wraps at the width of the table
+        console.print(table.title, style="italic", markup=False)
     console.print(rich_table)
     for note in table.notes:
         console.print(note, markup=False, soft_wrap=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
 from optalloc.training.plan import StagePlan, TrainingPlan
 from optalloc.training.solve import Alternative, TrainingResult
-from optalloc.training.strategy import Recompute
 from optalloc.units import GIB, format_seconds
 
 #: Groups of stages shown in full; of more, the first, the fullest and the last are.
@@ -95,7 +96,11 @@ def plan_lines(plan: TrainingPlan, *, step: bool) -> list[str]:
     figures.append(f"{_energy(plan.energy_j_per_step)} a step")
     idle = f", {plan.idle_devices} idle" if plan.idle_devices else ""
     figures.append(f"{plan.num_devices} devices{idle}")
-    return ["  " + decisions_text(plan), "  " + ", ".join(figures)]
+    return [
+        line
+        for text in (decisions_text(plan), ", ".join(figures))
+        for line in textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="  ")
+    ]
 
 
 def decisions_text(plan: TrainingPlan) -> str:
@@ -167,7 +172,7 @@ def stages_table(plan: TrainingPlan) -> Table:
                 _span(group),
                 _devices(group),
                 _layers(stage),
-                recompute_text(stage.recompute, sum(stage.num_layers.values())),
+                recompute_text(stage),
                 format_seconds(stage.forward_s),
                 format_seconds(stage.backward_s),
             )
@@ -235,13 +240,17 @@ def _layers(stage: StagePlan) -> str:
     return " + ".join(parts) or "nothing"
 
 
-def recompute_text(rule: Recompute, num_layers: int) -> str:
-    """Recomputation of one stage in words; per chunk where a stage has several."""
-    if rule.full >= num_layers > 0:
+def recompute_text(stage: StagePlan) -> str:
+    """Recomputation of one stage in words; per chunk where the stage has several."""
+    rule, most = stage.recompute, max(chunk.num_layers for chunk in stage.chunks)
+    if rule.full >= most > 0:
         return "all layers"
-    parts = [f"{rule.full} whole"] if rule.full else []
-    parts += [f"{rule.selective} attention cores"] if rule.selective else []
-    return " + ".join(parts) or "nothing"
+    full, selective = rule.full, min(rule.selective, most - rule.full)
+    parts = [f"{full} whole"] if full else []
+    if selective:
+        parts.append("all attention cores" if selective == most else f"{selective} attention cores")
+    several = ", of each chunk" if len(stage.chunks) > 1 and parts else ""
+    return (" + ".join(parts) or "nothing") + several
 
 
 # -- time and the next best ------------------------------------------------------------------------

@@ -78,6 +78,11 @@ def complete(strategy: Strategy, num_layers: int) -> Strategy:
     return msgspec.structs.replace(strategy, layers_per_chunk=layers, recompute=recompute)
 
 
+def last_stage(cost: CostModel, strategy: Strategy) -> int:
+    """The stage whose step ends last: the one that ``breakdown_s`` describes."""
+    return _Builder(cost, complete(strategy, cost.num_layers)).last()
+
+
 def meshes_of(strategy: Strategy) -> Meshes:
     """The mesh of one strategy, as arrays of length one."""
 
@@ -255,8 +260,7 @@ class _Builder:
     def _breakdown(self) -> dict[str, float]:
         """The step of the stage that ends last, by cause; sums to the step time."""
         tails = [self._tail(i) for i in range(self.strategy.pp)]
-        ends = [end + sum(tail.values()) for end, tail in zip(self.ends_s, tails, strict=True)]
-        last = int(np.argmax(ends))
+        last = self.last()
         counts = self._counts(last).astype(np.float64)
         m = self.micro
         parts = dict.fromkeys(BREAKDOWN, 0.0)
@@ -278,6 +282,11 @@ class _Builder:
         busy = m * (sharded + self._again_s(last))
         parts["pipeline_idle"] = self.value_s - sum(tails[last].values()) - busy
         return parts
+
+    def last(self) -> int:
+        """The stage that ends last."""
+        tails = [sum(self._tail(i).values()) for i in range(self.strategy.pp)]
+        return int(np.argmax([end + tail for end, tail in zip(self.ends_s, tails, strict=True)]))
 
     def _work_s(
         self, counts: np.ndarray[tuple[int], np.dtype[np.float64]], free: tuple[str, ...]

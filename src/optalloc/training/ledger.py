@@ -93,13 +93,13 @@ class Ledger:
     def link_s(self, chunk: int, layers_done: int) -> float:
         """From a chunk to the next, seconds.
 
-        Devices are numbered stage by stage; two stages are near unless a domain ends between them.
+        Devices are numbered stage by stage; two stages are near where all their devices lie in one
+        domain.
         """
-        stage = chunk % self.pp
-        if stage == self.pp - 1:
-            near = self.pp * self.stage_devices <= self.domain_devices
-        else:
-            near = (stage + 1) * self.stage_devices % self.domain_devices != 0
+        pair = (chunk % self.pp, (chunk + 1) % self.pp)
+        first = min(pair) * self.stage_devices
+        last = (max(pair) + 1) * self.stage_devices - 1
+        near = first // self.domain_devices == last // self.domain_devices
         where = "near" if near else "far"
         sent = self.boundary[layers_done] * self.real[f"transfer_{where}_s"]
         return self.real[f"latency_{where}_s"] + sent

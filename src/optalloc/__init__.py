@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.model.parameters import total_parameters as total_parameters
     from optalloc.model.spec import ModelSpec as ModelSpec
     from optalloc.plan.compare import compare as compare
+    from optalloc.plan.explain import explain as explain
     from optalloc.plan.plan import load_plan as load_plan
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
@@ -48,7 +49,12 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.stop import NodeLimit as NodeLimit
     from optalloc.stop import Progress as Progress
     from optalloc.stop import TimeLimit as TimeLimit
+    from optalloc.training.estimate import estimate as estimate
     from optalloc.training.plan import TrainingPlan as TrainingPlan
+    from optalloc.training.solve import TrainingResult as TrainingResult
+    from optalloc.training.solve import plan_training as plan_training
+    from optalloc.training.strategy import Recompute as Recompute
+    from optalloc.training.strategy import Strategy as Strategy
     from optalloc.workload import Training as Training
     from optalloc.workload import load_workload as load_workload
 
@@ -72,17 +78,22 @@ _HOME = {
     "NodeLimit": "optalloc.stop",
     "OptallocError": "optalloc.errors",
     "Progress": "optalloc.stop",
+    "Recompute": "optalloc.training.strategy",
     "Result": "optalloc.result",
     "Stats": "optalloc.result",
+    "Strategy": "optalloc.training.strategy",
     "Termination": "optalloc.result",
     "TimeLimit": "optalloc.stop",
     "Training": "optalloc.workload",
     "TrainingPlan": "optalloc.training.plan",
+    "TrainingResult": "optalloc.training.solve",
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
     "bundled_models": "optalloc.model.load",
     "certify_assignment": "optalloc.assignment.certify",
     "compare": "optalloc.plan.compare",
+    "estimate": "optalloc.training.estimate",
+    "explain": "optalloc.plan.explain",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "global_optimal_allocation": "optalloc.assignment.reference",
@@ -91,6 +102,7 @@ _HOME = {
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
     "simulate": "optalloc.simulate.simulation",

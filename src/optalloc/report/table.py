@@ -67,7 +67,7 @@ def _rich(table: Table, color: bool) -> str:
     for note in table.notes:
         console.print(note, markup=False, soft_wrap=False)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
-    if table.title:
+    if table.title and "" in lines:
         lines.remove("")  # between the title and the names of the columns
     return "\n".join(lines) + "\n"
 

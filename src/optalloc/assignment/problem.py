@@ -5,42 +5,44 @@
                 sum_j w_ij x_ij <= L_i      no unit i carries more than its capacity
 
 A *unit* holds a capacity: a device, a node, a pool, a cloud offer. Arrays are task-major, that is
-``costs[task, unit]``. :mod:`optalloc.assignment.integers` says how the numbers become integers.
+``costs[task, unit]``. That is the *plain* form. A problem may also have several resources a unit,
+groups that stay together or apart, tasks that may be left out, and the largest relative load as
+its goal; :mod:`optalloc.assignment.rows` reduces those. How numbers become integers is said in
+:mod:`optalloc.assignment.integers`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Literal, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NoReturn, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from optalloc.assignment.arrays import (
+    BoolArray,
+    Groups,
+    read_allowed,
+    read_groups,
+    read_numbers,
+    read_skip_costs,
+    shape_error,
+    with_fixed,
+)
+from optalloc.assignment.evaluate import Evaluation as Evaluation
+from optalloc.assignment.evaluate import evaluate
 from optalloc.assignment.integers import IntegerForm, NumberArray, integer_form
-from optalloc.errors import InputError
+from optalloc.errors import InputError, nearest
 
 Sense = Literal["min", "max"]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an assignment costs and which rules it breaks.
-
-    ``objective`` is in the unit of the costs, ``unit_loads`` (one a unit) in that of the loads. An
-    empty ``violations`` means feasible.
-    """
-
-    objective: float
-    unit_loads: tuple[float, ...]
-    violations: tuple[str, ...] = ()
-
-    @property
-    def is_feasible(self) -> bool:
-        """Whether every task has an allowed unit and no unit is overloaded."""
-        return not self.violations
+Objective = Literal["sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum"]
+OBJECTIVES: tuple[Objective, ...] = (
+    "sum",
+    "bottleneck",
+    "sum-then-bottleneck",
+    "bottleneck-then-sum",
+)
 
 
 class AssignmentProblem:
@@ -50,34 +52,67 @@ class AssignmentProblem:
     ----------
     costs : array_like of int or float, shape (num_tasks, num_units)
         Cost of each task on each unit, any unit of measurement and any sign.
-    loads : array_like of int or float, shape (num_tasks,) or (num_tasks, num_units)
-        What a task takes of a unit's capacity, at least 0; one number a task where all units agree.
-    capacities : array_like of int or float, shape (num_units,)
-        What each unit holds, in the unit of the loads. At least 0.
+    loads : array_like of int or float
+        What a task takes of a unit's capacity, at least 0. Shape (num_tasks, num_units), or
+        (num_tasks,) where all units agree; with several resources (num_tasks, num_units,
+        num_resources) or (num_tasks, num_resources).
+    capacities : array_like of int or float, shape (num_units,) or (num_units, num_resources)
+        What each unit holds (of each resource), in the unit of the loads. At least 0.
     allowed : array_like of bool, shape (num_tasks, num_units), optional
         False where a task may not run on a unit; all True by default.
     sense : {"min", "max"}
         Whether the costs are to be small or (as profits) large.
+    fixed : mapping of task to unit, optional
+        Tasks whose unit is given. They become rows of ``allowed`` with one True.
+    together, apart : iterable of groups of tasks, optional
+        Tasks of a group in ``together`` run on one unit; a group in ``apart`` has at most one task
+        on each unit.
+    skip_costs : sequence of number or None, length num_tasks, optional
+        What it costs to leave a task out (paid in addition when costs are profits); None for a
+        task that must run. Groups that stay together are left out whole.
+    objective : {"sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum"}
+        The sum of the costs; the largest load relative to its capacity, over all units and
+        resources of capacity above 0; or the one first and the other among its optima.
 
     Attributes
     ----------
     costs, loads, capacities, allowed : ndarray, read-only
         int64 where every number given is an integer, else float64; ``allowed`` is bool. ``loads``
         keeps the shape it was given in, see :attr:`loads_matrix`.
+    optional : ndarray of bool, shape (num_tasks,)
+        Tasks that may be left out; ``skip_costs`` is 0 for the others.
 
     Raises
     ------
     InputError
-        If shapes disagree or a number is missing, infinite or (loads, capacities) negative.
+        If shapes disagree, a number is missing, infinite or (loads, capacities) negative, or a task
+        or unit that is named does not exist.
     """
 
-    __slots__ = ("__dict__", "allowed", "capacities", "costs", "loads", "sense")
+    __slots__ = (
+        "__dict__",
+        "allowed",
+        "apart",
+        "capacities",
+        "costs",
+        "loads",
+        "objective",
+        "optional",
+        "sense",
+        "skip_costs",
+        "together",
+    )
 
     costs: NumberArray
     loads: NumberArray
     capacities: NumberArray
     allowed: BoolArray
     sense: Sense
+    together: Groups
+    apart: Groups
+    skip_costs: NumberArray
+    optional: BoolArray
+    objective: Objective
 
     def __init__(
         self,
@@ -86,29 +121,50 @@ class AssignmentProblem:
         capacities: npt.ArrayLike,
         allowed: npt.ArrayLike | None = None,
         sense: Sense = "min",
+        *,
+        fixed: Mapping[int, int] | None = None,
+        together: Iterable[Iterable[int]] = (),
+        apart: Iterable[Iterable[int]] = (),
+        skip_costs: Sequence[float | int | None] | npt.NDArray[np.float64] | None = None,
+        objective: Objective = "sum",
     ) -> None:
         set_ = functools.partial(object.__setattr__, self)
-        set_("capacities", _numbers(capacities, "capacities", least=0))
-        if self.capacities.ndim != 1 or len(self.capacities) == 0:
-            raise _shape_error("capacities", self.capacities.shape, "one number a unit")
-        units = len(self.capacities)
-        given = _numbers(costs, "costs")
+        set_("capacities", read_numbers(capacities, "capacities", least=0))
+        shape = self.capacities.shape
+        if len(shape) not in (1, 2) or 0 in shape:
+            raise shape_error("capacities", shape, "one number a unit, or one a unit and resource")
+        units, resources = shape[0], shape[1:]
+        given = read_numbers(costs, "costs")
         set_("costs", given.reshape(0, units) if given.size == 0 and len(given) == 0 else given)
         if self.costs.ndim != 2 or self.costs.shape[1] != units:
             expected = f"one row a task and one column for each of the {units} capacities"
-            raise _shape_error("costs", self.costs.shape, expected)
+            raise shape_error("costs", self.costs.shape, expected)
         tasks = self.costs.shape[0]
-        given = _numbers(loads, "loads", least=0)
-        set_("loads", given.reshape(0) if given.size == 0 and tasks == 0 else given)
-        if self.loads.shape not in ((tasks,), (tasks, units)):
-            expected = f"({tasks},) or ({tasks}, {units}) to match the costs"
-            raise _shape_error("loads", self.loads.shape, expected)
-        set_("allowed", _allowed(allowed, tasks, units))
-        if sense not in ("min", "max"):
-            raise InputError(
-                f"the sense {sense!r} is unknown", pointer="$.sense", fix="use 'min' or 'max'"
-            )
-        set_("sense", sense)
+        given = read_numbers(loads, "loads", least=0)
+        empty = given.size == 0 and tasks == 0
+        set_("loads", given.reshape(0, *resources) if empty else given)
+        shapes = ((tasks, *resources), (tasks, units, *resources))
+        if self.loads.shape not in shapes:
+            expected = f"{shapes[0]} or {shapes[1]} to match the costs and capacities"
+            raise shape_error("loads", self.loads.shape, expected)
+        set_("allowed", with_fixed(read_allowed(allowed, tasks, units), fixed))
+        for name, word, known in (
+            ("sense", sense, ("min", "max")),
+            ("objective", objective, OBJECTIVES),
+        ):
+            if word not in known:
+                near = nearest(str(word), known, count=1)
+                raise InputError(
+                    f"the {name} {word!r} is unknown",
+                    pointer=f"$.{name}",
+                    fix=f"use {' or '.join(repr(k) for k in near or known)}",
+                )
+            set_(name, word)
+        set_("together", read_groups(together, "together", tasks))
+        set_("apart", read_groups(apart, "apart", tasks))
+        skips, optional = read_skip_costs(skip_costs, tasks)
+        set_("skip_costs", skips)
+        set_("optional", optional)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an AssignmentProblem is frozen: cannot set {name!r}")
@@ -118,25 +174,47 @@ class AssignmentProblem:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AssignmentProblem):
             return NotImplemented
-        return self.sense == other.sense and all(
-            np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("costs", "loads_matrix", "capacities", "allowed")
+        words = ("sense", "objective", "together", "apart")
+        arrays = ("costs", "loads_array", "capacities", "allowed", "optional", "skip_costs")
+        return all(getattr(self, name) == getattr(other, name) for name in words) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays
         )
 
     def __hash__(self) -> int:
         return hash((self.sense, self.costs.tobytes(), self.capacities.tobytes()))
 
     def __repr__(self) -> str:
+        extra = f", {self.num_resources} resources" if self.num_resources > 1 else ""
+        extra += f", objective={self.objective!r}" if self.objective != "sum" else ""
         return (
             f"AssignmentProblem({self.num_tasks} tasks, {self.num_units} units, "
-            f"sense={self.sense!r})"
+            f"sense={self.sense!r}{extra})"
         )
 
-    def __reduce__(self) -> tuple[type[AssignmentProblem], tuple[object, ...]]:
-        return (
-            AssignmentProblem,
-            (self.costs, self.loads, self.capacities, self.allowed, self.sense),
-        )
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (_rebuilt, (self.arguments(),))
+
+    def arguments(self) -> dict[str, object]:
+        """What the constructor takes to make an equal problem, by name."""
+        skips = [
+            cost if may else None
+            for cost, may in zip(self.skip_costs.tolist(), self.optional.tolist(), strict=True)
+        ]
+        return {
+            "costs": self.costs,
+            "loads": self.loads,
+            "capacities": self.capacities,
+            "allowed": self.allowed,
+            "sense": self.sense,
+            "together": self.together,
+            "apart": self.apart,
+            "skip_costs": skips if self.optional.any() else None,
+            "objective": self.objective,
+        }
+
+    def replace(self, **changes: object) -> AssignmentProblem:
+        """An equal problem but for the arguments named."""
+        return _rebuilt({**self.arguments(), **changes})
 
     @property
     def num_tasks(self) -> int:
@@ -149,26 +227,72 @@ class AssignmentProblem:
         return int(self.costs.shape[1])
 
     @property
-    def loads_matrix(self) -> NumberArray:
-        """Loads as a matrix of shape (num_tasks, num_units)."""
-        if self.loads.ndim == 2:
-            return self.loads
-        if self.loads.dtype == np.int64:
-            return np.broadcast_to(self.loads[:, None], self.costs.shape).astype(np.int64)
-        return np.broadcast_to(self.loads[:, None], self.costs.shape).astype(np.float64)
+    def num_resources(self) -> int:
+        """R, how many capacities a unit has; 1 in the plain form."""
+        return int(self.capacities.shape[1]) if self.capacities.ndim == 2 else 1
 
-    def integer_form(self) -> IntegerForm:
-        """The same problem as a minimisation in int64 (computed once, see :class:`IntegerForm`)."""
-        return self._integer_form
+    @property
+    def is_plain(self) -> bool:
+        """One capacity a unit, every task runs, no groups, and the sum as the goal.
+
+        Forbidden and fixed pairs belong to the plain form.
+        """
+        grouped = bool(self.together or self.apart or self.optional.any())
+        return self.capacities.ndim == 1 and not grouped and self.objective == "sum"
+
+    @property
+    def loads_matrix(self) -> NumberArray:
+        """Loads of the first resource as a matrix of shape (num_tasks, num_units)."""
+        if self.loads.shape == self.costs.shape and self.capacities.ndim == 1:
+            return self.loads
+        return cast(NumberArray, self.loads_array[:, :, 0])
 
     @functools.cached_property
-    def _integer_form(self) -> IntegerForm:
-        return integer_form(
-            self.costs,
-            self.loads_matrix,
-            self.capacities,
-            self.allowed,
-            maximise=self.sense == "max",
+    def loads_array(self) -> NumberArray:
+        """Loads of every resource, shape (num_tasks, num_units, num_resources)."""
+        loads = self.loads[..., None] if self.capacities.ndim == 1 else self.loads
+        if loads.ndim == 2:
+            loads = loads[:, None, :]
+        array = np.array(np.broadcast_to(loads, (*self.costs.shape, self.num_resources)))
+        array.flags.writeable = False
+        return array
+
+    @property
+    def capacities_matrix(self) -> NumberArray:
+        """Capacities of shape (num_units, num_resources)."""
+        return self.capacities if self.capacities.ndim == 2 else self.capacities[:, None]
+
+    def integer_form(self) -> IntegerForm:
+        """The same problem as a minimisation in int64 (computed once, see :class:`IntegerForm`).
+
+        Raises
+        ------
+        InputError
+            If the problem is not plain: a method that reads this form alone would answer another
+            question.
+        """
+        if not self.is_plain:
+            raise InputError(
+                "this method takes the plain form alone: one capacity a unit, no groups, no "
+                "optional tasks, the sum as objective",
+                path="problem",
+                fix="use solve_assignment with the method 'auto', which reduces the other forms",
+            )
+        return self.resource_forms[0]
+
+    @functools.cached_property
+    def resource_forms(self) -> tuple[IntegerForm, ...]:
+        """Costs, allowed pairs and the loads and capacities of one resource, as integers."""
+        loads, rooms = self.loads_array, self.capacities_matrix
+        return tuple(
+            integer_form(
+                self.costs,
+                loads[:, :, resource],
+                rooms[:, resource],
+                self.allowed,
+                maximise=self.sense == "max",
+            )
+            for resource in range(self.num_resources)
         )
 
     def evaluate(self, assignment: Sequence[int] | npt.NDArray[np.int64]) -> Evaluation:
@@ -177,119 +301,16 @@ class AssignmentProblem:
         Parameters
         ----------
         assignment : sequence of int, length num_tasks
-            The unit of each task, counted from 0; -1 for a task without a unit (a violation).
+            The unit of each task, counted from 0; -1 for a task without a unit (a violation where
+            the task must run).
 
         Raises
         ------
         InputError
             If the length or a unit index is wrong.
         """
-        chosen = [int(unit) for unit in assignment]
-        if len(chosen) != self.num_tasks:
-            raise InputError(
-                f"the assignment names {len(chosen)} units for {self.num_tasks} tasks",
-                pointer="$.assignment",
-                fix="name one unit a task",
-            )
-        for task, unit in enumerate(chosen):
-            if not -1 <= unit < self.num_units:
-                raise InputError(
-                    f"unit {unit} does not exist",
-                    pointer=f"$.assignment[{task}]",
-                    fix=f"use a number from 0 to {self.num_units - 1}",
-                )
-        form, violations = self.integer_form(), []
-        tasks = np.array([t for t, unit in enumerate(chosen) if unit >= 0], dtype=np.int64)
-        units = np.array([unit for unit in chosen if unit >= 0], dtype=np.int64)
-        for task, unit in enumerate(chosen):
-            if unit < 0:
-                violations.append(f"task {task} has no unit")
-            elif not self.allowed[task, unit]:
-                violations.append(f"task {task} may not run on unit {unit}")
-        used = np.zeros(self.num_units, dtype=np.int64)
-        np.add.at(used, units, form.loads[tasks, units])
-        raw = np.bincount(
-            units, self.loads_matrix[tasks, units].astype(float), minlength=self.num_units
-        )
-        for unit in np.nonzero(used > form.capacities)[0].tolist():
-            violations.append(
-                f"unit {unit} carries {raw[unit]:.12g} of capacity {self.capacities[unit]:.12g}"
-            )
-        if form.cost_tolerance > 0:
-            objective = float(self.costs[tasks, units].astype(float).sum())
-        else:
-            objective = form.objective(int(form.costs[tasks, units].sum()))
-        return Evaluation(
-            objective=objective,
-            unit_loads=tuple(float(load) for load in raw),
-            violations=tuple(violations),
-        )
+        return evaluate(self, assignment)
 
 
-def _shape_error(name: str, shape: tuple[int, ...], expected: str) -> InputError:
-    return InputError(f"{name} has the shape {shape}", pointer=f"$.{name}", fix=f"give {expected}")
-
-
-def _numbers(values: npt.ArrayLike, name: str, *, least: float | None = None) -> NumberArray:
-    """A read-only int64 or float64 copy of ``values``, checked."""
-    try:
-        array = np.array(values)
-        if array.dtype.kind == "O":  # ragged, None, huge integers, fractions
-            array = np.array(values, dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{name} is no rectangular array of numbers: {error}",
-            pointer=f"$.{name}",
-            fix="give rows of equal length that hold numbers only",
-        ) from error
-    if array.dtype.kind not in "iufb" or (array.dtype.kind == "b" and array.size):
-        raise InputError(
-            f"{name} holds values of type {array.dtype}, not numbers",
-            pointer=f"$.{name}",
-            fix="give integers or floats",
-        )
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        array = array.astype(np.float64)
-    array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
-    bad = ~np.isfinite(array)
-    what = "is no finite number"
-    if not bad.any() and least is not None:
-        bad, what = array < least, "is negative"
-    if bad.any():
-        place = tuple(int(k) for k in np.argwhere(bad)[0])
-        pointer = f"$.{name}[{','.join(map(str, place))}]" if place else f"$.{name}"
-        fix = "give a finite number"
-        if name == "costs":
-            fix += "; forbid a pair with allowed=False"
-        raise InputError(
-            f"the value {array[place]} {what}",
-            pointer=pointer,
-            fix=fix if what != "is negative" else "give a number of at least 0",
-        )
-    array.flags.writeable = False
-    return array
-
-
-def _allowed(values: npt.ArrayLike | None, tasks: int, units: int) -> BoolArray:
-    if values is None:
-        array = np.ones((tasks, units), dtype=np.bool_)
-    else:
-        try:
-            given = np.array(values)
-        except ValueError as error:
-            raise _shape_error("allowed", (), f"shape ({tasks}, {units})") from error
-        if given.size == 0 and tasks == 0:
-            given = np.zeros((0, units), dtype=np.bool_)
-        if given.shape != (tasks, units):
-            raise _shape_error("allowed", given.shape, f"shape ({tasks}, {units})")
-        if given.dtype.kind != "b" and not (
-            given.dtype.kind in "iuf" and bool(np.isin(given, (0, 1)).all())
-        ):
-            raise InputError(
-                "allowed holds values other than true and false",
-                pointer="$.allowed",
-                fix="give true or false (1 or 0) for each pair",
-            )
-        array = given.astype(np.bool_)
-    array.flags.writeable = False
-    return array
+def _rebuilt(arguments: dict[str, object]) -> AssignmentProblem:
+    return AssignmentProblem(**arguments)  # type: ignore[arg-type]

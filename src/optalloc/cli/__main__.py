@@ -75,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        print("optalloc: interrupted before there was an answer", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -154,6 +154,8 @@ class Search:
                 self._take_up(work_limit)
         except _Stopped:
             pass
+        except KeyboardInterrupt:  # between two calls: only the least bound is proven
+            self.floor = min(self.floor, float(bounds.min(initial=np.inf)))
         found = sorted(self.found.values(), key=lambda f: f.value)[: self.num_leaders]
         best = found[0].value if found else np.inf
         bound = min([best, self.floor, *(b for b, _ in self.open)])

@@ -24,10 +24,11 @@ def headline(result: TrainingResult) -> str:
     if plan is None:
         return no_plan_line(result)
     goal = result.objective
-    lines = [
+    first = (
         f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
         f"(estimate of {plan.cost_model}), {claim(result)}"
-    ]
+    )
+    lines = textwrap.wrap(first, 100, subsequent_indent="  ")
     return (
         "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time"), _counted(result)])
         + "\n"
@@ -57,10 +58,11 @@ def estimate_headline(plan: TrainingPlan) -> str:
 def _counted(result: TrainingResult) -> str:
     """How many configurations there were, and what excluded most of them."""
     stats = result.stats
-    text = f"  {stats.configurations:,} configurations in {stats.wall_s:.2f} s"
+    text = f"{stats.configurations:,} configurations in {stats.wall_s:.2f} s"
     most = sorted(stats.pruned.items(), key=lambda item: -item[1])[:2]
     causes = " and ".join(f"{name} ({count:,})" for name, count in most if count)
-    return f"{text}, most excluded by {causes}" if causes else text
+    text = f"  {text}; most excluded by {causes}" if causes else f"  {text}"
+    return "\n".join(textwrap.wrap(text, 100, subsequent_indent="  "))
 
 
 def claim(result: TrainingResult) -> str:
@@ -343,7 +345,7 @@ def no_plan_line(result: TrainingResult) -> str:
             return (
                 "No plan exists (proven). These cannot all hold; without any one of them one does:"
             )
-        return "No plan exists (proven)."
+        return "No plan exists (proven). This cannot hold with this model, batch and cluster:"
     bound = result.bounds.dual
     known = (
         "" if bound is None else f" Nothing is below {value_text(result.objective.name, bound)}."

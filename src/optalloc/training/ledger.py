@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.model import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
-from optalloc.training.schedule import stage_order
 from optalloc.training.strategy import Recompute, Schedule
 from optalloc.training.waves import stage_ends
 
@@ -34,7 +34,7 @@ class Ledger:
         self, tables: MeshTables, row: int, sequence: NDArray[np.int32], boundary: Array
     ) -> None:
         numbers = dict(zip(INT_FIELDS, tables.ints[row].tolist(), strict=True))
-        self.schedule: Schedule = SCHEDULES[numbers["schedule"]]
+        self.schedule = cast(Schedule, SCHEDULES[numbers["schedule"]])
         self.pp, self.v = int(numbers["pp"]), int(numbers["virtual_stages"])
         self.m = int(numbers["num_microbatches"])
         self.rule = int(numbers["recompute_rule"])
@@ -115,12 +115,11 @@ class Ledger:
         pairs = list(zip(numbers, runs, strict=True))
         waiting = [self.waiting_bytes(c, run, rule) for c, run in pairs]
         split = [self.total("held_bytes", c, run) for c, run in pairs]
-        held = 0.0
-        for moment in moments(self.schedule, self.pp, self.v, self.m, stage):
-            held = max(held, sum(n * b for n, b in zip(moment, waiting + split, strict=True)))
+        held = moments(self.schedule, self.pp, self.v, self.m, stage) @ np.array(waiting + split)
         state = sum(self.total("state_bytes", c, run) for c, run in pairs)
         logits = self.real["logits_bytes"] if stage == self.pp - 1 else 0.0
-        return state + held + logits + max(self.scratch_bytes(run, rule) for run in runs)
+        scratch = max(self.scratch_bytes(run, rule) for run in runs)
+        return state + float(held.max()) + logits + scratch
 
     def tail_s(self, stage: int, runs: Sequence[Run], rule: Recompute) -> float:
         """What follows the last operation of a stage, seconds.
@@ -173,31 +172,36 @@ class Ledger:
 @lru_cache(maxsize=4096)
 def moments(
     schedule: Schedule, num_stages: int, chunks_per_stage: int, num_microbatches: int, stage: int
-) -> tuple[tuple[int, ...], ...]:
-    """How many micro-batches a stage holds of each of its chunks: the moments no other exceeds.
+) -> NDArray[np.int64]:
+    """How many micro-batches a stage holds of each of its chunks, shape (moments, 2 v).
 
     First those that wait for their backward, chunk by chunk, then those between the gradients of
-    inputs and of weights. Beyond four micro-batches a stage the moments repeat.
+    inputs and of weights. Every moment of the step is at most one of these in all columns, and each
+    occurs. They follow from the depth that a stage keeps (see :mod:`optalloc.training.schedule`):
+    GPipe holds all, 1F1B as many as it runs ahead.
     """
-    v = chunks_per_stage
-    if schedule != "gpipe":
-        num_microbatches = min(num_microbatches, 4 * num_stages)
-    held = [0] * (2 * v)
-    seen: set[tuple[int, ...]] = set()
-    if schedule == "gpipe":
-        return ((num_microbatches, 0),)
-    for kind, chunk, _ in stage_order(schedule, num_stages, v, num_microbatches, stage):
-        turn = chunk // num_stages
-        if kind == "forward":
-            held[turn] += 1
-        elif kind == "backward":
-            held[turn] -= 1
-            held[v + turn] += schedule == "zb-h1"
-        else:
-            held[v + turn] -= 1
-        seen.add(tuple(held))
-    tops: list[tuple[int, ...]] = []
-    for moment in sorted(seen, key=sum, reverse=True):
-        if not any(all(a >= b for a, b in zip(top, moment, strict=True)) for top in tops):
-            tops.append(moment)
-    return tuple(tops)
+    p, v, m = num_stages, chunks_per_stage, num_microbatches
+    if schedule == "interleaved":
+        return _interleaved_moments(p, v, min(m, 4 * p), stage)
+    if schedule != "zb-h1":
+        return np.array([[m if schedule == "gpipe" else min(m, p - stage), 0]])
+    # Behind e backwards: with forwards filled up and weight gradients done, and just before that.
+    e = np.arange(m + 1)
+    after = np.stack([np.minimum(m - e, p - stage), np.minimum(e, stage)])
+    before = np.stack([np.minimum(m - e, p - stage - 1), np.minimum(e, stage + 1)])[:, 1:]
+    return np.unique(np.concatenate([after, before], axis=1).T, axis=0)
+
+
+def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64]:
+    """Just before each backward; beyond four micro-batches a stage the moments repeat."""
+    turns, total = np.arange(v), m * v
+
+    def begun(count: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Micro-batches of each turn among the first operations of one kind."""
+        groups, rest = np.divmod(count[:, None], p * v)
+        return groups * p + np.clip(rest - turns * p, 0, p)
+
+    ended = np.arange(total)
+    ahead = 2 * (p - stage - 1) + (v - 1) * p + 1
+    waiting = begun(np.minimum(total, ended + ahead)) - begun(ended)[:, ::-1]
+    return np.unique(np.concatenate([waiting, np.zeros_like(waiting)], axis=1), axis=0)

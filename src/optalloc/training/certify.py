@@ -239,5 +239,3 @@ def _check_certificate(plan: TrainingPlan, certificate: Certificate) -> None:
         raise CertificateError(
             f"the bound {certificate.bound!r} lies above the value {certificate.value!r}"
         )
-    if sum(certificate.pruned.values()) > certificate.configurations:
-        raise CertificateError("more configurations were pruned than there are")

@@ -43,7 +43,7 @@ class Ledger:
         self.real: dict[str, float] = dict(
             zip(REAL_FIELDS, tables.reals[row].tolist(), strict=True)
         )
-        self.boundary = boundary.tolist()
+        self.boundary: list[float] = boundary.tolist()
         self.num_layers, self.num_chunks = len(sequence), self.pp * self.v
         by_type = dict(zip(LAYER_FIELDS, tables.layers[row].T, strict=True))
         self.layer: dict[str, list[float]] = {k: c[sequence].tolist() for k, c in by_type.items()}

@@ -188,12 +188,16 @@ def explain(
 
 def _degrees(plan: TrainingPlan) -> dict[str, int | str]:
     """Every decision that pins the mesh; cuts and recomputation stay free."""
+    d = plan.degrees
+    replicas = d.dp * d.cp
+    # Where there is nothing to shard or to order, the space has one way to say so.
+    sharded = replicas > 1 or d.tp * replicas > d.ep
     return {
-        **msgspec.structs.asdict(plan.degrees),
+        **msgspec.structs.asdict(d),
         "micro_batch": plan.micro_batch,
-        "zero_stage": plan.zero_stage,
-        "shard_group": plan.shard_group,
-        "schedule": plan.schedule,
+        "zero_stage": plan.zero_stage if sharded else 0,
+        "shard_group": plan.shard_group if plan.shard_group < replicas else 0,
+        "schedule": plan.schedule if d.pp > 1 else "1f1b",
         "sequence_parallel": "on" if plan.sequence_parallel else "off",
     }
 

@@ -56,13 +56,11 @@ def estimate_headline(plan: TrainingPlan) -> str:
 
 
 def _counted(result: TrainingResult) -> str:
-    """How many configurations there were, and what excluded most of them."""
+    """How many configurations there were, and what excluded most."""
     stats = result.stats
     text = f"{stats.configurations:,} configurations in {stats.wall_s:.2f} s"
-    most = sorted(stats.pruned.items(), key=lambda item: -item[1])[:2]
-    causes = " and ".join(f"{name} ({count:,})" for name, count in most if count)
-    text = f"  {text}; most excluded by {causes}" if causes else f"  {text}"
-    return "\n".join(textwrap.wrap(text, 100, subsequent_indent="  "))
+    name, count = max(stats.pruned.items(), key=lambda item: item[1], default=("", 0))
+    return f"  {text}, {count:,} of them excluded by {name}" if count else f"  {text}"
 
 
 def claim(result: TrainingResult) -> str:
@@ -86,18 +84,22 @@ def value_text(objective: str, value: float | None) -> str:
         return f"${value:,.4g} a step"
     if objective == "energy":
         return f"{_energy(value)} a step"
-    return f"{value:,.0f} devices"
+    return _counted_devices(round(value))
+
+
+def _counted_devices(count: int) -> str:
+    return f"{count:,} device" if count == 1 else f"{count:,} devices"
 
 
 def plan_lines(plan: TrainingPlan, *, step: bool) -> list[str]:
     """Decisions and figures of a plan in two lines; the step time only with ``step``."""
-    figures = [format_seconds(plan.step_time_s, digits=3) + " a step"] if step else []
+    figures = [format_seconds(plan.step_time_s) + " a step"] if step else []
     figures += [f"MFU {plan.mfu:.1%}", f"{plan.tokens_per_s:,.0f} tokens/s"]
     if plan.price_usd_per_step is not None:
         figures.append(f"${plan.price_usd_per_step:,.4g} a step")
     figures.append(f"{_energy(plan.energy_j_per_step)} a step")
     idle = f", {plan.idle_devices} idle" if plan.idle_devices else ""
-    figures.append(f"{plan.num_devices} devices{idle}")
+    figures.append(f"{_counted_devices(plan.num_devices)}{idle}")
     return [
         line
         for text in (decisions_text(plan), ", ".join(figures))
@@ -199,7 +201,7 @@ def memory_table(plan: TrainingPlan) -> Table:
         stage = _fullest(group)
         used = _total(stage)
         cells = [f"{stage.memory_bytes.get(kind, 0) / GIB:.1f}" for kind in kinds]
-        over = " TOO MUCH" if used > stage.capacity_bytes else ""
+        over = " OVER" if used > stage.capacity_bytes else ""
         rows.append(
             (
                 str(stage.index),

@@ -1,0 +1,58 @@
+"""The verb explain: text, JSON and CSV of one explanation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optalloc.cli.__main__ import main
+from optalloc.cluster.load import load_cluster
+from optalloc.model.load import load_model
+from optalloc.training.estimate import estimate
+from optalloc.training.strategy import Strategy
+from optalloc.workload import Training
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """GPT-2 in two stages on two devices."""
+    plan = estimate(
+        load_model("gpt2"),
+        load_cluster("2xh100-sxm"),
+        Training(global_batch=8, sequence_length=1024),
+        Strategy(pp=2),
+    )
+    plan.save(tmp_path / "plan.json")
+    return str(tmp_path / "plan.json")
+
+
+def test_table_shows_time_memory_and_margins(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Within 100 columns, the findings first."""
+    assert main(["explain", path]) == 0
+    shown = capsys.readouterr().out
+    parts = ["limits it:", "Where the time goes", "Memory, the tightest", "What a little more", "--replan"]
+    places = [shown.index(part) for part in parts]
+    assert places == sorted(places)
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_json_is_the_explanation(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", path, "--format", "json", "--replan"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["summary"].startswith("gpt2 on 2xh100-sxm")
+    assert sum(c["time_s"] for c in data["causes"]) == pytest.approx(data["step_time_s"])
+    assert all(m["replanned_gain_s"] is not None for m in data["marginals"])
+
+
+def test_csv_has_a_row_a_cause(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", path, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "cause,time,share"
+
+
+def test_a_broken_plan_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"kind": "training"}')
+    assert main(["explain", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""explain.py: shares that add up, memory that binds, and gains that come from evaluating again."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from optalloc.cluster.load import load_cluster
+from optalloc.cluster.topology import Cluster
+from optalloc.model.load import load_model
+from optalloc.plan.explain import Explanation, explain
+from optalloc.training.estimate import estimate
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.solve import plan_training
+from optalloc.training.strategy import Recompute, Strategy
+from optalloc.units import GIB
+from optalloc.workload import Training
+
+MODEL = load_model("gpt2")
+WORKLOAD = Training(global_batch=16, sequence_length=1024)
+
+
+def cluster(memory_gib: float = 80, text: str = "4xh100-sxm") -> Cluster:
+    """Devices of a given memory."""
+    made = load_cluster(text)
+    group = made.nodes[0]
+    device = msgspec.structs.replace(group.device, memory_bytes=int(memory_gib * GIB))
+    return msgspec.structs.replace(made, nodes=(msgspec.structs.replace(group, device=device),))
+
+
+def written(strategy: Strategy, *, memory_gib: float = 80) -> TrainingPlan:
+    return estimate(MODEL, cluster(memory_gib), WORKLOAD, strategy)
+
+
+def gain(explanation: Explanation, words: str) -> float:
+    """Seconds that one change brings."""
+    (marginal,) = [m for m in explanation.marginals if words in m.change]
+    assert marginal.gain_s is not None
+    return marginal.gain_s
+
+
+def test_causes_and_limits_sum_to_the_step() -> None:
+    """Two views of the same seconds."""
+    plan = written(Strategy(tp=2, pp=2, micro_batch=2, sequence_parallel=True))
+    e = explain(plan)
+    assert sum(c.time_s for c in e.causes) == pytest.approx(plan.step_time_s, rel=1e-12)
+    assert sum(c.time_s for c in e.limits) == pytest.approx(plan.step_time_s, rel=1e-12)
+    assert sum(c.share for c in e.limits) == pytest.approx(1.0, rel=1e-12)
+    assert [c.time_s for c in e.causes] == sorted((c.time_s for c in e.causes), reverse=True)
+
+
+def test_a_faster_link_is_the_same_strategy_on_the_faster_cluster() -> None:
+    """The gain is the difference of two estimates, and tensor parallelism has something to gain."""
+    strategy = Strategy(tp=4, micro_batch=4, sequence_parallel=True)
+    plan = written(strategy)
+    group = cluster().nodes[0]
+    link = msgspec.structs.replace(
+        group.node_link, bandwidth_bytes_per_s=1.1 * group.node_link.bandwidth_bytes_per_s
+    )
+    faster = msgspec.structs.replace(
+        cluster(), nodes=(msgspec.structs.replace(group, node_link=link),)
+    )
+    by_hand = plan.step_time_s - estimate(MODEL, faster, WORKLOAD, strategy).step_time_s
+    assert gain(explain(plan), "node-link") == pytest.approx(by_hand, rel=1e-9)
+    assert by_hand > 0
+
+
+def test_one_device_gains_nothing_from_links() -> None:
+    """It sends nothing."""
+    assert gain(explain(written(Strategy(micro_batch=4))), "node-link") == 0.0
+
+
+def test_one_more_node_is_idle_until_planned_again() -> None:
+    """The same strategy gains nothing; a new search uses twice as many devices and does."""
+    plan = plan_training(MODEL, cluster(), WORKLOAD).plan
+    (more,) = [m for m in explain(plan, replan=True).marginals if "node" in m.change.split()]
+    assert more.gain_s == 0.0
+    assert more.replanned_gain_s is not None
+    assert more.replanned_gain_s > 0
+
+
+def test_replanning_an_optimum_finds_it_again() -> None:
+    """Nothing is found that the plan missed, and no line says so."""
+    plan = plan_training(MODEL, cluster(), WORKLOAD).plan
+    e = explain(plan, replan=True)
+    assert e.replanned_step_time_s == pytest.approx(plan.step_time_s, rel=1e-9)
+    assert "whole space" not in e.summary
+
+
+def test_memory_binds_where_storing_one_layer_more_does_not_fit() -> None:
+    """A device 0.01 GiB larger than the plan needs cannot store another layer (0.2 GiB)."""
+    strategy = Strategy(micro_batch=8, recompute=(Recompute(full=12),))
+    needs = written(strategy).stages[0].memory_bytes["total"] / GIB
+    (tight,) = explain(written(strategy, memory_gib=needs + 0.01)).memory
+    (loose,) = explain(written(strategy, memory_gib=needs + 20)).memory
+    assert tight.binds
+    assert tight.next_layer_bytes is not None
+    assert tight.next_layer_bytes > tight.free_bytes > 0
+    assert not loose.binds
+
+
+def test_more_memory_saves_recomputation() -> None:
+    """One GiB more where memory binds lets layers be stored: faster by re-evaluation."""
+    strategy = Strategy(micro_batch=8, recompute=(Recompute(full=12),))
+    needs = written(strategy).stages[0].memory_bytes["total"] / GIB
+    e = explain(written(strategy, memory_gib=needs + 0.01))
+    assert gain(e, "GiB") > 0
+
+
+def test_needless_recomputation_is_pointed_out() -> None:
+    """80 GiB hold every activation of GPT-2: the same degrees are faster without."""
+    plan = written(Strategy(micro_batch=4, recompute=(Recompute(full=12),)))
+    without = written(Strategy(micro_batch=4))
+    e = explain(plan)
+    assert e.degrees_step_time_s == pytest.approx(without.step_time_s, rel=1e-9)
+    assert "Other cuts or recomputation at the same degrees" in e.summary
+
+
+def test_a_plan_that_does_not_fit_says_by_how_much() -> None:
+    """GPT-2 with everything stored on 4 GiB."""
+    e = explain(written(Strategy(micro_batch=16), memory_gib=4))
+    assert not e.fits
+    assert "It does not fit: stage 0 lacks" in str(e)
+
+
+def test_text_names_the_stage_that_ends_last() -> None:
+    """Ten layers and the head against two: stage 1."""
+    e = explain(written(Strategy(pp=2, layers_per_chunk=(2, 10))))
+    assert e.last_stage == 1 or e.last_stage == 0
+    assert f"stage {e.last_stage} ends last" in str(e)

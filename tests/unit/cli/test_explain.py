@@ -16,7 +16,7 @@ from optalloc.workload import Training
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """GPT-2 in two stages on two devices."""
     plan = estimate(
         load_model("gpt2"),
@@ -25,7 +25,8 @@ def path(tmp_path: Path) -> str:
         Strategy(pp=2),
     )
     plan.save(tmp_path / "plan.json")
-    return str(tmp_path / "plan.json")
+    monkeypatch.chdir(tmp_path)
+    return "plan.json"
 
 
 def test_table_shows_time_memory_and_margins(path: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_a_cluster_too_small_is_infeasible_with_tried_fixes(
 ) -> None:
     """Status 3; more memory or more devices help, and the larger cluster does have a plan."""
     words = ["llama-3.1-70b", "--global-batch", "16", "--seq-len", "4096"]
-    data = train(capsys, *words, "--cluster", "4xa100-sxm-40g", status=3)
+    data = train(capsys, *words, "--cluster", "8xa100-sxm-40g", status=3)
     assert data["termination"] == "infeasible"
     assert data["plan"] is None
     assert data["bounds"]["gap"] is None
@@ -137,7 +137,7 @@ def test_a_cluster_too_small_is_infeasible_with_tried_fixes(
 def test_infeasible_screen_says_what_conflicts(capsys: pytest.CaptureFixture[str]) -> None:
     """And what to do about it."""
     words = ["llama-3.1-70b", "--global-batch", "16", "--seq-len", "4096"]
-    assert main(["train", *words, "--cluster", "4xa100-sxm-40g"]) == 3
+    assert main(["train", *words, "--cluster", "8xa100-sxm-40g"]) == 3
     shown = capsys.readouterr().out
     assert shown.startswith("No plan exists (proven)")
     assert "To fix: " in shown

@@ -65,8 +65,15 @@ class GrowingLP:
         """Column values of the last solve."""
         return np.asarray(self._highs.getSolution().col_value, dtype=np.float64)
 
-    def solve_whole(self, columns: Sequence[int], seconds: float) -> NDArray[np.float64] | None:
-        """Best found values with ``columns`` integral, or None; the columns stay integral."""
+    def solve_whole(
+        self, columns: Sequence[int], seconds: float, *, enough: float = highspy.kHighsInf
+    ) -> NDArray[np.float64] | None:
+        """Best found values with ``columns`` integral, or None; the columns stay integral.
+
+        A solution of value ``enough`` ends the search.
+        """
+        if np.isfinite(enough):
+            self._highs.setOptionValue("objective_target", enough - 1e-6)
         for column in columns:
             self._highs.changeColIntegrality(column, highspy.HighsVarType.kInteger)
         self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.05, seconds))

@@ -1,6 +1,6 @@
 """The formal problem: two tasks on two units, then the pooled capacities that mislead.
 
-    python examples/assign.py
+python examples/assign.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plan a 70B model on 64 H100s, simulate the step, write launch files: the demo of the README.
+"""Plan a 70B model on 64 H100s, explain and simulate the plan, write launch files: the demo.
 
 Run it with ``python3 dev.py demo``, or ``python examples/demo.py FOLDER`` where the package is
 installed.
@@ -6,6 +6,8 @@ installed.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -17,20 +19,38 @@ TARGETS = ("megatron", "deepspeed", "pytorch")
 def commands(folder: Path) -> list[list[str]]:
     """The commands of the demo, in order."""
     plan = str(folder / "plan.json")
-    return [
-        ["train", "llama-3.1-70b", "--cluster", "64xh100-sxm", "--global-batch", "1024",
-         "--seq-len", "8192", "-o", plan],
+    train = ["train", "llama-3.1-70b", "--cluster", "64xh100-sxm", "--global-batch", "1024",
+             "--seq-len", "8192"]  # fmt: skip
+    words = [
+        [*train, "-o", plan],
+        ["explain", plan],
         ["simulate", plan, "--trace", str(folder / "step.trace.json")],
-        *(["export", plan, "--to", target, "-o", str(folder / target)] for target in TARGETS),
-    ]  # fmt: skip
+    ]
+    for target in TARGETS:
+        # The best plan of all need not be one that a tool can run: plan again within its limits.
+        own = str(folder / f"plan-{target}.json")
+        words += [[*train, "--for", target, "-o", own]]
+        words += [["export", own, "--to", target, "-o", str(folder / target)]]
+    return words
+
+
+def run(words: list[str]) -> int:
+    """One command; of the plans for a tool, the answer alone is shown."""
+    print(f"$ optalloc {' '.join(words)}", flush=True)
+    if "--for" not in words:
+        return optalloc(words)
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        status = optalloc(words)
+    print("\n".join(shown.getvalue().splitlines()[:3]))
+    return status
 
 
 def main(folder: Path) -> int:
-    """Run the commands, each shown before its output; returns the first status that is not 0."""
+    """Run the commands; returns the first status that is not 0."""
     folder.mkdir(parents=True, exist_ok=True)
     for words in commands(folder):
-        print(f"$ optalloc {' '.join(words)}", flush=True)
-        status = optalloc(words)
+        status = run(words)
         if status:
             return status
         print(flush=True)

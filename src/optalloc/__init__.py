@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.execute.run import run_plan as run_plan
     from optalloc.export.base import export as export
     from optalloc.export.base import export_targets as export_targets
+    from optalloc.export.pins import plan_for_target as plan_for_target
     from optalloc.model.load import bundled_models as bundled_models
     from optalloc.model.load import load_model as load_model
     from optalloc.model.parameters import active_parameters as active_parameters
@@ -102,6 +103,7 @@ _HOME = {
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "plan_for_target": "optalloc.export.pins",
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",

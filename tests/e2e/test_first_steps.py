@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optalloc.cli.__main__ import VERBS
-
 ROOT = Path(__file__).resolve().parents[2]
-plans = pytest.mark.skipif("train" not in VERBS, reason="this release has no verb train")
 
 
 def _python(*words: str, cwd: Path) -> str:
@@ -30,7 +27,6 @@ def _blocks(readme: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-@plans
 def test_demo_writes_plan_trace_and_launch_files(tmp_path: Path) -> None:
     """Every file is there, and the plan is for 64 devices at most."""
     shown = _python(str(ROOT / "examples" / "demo.py"), "out", cwd=tmp_path)
@@ -43,7 +39,6 @@ def test_demo_writes_plan_trace_and_launch_files(tmp_path: Path) -> None:
         assert any((tmp_path / "out" / target).iterdir()), target
 
 
-@plans
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_code_of_the_readme_runs(readme: str, tmp_path: Path) -> None:
     """All Python blocks, one after another, as a person would paste them."""
@@ -68,7 +63,6 @@ def test_both_commands_are_in_the_first_ten_lines(readme: str) -> None:
     assert any("python3 dev.py test" in line for line in head)
 
 
-@plans
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_files_the_readme_links_to_exist(readme: str) -> None:
     """The picture among them."""
@@ -78,7 +72,6 @@ def test_files_the_readme_links_to_exist(readme: str) -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@plans
 def test_picture_shows_every_stage(tmp_path: Path) -> None:
     """It is well-formed SVG with a row a stage and says what was proven."""
     _python(str(ROOT / "examples" / "demo.py"), "out", cwd=tmp_path)

@@ -245,7 +245,7 @@ class AssignmentProblem:
         """Loads of the first resource as a matrix of shape (num_tasks, num_units)."""
         if self.loads.shape == self.costs.shape and self.capacities.ndim == 1:
             return self.loads
-        return cast(NumberArray, self.loads_array[:, :, 0])
+        return self.loads_array[:, :, 0]
 
     @functools.cached_property
     def loads_array(self) -> NumberArray:
@@ -255,7 +255,7 @@ class AssignmentProblem:
             loads = loads[:, None, :]
         array = np.array(np.broadcast_to(loads, (*self.costs.shape, self.num_resources)))
         array.flags.writeable = False
-        return array
+        return cast(NumberArray, array)
 
     @property
     def capacities_matrix(self) -> NumberArray:

@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
     from optalloc.cli.progress import ProgressLine
     from optalloc.cli.training_inputs import read_inputs
+    from optalloc.export.pins import plan_for_target, targets_of
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
     from optalloc.report.table import render
@@ -69,8 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     plan_with = plan_training
     if arguments.tool is not None:
         from functools import partial
-
-        from optalloc.export.pins import plan_for_target
 
         plan_with = partial(plan_for_target, arguments.tool)
     model, cluster, workload = read_inputs(arguments)
@@ -93,20 +92,33 @@ def run(arguments: argparse.Namespace) -> int:
         if line is not None:
             line.close()
     plan = result.best
+    limits = _limits(arguments)
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)
     if arguments.format == "table":
-        print(report.headline(result))
+        print(report.headline(result, limits))
     tables = report.result_tables(result)
     if arguments.format == "csv" and plan is not None:
         tables = [facts.stages_raw(plan)]
-    data = facts.result_facts(result, cpu_s=time.process_time())
+    data = facts.result_facts(result, cpu_s=time.process_time(), limits=limits)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(render(tables, data, arguments.format, color=color), end="")
     if arguments.format == "table" and plan is not None:
-        print(report.next_command(arguments.output, arguments.tool))
+        targets = targets_of(plan)
+        if arguments.tool in targets:
+            targets = (arguments.tool,)
+        print(report.next_command(arguments.output, targets))
     if plan is None:
         return 3 if result.termination is Termination.INFEASIBLE else 4
     if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
         return 5
     return 0
+
+
+def _limits(arguments: argparse.Namespace) -> str:
+    """What narrowed the space, as typed."""
+    words = [f"--pin {word}" for word in arguments.pin]
+    words += [f"--forbid {word}" for word in arguments.forbid]
+    words += [f"--target {arguments.target}"] if arguments.target else []
+    words += [f"--for {arguments.tool}"] if arguments.tool else []
+    return " ".join(words)

@@ -7,10 +7,12 @@ import math
 import msgspec
 
 from optalloc.cluster.topology import Cluster
-from optalloc.errors import InputError, nearest
+from optalloc.errors import ExportError, InputError, nearest
+from optalloc.export.base import artefacts, export_targets
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
+from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.training.space import divisors
 from optalloc.workload import Training
@@ -49,6 +51,18 @@ def pin_sets(target: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
         ]
         always = (*always, f"tp={','.join(map(str, divisors(math.gcd(*heads) or 1)))}")
     return tuple(_once((*part, *always)) for part in (_PIPELINE, _NO_PIPELINE))
+
+
+def targets_of(plan: TrainingPlan) -> tuple[str, ...]:
+    """The targets that can express a plan, sorted."""
+    found = []
+    for target in export_targets():
+        try:
+            artefacts(plan, target)
+        except ExportError:
+            continue
+        found.append(target)
+    return tuple(found)
 
 
 def _once(pins: tuple[str, ...]) -> tuple[str, ...]:

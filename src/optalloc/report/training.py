@@ -18,15 +18,18 @@ _BAR = 30
 # -- the answer ------------------------------------------------------------------------------------
 
 
-def headline(result: TrainingResult) -> str:
-    """The answer and its gap, then the decisions and figures of the plan; three lines."""
+def headline(result: TrainingResult, limits: str = "") -> str:
+    """The answer and its gap, then the decisions and figures of the plan; four lines.
+
+    ``limits`` says, as typed, what narrowed the space.
+    """
     plan = result.best
     if plan is None:
         return no_plan_line(result)
     goal = result.objective
     first = (
         f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
-        f"(estimate of {plan.cost_model}), {claim(result)}"
+        f"(estimate of {plan.cost_model}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
     lines = textwrap.wrap(first, 100, subsequent_indent="  ")
     return (
@@ -329,14 +332,19 @@ def result_tables(result: TrainingResult) -> list[Table]:
     return [*tables, rivals_table(result)] if result.alternatives else tables
 
 
-def next_command(path: str | None, tool: str | None = None) -> str:
-    """What to type next, the plan saved at ``path`` or not saved, made for ``tool`` or for none."""
+def next_command(path: str | None, targets: tuple[str, ...]) -> str:
+    """What to type next: the plan is saved at ``path`` or not, and ``targets`` can express it."""
+    if targets:
+        export = f"optalloc export {path or 'plan.json'} --to {targets[0]} -o launch"
+    else:
+        export = "no tool runs this plan as it is: --for megatron finds the best that one does"
     if path is None:
-        return "Next: repeat with -o plan.json to keep the plan, then: optalloc explain plan.json"
+        first = "Next: repeat with -o plan.json to keep the plan, then optalloc explain plan.json"
+        return f"{first}\n      {export}"
     return (
         f"Saved {path}. Next: optalloc explain {path}\n"
-        f"  optalloc simulate {path} --trace step.trace.json\n"
-        f"  optalloc export {path} --to {tool or 'pytorch'} -o launch"
+        f"      optalloc simulate {path} --trace step.trace.json\n"
+        f"      {export}"
     )
 
 

@@ -12,8 +12,12 @@ from optalloc.training.plan import StagePlan, TrainingPlan
 from optalloc.training.solve import Alternative, TrainingResult
 
 
-def result_facts(result: TrainingResult, *, cpu_s: float) -> dict[str, Any]:
-    """The answer in the published JSON form; ``cpu_s`` is that of the whole process."""
+def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> dict[str, Any]:
+    """The answer in the published JSON form.
+
+    ``cpu_s`` is the processor time of the whole process, seconds; ``limits`` says, as typed, what
+    narrowed the space.
+    """
     goal, stats = result.objective, result.stats
     gap = result.bounds.gap
     return {
@@ -33,6 +37,7 @@ def result_facts(result: TrainingResult, *, cpu_s: float) -> dict[str, Any]:
             "nodes": stats.nodes,
         },
         "space": result.space,
+        "limits": limits,
         "alternatives": [_rival_facts(rival) for rival in result.alternatives],
         "incumbents": msgspec.to_builtins(result.incumbents),
         "conflict": list(result.conflict),

@@ -191,7 +191,7 @@ class ShapeFacts:
         one = (key.least_forward_s + key.least_backward_s + key.least_weight_s)[self.row]
         layers = np.ceil(self.cost.num_layers / self.shapes.pp)
         most = np.maximum(key.total_s[self.row] / self.shapes.pp, layers * one)
-        bound: Array = self.m * most + self.cost.constants.fixed_s
+        bound: Array = np.multiply(self.m, most, dtype=np.float64) + self.cost.constants.fixed_s
         return bound
 
     def memory(self) -> tuple[NDArray[np.bool_], Array]:

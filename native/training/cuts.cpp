@@ -253,26 +253,37 @@ bool Solver::follow_tables(double limit, Pick& pick) {
     return done == num_layers_;
 }
 
-// Memory grows with the layers of a stage, so stages that take as many layers as they can hold reach the last
-// layer if any partition does.
+// Is there a cut of which every stage fits? Dropping a stage's last layer never needs more memory, so the ends
+// that it can reach from a begin have no holes. In a chain of equal layers dropping the first one needs no more
+// either: stages that take as many layers as they can hold reach the last layer if any cut does. In others
+// the layer that follows may be one that the stage cannot hold, and every begin counts.
 bool Solver::fits() const {
-    int done = 0;
+    const auto n = static_cast<std::size_t>(num_layers_);
+    const bool equal = chain_.run_end.front() == n;
+    std::vector<char> begins(n + 1, 0), ends;
+    begins[0] = 1;
     for (int i = 0; i < pp_; ++i) {
         const int least = i == 0 || i == pp_ - 1 ? 0 : 1;
-        const int most = num_layers_ - done - std::max(0, pp_ - 2 - i);
-        const auto holds = [&](int size) {
-            const Range r{done, done + size};
-            return option(i, std::span<const Range>(&r, 1)).feasible;
-        };
-        if (most < least || !holds(least)) return false;
-        int low = least, high = most;  // the largest size that fits
-        while (low < high) {
-            const int middle = (low + high + 1) / 2;
-            if (holds(middle)) low = middle; else high = middle - 1;
+        ends.assign(n + 1, 0);
+        for (int begin = num_layers_; begin >= 0; --begin) {
+            if (!begins[static_cast<std::size_t>(begin)]) continue;
+            const auto holds = [&](int size) {
+                const Range r{begin, begin + size};
+                return option(i, std::span<const Range>(&r, 1)).feasible;
+            };
+            const int most = num_layers_ - begin - std::max(0, pp_ - 2 - i);
+            if (most < least || !holds(least)) continue;
+            int low = least, high = most;  // the largest size that fits
+            while (low < high) {
+                const int middle = (low + high + 1) / 2;
+                if (holds(middle)) low = middle; else high = middle - 1;
+            }
+            std::fill(ends.begin() + begin + least, ends.begin() + begin + low + 1, 1);
+            if (equal) break;
         }
-        done += low;
+        begins.swap(ends);
     }
-    return done == num_layers_;
+    return begins[n] != 0;
 }
 
 void Solver::solve_single() {

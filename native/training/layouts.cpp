@@ -8,6 +8,7 @@ namespace optalloc::training {
 
 void Solver::try_layout(std::span<const int> sizes) {
     const std::size_t count = sizes.size();
+    const auto pp = static_cast<std::size_t>(pp_);
     work_ += kWorkOfOption * pp_ * v_;
     if (stopped_ || work_ >= work_limit_ || cancelled()) {
         stopped_ = true;
@@ -20,30 +21,52 @@ void Solver::try_layout(std::span<const int> sizes) {
         done += sizes[c];
     }
     std::vector<Range> mine(static_cast<std::size_t>(v_));
-    const double m = mesh_.shape.num_micro;
-    // Path bound without recomputation first: it is cheap.
-    for (const bool final_times : {false, true}) {
-        double prefix = 0.0;
-        for (int i = 0; i < pp_; ++i) {
-            for (std::size_t k = 0; k < mine.size(); ++k) {
-                mine[k] = pick.chunks[k * static_cast<std::size_t>(pp_) + static_cast<std::size_t>(i)];
-            }
-            StageOption& o = pick.options[static_cast<std::size_t>(i)];
-            o = final_times ? option(i, mine) : timed(mine, i, 0, 0);
-            if (!o.feasible) return;
-            if (final_times) any_fits_ = true;
-            if (i == 0) prefix = o.tail;
-            if (prefix + m * o.work() >= limit_) {
-                if (!final_times) any_fits_ = true;
-                return;
-            }
-            if (i == 0) prefix = pick.options[0].tail;
-            double t[3];
-            chunk_times(mine[0], i == 0, false, o.full, o.selective, t);
-            prefix += t[0] + t[1] + t[2] + 2.0 * link(i, mine[0].end);
+    const auto take = [&](std::size_t i) {
+        for (std::size_t k = 0; k < mine.size(); ++k) mine[k] = pick.chunks[k * pp + i];
+    };
+    // Without recomputation first: it is cheap.
+    for (std::size_t i = 0; i < pp; ++i) {
+        take(i);
+        pick.options[i] = timed(mine, static_cast<int>(i), 0, 0);
+        if (path_excludes(i)) {
+            any_fits_ = true;  // it was not looked at
+            return;
         }
     }
-    offer(pick);
+    for (std::size_t i = 0; i < pp; ++i) {
+        take(i);
+        options(static_cast<int>(i), mine, choices_[i]);
+        if (choices_[i].empty()) return;
+    }
+    any_fits_ = true;
+    combine(0);
+}
+
+// A stage's work, after the first chunks of the earlier stages on the way down and back, is a path.
+bool Solver::path_excludes(std::size_t stage) const {
+    double prefix = current_.options[0].tail;
+    for (std::size_t i = 0; i < stage; ++i) {
+        const StageOption& o = current_.options[i];
+        const Range& r = current_.chunks[i];
+        double t[3];
+        chunk_times(r, i == 0, false, o.full, o.selective, t);
+        prefix += t[0] + t[1] + t[2] + 2.0 * link(static_cast<int>(i), r.end);
+    }
+    return prefix + mesh_.shape.num_micro * current_.options[stage].work() >= limit_;
+}
+
+// Every combination of the stages' choices.
+void Solver::combine(std::size_t stage) {
+    if (stage == current_.options.size()) return offer(current_);
+    for (const StageOption& o : choices_[stage]) {
+        work_ += kWorkOfOption;
+        if (stopped_ || work_ >= work_limit_ || cancelled()) {
+            stopped_ = true;
+            return;
+        }
+        current_.options[stage] = o;
+        if (!path_excludes(stage)) combine(stage + 1);
+    }
 }
 
 // Every cut where there are few of them (middle chunks hold a layer); else the first chunk has x <= q layers,
@@ -52,6 +75,7 @@ void Solver::solve_interleaved() {
     const int count = pp_ * v_, middle = count - 2;
     current_.chunks.resize(static_cast<std::size_t>(count));
     current_.options.resize(static_cast<std::size_t>(pp_));
+    choices_.resize(static_cast<std::size_t>(pp_));
     std::vector<int> sizes(static_cast<std::size_t>(count));
     double cuts = 1.0;  // binomial(layers - middle + count - 1, count - 1)
     for (int k = 1; k < count; ++k) cuts = cuts * (num_layers_ - middle + k) / k;

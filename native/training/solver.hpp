@@ -113,6 +113,10 @@ class Solver {
     }
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
     double memory(int stage, std::span<const Range> chunks, int full, int selective) const;
+    int least_selective(int stage, std::span<const Range> chunks, int full, int largest, int hint) const;
+    template <typename Visit>
+    void each_choice(int stage, std::span<const Range> chunks, const Visit& visit) const;
+    void options(int stage, std::span<const Range> chunks, std::vector<StageOption>& out) const;
     StageOption timed(std::span<const Range> chunks, int stage, int full, int selective) const;
     void chunk_times(const Range& r, bool first, bool last, int full, int selective, double out[3]) const;
 
@@ -139,6 +143,8 @@ class Solver {
     void solve_interleaved();
     void all_layouts(std::vector<int>& sizes, std::size_t chunk, int left);
     void try_layout(std::span<const int> sizes);
+    bool path_excludes(std::size_t stage) const;
+    void combine(std::size_t stage);
 
     const MeshCost& mesh_;
     std::span<const double> boundary_;
@@ -160,6 +166,7 @@ class Solver {
     std::vector<double> entry_, least_, peak_;  // [stage][layers done]
     std::vector<double> stage_end_, f_, b_, w_, l_;
     Pick current_;
+    std::vector<std::vector<StageOption>> choices_;  // of each stage of a layout
 };
 
 }  // namespace optalloc::training

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 namespace optalloc::training {
 
@@ -84,8 +85,9 @@ StageOption Solver::timed(std::span<const Range> chunks, int stage, int full, in
     o.full = full;
     o.selective = selective;
     o.feasible = true;
-    double reduce = 0.0, gather = 0.0, update = 0.0;
+    double reduce = 0.0, gather = 0.0, update = 0.0, plain = 0.0;
     const auto add = [&](const LayerCost& hi, const LayerCost& lo) {
+        plain += hi.backward - lo.backward;
         reduce += hi.reduce - lo.reduce;
         gather += hi.gather - lo.gather;
         update += hi.update - lo.update;
@@ -103,8 +105,9 @@ StageOption Solver::timed(std::span<const Range> chunks, int stage, int full, in
         if (first) add(mesh_.layer.front(), LayerCost{});
         if (last) add(mesh_.layer.back(), LayerCost{});
     }
-    // The last micro-batch's backward hides part of the reduction, the first forward part of the gather.
-    o.tail = std::max(0.0, reduce - mesh_.overlap * (o.backward + o.weight)) +
+    // One micro-batch's backward, without recomputation, hides part of the reduction, its forward part of
+    // the gather.
+    o.tail = std::max(0.0, reduce - mesh_.overlap * (plain + o.weight)) +
              std::max(0.0, gather - mesh_.overlap * o.forward) + update;
     if (pp_ > 1 && (stage == 0 || stage == pp_ - 1)) o.tail += mesh_.tied;
     return o;
@@ -118,44 +121,99 @@ StageOption Solver::fixed_option(int stage, std::span<const Range> chunks, int f
     return o;
 }
 
-// The recomputation of least extra time that fits. Event time and tail never fall when a backward grows
-// (a longer operation cannot end a longest path earlier, and hides at most what it adds), so least extra
-// time is optimal for the stage.
-StageOption Solver::option(int stage, std::span<const Range> chunks) const {
+// The fewest layers recomputed in their core that fit beside `full` whole ones, or -1. One more takes no more
+// memory unless its working set is the largest so far, so between such layers memory only falls. `hint` is where
+// the search begins.
+int Solver::least_selective(int stage, std::span<const Range> chunks, int full, int largest, int hint) const {
+    const auto fits = [&](int count) { return memory(stage, chunks, full, count) <= mesh_.capacity; };
+    if (fits(0)) return 0;
+    const auto working_set = [&](int count) {
+        double most = 0.0;
+        for (const Range& r : chunks) {
+            const int from = std::min(r.end, r.begin + full), to = std::min(r.end, from + count);
+            most = std::max(most, chain_.largest(chain_.scratch_selective, static_cast<std::size_t>(from),
+                                                 static_cast<std::size_t>(to)));
+        }
+        return most;
+    };
+    for (int low = 1; low <= largest - full;) {
+        int high = largest - full;  // the last count with the working set of `low`
+        const double set = working_set(low);
+        if (working_set(high) > set) {
+            high = low;
+            while (working_set(high + 1) <= set) ++high;
+        }
+        int count = std::clamp(hint, low, high);
+        if (!fits(count)) count = high;
+        if (fits(count)) {
+            while (count > low && fits(count - 1)) --count;
+            return count;
+        }
+        low = high + 1;
+    }
+    return -1;
+}
+
+// Calls visit(full, selective) for each choice that fits and of which no smaller one does.
+template <typename Visit>
+void Solver::each_choice(int stage, std::span<const Range> chunks, const Visit& visit) const {
     int largest = 0;
     for (const Range& r : chunks) largest = std::max(largest, r.size());
     const int rule = mesh_.recompute_rule;
-    if (rule >= 1 && rule <= 3) {
-        double bytes;
-        return fixed_option(stage, chunks, rule == 3 ? largest : 0, rule == 2 ? largest : 0, &bytes);
+    if (rule > 0) {  // none, all in their core, all whole; then equal counts on every stage, rule - 4 whole
+        const int full = rule == 3 ? largest : rule >= 4 ? std::min(largest, rule - 4) : 0;
+        const int selective = rule == 2 ? largest : 0;
+        if (memory(stage, chunks, full, selective) <= mesh_.capacity) visit(full, selective);
+        return;
     }
-    if (rule >= 4) {  // equal counts on every stage: rule - 4 layers of each chunk in full
-        double bytes;
-        return fixed_option(stage, chunks, std::min(largest, rule - 4), 0, &bytes);
-    }
-    const auto fits = [&](int full, int selective) {
-        return memory(stage, chunks, full, selective) <= mesh_.capacity;
-    };
-    if (fits(0, 0)) return timed(chunks, stage, 0, 0);
-    // With more layers recomputed whole, fewer need the selective kind: one pass over both counts.
-    StageOption best;
-    double best_backward = kInf;
-    int selective = largest;
+    int hint = largest;  // with more layers recomputed whole, fewer need the other kind
     for (int full = 0; full <= largest; ++full) {
-        selective = std::min(selective, largest - full);
-        if (!fits(full, selective)) {  // the working set of a layer recomputed whole is new
-            selective = largest - full;
-            if (!fits(full, selective)) continue;
-        }
-        while (selective > 0 && fits(full, selective - 1)) --selective;
-        const StageOption o = timed(chunks, stage, full, selective);
-        if (o.backward < best_backward) {
-            best_backward = o.backward;
-            best = o;
-        }
-        if (selective == 0) break;  // more full layers only add time
+        const int selective = least_selective(stage, chunks, full, largest, hint);
+        if (selective < 0) continue;
+        visit(full, selective);
+        if (selective == 0) return;  // more whole layers only add time
+        hint = selective;
     }
+}
+
+// The recomputation of least extra time that fits. The tail does not depend on it, and event time never falls
+// when a backward grows, so with one chunk least extra time is optimal for the stage.
+StageOption Solver::option(int stage, std::span<const Range> chunks) const {
+    StageOption best;
+    each_choice(stage, chunks, [&](int full, int selective) {
+        const StageOption o = timed(chunks, stage, full, selective);
+        if (!best.feasible || o.backward < best.backward) best = o;
+    });
     return best;
+}
+
+// With several chunks: every choice that fits, but those as slow as another in each chunk.
+void Solver::options(int stage, std::span<const Range> chunks, std::vector<StageOption>& out) const {
+    out.clear();
+    std::vector<std::vector<double>> times;  // backward of each chunk
+    each_choice(stage, chunks, [&](int full, int selective) {
+        std::vector<double> own;
+        for (const Range& r : chunks) {
+            double t[3];
+            chunk_times(r, false, false, full, selective, t);
+            own.push_back(t[1]);
+        }
+        const auto no_slower = [](const std::vector<double>& a, const std::vector<double>& b) {
+            return std::equal(a.begin(), a.end(), b.begin(), std::less_equal<>());
+        };
+        for (const auto& other : times) {
+            if (no_slower(other, own)) return;
+        }
+        for (std::size_t k = times.size(); k-- > 0;) {
+            if (!no_slower(own, times[k])) continue;
+            times.erase(times.begin() + static_cast<std::ptrdiff_t>(k));
+            out.erase(out.begin() + static_cast<std::ptrdiff_t>(k));
+        }
+        times.push_back(std::move(own));
+        out.push_back(timed(chunks, stage, full, selective));
+    });
+    std::sort(out.begin(), out.end(),
+              [](const StageOption& a, const StageOption& b) { return a.backward < b.backward; });
 }
 
 double Solver::event_value(std::span<const Range> chunks, std::span<const StageOption> options,

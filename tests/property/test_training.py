@@ -139,24 +139,16 @@ def _compare(schedule: int, count: int, seed: int) -> None:
     assert 0.3 * count < solved < 0.95 * count
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zb-h1")])
+@pytest.mark.parametrize("schedule", range(len(SCHEDULES)), ids=SCHEDULES)
 def test_kernel_equals_brute_force(schedule: int) -> None:
-    """1,000 meshes a schedule of up to 8 layers and 4 stages with memory from too little to plenty:
-    the same time, or nothing fits.
+    """1,000 meshes a schedule of up to 8 layers and 4 stages (with several chunks a stage 2 or 3)
+    and memory from too little to plenty: the same time, or nothing fits.
     """
     _compare(schedule, 1000, seed=1)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="several chunks a stage: least extra time is not always the best choice"
-)
-def test_interleaved_kernel_equals_brute_force() -> None:
-    """The same with two or three chunks a stage."""
-    _compare(INTERLEAVED, 3000, seed=1)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", [SCHEDULES.index(s) for s in ("gpipe", "1f1b", "zb-h1")])
+@pytest.mark.parametrize("schedule", range(len(SCHEDULES)), ids=SCHEDULES)
 def test_kernel_equals_brute_force_on_many(schedule: int) -> None:
-    """20,000 meshes a schedule."""
-    _compare(schedule, 20_000, seed=2)
+    """5,000 meshes a schedule."""
+    _compare(schedule, 5_000, seed=2)

@@ -175,10 +175,9 @@ def run_paced(plan: TrainingPlan, *, timeout_s: float) -> PaceRun:
     def clock(scale: float) -> tuple[float, list[list[tuple[int, int, int, float]]]]:
         import numpy as np
 
-        times = [np.array(values) * scale for values in (forward, backward, weight)]
-        ends, orders = _native.run_schedule(
-            schedule, pp, rounds, count, *times, np.zeros(pp * rounds - 1)
-        )
+        f, b, w = (np.array(values) * scale for values in (forward, backward, weight))
+        links = np.zeros(pp * rounds - 1)
+        ends, orders = _native.run_schedule(schedule, pp, rounds, count, f, b, w, links)
         return max(ends), orders
 
     time_scale = PACE_STEP_S / clock(1.0)[0]

@@ -104,7 +104,7 @@ class FlowProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     pointer=f"$.links[{index}]",
                     fix=f"number nodes from 0 to {len(self.nodes) - 1}",
                 )
-            if not 0.0 <= link.bandwidth_bytes_per_s or not 0.0 <= link.latency_s:
+            if not link.bandwidth_bytes_per_s >= 0.0 or not link.latency_s >= 0.0:
                 raise InputError(
                     "a bandwidth or latency is negative or not a number",
                     pointer=f"$.links[{index}]",

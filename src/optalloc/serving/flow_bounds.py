@@ -70,12 +70,8 @@ def refute_by_covers(
         (t, k) for t, kind in enumerate(kinds) for k in useful_lengths(kind.table, flow) if k > 0
     ]
     if not items:
-        return CoverWitness(
-            flow_tokens_per_s=flow, tables=(), counts=(), prices=()
-        )
-    weights = np.array(
-        [part_weight(kinds[t].table[k - 1], flow) for t, k in items], dtype=np.int32
-    )
+        return CoverWitness(flow_tokens_per_s=flow, tables=(), counts=(), prices=())
+    weights = np.array([part_weight(kinds[t].table[k - 1], flow) for t, k in items], dtype=np.int32)
     lengths = np.array([k for _, k in items], dtype=np.float64)
     kind_of = np.array([t for t, _ in items])
     counts = np.array([len(kind.nodes) for kind in kinds], dtype=np.float64)

@@ -150,9 +150,7 @@ def in_a_row(
         length = k
         if spare > 0:  # a shorter range must not pass less: T need not fall with k
             for shorter in range(max(1, k - spare), k):
-                if all(
-                    kinds[t].table[shorter - 1] >= kinds[t].table[k - 1] for t in members
-                ):
+                if all(kinds[t].table[shorter - 1] >= kinds[t].table[k - 1] for t in members):
                     length = shorter
                     break
             spare -= k - length

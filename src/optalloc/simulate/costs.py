@@ -253,10 +253,12 @@ class _Book:
         return self.stage_sum("state_bytes", stage) + buffers + logits + max(scratch)
 
     def tail(self, stage: int) -> Tail:
-        """The backwards of one micro-batch hide reductions, its forwards hide gathering."""
+        """One micro-batch's backwards without recomputation hide reductions, its forwards
+        gathering.
+        """
         overlap, own = self.real("overlap"), self.of_stage(stage)
         forward = sum(self.forward_s(c) for c in own)
-        backward = sum(self.backward_s(c) + self.sum("weight_s", c) for c in own)
+        backward = self.stage_sum("backward_s", stage) + self.stage_sum("weight_s", stage)
         tied = self.strategy.pp > 1 and stage in (0, self.strategy.pp - 1)
         return Tail(
             reduce_s=max(0.0, self.stage_sum("reduce_s", stage) - overlap * backward),

@@ -128,9 +128,7 @@ def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
         T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap *
         backward) + ...
 
-    (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds: each extra
-    second
-    adds m seconds of work and hides at most one second of reduction.
+    (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds work.
     """
     counts = cost.type_counts
     m = cost.num_microbatches(meshes)

@@ -82,14 +82,14 @@ def choices(rule: int, largest: int) -> list[Recompute]:
 class _Stage(msgspec.Struct, frozen=True):
     """The recomputations of one stage that fit, times of its chunks and its tail, seconds.
 
-    ``backward_s`` has shape (choices, v) and ``tail_s`` (choices,).
+    ``backward_s`` has shape (choices, v).
     """
 
     rules: list[Recompute]
     forward_s: Array
     backward_s: Array
     weight_s: Array
-    tail_s: Array
+    tail_s: float
 
 
 def _stage(ledger: Ledger, stage: int, runs: Sequence[Run]) -> _Stage:
@@ -104,7 +104,7 @@ def _stage(ledger: Ledger, stage: int, runs: Sequence[Run]) -> _Stage:
         np.array([ledger.total("forward_s", c, run) for c, run in pairs]),
         np.array([[ledger.backward_s(c, run, rule) for c, run in pairs] for rule in rules]),
         np.array([ledger.total("weight_s", c, run) for c, run in pairs]),
-        np.array([ledger.tail_s(stage, runs, rule) for rule in rules]),
+        ledger.tail_s(stage, runs),
     )
 
 
@@ -115,7 +115,6 @@ class _Block(msgspec.Struct, frozen=True):
     stages: list[_Stage]
     picks: NDArray[np.int64]
     times: tuple[Array, Array, Array, Array]
-    tails: Array
 
     def recompute(self, column: int) -> tuple[Recompute, ...]:
         return tuple(s.rules[k] for s, k in zip(self.stages, self.picks[:, column], strict=True))
@@ -140,7 +139,6 @@ def _block(ledger: Ledger, sizes: tuple[int, ...], stages: list[_Stage], links: 
             wide[1],
             np.repeat(links.reshape(-1, 1), count, 1),
         ),
-        np.stack([s.tail_s[k] for s, k in zip(stages, picks, strict=True)]),
     )
 
 
@@ -179,7 +177,8 @@ def _better(ledger: Ledger, blocks: list[_Block], best: Optimum | None) -> Optim
     """The best configuration of some blocks, if it is better than ``best``."""
     times = [np.concatenate([b.times[k] for b in blocks], axis=1) for k in range(4)]
     ends = stage_ends(ledger.schedule, ledger.pp, ledger.m, *times)
-    values = (ends + np.concatenate([b.tails for b in blocks], axis=1)).max(axis=0)
+    tails = [np.tile([[s.tail_s] for s in b.stages], (1, b.picks.shape[1])) for b in blocks]
+    values = (ends + np.concatenate(tails, axis=1)).max(axis=0)
     column = int(values.argmin())
     if best is not None and values[column] >= best.step_s:
         return best

@@ -298,7 +298,7 @@ class _Builder:
     def _tail(self, i: int) -> dict[str, float]:
         """What stays visible behind the last operation of a stage."""
         overlap = float(self.tables.real("overlap")[0])
-        backward = self._sum(i, "backward_s") + self._sum(i, "weight_s") + self._again_s(i)
+        backward = self._sum(i, "backward_s") + self._sum(i, "weight_s")
         reduce = max(0.0, self._sum(i, "reduce_s") - overlap * backward)
         gather = max(0.0, self._sum(i, "gather_s") - overlap * self._sum(i, "forward_s"))
         pp = self.strategy.pp

@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 Run = tuple[int, int]
 """First layer and number of layers of a chunk."""
 
+_TAIL_FIELDS = ("reduce_s", "gather_s", "update_s", "forward_s", "backward_s", "weight_s")
+
 
 class Ledger:
     """One mesh: ``row`` of the tables, the layer types of the chain and what crosses its cuts."""
@@ -121,19 +123,17 @@ class Ledger:
         scratch = max(self.scratch_bytes(run, rule) for run in runs)
         return state + float(held.max()) + logits + scratch
 
-    def tail_s(self, stage: int, runs: Sequence[Run], rule: Recompute) -> float:
+    def tail_s(self, stage: int, runs: Sequence[Run]) -> float:
         """What follows the last operation of a stage, seconds.
 
-        One micro-batch's backwards hide gradient reduction and its forwards hide weight gathering.
+        One micro-batch's backwards, without what they recompute, hide gradient reduction, and its
+        forwards hide weight gathering.
         """
         pairs = list(zip(self.stage_chunks(stage), runs, strict=True))
-        sums = {
-            name: sum(self.total(name, c, run) for c, run in pairs)
-            for name in ("reduce_s", "gather_s", "update_s", "forward_s", "weight_s")
-        }
-        backward = sums["weight_s"] + sum(self.backward_s(c, run, rule) for c, run in pairs)
+        sums = {name: sum(self.total(name, c, run) for c, run in pairs) for name in _TAIL_FIELDS}
         overlap = self.real["overlap"]
-        tail = max(0.0, sums["reduce_s"] - overlap * backward)
+        hiding = overlap * (sums["backward_s"] + sums["weight_s"])
+        tail = max(0.0, sums["reduce_s"] - hiding)
         tail += max(0.0, sums["gather_s"] - overlap * sums["forward_s"]) + sums["update_s"]
         ends = self.pp > 1 and stage in (0, self.pp - 1)
         return tail + (self.real["tied_s"] if ends else 0.0)
@@ -152,7 +152,7 @@ class Ledger:
         """Step time without the fixed part, seconds: the last stage to end with its tail."""
         runs = self.runs(layers_per_chunk)
         ends = self.ends_s(runs, rules)
-        tails = [self.tail_s(i, runs[i :: self.pp], rules[i]) for i in range(self.pp)]
+        tails = [self.tail_s(i, runs[i :: self.pp]) for i in range(self.pp)]
         return max(end + tail for end, tail in zip(ends, tails, strict=True))
 
     def ends_s(self, runs: Sequence[Run], rules: Sequence[Recompute]) -> list[float]:

@@ -43,6 +43,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -261,7 +262,8 @@ class Search:
         leaders = self._leaders()
         tables.reals[:, REAL_FIELDS.index("bound")] = bounds
         tables.reals[:, REAL_FIELDS.index("weight")] = weights
-        answers = self._call(
+        kernel = partial(
+            _native.solve_meshes,
             tables.ints,
             tables.reals,
             tables.layers,
@@ -276,6 +278,7 @@ class Search:
             work_limit,
             self.cancel,
         )
+        answers = self._call(kernel)
         for k, (outcome, value, bound, leaves, layers, full, selective) in enumerate(answers):
             self.nodes += leaves
             if outcome in PRUNED_NAMES:
@@ -297,10 +300,10 @@ class Search:
             elapsed = time.perf_counter() - self.begin
             self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
 
-    def _call(self, *arguments: object) -> list[_Answer]:
+    def _call(self, kernel: Callable[[], list[_Answer]]) -> list[_Answer]:
         """The native search in a thread, so that the stop rule and the keyboard can end it."""
         answers: list[_Answer] = []
-        thread = threading.Thread(target=lambda: answers.extend(_native.solve_meshes(*arguments)))
+        thread = threading.Thread(target=lambda: answers.extend(kernel()))
         thread.start()
         try:
             while thread.is_alive():

@@ -13,9 +13,10 @@ Rules (those of the export targets)
         interleaved with v >= 2 chunks where pp | num_microbatches
     every stage but the first and the last holds a layer
 
-Inside a mesh the exact inner search chooses the cuts and the recomputation; interleaved cuts are
-those with any first and last chunk and middle chunks of q or q + 1 layers, the longer ones in one
-run.
+Inside a mesh the exact inner search chooses the cuts and the recomputation: all cuts, but of those
+with several chunks a stage, where there are more than 1,000, the ones with q layers in each middle
+chunk and at most q in the first and in the last. One rule of recomputation for all stages
+("equal"): as many layers of each chunk, up to two more than the mean chunk has.
 """
 
 from __future__ import annotations

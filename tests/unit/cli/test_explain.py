@@ -33,7 +33,13 @@ def test_table_shows_time_memory_and_margins(path: str, capsys: pytest.CaptureFi
     """Within 100 columns, the findings first."""
     assert main(["explain", path]) == 0
     shown = capsys.readouterr().out
-    parts = ["limits it:", "Where the time goes", "Memory, the tightest", "What a little more", "--replan"]
+    parts = [
+        "limits it:",
+        "Where the time goes",
+        "Memory, the tightest",
+        "What a little more",
+        "--replan",
+    ]
     places = [shown.index(part) for part in parts]
     assert places == sorted(places)
     assert max(map(len, shown.splitlines())) <= 100

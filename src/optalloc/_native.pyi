@@ -1,0 +1,96 @@
+"""Types of the native kernels; see native/bindings.cpp."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Ints = NDArray[np.int32]
+_Longs = NDArray[np.int64]
+_Reals = NDArray[np.float64]
+_Bytes = NDArray[np.uint8]
+
+# -- training ----------------------------------------------------------------------------------------
+
+class ShapeCache:
+    def __init__(self) -> None: ...
+
+# (outcome, value, bound, leaves, layers per chunk, full, selective) of each mesh.
+def solve_meshes(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    groups: _Longs,
+    sequence: _Ints,
+    boundary: _Reals,
+    cache: ShapeCache,
+    leader_groups: Sequence[int],
+    leader_values: Sequence[float],
+    num_leaders: int,
+    ceiling: float,
+    work_limit: int,
+    cancel: _Ints,
+    /,
+) -> list[tuple[int, float, float, int, list[int], list[int], list[int]]]: ...
+
+# (value, bytes of each stage, end of each stage)
+def evaluate_mesh(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    layers_per_chunk: Sequence[int],
+    full: Sequence[int],
+    selective: Sequence[int],
+    /,
+) -> tuple[float, list[float], list[float]]: ...
+
+# (end of each stage, its operations as (pass, chunk, micro-batch, start))
+def run_schedule(
+    schedule: int,
+    num_stages: int,
+    chunks_per_stage: int,
+    num_micro: int,
+    forward: _Reals,
+    backward: _Reals,
+    weight: _Reals,
+    link: _Reals,
+    /,
+) -> tuple[list[float], list[list[tuple[int, int, int, float]]]]: ...
+def held_vectors(
+    schedule: int, num_stages: int, chunks_per_stage: int, num_micro: int, stage: int, /
+) -> list[int]: ...
+
+# -- assignment --------------------------------------------------------------------------------------
+
+# (status, value, units, bound, nodes, multipliers, scale, witness bound)
+def solve_assignment(
+    costs: _Longs,
+    loads: _Longs,
+    capacities: _Longs,
+    allowed: _Bytes,
+    watch: Callable[[int, int | None, list[int] | None, int], bool],
+    seed: int = 0,
+) -> tuple[int, int | None, list[int] | None, int, int, list[int], int, int]: ...
+
+# -- serving -----------------------------------------------------------------------------------------
+
+def cheapest_covers(weights: _Ints, costs: _Reals, cost: _Reals, choice: _Ints, /) -> None: ...
+def improve_placement(
+    throughput: _Reals,
+    links: _Reals,
+    source: _Reals,
+    sink: _Reals,
+    num_layers: int,
+    partial: bool,
+    ranges: _Ints,
+    seed: int,
+    steps: int,
+    target: float,
+    hot: float,
+    cold: float,
+    seconds: float,
+    cancel: _Ints,
+    /,
+) -> tuple[float, int]: ...

@@ -10,7 +10,7 @@ _Longs = NDArray[np.int64]
 _Reals = NDArray[np.float64]
 _Bytes = NDArray[np.uint8]
 
-# -- training ----------------------------------------------------------------------------------------
+# -- training --
 
 class ShapeCache:
     def __init__(self) -> None: ...
@@ -62,7 +62,7 @@ def held_vectors(
     schedule: int, num_stages: int, chunks_per_stage: int, num_micro: int, stage: int, /
 ) -> list[int]: ...
 
-# -- assignment --------------------------------------------------------------------------------------
+# -- assignment --
 
 # (status, value, units, bound, nodes, multipliers, scale, witness bound)
 def solve_assignment(
@@ -74,7 +74,7 @@ def solve_assignment(
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int, list[int], int, int]: ...
 
-# -- serving -----------------------------------------------------------------------------------------
+# -- serving --
 
 def cheapest_covers(weights: _Ints, costs: _Reals, cost: _Reals, choice: _Ints, /) -> None: ...
 def improve_placement(

@@ -26,8 +26,8 @@ void Solver::set_window(double limit) {
     largest_ = largest;
     const std::size_t n = static_cast<std::size_t>(std::max(0, slack())) + 1;
     const std::size_t cells = static_cast<std::size_t>(pp_) * n * n;
-    known_.assign(cells <= kMemoCells ? cells : 0, 0);
-    if (memo_.size() < known_.size()) memo_.resize(known_.size());
+    remembers_ = cells <= kMemoCells;
+    if (remembers_) memo_.start(cells);
 }
 
 Solver::Sizes Solver::begins(int stage) const {
@@ -47,17 +47,17 @@ Solver::Sizes Solver::sizes(int stage, int begin) const {
 
 const StageOption& Solver::single(int stage, int begin, int size) {
     const Range r{begin, begin + size};
-    if (known_.empty()) return loose_ = option(stage, std::span<const Range>(&r, 1));
+    if (!remembers_) return loose_ = option(stage, std::span<const Range>(&r, 1));
     // begin and size each lie in a window as wide as the slack.
     const std::size_t n = static_cast<std::size_t>(slack()) + 1;
     const auto from = static_cast<std::size_t>(begin - std::max(0, num_layers_ - (pp_ - stage) * largest_));
     const auto short_by = static_cast<std::size_t>(largest_ - size);
     const std::size_t key = (static_cast<std::size_t>(stage) * n + from) * n + short_by;
-    if (!known_[key]) {
-        known_[key] = 1;
-        memo_[key] = option(stage, std::span<const Range>(&r, 1));
+    if (memo_.stamps[key] != memo_.now) {
+        memo_.stamps[key] = memo_.now;
+        memo_.options[key] = option(stage, std::span<const Range>(&r, 1));
     }
-    return memo_[key];
+    return memo_.options[key];
 }
 
 // Time from a stage's first operation to the end of the step that its own work alone forces, without the
@@ -253,37 +253,46 @@ bool Solver::follow_tables(double limit, Pick& pick) {
     return done == num_layers_;
 }
 
-// Is there a cut of which every stage fits? Dropping a stage's last layer never needs more memory, so the ends
-// that it can reach from a begin have no holes. In a chain of equal layers dropping the first one needs no more
-// either: stages that take as many layers as they can hold reach the last layer if any cut does. In others
-// the layer that follows may be one that the stage cannot hold, and every begin counts.
+// The largest stage that fits from this begin on, or -1. Dropping the last layer never needs more memory.
+int Solver::largest_fit(int stage, int begin) const {
+    const auto holds = [&](int size) {
+        const Range r{begin, begin + size};
+        return any_choice(stage, std::span<const Range>(&r, 1));
+    };
+    int low = least(stage), high = num_layers_ - begin - std::max(0, pp_ - 2 - stage);
+    if (high < low || !holds(low)) return -1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (holds(middle)) low = middle; else high = middle - 1;
+    }
+    return low;
+}
+
+// Is there a cut of which every stage fits? Stages that take as many layers as they can hold end behind those of
+// any cut, since dropping the first layers needs no more memory either. Two things spoil this: a stage that
+// cannot hold the next layer, though it could an earlier one, and one that recomputes a fixed number of
+// layers, which may then be others. With them every begin counts.
 bool Solver::fits() const {
-    const auto n = static_cast<std::size_t>(num_layers_);
-    const bool equal = chain_.run_end.front() == n;
-    std::vector<char> begins(n + 1, 0), ends;
+    if (mesh_.recompute_rule < 4 || chain_.run_end.front() == static_cast<std::size_t>(num_layers_)) {
+        int done = 0, size = 0;
+        for (int i = 0; i < pp_ && size >= 0; ++i) {
+            size = largest_fit(i, done);
+            done += size;
+        }
+        if (size >= 0) return done == num_layers_;
+    }
+    std::vector<char> begins(static_cast<std::size_t>(num_layers_) + 1, 0), ends;
     begins[0] = 1;
     for (int i = 0; i < pp_; ++i) {
-        const int least = i == 0 || i == pp_ - 1 ? 0 : 1;
-        ends.assign(n + 1, 0);
-        for (int begin = num_layers_; begin >= 0; --begin) {
+        ends.assign(begins.size(), 0);
+        for (int begin = 0; begin <= num_layers_; ++begin) {
             if (!begins[static_cast<std::size_t>(begin)]) continue;
-            const auto holds = [&](int size) {
-                const Range r{begin, begin + size};
-                return option(i, std::span<const Range>(&r, 1)).feasible;
-            };
-            const int most = num_layers_ - begin - std::max(0, pp_ - 2 - i);
-            if (most < least || !holds(least)) continue;
-            int low = least, high = most;  // the largest size that fits
-            while (low < high) {
-                const int middle = (low + high + 1) / 2;
-                if (holds(middle)) low = middle; else high = middle - 1;
-            }
-            std::fill(ends.begin() + begin + least, ends.begin() + begin + low + 1, 1);
-            if (equal) break;
+            const int size = largest_fit(i, begin);
+            if (size >= 0) std::fill(ends.begin() + begin + least(i), ends.begin() + begin + size + 1, 1);
         }
         begins.swap(ends);
     }
-    return begins[n] != 0;
+    return begins.back() != 0;
 }
 
 void Solver::solve_single() {

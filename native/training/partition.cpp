@@ -32,17 +32,12 @@ ShapeFacts& ShapeCache::get(const Shape& s) {
     return *slot;
 }
 
-Answer solve_mesh(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-                  ShapeFacts& facts, double floor, double threshold, std::int64_t work_limit,
-                  const int* cancel) {
-    return Solver(mesh, sequence, boundary, facts).solve(floor, threshold, work_limit, cancel);
-}
-
 double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
                 ShapeFacts& facts, std::span<const int> layers_per_chunk, std::span<const int> full,
                 std::span<const int> selective, std::span<double> stage_bytes,
                 std::span<double> stage_end) {
-    Solver solver(mesh, sequence, boundary, facts);
+    Memo memo;
+    Solver solver(mesh, sequence, boundary, facts, memo);
     const auto pp = static_cast<std::size_t>(mesh.shape.num_stages);
     std::vector<Range> chunks;
     int done = 0;
@@ -65,6 +60,7 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
                                 std::vector<Leader>& leaders, std::size_t num_leaders,
                                 const int* cancel) {
     std::vector<Answer> answers(input.meshes.size());
+    Memo memo;
     for (std::size_t k = 0; k < input.meshes.size(); ++k) {
         const std::int64_t group = input.groups[k];
         const auto mine = std::find_if(leaders.begin(), leaders.end(),
@@ -79,8 +75,8 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         }
         const double threshold = goal == kInf ? kInf : goal / input.weights[k] - input.fixed[k];
         const double floor = input.bounds[k] / input.weights[k] - input.fixed[k];
-        answer = solve_mesh(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), floor, threshold,
-                            input.work_limit, cancel);
+        Solver solver(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), memo);
+        answer = solver.solve(floor, threshold, input.work_limit, cancel);
         answer.bound = input.weights[k] * (answer.bound + input.fixed[k]);
         if (answer.layers_per_chunk.empty()) continue;
         answer.value = input.weights[k] * (answer.value + input.fixed[k]);

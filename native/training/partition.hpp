@@ -73,11 +73,6 @@ class ShapeCache {
     std::map<std::tuple<int, int, int, int>, std::unique_ptr<ShapeFacts>> facts_;
 };
 
-// Finds the best partition of value < threshold, or proves there is none. `floor` is a known lower bound.
-Answer solve_mesh(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-                  ShapeFacts& facts, double floor, double threshold, std::int64_t work_limit,
-                  const int* cancel);
-
 // Value and memory of one written configuration. Returns the step time (with tails); infinity when it does
 // not fit. `stage_bytes` gets the peak of every stage.
 double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,

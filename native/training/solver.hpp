@@ -27,6 +27,8 @@ struct Chain {
     std::vector<LayerCost> at;
     std::vector<double> scratch_full, scratch_selective;  // of each layer
     std::vector<std::size_t> run_end;                     // first layer of another type behind each layer
+    bool equal_cores = true;                              // one working set of the core for all layers
+    bool whole_is_least = true;                           // no layer keeps less than when recomputed whole
 
     Chain(const MeshCost& mesh, std::span<const int> sequence) {
         at.resize(sequence.size() + 1);
@@ -55,6 +57,8 @@ struct Chain {
             }
             scratch_full[e] = cost.scratch_full;
             scratch_selective[e] = cost.scratch_selective;
+            equal_cores = equal_cores && cost.scratch_selective == scratch_selective[0];
+            whole_is_least = whole_is_least && cost.held_full <= std::min(cost.held, cost.held_selective);
         }
         for (std::size_t& end : run_end) end = end == 0 ? sequence.size() : end;
     }
@@ -72,13 +76,32 @@ struct Range {
     int size() const { return end - begin; }
 };
 
+// Options of stages with one chunk, each valid where its stamp is the present one; storage that outlives a mesh.
+struct Memo {
+    std::vector<StageOption> options;
+    std::vector<std::uint32_t> stamps;
+    std::uint32_t now = 0;
+
+    void start(std::size_t cells) {
+        if (options.size() < cells) {
+            options.resize(cells);
+            stamps.resize(cells, 0);
+        }
+        if (++now == 0) {
+            std::fill(stamps.begin(), stamps.end(), 0);
+            now = 1;
+        }
+    }
+};
+
 class Solver {
   public:
     Solver(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
-           ShapeFacts& facts)
+           ShapeFacts& facts, Memo& memo)
         : mesh_(mesh),
           boundary_(boundary),
           facts_(facts),
+          memo_(memo),
           chain_(mesh, sequence),
           num_layers_(static_cast<int>(sequence.size())),
           pp_(mesh.shape.num_stages),
@@ -112,10 +135,11 @@ class Solver {
         return 2 * static_cast<std::int64_t>(repeats ? std::min(m, 3 * pp_) : m) * chunks;
     }
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
-    double memory(int stage, std::span<const Range> chunks, int full, int selective) const;
+    double memory(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;
     int least_selective(int stage, std::span<const Range> chunks, int full, int largest, int hint) const;
     template <typename Visit>
     void each_choice(int stage, std::span<const Range> chunks, const Visit& visit) const;
+    bool any_choice(int stage, std::span<const Range> chunks) const;
     void options(int stage, std::span<const Range> chunks, std::vector<StageOption>& out) const;
     StageOption timed(std::span<const Range> chunks, int stage, int full, int selective) const;
     void chunk_times(const Range& r, bool first, bool last, int full, int selective, double out[3]) const;
@@ -129,6 +153,8 @@ class Solver {
     Sizes begins(int stage) const;
     Sizes sizes(int stage, int begin) const;
     const StageOption& single(int stage, int begin, int size);
+    int least(int stage) const { return stage == 0 || stage == pp_ - 1 ? 0 : 1; }
+    int largest_fit(int stage, int begin) const;
     bool fits() const;
     bool suffix_tables(double limit);
     double own_path(int stage, const StageOption& o) const;
@@ -149,6 +175,7 @@ class Solver {
     const MeshCost& mesh_;
     std::span<const double> boundary_;
     ShapeFacts& facts_;
+    Memo& memo_;
     Chain chain_;
     int num_layers_, pp_, v_;
     double round_ = 0.0;
@@ -160,8 +187,7 @@ class Solver {
     const int* cancel_ = nullptr;
     bool stopped_ = false, any_fits_ = false;
     int largest_ = -1;  // layers of the largest stage worth looking at
-    std::vector<StageOption> memo_;
-    std::vector<char> known_;
+    bool remembers_ = false;
     StageOption loose_;
     std::vector<double> entry_, least_, peak_;  // [stage][layers done]
     std::vector<double> stage_end_, f_, b_, w_, l_;

@@ -17,7 +17,7 @@ double Solver::link(int chunk, int layers_done) const {
                 : mesh_.link_latency_far + factor * mesh_.link_transfer_far;
 }
 
-double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective) const {
+double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective, bool working) const {
     double state = 0.0, scratch = 0.0;
     double held[2][64];
     for (std::size_t c = 0; c < chunks.size(); ++c) {
@@ -45,6 +45,7 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         }
         held[0][c] = kept;
         held[1][c] = all;
+        if (!working) continue;
         scratch = std::max({scratch, chain_.largest(chain_.scratch_full, b, c1),
                             chain_.largest(chain_.scratch_selective, c1, c2)});
     }
@@ -138,10 +139,12 @@ int Solver::least_selective(int stage, std::span<const Range> chunks, int full, 
     };
     for (int low = 1; low <= largest - full;) {
         int high = largest - full;  // the last count with the working set of `low`
-        const double set = working_set(low);
-        if (working_set(high) > set) {
-            high = low;
-            while (working_set(high + 1) <= set) ++high;
+        if (!chain_.equal_cores) {
+            const double set = working_set(low);
+            if (working_set(high) > set) {
+                high = low;
+                while (working_set(high + 1) <= set) ++high;
+            }
         }
         int count = std::clamp(hint, low, high);
         if (!fits(count)) count = high;
@@ -154,7 +157,7 @@ int Solver::least_selective(int stage, std::span<const Range> chunks, int full, 
     return -1;
 }
 
-// Calls visit(full, selective) for each choice that fits and of which no smaller one does.
+// Calls visit(full, selective) for each choice that fits and of which no smaller one does, until it is true.
 template <typename Visit>
 void Solver::each_choice(int stage, std::span<const Range> chunks, const Visit& visit) const {
     int largest = 0;
@@ -166,12 +169,15 @@ void Solver::each_choice(int stage, std::span<const Range> chunks, const Visit& 
         if (memory(stage, chunks, full, selective) <= mesh_.capacity) visit(full, selective);
         return;
     }
+    if (chain_.whole_is_least && memory(stage, chunks, 0, 0) > mesh_.capacity &&
+        memory(stage, chunks, largest, 0, false) > mesh_.capacity) {
+        return;  // not even with every layer recomputed whole in no space at all
+    }
     int hint = largest;  // with more layers recomputed whole, fewer need the other kind
     for (int full = 0; full <= largest; ++full) {
         const int selective = least_selective(stage, chunks, full, largest, hint);
         if (selective < 0) continue;
-        visit(full, selective);
-        if (selective == 0) return;  // more whole layers only add time
+        if (visit(full, selective) || selective == 0) return;  // more whole layers only add time
         hint = selective;
     }
 }
@@ -183,8 +189,15 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
     each_choice(stage, chunks, [&](int full, int selective) {
         const StageOption o = timed(chunks, stage, full, selective);
         if (!best.feasible || o.backward < best.backward) best = o;
+        return false;
     });
     return best;
+}
+
+bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
+    bool found = false;
+    each_choice(stage, chunks, [&](int, int) { return found = true; });
+    return found;
 }
 
 // With several chunks: every choice that fits, but those as slow as another in each chunk.
@@ -202,7 +215,7 @@ void Solver::options(int stage, std::span<const Range> chunks, std::vector<Stage
             return std::equal(a.begin(), a.end(), b.begin(), std::less_equal<>());
         };
         for (const auto& other : times) {
-            if (no_slower(other, own)) return;
+            if (no_slower(other, own)) return false;
         }
         for (std::size_t k = times.size(); k-- > 0;) {
             if (!no_slower(own, times[k])) continue;
@@ -211,6 +224,7 @@ void Solver::options(int stage, std::span<const Range> chunks, std::vector<Stage
         }
         times.push_back(std::move(own));
         out.push_back(timed(chunks, stage, full, selective));
+        return false;
     });
     std::sort(out.begin(), out.end(),
               [](const StageOption& a, const StageOption& b) { return a.backward < b.backward; });

@@ -124,7 +124,7 @@ def solve_exact(
             f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
         )
         return journal.finish(Termination.INFEASIBLE, witness=witness, message=why)
-    if units is not None:
+    if units is not None and value is not None:
         journal.offer(units, value)
     journal.raise_bound(bound)
     if status == _Status.STOPPED:

@@ -62,20 +62,15 @@ def path_bounds(work: Work, schedule: Ints, v: Ints, pp: Ints, m: Ints, layers: 
     Let S be the work of one micro-batch and R its way down and back over all links.
 
     - Stage i does m times its own work: T >= m S / pp, and T >= m n t for the stage with the most
-      layers,
-      n >= ceil(layers / pp), each at least t.
+      layers, n >= ceil(layers / pp), each at least t.
     - One chunk a stage, undivided backward: own work behind that of all earlier stages gives
       S <= T (1 - (1 - 1/m)^pp). The round trip with the stage's other work gives T >= R + c_i .
-      work_i with
-      c = m - w_i forwards, m - 1 input gradients and at least m - pp weight gradients, w_i <=
-      min(m, pp);
-      that holds for the mean stage and for the one with the most layers.
+      work_i with c = m - w_i forwards, m - 1 input gradients and at least m - pp weight gradients,
+      w_i <= min(m, pp); that holds for the mean stage and for the one with the most layers.
     - Several chunks: before stage i starts, the first chunks of the earlier stages ran, and after
-      it their
-      backwards; those but the first hold at least q layers, q = ceil(layers / (pp v)), or one where
-      all cuts
-      are tried. The mean over the stages and the last middle stage, which has v q layers, are
-      bounds.
+      it their backwards; those but the first hold at least q layers, q = ceil(layers / (pp v)), or
+      one where all cuts are tried. The mean over the stages and the last middle stage, which has v
+      q layers, are bounds.
     """
     mf, stages = m.astype(np.float64), pp.astype(np.float64)
     least = work.least_forward_s + work.least_backward_s + work.least_weight_s
@@ -197,8 +192,7 @@ class ShapeFacts:
         seconds.
 
         The estimate takes equal stages under 1F1B with sharded optimizer states, everything stored
-        or
-        everything recomputed, and is infinite where that does not fit. It orders the search and
+        or everything recomputed, and is infinite where that does not fit. It orders the search and
         proves nothing.
         """
         cost, shapes, table, row = self.cost, self.shapes, self.table, self.row

@@ -40,8 +40,7 @@ def estimate(
     ----------
     strategy : Strategy, optional
         Default: one device. Empty ``layers_per_chunk`` spreads the layers evenly, empty
-        ``recompute``
-        stores every activation.
+        ``recompute`` stores every activation.
 
     Raises
     ------

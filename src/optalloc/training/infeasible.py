@@ -19,8 +19,7 @@ def explain_infeasible(
     """A smallest conflicting set (in words) and fixes, each checked by a search of its own.
 
     The set is irreducible: without any one of its members there is a plan. Members are each pin and
-    each
-    forbidden value, the memory of a device, the number of devices, and the target time.
+    each forbidden value, the memory of a device, the number of devices, and the target time.
 
     Complexity: one feasibility search for each pin and fix, about twenty more for amounts.
     """

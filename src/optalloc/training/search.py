@@ -3,39 +3,33 @@
 Formulation
 -----------
 Sets: meshes x in the space X (:mod:`optalloc.training.space`); stages i = 0..pp-1; layers e =
-0..L-1.
-Variables: the mesh; cuts 0 = e_0 <= e_1 <= ... = L of the chain of layers; (a_i, b_i), the layers
-of stage i
-recomputed whole and in their attention core.
+0..L-1. Variables: the mesh; cuts 0 = e_0 <= e_1 <= ... = L of the chain of layers; (a_i, b_i), the
+layers of stage i recomputed whole and in their attention core.
 
     minimise   weight(x) * ( max_i ( end_i + tail_i ) + fixed )
     subject to end_i   the event time of the schedule with stage times F_i, B_i(a_i, b_i)
-    pipeline.cpp
+                       (native/training/pipeline.cpp)
                tail_i  gradient reduction and weight gathering that stay visible, optimizer
-               partition.cpp
+                       (stage.cpp, as the memory)
                states_i + max over time of held activations + logits + scratch <= capacity
-               partition.cpp
 
 Why it is exact
 ---------------
 1. Shapes are taken in the order of a bound of O(1) work and refined where bounds leave something
-   (bounds.py);
-   the search ends when the next bound is not below the incumbent.
-2. In a mesh, the least extra time that fits is the best recomputation of a stage, because no
-   operation that
-   grows longer can end a longest path earlier. So cuts alone are searched.
+   (bounds.py); the search ends when the next bound is not below the incumbent.
+2. In a mesh, no operation that grows longer can end a longest path earlier, and the tail does not
+   depend on recomputation. So with one chunk a stage the least extra time that fits is best and
+   cuts alone are searched; with several, every choice that is not slower in each chunk than
+   another.
 3. Cuts are searched depth first under two path bounds of the fixed order of operations (`own_path`
-   and
-   `turn_path` in partition.cpp) and an event simulation of the stages cut so far, behind which a
-   micro-batch
-   only takes the least time it can; tables over suffixes cut every branch that cannot end below a
-   cap, and the
-   cap rises until it admits a partition. What is left is evaluated by the event time itself.
+   and `turn_path` in cuts.cpp) and an event simulation of the stages cut so far, behind which
+   a micro-batch only takes the least time it can; tables over suffixes cut every branch that cannot
+   end below a cap, and the cap rises until it admits a partition. What is left is evaluated by the
+   event time itself.
 
 Assumptions: the cost model is the truth, and ties within 1e-9 are equal. A mesh whose search is
-long is put off
-and taken up again with more work; if that is stopped, the result says LIMIT and gives the bound
-proven.
+long is put off and taken up again with more work; if that is stopped, the result says LIMIT and
+gives the bound proven.
 """
 
 from __future__ import annotations
@@ -91,8 +85,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a search knows when it ends.
 
     ``found`` holds the best plan of each of the leading combinations of degrees, best first.
-    ``bound``
-    is proven for the whole space. ``stopped`` is True if something below the best was left open.
+    ``bound`` is proven for the whole space. ``stopped`` is True if something below the best was
+    left open.
     """
 
     found: tuple[Found, ...]

@@ -41,8 +41,8 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Sequences of one micro-batch on one data-parallel replica.
     layers_per_chunk : tuple of int
         Layers of each of the ``pp * virtual_stages`` chunks in model order (empty: spread evenly);
-        the embedding comes
-        with the first and the head with the last. Chunk ``c`` runs on stage ``c % pp``.
+        the embedding comes with the first and the head with the last. Chunk ``c`` runs on stage ``c
+        % pp``.
     recompute : tuple of Recompute
         One entry a stage.
     """

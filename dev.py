@@ -341,7 +341,8 @@ def _sanitized(env: dict[str, str]) -> int:
         "PYTHONPATH": os.pathsep.join([str(target), str(packages)]),
     }
     base = Path(sys.base_exec_prefix) / "bin" / "python3"
-    words: list[object] = [base, "-m", "pytest", "-k", KERNELS, "-m", NOT_HERE]
+    # Nothing is captured: a report is written just before the process ends.
+    words: list[object] = [base, "-m", "pytest", "-s", "-k", KERNELS, "-m", NOT_HERE]
     return _run_all({"pytest (sanitized)": words}, checked)
 
 

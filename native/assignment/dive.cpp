@@ -24,6 +24,7 @@ double draw(std::uint64_t& state) {
 Diver::Diver(const Instance& instance, Int scale, Control& control)
     : instance_(&instance),
       scale_(scale),
+      ceiling_(cost_ceiling(instance)),
       control_(&control),
       improver_(instance),
       pairs_(static_cast<std::size_t>(instance.num_units)) {}
@@ -35,7 +36,7 @@ void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector
     double gain = 1.0, total = 0.0;
     for (int step = 0; step < rule.steps; ++step) {
         for (std::size_t j = 0; j < n; ++j) {
-            rounded_[j] = std::llround(std::max(lambda[j], 0.0) * static_cast<double>(scale_));
+            rounded_[j] = scaled_multiplier(lambda[j], ceiling_, scale_);
         }
         std::fill(cover_.begin(), cover_.end(), 0);
         gain /= kMemory;

@@ -38,7 +38,7 @@ class Diver {
     void place(const DiveRule& rule);
 
     const Instance* instance_;
-    Int scale_;
+    Int scale_, ceiling_;
     Control* control_;
     double regret_ = 1.0;
     Knapsack knapsack_;

@@ -1,6 +1,7 @@
 #include "assignment/instance.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace optalloc::assignment {
@@ -67,6 +68,11 @@ Int cost_ceiling(const Instance& instance) {
         total += high;
     }
     return total;
+}
+
+Int scaled_multiplier(double multiplier, Int ceiling, Int scale) {
+    const double high = 2.0 * (static_cast<double>(ceiling) + 1.0);
+    return std::llround(std::clamp(multiplier, 0.0, high) * static_cast<double>(scale));
 }
 
 }  // namespace optalloc::assignment

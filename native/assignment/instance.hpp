@@ -43,6 +43,10 @@ Normal normalise(std::span<const Int> costs, std::span<const Int> loads, std::sp
 // The largest cost an assignment can have, sum_j max_{i allowed} c_ij.
 Int cost_ceiling(const Instance& instance);
 
+// A multiplier as an integer. Below the cheapest cost (0) or far above every assignment's cost none can help; clamping
+// keeps all sums within 64 bits.
+Int scaled_multiplier(double multiplier, Int ceiling, Int scale);
+
 // Division that rounds up, right for negative numerators; the denominator is positive.
 constexpr Int ceil_div(Int numerator, Int denominator) {
     return numerator / denominator + (numerator % denominator > 0 ? 1 : 0);

@@ -1,7 +1,6 @@
 #include "assignment/search.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace optalloc::assignment {
@@ -38,13 +37,10 @@ bool Search::offer(const Assignment& candidate) {
     return true;
 }
 
-// Multipliers below the cheapest cost (0) or far above every assignment's cost cannot help; clamping keeps
-// all sums within 64 bits.
 void Search::round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const {
-    const double high = 2.0 * (static_cast<double>(ceiling_) + 1.0);
     rounded.resize(multiplier.size());
     for (std::size_t j = 0; j < multiplier.size(); ++j) {
-        rounded[j] = std::llround(std::clamp(multiplier[j], 0.0, high) * static_cast<double>(scale_));
+        rounded[j] = scaled_multiplier(multiplier[j], ceiling_, scale_);
     }
 }
 

@@ -329,13 +329,19 @@ def _sanitized(env: dict[str, str]) -> int:
         "read the compiler's message above.",
         env,
     )  # fmt: skip
-    command = [compiler, "-print-file-name=libasan.so"]
-    library = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    # The C++ library too: the sanitizer looks for its exceptions when the process starts.
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"],
+            env=env, capture_output=True, text=True, check=True,
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]  # fmt: skip
     # Packages are found through PYTHONPATH, which skips the editable install's hook: the sanitized
     # build comes first. Python itself leaks by design, so only the kernels' errors are looked for.
     packages = VENV / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     checked = env | {
-        "LD_PRELOAD": library.stdout.strip(),
+        "LD_PRELOAD": ":".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONPATH": os.pathsep.join([str(target), str(packages)]),

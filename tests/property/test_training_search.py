@@ -64,6 +64,10 @@ def _cluster(random: np.random.Generator, model_bytes: float) -> Cluster:
     group = msgspec.structs.replace(group, device=device)
     if group.devices == 4 and random.random() < 0.5:
         group = msgspec.structs.replace(group, devices=2, count=2, domain=2)
+    if random.random() < 0.3:  # slower than the network
+        link = group.node_link
+        slow = msgspec.structs.replace(link, bandwidth_bytes_per_s=1e9, latency_s=1e-4)
+        group = msgspec.structs.replace(group, node_link=slow)
     return msgspec.structs.replace(cluster, nodes=(group,))
 
 
@@ -85,10 +89,6 @@ def _every_mesh(cost: CostModel, zeros: list[int], schedules: list[Schedule]) ->
             range(1, cost.num_layers + 3),
             schedules,
         ):
-            if pp == 1 and schedule != "1f1b":
-                continue  # one stage runs the same steps under every name
-            if zero and dp * cp == 1 and tp <= ep:
-                continue  # nothing to shard
             if shard and (not zero or shard == 1 or shard >= dp * cp):
                 continue  # the same as sharding over all replicas, or over none
             if pp * v > cost.num_layers + 2:
@@ -138,7 +138,7 @@ def _compare(seed: int, count: int, folder: Path) -> None:
         one = Meshes(**{name: np.ones(1, np.int64) for name in Meshes.__struct_fields__})
         states = sum(float(v[0] @ whole.type_counts) for v in whole.state_bytes(one).values())
         cluster = _cluster(random, states)
-        names = {"1f1b", *random.choice(SCHEDULES, 2, replace=False).tolist()}
+        names = set(random.choice(SCHEDULES, random.integers(2, 4), replace=False).tolist())
         schedules: list[Schedule] = [s for s in get_args(Schedule) if s in names]
         zeros = sorted(random.choice(4, 2, replace=False).tolist())
         cost = CostModel(model, cluster, workload)

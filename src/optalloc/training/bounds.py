@@ -25,7 +25,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One micro-batch over all stages without recomputation, and the least of one layer; arrays,
     seconds.
 
-    ``link_s`` is one crossing of the nearest kind of boundary.
+    ``link_s`` is at most one crossing of any boundary.
     """
 
     forward_s: Array
@@ -128,7 +128,7 @@ def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
     counts = cost.type_counts
     m = cost.num_microbatches(meshes)
     parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
-    work = Work.of(cost, parts, tables.real("latency_near_s") + tables.real("transfer_near_s"))
+    work = Work.of(cost, parts, _least_link_s(cost, tables))
     overlap = tables.real("overlap")
     backward = work.backward_s + work.weight_s
     tails = tables.field("update_s") @ counts
@@ -137,6 +137,14 @@ def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
     bound = path_bounds(work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers)
     mean = (m * work.total_s + tails) / meshes.pp
     return np.maximum(bound, mean) + tables.real("fixed_s")
+
+
+def _least_link_s(cost: CostModel, tables: MeshTables) -> Array:
+    """The cheapest crossing of any boundary, seconds: the network may be the faster link."""
+    least = float(cost.boundary.min())
+    near = tables.real("latency_near_s") + least * tables.real("transfer_near_s")
+    far = tables.real("latency_far_s") + least * tables.real("transfer_far_s")
+    return np.minimum(near, far)
 
 
 def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDArray[np.bool_]:
@@ -161,8 +169,9 @@ class ShapeFacts:
         self.m = cost.num_microbatches(shapes)
         self.table, self.row = cost.layer_costs(shapes)
         table = self.table
-        near = np.full(len(table.forward_s), cost.network.levels[0].latency_s)
-        self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), near)
+        hop_s = min(level.latency_s for level in cost.network.levels)
+        hops = np.full(len(table.forward_s), hop_s)
+        self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
 
     def work(self, rows: Ints | slice = slice(None)) -> Work:
         """Times of some shapes."""

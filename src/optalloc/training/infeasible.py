@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import TypeVar
+
 import msgspec
 
 from optalloc.cost.model import SCHEDULES, CostModel
@@ -11,6 +15,8 @@ from optalloc.training.search import Search
 from optalloc.training.space import RECOMPUTE_RULES, Limits, Space
 
 _GIB = 2**30
+_Number = TypeVar("_Number", int, float)
+_Entry = tuple[str, str]  # "pin" or "forbid", and the name of the decision
 
 
 def explain_infeasible(
@@ -23,41 +29,45 @@ def explain_infeasible(
 
     Complexity: one feasibility search for each pin and fix, about twenty more for amounts.
     """
-    limits = space.limits
-    kept = limits
+    limits = kept = space.limits
     conflict: list[str] = []
     fixes: list[Fix] = []
+    blocking: list[_Entry] = []
     for kind in ("pin", "forbid"):
-        for name, values in getattr(limits, kind).items():
+        for name in getattr(limits, kind):
             fewer = kept.without(kind, name)
             if not _feasible(cost, fewer, ceiling_s):
                 kept = fewer
+                blocking.append((kind, name))
                 continue
-            conflict.append(f"--{kind} {_word(name, values)}")
-            alone = limits.without(kind, name)
-            if _feasible(cost, alone, ceiling_s):
-                fixes.append(Fix(what=f"drop --{kind} {_word(name, values)}"))
+            conflict.append(_word(limits, kind, name))
+            if _feasible(cost, limits.without(kind, name), ceiling_s):
+                fixes.append(Fix(what=f"drop {conflict[-1]}"))
+
+    def add_fix(what: str, price: str, changed: CostModel, ceiling: float = ceiling_s) -> None:
+        if _feasible(changed, kept, ceiling):
+            words = _to_drop(changed, limits, kept, blocking, ceiling)
+            fixes.append(Fix(what=", ".join([what, *words]), cost=price))
+
+    spaces = (limits, kept) if blocking else (limits,)  # rather with all pins than without some
     room = cost.device.memory_bytes
     if _feasible(_with_memory(cost, 1 << 60), kept, ceiling_s):
         conflict.append(f"{room / _GIB:.4g} GiB of memory on each device")
-        more = _least_memory(cost, limits, ceiling_s)
-        if more is not None:
-            extra = (more - room) / _GIB
-            fixes.append(
-                Fix(what=f"{more / _GIB:.4g} GiB per device", cost=f"{extra:.3g} GiB more on each")
-            )
+        gib = _first_of(_least_gib(cost, some, ceiling_s) for some in spaces)
+        if gib is not None:
+            larger = _with_memory(cost, math.ceil(gib * _GIB))
+            add_fix(f"{gib:g} GiB per device", f"{gib - room / _GIB:.3g} GiB more on each", larger)
     if ceiling_s < float("inf") and _feasible(cost, kept, float("inf")):
         conflict.append(f"a step of at most {ceiling_s:.4g} s")
-        best = _best(cost, limits)
+        best = _first_of(_best(cost, some) for some in spaces)
         if best is not None:
-            fixes.append(
-                Fix(what=f"a target of {best:.4g} s", cost=f"{best - ceiling_s:.3g} s more a step")
-            )
-    devices = _more_devices(cost, limits, ceiling_s)
+            goal = _rounded_up(best)
+            add_fix(f"a target of {goal:g} s", f"{goal - ceiling_s:.3g} s more a step", cost, goal)
+    have = cost.cluster.num_devices
+    devices = _first_of(_more_devices(cost, some, ceiling_s) for some in spaces)
     if devices is not None:
-        have = cost.cluster.num_devices
         conflict.append(f"{have} devices")
-        fixes.append(Fix(what=f"{devices} devices", cost=f"{devices - have} more"))
+        add_fix(f"{devices} devices", f"{devices - have} more", _with_devices(cost, devices))
     if not conflict:
         conflict.append(
             f"global batch {cost.workload.global_batch}, sequence length "
@@ -66,14 +76,44 @@ def explain_infeasible(
     return tuple(conflict), tuple(fixes)
 
 
-def _word(name: str, values: tuple[int, ...]) -> str:
+def _to_drop(
+    cost: CostModel, limits: Limits, kept: Limits, blocking: list[_Entry], ceiling_s: float
+) -> list[str]:
+    """Limits that have to go as well, in words: those that conflict among themselves.
+
+    ``kept`` is feasible under the changed cost model; what of the rest fits beside it is put back.
+    """
+    words = []
+    for kind, name in blocking:
+        entries = getattr(kept, kind) | {name: getattr(limits, kind)[name]}
+        more = msgspec.structs.replace(kept, **{kind: entries})
+        if _feasible(cost, more, ceiling_s):
+            kept = more
+        else:
+            words.append(f"without {_word(limits, kind, name)}")
+    return words
+
+
+def _word(limits: Limits, kind: str, name: str) -> str:
     """A limit as it was typed."""
+    values = [str(value) for value in getattr(limits, kind)[name]]
     if name == "schedule":
-        return f"{name}={','.join(SCHEDULES[v] for v in values)}"
+        values = [SCHEDULES[int(value)] for value in values]
     if name == "recompute":
-        words = {number: word for word, number in RECOMPUTE_RULES.items()}
-        return f"{name}={','.join(words[v] for v in values)}"
-    return f"{name}={','.join(str(v) for v in values)}"
+        words = {str(number): word for word, number in RECOMPUTE_RULES.items()}
+        values = [words[value] for value in values]
+    return f"--{kind} {name}={','.join(values)}"
+
+
+def _rounded_up(value: float) -> float:
+    """To four significant digits, upward: what is printed must be enough."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.6g}")
+
+
+def _first_of(values: Iterable[_Number | None]) -> _Number | None:
+    """The first that is a number."""
+    return next((value for value in values if value is not None), None)
 
 
 def _first(progress: Progress) -> bool:
@@ -101,8 +141,20 @@ def _with_memory(cost: CostModel, memory_bytes: int) -> CostModel:
     return CostModel(cost.model, cluster, cost.workload, name=cost.name)
 
 
-def _least_memory(cost: CostModel, limits: Limits, ceiling_s: float) -> int | None:
-    """The least memory per device that helps, to 1/16 GiB upward; None beyond 64 times."""
+def _with_devices(cost: CostModel, devices: int) -> CostModel:
+    group = cost.cluster.nodes[0]
+    grown = msgspec.structs.replace(group, count=devices // group.devices)
+    cluster = msgspec.structs.replace(
+        cost.cluster, name=f"{devices}x{group.device.name}", nodes=(grown,)
+    )
+    return CostModel(cost.model, cluster, cost.workload, name=cost.name)
+
+
+def _least_gib(cost: CostModel, limits: Limits, ceiling_s: float) -> float | None:
+    """The least memory per device that helps, GiB, to a sixteenth or to four digits upward.
+
+    None beyond 64 times.
+    """
     low = cost.device.memory_bytes
     high = low
     for _ in range(6):
@@ -119,35 +171,25 @@ def _least_memory(cost: CostModel, limits: Limits, ceiling_s: float) -> int | No
             high = middle
         else:
             low = middle
-    rounded = -(-high // step) * step
-    return rounded if _feasible(_with_memory(cost, rounded), limits, ceiling_s) else high
+    return _rounded_up(high / _GIB)
 
 
 def _more_devices(cost: CostModel, limits: Limits, ceiling_s: float) -> int | None:
     """The fewest whole nodes that help, up to 64 times as many; None beyond."""
-    group = cost.cluster.nodes[0]
-    have = cost.cluster.num_devices
-
-    def larger(nodes: int) -> CostModel:
-        grown = msgspec.structs.replace(group, count=nodes)
-        cluster = msgspec.structs.replace(
-            cost.cluster, name=f"{nodes * group.devices}x{group.device.name}", nodes=(grown,)
-        )
-        return CostModel(cost.model, cluster, cost.workload, name=cost.name)
-
-    low = max(1, have // group.devices)
+    each = cost.cluster.nodes[0].devices
+    low = max(1, cost.cluster.num_devices // each)
     high = low
     for _ in range(6):
         high *= 2
-        if _feasible(larger(high), limits, ceiling_s):
+        if _feasible(_with_devices(cost, high * each), limits, ceiling_s):
             break
         low = high
     else:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if _feasible(larger(middle), limits, ceiling_s):
+        if _feasible(_with_devices(cost, middle * each), limits, ceiling_s):
             high = middle
         else:
             low = middle
-    return high * group.devices
+    return high * each

@@ -8,9 +8,10 @@ Rules (those of the export targets)
     2 cp | s for causal layers, cp | s for the others
     dp * micro_batch | global_batch
     ep | experts, ep | tp * cp * dp
-    zero_stage 0..3 where anything can be sharded, over all replicas or over those of one node
-    pp = 1: one schedule;  pp > 1: gpipe, 1f1b, zb-h1,
-        interleaved with v >= 2 chunks where pp | num_microbatches
+    zero_stage 0..3, over all replicas or over those of one node; where there is nothing to shard
+        only the least that is left, for all are the same
+    gpipe, 1f1b, zb-h1, interleaved with v >= 2 chunks where pp > 1 and pp | num_microbatches;
+        pp = 1: only 1f1b where it is left, for none of the others is better
     every stage but the first and the last holds a layer
 
 Inside a mesh the exact inner search chooses the cuts and the recomputation: all cuts, but of those
@@ -108,6 +109,12 @@ def _parse(words: list[str], flag: str) -> dict[str, tuple[int, ...]]:
                 f"{word!r} names no decision",
                 path=flag,
                 fix=f"did you mean {near[0]}=...?" if near else f"use one of {', '.join(PINNABLE)}",
+            )
+        if name == "recompute" and flag == "--forbid":
+            raise InputError(
+                "recompute cannot be forbidden: layers are counted, and each count is a choice",
+                path=flag,
+                fix="pin the rules that are left, for example --pin recompute=none,selective",
             )
         values = tuple(_value(name, part.strip(), flag) for part in text.split(","))
         limits[name] = limits.get(name, ()) + values
@@ -307,10 +314,13 @@ class Space:
         most_chunks = min(MAX_VIRTUAL_STAGES, self.num_layers + 2)
         schedules = [(ONE_F_ONE_B, 1), (GPIPE, 1), (ZB_H1, 1)]
         schedules += [(INTERLEAVED, v) for v in range(2, most_chunks + 1)]
+        one_stage = limits.allows("schedule", ONE_F_ONE_B)
         for schedule, v in schedules:
             if not (limits.allows("schedule", schedule) and limits.allows("virtual_stages", v)):
                 continue
-            fits = np.ones(len(shapes), bool) if schedule == ONE_F_ONE_B else pipelined
+            fits = pipelined
+            if schedule == ONE_F_ONE_B or not one_stage:
+                fits = np.ones(len(shapes), bool)
             if schedule == INTERLEAVED:
                 fits = divides & (shapes.pp * v <= self.num_layers + 2)
             for rule in rules:
@@ -322,10 +332,9 @@ class Space:
         group = shapes.dp * shapes.cp
         any_group = (group > 1) | (shapes.tp * group > shapes.ep)
         all_replicas, per_node = np.zeros(len(shapes), np.int64), self._node_shards(shapes)
-        for zero in range(4):
-            if not self.limits.allows("zero_stage", zero):
-                continue
-            rows = any_group if zero else np.ones(len(shapes), bool)
+        left = [zero for zero in range(4) if self.limits.allows("zero_stage", zero)]
+        for zero in left:
+            rows = np.ones(len(shapes), bool) if zero == left[0] else any_group
             yield zero, all_replicas, rows & self.limits.keep("shard_group", all_replicas)
             if zero:
                 rows = rows & (per_node > 0) & self.limits.keep("shard_group", per_node)

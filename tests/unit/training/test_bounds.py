@@ -1,0 +1,66 @@
+"""Bounds stay below the time of every configuration, on any links."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from optalloc.cluster.load import load_cluster
+from optalloc.cluster.topology import Cluster
+from optalloc.cost.model import CostModel
+from optalloc.model.load import load_model
+from optalloc.training.bounds import ShapeFacts, mesh_bounds
+from optalloc.training.estimate import build_plan, meshes_of
+from optalloc.training.solve import plan_training
+from optalloc.training.space import ONE_F_ONE_B
+from optalloc.training.strategy import Strategy
+from optalloc.workload import Training
+
+
+def _slow_nodes(name: str, *, devices: int) -> Cluster:
+    """Nodes of so many devices whose inner link is a hundred times slower than the network."""
+    cluster = load_cluster(name)
+    group = cluster.nodes[0]
+    slow = msgspec.structs.replace(
+        group.node_link,
+        bandwidth_bytes_per_s=group.network.bandwidth_bytes_per_s / 100.0,
+        latency_s=100.0 * group.network.latency_s,
+    )
+    count = cluster.num_devices // devices
+    group = msgspec.structs.replace(
+        group, node_link=slow, devices=devices, count=count, domain=devices
+    )
+    return msgspec.structs.replace(cluster, nodes=(group,))
+
+
+@pytest.mark.parametrize(
+    ("devices", "layers"), [(1, (1, 3, 4, 5, 6, 6, 6, 9)), (2, (5, 5, 5, 5, 5, 5, 5, 5))]
+)
+def test_a_network_faster_than_the_node_link_is_bounded(
+    devices: int, layers: tuple[int, ...]
+) -> None:
+    """A boundary between two nodes is crossed over the network, here the faster of the two."""
+    cluster = _slow_nodes("8xmi300x", devices=devices)
+    workload = Training(global_batch=6, sequence_length=128)
+    cost = CostModel(load_model("phi-4"), cluster, workload)
+    strategy = Strategy(pp=8, micro_batch=6, zero_stage=0, layers_per_chunk=layers)
+    time_s = build_plan(cost, strategy).step_time_s
+    meshes = meshes_of(strategy)
+    assert mesh_bounds(cost, meshes, cost.tables(meshes))[0] <= time_s
+    rows = meshes.tp - 1  # the one row
+    assert ShapeFacts(cost, meshes).bounds(ONE_F_ONE_B, 1, rows)[0] <= time_s
+    best = plan_training(
+        cost.model, cluster, workload, pin=["pp=8", "micro_batch=6", "schedule=1f1b"]
+    )
+    assert best.plan.step_time_s <= time_s * (1.0 + 1e-9)
+
+
+def test_the_short_output_of_a_decoder_is_bounded() -> None:
+    """Before a last stage that holds the head alone only the decoder's few tokens are sent."""
+    workload = Training(global_batch=2048, sequence_length=4096, decoder_sequence_length=16)
+    cluster = load_cluster("2xrtx-4090")
+    cost = CostModel(load_model("t5-3b"), cluster, workload)
+    strategy = Strategy(pp=2, micro_batch=2048, zero_stage=0, layers_per_chunk=(48, 0))
+    time_s = build_plan(cost, strategy).step_time_s
+    meshes = meshes_of(strategy)
+    assert mesh_bounds(cost, meshes, cost.tables(meshes))[0] <= time_s

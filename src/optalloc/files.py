@@ -161,6 +161,38 @@ def _structs(type_: Any) -> list[Any]:
     return []
 
 
+def known_only(data: Any, type_: Any) -> Any:
+    """``data`` less the keys that the structs of ``type_`` have not, at any depth.
+
+    That is how a file of a newer minor version is read: such a version only adds keys.
+    """
+    if isinstance(data, dict):
+        structs = [s for s in _structs(type_) if _has_tag(s, data)]
+        if not structs:
+            return {key: known_only(value, _item(type_)) for key, value in data.items()}
+        types_ = {f.encode_name: f.type for s in structs for f in msgspec.structs.fields(s)}
+        tags = {s.__struct_config__.tag_field for s in structs}
+        return {
+            key: known_only(value, types_.get(key))
+            for key, value in data.items()
+            if key in types_ or key in tags
+        }
+    if isinstance(data, list):
+        return [known_only(value, _item(type_)) for value in data]
+    return data
+
+
+def _item(type_: Any) -> Any:
+    """What a list or an object of this type holds; None if it is neither."""
+    inner = [a for a in typing.get_args(type_) if a is not Ellipsis]
+    return inner[-1] if inner else None
+
+
+def _has_tag(struct: Any, data: dict[str, Any]) -> bool:
+    config = struct.__struct_config__
+    return config.tag_field is None or data.get(config.tag_field) == config.tag
+
+
 def canonical_json(value: Any) -> str:
     """Sorted keys, one element a line, shortest round-trip floats, final newline."""
     plain = msgspec.to_builtins(value, str_keys=True)

@@ -18,7 +18,7 @@ class _Version(msgspec.Struct):
 
 
 def load_plan(path: str | os.PathLike[str]) -> TrainingPlan:
-    """Read a saved plan.
+    """Read a saved plan; keys that a newer minor version has added are passed over.
 
     Raises
     ------
@@ -36,4 +36,4 @@ def load_plan(path: str | os.PathLike[str]) -> TrainingPlan:
             pointer="$.format_version",
             fix="make the plan again with this release",
         )
-    return files.typed(data, TrainingPlan, path=str(path))
+    return files.typed(files.known_only(data, TrainingPlan), TrainingPlan, path=str(path))

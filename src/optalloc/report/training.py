@@ -352,7 +352,7 @@ def no_plan_line(result: TrainingResult) -> str:
     """That there is no plan, and whether this is proven."""
     if result.termination is Termination.INFEASIBLE:
         if len(result.conflict) > 1:
-            return "No plan exists (proven). These cannot all hold; leave out any one and the others can:"
+            return "No plan exists (proven). These cannot all hold; without any one they can:"
         return "No plan exists (proven). This cannot hold with this model, batch and cluster:"
     bound = result.bounds.dual
     known = (

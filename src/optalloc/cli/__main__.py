@@ -29,6 +29,7 @@ VERBS = {
 def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optalloc",
+        usage="optalloc [--help] [--version] [--debug] VERB ...",
         description="Find the globally optimal allocation of language-model computation, proven.",
         epilog="optalloc VERB --help explains one verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -94,7 +94,7 @@ class Keys:
     def missing(self, key: str) -> InputError:
         """The complaint about an absent key."""
         near = difflib.get_close_matches(key, self.data, 1, _SAME_WORD)
-        fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r} with its number"
+        fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r}"
         return self.error(key, f"the key {key!r} is missing", fix)
 
     def error(self, key: str, what: str, fix: str) -> InputError:

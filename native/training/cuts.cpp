@@ -312,6 +312,11 @@ void Solver::solve_single() {
     // partition is a proven bound, and the first one with a partition has the best one.
     double best = limit_, cap = tightest_;
     bool searched = false;
+    if (best < kInf && !suffix_tables(best)) {  // most meshes end here
+        tightest_ = best;
+        answer_.outcome = Outcome::kStageBound;
+        return;
+    }
     for (double step = 0.001;; step = std::min(1.0, step * 1.5)) {
         cap = std::min(cap * (1.0 + step), best);
         if (suffix_tables(cap)) {

@@ -1,6 +1,8 @@
 #include "training/partition.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "training/solver.hpp"
 
@@ -11,16 +13,44 @@ Answer Solver::solve(double floor, double threshold, std::int64_t work_limit, co
     limit_ = threshold;
     work_limit_ = work_limit;
     cancel_ = cancel;
+    if (crowded()) return answer_;
     if (v_ > 1) solve_interleaved(); else solve_single();
     answer_.bound = tightest_;
     if (stopped_) answer_.outcome = Outcome::kLimit;
     return answer_;
 }
 
+// True if the layers of one type alone are too many for all stages together: a stage that recomputes one of them
+// whole holds its working set and each layer's least, one that recomputes only cores the same of those.
+bool Solver::crowded() const {
+    for (std::size_t t = 1; t + 1 < mesh_.layer.size(); ++t) {
+        const LayerCost& cost = mesh_.layer[t];
+        const double core = std::min(cost.held, cost.held_selective);
+        double most = 0.0;
+        for (const int in_flight : facts_.in_flight) {
+            const auto layers = [&](double working, double held) {
+                const double each = std::max(cost.state + in_flight * held, 1e-300);
+                return std::floor(std::max(0.0, mesh_.capacity - working) / each * (1.0 + 1e-9));
+            };
+            most += std::max({layers(cost.scratch_full, std::min(core, cost.held_full)),
+                              layers(cost.scratch_selective, core), layers(0.0, cost.held)});
+        }
+        if (most < counts_[t]) return true;
+    }
+    return false;
+}
 
 ShapeFacts::ShapeFacts(const Shape& shape) : clock(shape) {
     for (int i = 0; i < shape.num_stages; ++i) {
         held.push_back(held_vectors(shape, i));
+        const auto v = static_cast<std::size_t>(shape.chunks_per_stage);
+        int most = 0;
+        for (std::size_t k = 0; k < held.back().size(); k += 2 * v) {
+            int least = std::numeric_limits<int>::max();
+            for (std::size_t c = k; c < k + v; ++c) least = std::min(least, held.back()[c] + held.back()[c + v]);
+            most = std::max(most, least);
+        }
+        in_flight.push_back(most);
         warmup.push_back(warmup_forwards(shape, i));
         trailing.push_back(trailing_weights(shape, i));
     }

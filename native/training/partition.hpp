@@ -59,6 +59,7 @@ struct ShapeFacts {
     explicit ShapeFacts(const Shape& shape);
     EventClock clock;
     std::vector<std::vector<int>> held;      // per stage, flattened vectors
+    std::vector<int> in_flight;              // per stage, micro-batches that each of its layers holds at least
     std::vector<int> warmup, trailing;       // per stage
 };
 

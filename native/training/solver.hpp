@@ -105,7 +105,9 @@ class Solver {
           chain_(mesh, sequence),
           num_layers_(static_cast<int>(sequence.size())),
           pp_(mesh.shape.num_stages),
-          v_(mesh.shape.chunks_per_stage) {
+          v_(mesh.shape.chunks_per_stage),
+          counts_(mesh.layer.size(), 0) {
+        for (const int type : sequence) ++counts_[static_cast<std::size_t>(type)];
         // One micro-batch down and back over all stages, without recomputation.
         const LayerCost &all = chain_.at.back(), &head = mesh.layer.back(), &tail = mesh.layer.front();
         round_ = all.forward + all.backward + head.forward + head.backward + tail.forward + tail.backward;
@@ -134,6 +136,7 @@ class Solver {
         const bool repeats = v_ == 1 && mesh_.shape.schedule != Schedule::kGpipe;
         return 2 * static_cast<std::int64_t>(repeats ? std::min(m, 3 * pp_) : m) * chunks;
     }
+    bool crowded() const;
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
     double memory(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;
     int least_selective(int stage, std::span<const Range> chunks, int full, int largest, int hint) const;
@@ -178,6 +181,7 @@ class Solver {
     Memo& memo_;
     Chain chain_;
     int num_layers_, pp_, v_;
+    std::vector<int> counts_;  // layers of each type
     double round_ = 0.0;
 
     double limit_ = kInf;      // only values below are wanted

@@ -96,7 +96,7 @@ class Meshes(msgspec.Struct, frozen=True, kw_only=True):
     def __len__(self) -> int:
         return len(self.tp)
 
-    def take(self, index: Ints | NDArray[np.bool_]) -> Meshes:
+    def take(self, index: Ints | NDArray[np.bool_] | slice) -> Meshes:
         """The meshes at these positions."""
         return Meshes(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
@@ -119,6 +119,13 @@ class MeshTables(msgspec.Struct, frozen=True, kw_only=True):
     def take(self, index: Ints) -> MeshTables:
         """The rows at these positions, copied."""
         return MeshTables(ints=self.ints[index], reals=self.reals[index], layers=self.layers[index])
+
+    def scheduled(self, meshes: Meshes) -> MeshTables:
+        """These rows for meshes that differ from theirs in schedule, chunks and recomputation."""
+        ints = self.ints.copy()
+        for name in ("schedule", "virtual_stages", "recompute_rule"):
+            ints[:, INT_FIELDS.index(name)] = getattr(meshes, name)
+        return MeshTables(ints=ints, reals=self.reals, layers=self.layers)
 
     def field(self, name: str) -> Array:
         """One field of all layer types, shape (n, types)."""

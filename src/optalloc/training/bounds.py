@@ -4,7 +4,7 @@ Shapes (tp, sequence parallelism, cp, pp, dp, ep, micro-batch) come first: :clas
 bounds every
 refinement of a shape, by its work, by its least memory, and by schedule. Meshes (a shape with ZeRO,
 shard
-group, schedule and chunks) follow: :func:`mesh_bounds` adds what is paid behind the last
+group, schedule and chunks) follow: :class:`MeshFacts` adds what is paid behind the last
 micro-batch.
 """
 
@@ -50,6 +50,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             least_weight_s=least[2],
             link_s=link_s,
         )
+
+    def take(self, rows: Ints | slice) -> Work:
+        """The rows at these positions."""
+        return Work(**{name: getattr(self, name)[rows] for name in self.__struct_fields__})
 
     @property
     def total_s(self) -> Array:
@@ -115,28 +119,43 @@ def _few_cuts(layers: int, pp: Ints, v: Ints) -> NDArray[np.bool_]:
     return few | small
 
 
-def mesh_bounds(cost: CostModel, meshes: Meshes, tables: MeshTables) -> Array:
-    """A lower bound of the step time of every mesh, seconds; O(types) each.
+class MeshFacts:
+    """What holds for every schedule of each sharded shape: work and what follows it; O(types) each.
 
-    The paths of :func:`path_bounds`, and the mean over the stages of work and tail,
-
-        T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap *
-        backward) + ...
-
-    (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds work.
+    Parameters
+    ----------
+    tables : MeshTables
+        Of ``meshes``; their schedules do not matter.
     """
-    counts = cost.type_counts
-    m = cost.num_microbatches(meshes)
-    parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
-    work = Work.of(cost, parts, _least_link_s(cost, tables))
-    overlap = tables.real("overlap")
-    backward = work.backward_s + work.weight_s
-    tails = tables.field("update_s") @ counts
-    tails = tails + np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
-    tails = tails + np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
-    bound = path_bounds(work, meshes.schedule, meshes.virtual_stages, meshes.pp, m, cost.num_layers)
-    mean = (m * work.total_s + tails) / meshes.pp
-    return np.maximum(bound, mean) + tables.real("fixed_s")
+
+    def __init__(self, cost: CostModel, meshes: Meshes, tables: MeshTables) -> None:
+        counts = cost.type_counts
+        self.num_layers = cost.num_layers
+        self.pp, self.m = meshes.pp, cost.num_microbatches(meshes)
+        parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
+        self.work = work = Work.of(cost, parts, _least_link_s(cost, tables))
+        overlap = tables.real("overlap")
+        backward = work.backward_s + work.weight_s
+        tails = tables.field("update_s") @ counts
+        tails += np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
+        tails += np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
+        self.mean_s: Array = (self.m * work.total_s + tails) / meshes.pp
+        self.fixed_s = tables.real("fixed_s")
+
+    def bounds(self, schedule: Ints, v: Ints, rows: Ints | slice = slice(None)) -> Array:
+        """A lower bound of the step time of the meshes of some rows, seconds.
+
+        The paths of :func:`path_bounds`, and the mean over the stages of work and tail,
+
+            T >= ( m S + sum tails ) / pp,     sum tails >= updates + max(0, reductions - overlap *
+            backward) + ...
+
+        (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds work.
+        """
+        work = self.work.take(rows)
+        paths = path_bounds(work, schedule, v, self.pp[rows], self.m[rows], self.num_layers)
+        bound: Array = np.maximum(paths, self.mean_s[rows]) + self.fixed_s[rows]
+        return bound
 
 
 def _least_link_s(cost: CostModel, tables: MeshTables) -> Array:
@@ -162,38 +181,49 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
 
 
 class ShapeFacts:
-    """What holds for every refinement of each shape: work, least memory, a guess of the time."""
+    """What holds for every refinement of each shape: work, least memory, a guess of the time.
 
-    def __init__(self, cost: CostModel, shapes: Meshes) -> None:
+    With ``pp``, numbers of stages of shape (columns,), the shapes are stems and what ``least`` and
+    ``memory`` return has the shape (stems, columns).
+    """
+
+    def __init__(self, cost: CostModel, shapes: Meshes, pp: Ints | None = None) -> None:
         self.cost, self.shapes = cost, shapes
+        self.pp = shapes.pp if pp is None else pp
         self.m = cost.num_microbatches(shapes)
         self.table, self.row = cost.layer_costs(shapes)
         table = self.table
         hop_s = min(level.latency_s for level in cost.network.levels)
         hops = np.full(len(table.forward_s), hop_s)
         self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
+        self._crossed = pp is not None
 
-    def work(self, rows: Ints | slice = slice(None)) -> Work:
-        """Times of some shapes."""
-        index = self.row[rows]
-        return Work(**{name: getattr(self.by_key, name)[index] for name in Work.__struct_fields__})
+    def _against_pp(self, values: Array | Ints) -> Array:
+        """Values of the shapes, such that they meet ``pp`` in every operation."""
+        return values[:, None] if self._crossed else values  # type: ignore[return-value]
 
     def bounds(self, schedule: int, v: int, rows: Ints) -> Array:
         """A bound of the step time of some shapes with this schedule, seconds."""
         pp = self.shapes.pp[rows]
         full = np.ones_like(pp)
         paths = path_bounds(
-            self.work(rows), schedule * full, v * full, pp, self.m[rows], self.cost.num_layers
+            self.by_key.take(self.row[rows]),
+            schedule * full,
+            v * full,
+            pp,
+            self.m[rows],
+            self.cost.num_layers,
         )
         return paths + self.cost.constants.fixed_s
 
     def least(self) -> Array:
         """A bound over all schedules, seconds."""
         key = self.by_key
-        one = (key.least_forward_s + key.least_backward_s + key.least_weight_s)[self.row]
-        layers = np.ceil(self.cost.num_layers / self.shapes.pp)
-        most = np.maximum(key.total_s[self.row] / self.shapes.pp, layers * one)
-        bound: Array = np.multiply(self.m, most, dtype=np.float64) + self.cost.constants.fixed_s
+        one = key.least_forward_s + key.least_backward_s + key.least_weight_s
+        m = self.m.astype(np.float64)
+        total = self._against_pp(m * key.total_s[self.row]) / self.pp
+        fullest = self._against_pp(m * one[self.row]) * np.ceil(self.cost.num_layers / self.pp)
+        bound: Array = np.maximum(total, fullest) + self.cost.constants.fixed_s
         return bound
 
     def memory(self) -> tuple[NDArray[np.bool_], Array]:
@@ -212,19 +242,21 @@ class ShapeFacts:
             (table.dense_parameters @ counts)[row],
             (table.expert_parameters @ counts)[row],
         )
-        held = (table.held_bytes @ counts)[row]
+        held = self._against_pp((table.held_bytes @ counts)[row])
         short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        again = (table.forward_s[:, 1:-1] @ counts[1:-1])[row]
+        again = self._against_pp((table.forward_s[:, 1:-1] @ counts[1:-1])[row])
         per = cost.states
         tied = cost.graph.tied_parameters / shapes.tp
         sharded = per.weights + per.gradients + per.optimizer
         least = (dense - tied) * sharded / group + expert * sharded / spread + short
-        room = (cost.device.memory_bytes - cost.constants.workspace_bytes) * shapes.pp
+        room = (cost.device.memory_bytes - cost.constants.workspace_bytes) * self.pp
         states = dense * (per.weights + per.gradients + per.optimizer / group)
         states += expert * (per.weights + per.gradients + per.optimizer / spread)
-        flying = np.minimum(self.m, shapes.pp)
-        steps = (self.m + shapes.pp - 1.0) / shapes.pp
-        work = self.by_key.total_s[row]
+        least, short, states = (self._against_pp(values) for values in (least, short, states))
+        m = self._against_pp(self.m)
+        flying = np.minimum(m, self.pp)
+        steps = (m + self.pp - 1.0) / self.pp
+        work = self._against_pp(self.by_key.total_s[row])
         guess = np.where(
             states + flying * held <= room,
             steps * work,

@@ -15,8 +15,8 @@ layers of stage i recomputed whole and in their attention core.
 
 Why it is exact
 ---------------
-1. Shapes are taken in the order of a bound of O(1) work and refined where bounds leave something
-   (bounds.py); the search ends when the next bound is not below the incumbent.
+1. Every shape has a bound of O(1) work; those it leaves are taken in its order and refined where
+   further bounds leave something (bounds.py), until the next bound is not below the incumbent.
 2. In a mesh, no operation that grows longer can end a longest path earlier, and the tail does not
    depend on recomputation. So with one chunk a stage the least extra time that fits is best and
    cuts alone are searched; with several, every choice that is not slower in each chunk than
@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -48,8 +48,8 @@ from optalloc import _native
 from optalloc.cost.model import REAL_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.bounds import ShapeFacts, memory_excludes, mesh_bounds
-from optalloc.training.space import INTERLEAVED, Space
+from optalloc.training.bounds import MeshFacts, ShapeFacts, memory_excludes
+from optalloc.training.space import INTERLEAVED, Space, joined, scheduled
 from optalloc.training.strategy import Recompute, Schedule, Strategy
 
 Array = NDArray[np.float64]
@@ -67,9 +67,9 @@ WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
 _POLL_S = 0.05
+_STEMS = 4096  # looked at at once, each with every number of stages
 _SEEDS = 24
-_ONE = np.ones(1, np.int64)
-_GUESSED = 50_000  # shapes for which a time is guessed at once
+_FEW_STAGES = {k << shift for k in (1, 3) for shift in range(12)}  # tried for the seeds
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
@@ -106,12 +106,12 @@ class Search:
         cost: CostModel,
         space: Space,
         *,
-        weight: Callable[[Meshes], Array] | None = None,
+        weight: Callable[[Ints], Array] | None = None,  # of one second, by number of devices
         leaders: int = 4,
         ceiling_s: float = np.inf,
     ) -> None:
         self.cost, self.space = cost, space
-        self.weight = weight or (lambda meshes: np.ones(len(meshes)))
+        self.weight = weight or (lambda num_devices: np.ones(num_devices.shape))
         self.num_leaders, self.ceiling_s = leaders, ceiling_s
         self.pruned: dict[str, int] = {}
         self.nodes = 0
@@ -128,110 +128,167 @@ class Search:
     def run(self, stop: StopRule | None = None, on_progress: OnProgress | None = None) -> Outcome:
         """Search the whole space, or until ``stop`` or the keyboard says so."""
         self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
-        shapes = self.space.shapes()
-        counts = self.space.counts(shapes)
-        weight = self.weight(shapes)
-        bounds = weight * ShapeFacts(self.cost, shapes).least()
-        self.floor = float(bounds.min(initial=np.inf))
+        stems = self.space.stems()
+        configurations, self.floor, seeds = self._survey(stems)
+        least = self.floor
         try:
-            self._seed(shapes, bounds)
-            late = bounds >= self._goals(weight)
-            self._count("shape work bound", counts[late])
-            shapes, rest = shapes.take(~late), counts[~late]
-            bounds = bounds[~late]
-            too_large, _ = ShapeFacts(self.cost, shapes).memory()
-            self._count("memory", rest[too_large])
-            order = np.argsort(bounds, kind="stable")
-            order = order[~too_large[order]]
-            self._sweep(shapes.take(order), bounds[order], rest[order])
+            self._seed(seeds)
+            self._sweep(*self._promising(stems))
             self.floor = np.inf
             for work_limit in WORK_LIMITS[1:]:
                 self._take_up(work_limit)
         except _Stopped:
             pass
         except KeyboardInterrupt:  # between two calls: only the least bound is proven
-            self.floor = min(self.floor, float(bounds.min(initial=np.inf)))
+            self.floor = least
         found = sorted(self.found.values(), key=lambda f: f.value)[: self.num_leaders]
         best = found[0].value if found else np.inf
         bound = min([best, self.floor, *(b for b, _ in self.open)])
         return Outcome(
             found=tuple(found),
             bound=bound if bound < np.inf else None,
-            configurations=int(counts.sum()),
+            configurations=configurations,
             pruned=dict(self.pruned),
             nodes=self.nodes,
             incumbents=tuple(self.incumbents),
             stopped=bound < best,
         )
 
-    def _seed(self, shapes: Meshes, bounds: Array) -> None:
+    def _blocks(self, stems: Meshes) -> Iterator[tuple[Meshes, Array, Array, Ints]]:
+        """Some stems at a time with every number of stages: their weight, bound and number of
+        configurations, each of shape (stems, stages); the bound is infinite where none is valid."""
+        pp = np.arange(1, self.space.most_stages + 1)
+        self.cost.layer_costs(stems)  # all keys at once; they are remembered
+        for k in range(0, len(stems), _STEMS):
+            part = stems.take(slice(k, k + _STEMS))
+            fits = self.space.pipelines(part, pp)
+            weight = self.weight((part.tp * part.cp * part.dp)[:, None] * pp)
+            bounds = weight * ShapeFacts(self.cost, part, pp).least()
+            divides = self.cost.num_microbatches(part)[:, None] % pp == 0
+            counts = self.space.num_schedules[pp, divides.astype(np.intp)]
+            counts = fits * counts * self.space.num_shardings(part)[:, None]
+            yield part, weight, np.where(fits, bounds, np.inf), counts
+
+    def _survey(self, stems: Meshes) -> tuple[int, float, Meshes]:
+        """The number of configurations, the least bound, and shapes that promise to be good."""
+        most = self.space.most_stages
+        few = np.array([p for p in range(1, most + 1) if p in _FEW_STAGES or p >= most - 2])
+        configurations, floor = 0, np.inf
+        best: list[tuple[float, Meshes]] = []
+        for part, weight, bounds, counts in self._blocks(stems):
+            configurations += int(counts.sum())
+            floor = min(floor, float(bounds.min()))
+            too_large, times = ShapeFacts(self.cost, part, few).memory()
+            out = too_large | np.isinf(bounds[:, few - 1])
+            guess = np.where(out, np.inf, weight[:, few - 1] * times).ravel()
+            top = np.argsort(guess, kind="stable")[:_SEEDS]
+            top = top[np.isfinite(guess[top])]
+            row, column = np.unravel_index(top, out.shape)
+            shapes = msgspec.structs.replace(part.take(row), pp=few[column])
+            best += [(float(guess[t]), shapes.take(slice(n, n + 1))) for n, t in enumerate(top)]
+            best = sorted(best, key=lambda entry: entry[0])[:_SEEDS]
+        return configurations, floor, joined([stems.take(slice(0)), *(one for _, one in best)])
+
+    def _seed(self, shapes: Meshes) -> None:
         """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
-        if len(shapes) < _SEEDS:
+        meshes, _ = self.space.sharded(shapes)
+        meshes = meshes.take(meshes.shard_group == 0)
+        parts = [
+            scheduled(meshes.take(fits), schedule, v, rule)
+            for schedule, v, rule, fits in self.space.schedules(meshes)
+            if v <= 2
+        ]
+        if not parts:
             return
-        guess = np.full(len(shapes), np.inf)
-        near = np.argsort(bounds, kind="stable")
-        for k in range(0, len(near), _GUESSED):
-            part = np.sort(near[k : k + _GUESSED])
-            some = shapes.take(part)
-            too_large, times = ShapeFacts(self.cost, some).memory()
-            guess[part] = np.where(too_large, np.inf, self.weight(some) * times)
-            if np.count_nonzero(np.isfinite(guess[part])) >= _SEEDS:
-                break
-        best = np.sort(np.argpartition(guess, _SEEDS - 1)[:_SEEDS])
-        meshes = self.space.refine(shapes.take(best[np.isfinite(guess[best])]))
-        if len(meshes) == 0:
-            return
-        meshes = meshes.take((meshes.virtual_stages <= 2) & (meshes.shard_group == 0))
+        meshes = joined(parts)
         tables = self.cost.tables(meshes)
         kept = np.flatnonzero(~memory_excludes(self.cost, meshes, tables))
-        bounds = self.weight(meshes) * mesh_bounds(self.cost, meshes, tables)
+        known = MeshFacts(self.cost, meshes, tables)
+        bounds = known.bounds(meshes.schedule, meshes.virtual_stages)
+        bounds = self.weight(meshes.num_devices) * bounds
         kept = kept[np.argsort(bounds[kept], kind="stable")]
         counted, waiting = dict(self.pruned), self.open
         self._solve(meshes.take(kept), tables.take(kept), bounds[kept], WORK_LIMITS[0])
         self.pruned, self.open = counted, waiting  # the sweep meets these meshes again
 
+    def _promising(self, stems: Meshes) -> tuple[Meshes, Array, Ints]:
+        """The shapes that bounds leave, in the order of their bounds, and their refinements."""
+        parts, bounds, counts = [stems.take(slice(0))], [np.zeros(0)], [np.zeros(0, np.int64)]
+        for part, weight, bound, count in self._blocks(stems):
+            kept = bound < self._goals(weight)
+            self._count("shape work bound", count.sum() - count[kept].sum())
+            row, column = np.nonzero(kept)
+            shapes = msgspec.structs.replace(part.take(row), pp=column + 1)
+            too_large, _ = ShapeFacts(self.cost, shapes).memory()
+            self._count("memory", count[kept][too_large].sum())
+            parts.append(shapes.take(~too_large))
+            bounds.append(bound[kept][~too_large])
+            counts.append(count[kept][~too_large])
+        shapes, bound, count = joined(parts), np.concatenate(bounds), np.concatenate(counts)
+        order = np.argsort(bound, kind="stable")
+        return shapes.take(order), bound[order], count[order]
+
     def _sweep(self, shapes: Meshes, bounds: Array, counts: Ints) -> None:
         """Every shape in the order of its bound, with little work for each mesh."""
         position, block = 0, 0
-        weight = self.weight(shapes)
+        weight = self.weight(shapes.num_devices)
         while position < len(shapes):
             self.floor = float(bounds[position])
             if self.floor >= self._goal():  # in ascending order
-                self._count("shape work bound", counts[position:])
+                self._count("shape work bound", counts[position:].sum())
                 return
             part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
             block = min(block + 1, len(_BLOCKS) - 1)
             inside = bounds[part] < self._goals(weight[part])
-            self._count("shape work bound", counts[part[~inside]])
+            self._count("shape work bound", counts[part[~inside]].sum())
             self._refine(shapes.take(part[inside]), counts[part[inside]])
             position += len(part)
             self._report(float(bounds[position]) if position < len(shapes) else np.inf)
 
     def _refine(self, shapes: Meshes, counts: Ints) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
-        facts, weight = ShapeFacts(self.cost, shapes), self.weight(shapes)
-        goals = self._goals(weight)
-
-        def promising(schedule: int, v: int, rows: Ints) -> NDArray[np.bool_]:
-            kept: NDArray[np.bool_] = weight[rows] * facts.bounds(schedule, v, rows) < goals[rows]
-            return kept
-
-        meshes = self.space.refine(shapes, promising)
-        self._count("schedule path bound", counts, -len(meshes))
-        if not len(meshes):
+        facts, goals = ShapeFacts(self.cost, shapes), self._goals(self.weight(shapes.num_devices))
+        weight = self.weight(shapes.num_devices)
+        choices: list[tuple[int, int, int, NDArray[np.bool_]]] = []
+        left = np.zeros(len(shapes), np.int64)  # schedules
+        for schedule, v, rule, fits in self.space.schedules(shapes):
+            rows = np.flatnonzero(fits)
+            late = weight[rows] * facts.bounds(schedule, v, rows) >= goals[rows]
+            kept = fits.copy()
+            kept[rows[late]] = False
+            choices.append((schedule, v, rule, kept))
+            left += kept
+        shardings = self.space.num_shardings(shapes)
+        self._count("schedule path bound", (counts - left * shardings).sum())
+        alive = np.flatnonzero(left)
+        sharded, row = self.space.sharded(shapes.take(alive))
+        row = alive[row]
+        # Memory does not depend on the schedule: one table for all of them.
+        tables = self.cost.tables(sharded)
+        full = memory_excludes(self.cost, sharded, tables)
+        self._count("memory", left[row[full]].sum())
+        known = MeshFacts(self.cost, sharded, tables)
+        parts, rows_, bounds_ = [], [], []
+        for schedule, v, rule, kept in choices:
+            rows = np.flatnonzero(kept[row] & ~full)
+            if not len(rows):
+                continue
+            meshes = scheduled(sharded.take(rows), schedule, v, rule)
+            bounds = weight[row[rows]] * known.bounds(meshes.schedule, meshes.virtual_stages, rows)
+            near = bounds < goals[row[rows]]
+            self._count("mesh work bound", np.count_nonzero(~near))
+            parts.append(meshes.take(near))
+            rows_.append(rows[near])
+            bounds_.append(bounds[near])
+        if not parts:
             return
-        tables = self.cost.tables(meshes)
-        full = memory_excludes(self.cost, meshes, tables)
-        self._count("memory", full)
-        weight = self.weight(meshes)
-        bounds = weight * mesh_bounds(self.cost, meshes, tables)
-        late = ~full & (bounds >= self._goals(weight))
-        self._count("mesh work bound", late)
-        kept = np.flatnonzero(~full & ~late)
-        kept = kept[np.argsort(bounds[kept], kind="stable")]
-        for k in range(0, len(kept), _CALL):
-            part = kept[k : k + _CALL]
-            self._solve(meshes.take(part), tables.take(part), bounds[part], WORK_LIMITS[0])
+        meshes, rows, bounds = joined(parts), np.concatenate(rows_), np.concatenate(bounds_)
+        order = np.argsort(bounds, kind="stable")
+        for k in range(0, len(order), _CALL):
+            part = order[k : k + _CALL]
+            some = meshes.take(part)
+            own = tables.take(rows[part]).scheduled(some)
+            self._solve(some, own, bounds[part], WORK_LIMITS[0])
 
     def _take_up(self, work_limit: int) -> None:
         """Once more, with more work each, the meshes whose proof of not being best was put off."""
@@ -240,7 +297,7 @@ class Search:
         for k, (bound, mesh) in enumerate(waiting):
             best = self._best()
             if best is not None and bound >= best:
-                self._count("cut search", _ONE)
+                self._count("cut search", 1)
                 continue
             try:
                 self._solve(mesh, self.cost.tables(mesh), np.array([bound]), work_limit)
@@ -252,7 +309,7 @@ class Search:
     def _solve(self, meshes: Meshes, tables: MeshTables, bounds: Array, work_limit: int) -> None:
         """Hand meshes to the native search and keep what it finds."""
         groups = group_of(meshes)
-        weights = self.weight(meshes)
+        weights = self.weight(meshes.num_devices)
         leaders = self._leaders()
         tables.reals[:, REAL_FIELDS.index("bound")] = bounds
         tables.reals[:, REAL_FIELDS.index("weight")] = weights
@@ -276,7 +333,7 @@ class Search:
         for k, (outcome, value, bound, leaves, layers, full, selective) in enumerate(answers):
             self.nodes += leaves
             if outcome in PRUNED_NAMES:
-                self._count(PRUNED_NAMES[outcome], _ONE)
+                self._count(PRUNED_NAMES[outcome], 1)
             if outcome == LIMIT:
                 one = meshes.take(np.array([k]))
                 self.open.append((max(bound, float(bounds[k])), one))
@@ -344,10 +401,9 @@ class Search:
         goals: Array = np.minimum(self._goal(), weight * self.ceiling_s)
         return goals
 
-    def _count(self, name: str, counts: Ints | NDArray[np.bool_], more: int = 0) -> None:
-        count = int(counts.sum()) + more
+    def _count(self, name: str, count: int | np.integer) -> None:
         if count:
-            self.pruned[name] = self.pruned.get(name, 0) + count
+            self.pruned[name] = self.pruned.get(name, 0) + int(count)
 
 
 class _Stopped(Exception):

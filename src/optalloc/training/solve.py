@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 
 from optalloc.cluster.topology import Cluster
-from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.errors import InputError, NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
-from optalloc.training.bounds import Array, ShapeFacts
+from optalloc.training.bounds import Array, Ints, ShapeFacts
 from optalloc.training.certify import check_plan
 from optalloc.training.estimate import BREAKDOWN, build_plan
 from optalloc.training.infeasible import explain_infeasible
@@ -130,13 +130,12 @@ def plan_training(
     return _with_plan(cost, outcome, goal, stats)
 
 
-def _weight(cost: CostModel, objective: str, meshes: Meshes) -> Array:
-    """What one second of step costs, in the unit of the objective."""
-    devices = meshes.num_devices.astype(np.float64)
+def _weight(cost: CostModel, objective: str, num_devices: Ints) -> Array:
+    """What one second of step costs on so many devices, in the unit of the objective."""
     if objective == "step_time":
-        return np.ones(len(meshes))
+        return np.ones(num_devices.shape)
     if objective == "energy":
-        return np.multiply(devices, cost.watts_per_device)
+        return np.multiply(num_devices, cost.watts_per_device, dtype=np.float64)
     usd = cost.usd_per_device_s
     if usd is None:
         raise InputError(
@@ -144,7 +143,7 @@ def _weight(cost: CostModel, objective: str, meshes: Meshes) -> Array:
             path="--objective price",
             fix="give price_usd_per_h for the device in cluster.toml, or use another objective",
         )
-    return np.multiply(devices, usd)
+    return np.multiply(num_devices, usd, dtype=np.float64)
 
 
 def _search(
@@ -156,7 +155,7 @@ def _search(
     on_progress: OnProgress | None,
 ) -> Outcome:
     search = Search(
-        cost, space, weight=lambda meshes: _weight(cost, objective, meshes), ceiling_s=ceiling
+        cost, space, weight=lambda count: _weight(cost, objective, count), ceiling_s=ceiling
     )
     return search.run(stop, on_progress)
 

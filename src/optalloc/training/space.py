@@ -23,7 +23,8 @@ chunk and at most q in the first and in the last. One rule of recomputation for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -71,7 +72,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def keep(self, name: str, values: Ints) -> NDArray[np.bool_]:
         """The same for an array of values."""
-        kept = np.ones(len(values), bool)
+        kept = np.ones(values.shape, bool)
         if name in self.pin:
             kept &= np.isin(values, self.pin[name])
         if name in self.forbid:
@@ -200,26 +201,24 @@ class Space:
                 choices = [0, *choices]
         return [c for c in choices if self.limits.allows("sequence_parallel", c)]
 
-    # -- shapes: tp, sequence, cp, pp, dp, ep, micro_batch ---------------------------------------
+    # -- stems: tp, sequence, cp, dp, ep, micro_batch; with pp a shape ----------------------------
 
-    def shapes(self) -> Meshes:
-        """Every valid shape; the refining columns are at their defaults.
+    @property
+    def most_stages(self) -> int:
+        """Stages of the longest pipeline: every stage but the first and the last holds a layer."""
+        return min(self.num_devices, self.num_layers + 2)
 
-        Complexity: O(number of shapes), vectorised over pp, ep and micro-batch.
+    def stems(self) -> Meshes:
+        """Every combination of the degrees but pp, which is the largest that the devices allow.
+
+        Complexity: O(number of stems), vectorised over ep and micro-batch.
         """
-        blocks = list(self._shape_blocks())
-        if not blocks:
-            blocks = [np.zeros((7, 0), np.int64)]
+        blocks = [np.zeros((7, 0), np.int64), *self._stem_blocks()]
         rows = np.concatenate(blocks, axis=1)
         names = ("tp", "sequence", "cp", "pp", "dp", "ep", "micro_batch")
         columns = {name: rows[k] for k, name in enumerate(names)}
-        used = columns["tp"] * columns["cp"] * columns["pp"] * columns["dp"]
-        kept = np.ones(rows.shape[1], bool)
-        for name in ("pp", "dp", "ep", "micro_batch"):
-            kept &= self.limits.keep(name, columns[name])
-        kept &= self.limits.keep("num_devices", used)
         zeros = np.zeros(rows.shape[1], np.int64)
-        meshes = Meshes(
+        stems = Meshes(
             **columns,
             zero_stage=zeros,
             shard_group=zeros,
@@ -227,84 +226,99 @@ class Space:
             schedule=zeros + ONE_F_ONE_B,
             recompute_rule=zeros,
         )
-        return meshes if kept.all() else meshes.take(kept)
+        kept = np.ones(len(stems), bool)
+        for name in ("dp", "ep", "micro_batch"):
+            kept &= self.limits.keep(name, columns[name])
+        return stems if kept.all() else stems.take(kept)
 
-    def _shape_blocks(self) -> Iterator[NDArray[np.int64]]:
+    def _stem_blocks(self) -> Iterator[NDArray[np.int64]]:
         batch = self.workload.global_batch
         for tp in self.tensor_degrees():
             for cp in self.context_degrees():
                 for sequence in self.sequence_choices(tp, cp):
                     for dp in divisors(batch):
-                        most = min(self.num_devices // (tp * cp * dp), self.num_layers + 2)
-                        if most < 1:
-                            continue
-                        micro = np.array(divisors(batch // dp), np.int64)
                         ranks = tp * cp * dp
-                        ep = np.array(
-                            [e for e in divisors(self.experts) if ranks % e == 0]
-                            if self.experts
-                            else [1],
-                            np.int64,
-                        )
-                        pp = np.arange(1, most + 1, dtype=np.int64)
-                        grid = np.meshgrid(pp, ep, micro, indexing="ij")
-                        block = np.empty((7, grid[0].size), np.int64)
-                        block[:3] = np.array([[tp], [sequence], [cp]])
-                        block[3], block[5], block[6] = (g.ravel() for g in grid)
-                        block[4] = dp
+                        most = min(self.num_devices // ranks, self.most_stages)
+                        if most < 1:
+                            break
+                        micro = divisors(batch // dp)
+                        ep = [e for e in divisors(self.experts) if ranks % e == 0] or [1]
+                        block = np.empty((7, len(ep) * len(micro)), np.int64)
+                        block[:5] = np.array([[tp], [sequence], [cp], [most], [dp]])
+                        block[5] = np.repeat(ep, len(micro))
+                        block[6] = np.tile(micro, len(ep))
                         yield block
+
+    def pipelines(self, stems: Meshes, pp: Ints) -> NDArray[np.bool_]:
+        """Which numbers of stages each stem can have, shape (stems, pp)."""
+        used = (stems.tp * stems.cp * stems.dp)[:, None] * pp
+        fits: NDArray[np.bool_] = pp <= stems.pp[:, None]
+        fits &= self.limits.keep("pp", pp) & self.limits.keep("num_devices", used)
+        return fits
+
+    def shapes(self) -> Meshes:
+        """Every stem with every number of stages; the refining columns are at their defaults."""
+        stems, pp = self.stems(), np.arange(1, self.most_stages + 1)
+        row, column = np.nonzero(self.pipelines(stems, pp))
+        return msgspec.structs.replace(stems.take(row), pp=pp[column])
 
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
-    def refine(
-        self,
-        shapes: Meshes,
-        promising: Callable[[int, int, Ints], NDArray[np.bool_]] | None = None,
-    ) -> Meshes:
-        """Every refinement of the shapes; with a schedule and chunks only where ``promising``."""
-        parts = []
-        for schedule, v, rule, fits in self._schedules(shapes):
-            rows = np.flatnonzero(fits)
-            if promising is not None and len(rows):
-                rows = rows[promising(schedule, v, rows)]
-            if not len(rows):
-                continue
-            some = shapes.take(rows)
-            for zero, shard, sharded in self._shardings(some):
-                if sharded.any():
-                    part = self._set(some.take(sharded), zero, shard[sharded], schedule, v, rule)
-                    parts.append(part)
-        if not parts:
-            return shapes.take(np.zeros(0, np.int64))
-        return Meshes(
-            **{
-                name: np.concatenate([getattr(p, name) for p in parts])
-                for name in Meshes.__struct_fields__
-            }
-        )
+    def refine(self, shapes: Meshes) -> Meshes:
+        """Every refinement of the shapes."""
+        sharded, _ = self.sharded(shapes)
+        parts = [
+            scheduled(sharded.take(fits), schedule, v, rule)
+            for schedule, v, rule, fits in self.schedules(sharded)
+        ]
+        return joined([shapes.take(np.zeros(0, np.int64)), *parts])
+
+    def sharded(self, shapes: Meshes) -> tuple[Meshes, Ints]:
+        """Every choice of ZeRO stage and shard group, and the shape of each."""
+        parts, rows = [shapes.take(np.zeros(0, np.int64))], [np.zeros(0, np.int64)]
+        for zero, shard, fits in self._shardings(shapes):
+            some = np.flatnonzero(fits)
+            part = shapes.take(some)
+            zeros = np.full(len(part), zero)
+            parts.append(msgspec.structs.replace(part, zero_stage=zeros, shard_group=shard[some]))
+            rows.append(some)
+        return joined(parts), np.concatenate(rows)
 
     def counts(self, shapes: Meshes) -> Ints:
         """How many refinements each shape has, without making them."""
-        # Equal numbers of stages, micro-batches and replicas have equally many.
         micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
-        divides = micro % shapes.pp == 0
-        _, first, row = np.unique(2 * shapes.pp + divides, return_index=True, return_inverse=True)
-        some = shapes.take(first)
-        schedules = np.zeros(len(some), np.int64)
-        for *_, fits in self._schedules(some):
-            schedules += fits
-        shardings = np.zeros(len(shapes), np.int64)
-        for *_, sharded in self._shardings(shapes):
-            shardings += sharded
-        counts: Ints = schedules[row] * shardings
+        divides = (micro % shapes.pp == 0).astype(np.int64)
+        counts: Ints = self.num_schedules[shapes.pp, divides] * self.num_shardings(shapes)
         return counts
 
-    def _schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
+    def num_shardings(self, shapes: Meshes) -> Ints:
+        """How many choices of ZeRO stage and shard group each shape, or each stem, has."""
+        total = np.zeros(len(shapes), np.int64)
+        for *_, fits in self._shardings(shapes):
+            total += fits
+        return total
+
+    @cached_property
+    def num_schedules(self) -> Ints:
+        """Choices of schedule, chunks and recomputation by pp and by whether pp divides the number
+        of micro-batches (0 or 1), shape (most_stages + 1, 2)."""
+        pp = np.arange(self.most_stages + 1)
+        total = np.zeros((len(pp), 2), np.int64)
+        for divides in (0, 1):
+            for *_, fits in self._schedules(pp, np.full(len(pp), divides, bool)):
+                total[:, divides] += fits
+        return total
+
+    def schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
         """Schedule, chunks per stage, recomputation rule, and the shapes that can have them."""
-        limits = self.limits
         micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
-        pipelined = shapes.pp > 1
-        divides = pipelined & (micro % shapes.pp == 0)
+        yield from self._schedules(shapes.pp, micro % shapes.pp == 0)
+
+    def _schedules(
+        self, pp: Ints, divides: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
+        limits = self.limits
+        pipelined = pp > 1
         rules = [0]
         if "recompute" in limits.pin:
             rules = list(limits.pin["recompute"])
@@ -320,11 +334,11 @@ class Space:
                 continue
             fits = pipelined
             if schedule == ONE_F_ONE_B or not one_stage:
-                fits = np.ones(len(shapes), bool)
+                fits = np.ones(len(pp), bool)
             if schedule == INTERLEAVED:
-                fits = divides & (shapes.pp * v <= self.num_layers + 2)
+                fits = pipelined & divides & (pp * v <= self.num_layers + 2)
             for rule in rules:
-                most = -(-self.num_layers // np.maximum(1, shapes.pp * v)) + 2
+                most = -(-self.num_layers // np.maximum(1, pp * v)) + 2
                 yield schedule, v, rule, fits if rule <= 4 else fits & (rule - 4 <= most)
 
     def _shardings(self, shapes: Meshes) -> Iterator[tuple[int, Ints, NDArray[np.bool_]]]:
@@ -347,18 +361,26 @@ class Space:
         choice = (inside > 1) & (group > inside) & (group % inside == 0)
         return np.where(choice, inside, 0)
 
-    def _set(
-        self, meshes: Meshes, zero: int, shard: Ints, schedule: int, v: int, rule: int
-    ) -> Meshes:
-        ones = np.ones(len(meshes), np.int64)
-        return msgspec.structs.replace(
-            meshes,
-            zero_stage=zero * ones,
-            shard_group=shard,
-            schedule=schedule * ones,
-            virtual_stages=v * ones,
-            recompute_rule=rule * ones,
-        )
+
+def scheduled(meshes: Meshes, schedule: int, v: int, rule: int) -> Meshes:
+    """The meshes with this schedule, chunks per stage and recomputation rule."""
+    n = len(meshes)
+    return msgspec.structs.replace(
+        meshes,
+        schedule=np.full(n, schedule),
+        virtual_stages=np.full(n, v),
+        recompute_rule=np.full(n, rule),
+    )
+
+
+def joined(parts: list[Meshes]) -> Meshes:
+    """All meshes of the parts, in their order."""
+    return Meshes(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in Meshes.__struct_fields__
+        }
+    )
 
 
 def divisors(number: int) -> list[int]:

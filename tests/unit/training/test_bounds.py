@@ -9,7 +9,7 @@ from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
-from optalloc.training.bounds import ShapeFacts, mesh_bounds
+from optalloc.training.bounds import MeshFacts, ShapeFacts
 from optalloc.training.estimate import build_plan, meshes_of
 from optalloc.training.solve import plan_training
 from optalloc.training.space import ONE_F_ONE_B
@@ -46,7 +46,8 @@ def test_a_network_faster_than_the_node_link_is_bounded(
     strategy = Strategy(pp=8, micro_batch=6, zero_stage=0, layers_per_chunk=layers)
     time_s = build_plan(cost, strategy).step_time_s
     meshes = meshes_of(strategy)
-    assert mesh_bounds(cost, meshes, cost.tables(meshes))[0] <= time_s
+    known = MeshFacts(cost, meshes, cost.tables(meshes))
+    assert known.bounds(meshes.schedule, meshes.virtual_stages)[0] <= time_s
     rows = meshes.tp - 1  # the one row
     assert ShapeFacts(cost, meshes).bounds(ONE_F_ONE_B, 1, rows)[0] <= time_s
     best = plan_training(
@@ -63,4 +64,5 @@ def test_the_short_output_of_a_decoder_is_bounded() -> None:
     strategy = Strategy(pp=2, micro_batch=2048, zero_stage=0, layers_per_chunk=(48, 0))
     time_s = build_plan(cost, strategy).step_time_s
     meshes = meshes_of(strategy)
-    assert mesh_bounds(cost, meshes, cost.tables(meshes))[0] <= time_s
+    known = MeshFacts(cost, meshes, cost.tables(meshes))
+    assert known.bounds(meshes.schedule, meshes.virtual_stages)[0] <= time_s

@@ -102,6 +102,15 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return all(msgspec.structs.replace(g, count=first.count) == first for g in self.nodes)
 
     @property
+    def mixture(self) -> str:
+        """What is not uniform, in words; empty if all is."""
+        if self.is_uniform:
+            return ""
+        if len(self.device_names) > 1:
+            return ", ".join(self.device_names)
+        return "unequal nodes" if len(self.zones) == 1 else f"{len(self.zones)} zones"
+
+    @property
     def bisection_bandwidth_bytes_per_s(self) -> float:
         """Bytes per second and direction between two halves of the cluster, the worst halves
         chosen.

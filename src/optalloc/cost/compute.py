@@ -13,6 +13,8 @@ memory bandwidth.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cost.constants import Constants
 from optalloc.errors import InputError
+from optalloc.workload import Dtype
 
 Array = NDArray[np.float64]
 
@@ -41,7 +44,11 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
     for name in _STAND_IN.get(dtype, (dtype,)):
         if name in device.peak_flops_per_s:
             return device.peak_flops_per_s[name]
-    known = ", ".join(sorted(device.peak_flops_per_s))
+    dtypes = get_args(Dtype)
+    runs = {
+        name: {name, *_STAND_IN.get(name, ())} & device.peak_flops_per_s.keys() for name in dtypes
+    }
+    known = ", ".join(name for name in dtypes if runs[name])
     raise InputError(f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}")
 
 

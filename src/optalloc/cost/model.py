@@ -161,10 +161,9 @@ class CostModel:
         name: str = "roofline-1",
     ) -> None:
         if not cluster.is_uniform:
-            kinds = ", ".join(cluster.device_names)
             raise InputError(
-                f"the cluster is mixed ({kinds}, or unequal nodes or zones); training plans over "
-                "mixed clusters are not in this release",
+                f"the cluster is mixed ({cluster.mixture}); training plans over mixed clusters are "
+                "not in this release",
                 path=cluster.name,
                 fix="plan each uniform part by itself",
             )

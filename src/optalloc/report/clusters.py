@@ -193,7 +193,7 @@ def _sums(cluster: Cluster) -> list[str]:
         "per direction.",
     ]
     if not cluster.is_uniform:
-        sums.append("The nodes are not all equal: plans over mixed clusters are not made yet.")
+        sums.append(f"Mixed ({cluster.mixture}): plans over mixed clusters are not made yet.")
     return sums
 
 

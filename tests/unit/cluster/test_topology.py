@@ -75,3 +75,15 @@ def test_uniform_means_equal_nodes_in_one_zone() -> None:
     assert not load_cluster("8xh100-sxm+4xh100-sxm").is_uniform
     elsewhere = msgspec.structs.replace(cluster.nodes[0], zone="zone-1")
     assert not Cluster(name="two", nodes=(cluster.nodes[0], elsewhere)).is_uniform
+
+
+def test_what_makes_a_cluster_mixed_is_said_in_words() -> None:
+    """Kinds of device, else zones, else unequal nodes."""
+    plain = load_cluster("16xh100-sxm")
+    group = plain.nodes[0]
+    smaller = msgspec.structs.replace(group, devices=4, count=1, domain=4)
+    elsewhere = msgspec.structs.replace(group, zone="other")
+    assert plain.mixture == ""
+    assert load_cluster("8xh100-sxm+8xa100-sxm-80g").mixture == "h100-sxm, a100-sxm-80g"
+    assert msgspec.structs.replace(plain, nodes=(group, smaller)).mixture == "unequal nodes"
+    assert msgspec.structs.replace(plain, nodes=(group, elsewhere)).mixture == "2 zones"

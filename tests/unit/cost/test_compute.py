@@ -110,3 +110,9 @@ def test_fp8_keeps_the_attention_in_16_bits() -> None:
     assert unit.matrix_flops_per_s == 1978.9e12
     assert unit.attention_flops_per_s == 989.4e12
     assert unit.element_bytes == 2.0
+
+
+def test_a_missing_dtype_is_answered_with_those_that_run() -> None:
+    """Only types that a workload can have, those with a stand-in among them."""
+    with pytest.raises(InputError, match=r"t4 has no fp8 units.*use one of fp32, bf16, fp16"):
+        peak_flops_per_s(device("t4"), "fp8")

@@ -13,6 +13,8 @@ memory bandwidth.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cost.constants import Constants
 from optalloc.errors import InputError
+from optalloc.workload import Dtype
 
 Array = NDArray[np.float64]
 
@@ -38,11 +41,18 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
     InputError
         If the device cannot compute in ``dtype`` (fp8 on an A100).
     """
-    for name in _STAND_IN.get(dtype, (dtype,)):
-        if name in device.peak_flops_per_s:
-            return device.peak_flops_per_s[name]
-    known = ", ".join(sorted(device.peak_flops_per_s))
-    raise InputError(f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}")
+    peak = _peak(device, dtype)
+    if peak is None:
+        known = ", ".join(name for name in get_args(Dtype) if _peak(device, name))
+        raise InputError(
+            f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}"
+        )
+    return peak
+
+
+def _peak(device: DeviceSpec, dtype: str) -> float | None:
+    peaks = device.peak_flops_per_s
+    return next((peaks[name] for name in _STAND_IN.get(dtype, (dtype,)) if name in peaks), None)
 
 
 def _tile(extent: Array, largest: float) -> Array:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.model.parameters import active_parameters as active_parameters
     from optalloc.model.parameters import total_parameters as total_parameters
     from optalloc.model.spec import ModelSpec as ModelSpec
+    from optalloc.plan.certify import certify as certify
     from optalloc.plan.compare import compare as compare
     from optalloc.plan.explain import explain as explain
     from optalloc.plan.plan import load_plan as load_plan
@@ -91,6 +92,7 @@ _HOME = {
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
     "bundled_models": "optalloc.model.load",
+    "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
     "compare": "optalloc.plan.compare",
     "estimate": "optalloc.training.estimate",

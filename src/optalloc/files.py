@@ -106,7 +106,7 @@ def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
 def _input_error(message: str, type_: type[Any], path: str) -> InputError:
     what, _, pointer = message.partition(" - at ")
     pointer = pointer.strip("`") or "$"
-    fix = "see the reference of this file format"
+    fix = _usual_fix(type_)
     if pointer == "$.format":
         return _format_error(what, type_, path)
     unknown = re.search(r"unknown field `([^`]+)`", what)
@@ -124,19 +124,32 @@ def _input_error(message: str, type_: type[Any], path: str) -> InputError:
 
 def _format_error(what: str, type_: type[Any], path: str) -> InputError:
     """The error of a file whose first key names a format that this release does not read."""
-    known = [
-        value
-        for struct in _structs(type_)
-        for field in msgspec.structs.fields(struct)
-        if field.encode_name == "format"
-        for value in typing.get_args(field.type)
-    ]
+    known = _formats(type_)
     return FormatVersionError(
         f"the format is not one this release reads ({what})",
         path=path,
         pointer="$.format",
         fix=f"write format = {' or '.join(map(repr, known))}",
     )
+
+
+def _formats(type_: type[Any]) -> list[str]:
+    """What may stand at the key ``format``, such as ``optalloc.cluster/1``."""
+    return [
+        str(value)
+        for struct in _structs(type_)
+        for field in msgspec.structs.fields(struct)
+        if field.encode_name == "format"
+        for value in typing.get_args(field.type)
+    ]
+
+
+def _usual_fix(type_: type[Any]) -> str:
+    """Where a format says which values it takes."""
+    names = [name.partition(".")[2].partition("/")[0] for name in _formats(type_)]
+    if not names:
+        return "see the reference of this file format"
+    return f"'optalloc schema {names[0]}' prints what may stand there"
 
 
 def _fields_at(type_: Any, pointer: str) -> list[str]:

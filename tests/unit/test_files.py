@@ -12,6 +12,7 @@ import pytest
 
 from optalloc import files
 from optalloc.errors import FormatVersionError, InputError
+from optalloc.workload import Workload
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,3 +185,11 @@ def test_a_schema_forbids_unknown_keys() -> None:
     assert schema["$schema"].endswith("2020-12/schema")
     assert schema["$defs"]["Wire"]["additionalProperties"] is False
     assert schema["$defs"]["Wire"]["required"] == ["bandwidth_bytes_per_s"]
+
+
+def test_a_wrong_value_names_the_command_that_prints_the_format(tmp_path: Path) -> None:
+    """Where a file has a schema, the message says how to see it."""
+    path = tmp_path / "workload.toml"
+    path.write_text('kind = "training"\nglobal_batch = "eight"\nsequence_length = 8\n')
+    with pytest.raises(InputError, match="'optalloc schema workload' prints"):
+        files.read_toml(path, Workload)

@@ -20,8 +20,6 @@ from optalloc.assignment.result import AssignmentResult, Witness
 from optalloc.errors import CertificateError
 from optalloc.result import Termination
 
-#: Relative gap below which rounded (``float``) arithmetic may still call a plan optimal.
-TOLERANCE = 1e-9
 _MOST_STATES = 400_000
 _MOST_NODES = 200_000
 

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult, Witness
 from optalloc.result import Bounds, Incumbent, Stats, Termination
-from optalloc.stop import Never, OnProgress, Progress, StopRule
+from optalloc.stop import Never, OnProgress, Progress, StopRule, relative_gap
+
+#: Relative gap below which rounded (``float``) arithmetic may still call a plan optimal.
+TOLERANCE = 1e-9
 
 
 class Journal:
@@ -90,7 +93,9 @@ class Journal:
         configurations: int = 0,
         pruned: dict[str, int] | None = None,
     ) -> AssignmentResult:
-        """The result. OPTIMAL makes the bound equal to the best value first."""
+        """The result. OPTIMAL makes the bound equal to the best value first, and is FEASIBLE where
+        rounding (``float`` arithmetic) leaves a gap.
+        """
         if termination is Termination.OPTIMAL and self.best_value is not None:
             self.bound = self.best_value
         primal = dual = None
@@ -100,6 +105,9 @@ class Journal:
             dual = self.form.objective(self.bound)
             if primal is not None:  # the last bit of a float sum must not cross the bound
                 dual = min(dual, primal) if self.problem.sense == "min" else max(dual, primal)
+        if termination is Termination.OPTIMAL and relative_gap(primal, dual) > TOLERANCE:
+            termination = Termination.FEASIBLE  # of the rounded numbers alone
+            message += "; the numbers differ too much in size to prove it for unrounded ones"
         return AssignmentResult(
             termination=termination,
             bounds=Bounds(primal=primal, dual=dual),

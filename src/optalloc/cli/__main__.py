@@ -18,6 +18,7 @@ VERBS = {
     "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
     "compare": ("optalloc.cli.compare", "show what differs between two plans"),
+    "certify": ("optalloc.cli.certify", "check a plan and its claim with other code"),
     "simulate": ("optalloc.cli.simulate", "replay the step of a plan event by event"),
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
@@ -28,6 +29,7 @@ VERBS = {
 def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optalloc",
+        usage="optalloc [--help] [--version] [--debug] VERB ...",
         description="Find the globally optimal allocation of language-model computation, proven.",
         epilog="optalloc VERB --help explains one verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

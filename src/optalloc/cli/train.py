@@ -93,8 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
             line.close()
     plan = result.best
     limits = _limits(arguments)
-    if arguments.output is not None and plan is not None:
-        plan.save(arguments.output)
     if arguments.format == "table":
         print(report.headline(result, limits))
     tables = report.result_tables(result)
@@ -103,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = facts.result_facts(result, cpu_s=time.process_time(), limits=limits)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(render(tables, data, arguments.format, color=color), end="")
+    if arguments.output is not None and plan is not None:
+        plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
         targets = targets_of(plan)
         if arguments.tool in targets:

@@ -31,7 +31,7 @@ def headline(result: TrainingResult, limits: str = "") -> str:
         f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
         f"(estimate of {plan.cost_model}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
-    lines = textwrap.wrap(first, 100, subsequent_indent="  ")
+    lines = _wrapped(first, "")
     return (
         "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time"), _counted(result)])
         + "\n"
@@ -104,10 +104,15 @@ def plan_lines(plan: TrainingPlan, *, step: bool) -> list[str]:
     idle = f", {plan.idle_devices} idle" if plan.idle_devices else ""
     figures.append(f"{_counted_devices(plan.num_devices)}{idle}")
     return [
-        line
-        for text in (decisions_text(plan), ", ".join(figures))
-        for line in textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="  ")
+        line for text in (decisions_text(plan), ", ".join(figures)) for line in _wrapped(text, "  ")
     ]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Lines of at most 100 columns, broken between words alone."""
+    return textwrap.wrap(
+        text, 100, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False
+    )
 
 
 def decisions_text(plan: TrainingPlan) -> str:
@@ -352,7 +357,7 @@ def no_plan_line(result: TrainingResult) -> str:
     """That there is no plan, and whether this is proven."""
     if result.termination is Termination.INFEASIBLE:
         if len(result.conflict) > 1:
-            return "No plan exists (proven). These cannot all hold; leave out any one and the others can:"
+            return "No plan exists (proven). These cannot all hold; without any one they can:"
         return "No plan exists (proven). This cannot hold with this model, batch and cluster:"
     bound = result.bounds.dual
     known = (

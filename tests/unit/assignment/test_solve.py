@@ -137,3 +137,14 @@ def test_the_article_would_overload_where_the_optimum_does_not() -> None:
 def test_the_article_would_invent_a_plan_where_there_is_none() -> None:
     with pytest.raises(oa.NoPlan, match="tasks 0, 1 and 2 do not fit together"):
         oa.global_optimal_allocation([[1, 1]] * 3, [2, 2, 2], [3, 3])
+
+
+@pytest.mark.parametrize("method", ["enumerate", "dynamic", "exact", "milp", "greedy"])
+def test_optimal_is_only_said_without_a_gap(method: str) -> None:
+    """Costs of 1e30 and 1e-30 are rounded to zero or so: the best plan is found, not proven."""
+    problem = oa.AssignmentProblem([[1e30, 6], [5, 1e-30]], [1e-9, 2e12], [2, 3e12])
+    result = oa.solve_assignment(problem, method)
+    assert result.assignment == (1, 1)
+    assert result.termination is oa.Termination.FEASIBLE
+    assert result.bounds.gap > 0
+    assert "differ too much in size" in result.message

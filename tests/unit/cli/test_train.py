@@ -262,3 +262,15 @@ def test_a_cut_off_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "llama", "hidden_')
     assert "the file may be cut off" in refused(capsys, str(path), *GPT2[1:])
+
+
+def test_the_answer_is_shown_even_if_it_cannot_be_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search may have taken long, so a wrong path must not cost its answer."""
+    (tmp_path / "file").touch()
+    words = ["gpt2", "--cluster", "2xh100-sxm", "--global-batch", "8", "--seq-len", "512"]
+    assert main(["train", *words, "-o", str(tmp_path / "file" / "plan.json")]) == 2
+    shown = capsys.readouterr()
+    assert "proven optimal" in shown.out
+    assert "cannot write the file" in shown.err

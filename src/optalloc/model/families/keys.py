@@ -96,7 +96,7 @@ class Keys:
         if key in self.data:
             return self.error(key, f"{key!r} is null", "give it a value")
         near = difflib.get_close_matches(key, self.data, 1, _SAME_WORD)
-        fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r} with its value"
+        fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r}"
         return self.error(key, f"the key {key!r} is missing", fix)
 
     def error(self, key: str, what: str, fix: str) -> InputError:

@@ -1,0 +1,65 @@
+"""optalloc certify: check a plan and its claim with code that the search does not use."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import msgspec
+
+from optalloc.plan.certify import CHECKS, Claim, certify
+from optalloc.plan.plan import load_plan
+from optalloc.report.table import Table, render
+from optalloc.report.training import value_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check and print; returns the exit status. What is not true is raised."""
+    claim = certify(load_plan(arguments.plan))
+    data = {
+        "valid": True,
+        "checks": list(CHECKS),
+        "optimal": claim.is_optimal,
+        **msgspec.to_builtins(claim),
+        "bounds": {**msgspec.to_builtins(claim.bounds), "gap": _gap(claim)},
+    }
+    table = Table(
+        title="",
+        columns=("computed anew, and equal",),
+        rows=tuple((text,) for text in CHECKS),
+        notes=(_claim(claim),),
+    )
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if arguments.format == "table":
+        print(f"{arguments.plan} says the truth about itself.")
+    print(render([table], data, arguments.format, color=color), end="")
+    return 0
+
+
+def _gap(claim: Claim) -> float | None:
+    return None if claim.objective is None else claim.bounds.gap
+
+
+def _claim(claim: Claim) -> str:
+    """What the search claimed about all other configurations."""
+    name, value, bound = claim.objective, claim.bounds.primal, claim.bounds.dual
+    if name is None or value is None or bound is None:
+        return "It was estimated, not searched: it claims nothing about other configurations."
+    known = (
+        "the search proved that nothing is better"
+        if claim.is_optimal
+        else (f"the search was stopped: nothing is below {value_text(name, bound)}")
+    )
+    return (
+        f"Claim: {value_text(name, value)}, and of {claim.configurations:,} configurations "
+        f"{known}. The search itself was not repeated."
+    )

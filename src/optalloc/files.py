@@ -51,6 +51,12 @@ def parse_json(text: str, *, path: str) -> Any:
             pointer=f"line {error.lineno}, column {error.colno}",
             fix="correct the syntax there; the file may be cut off",
         ) from error
+    except RecursionError as error:
+        raise InputError(
+            "the JSON is nested too deeply",
+            path=path,
+            fix="give a file of the format this command reads",
+        ) from error
 
 
 def read_json(path: str | os.PathLike[str], type_: type[T]) -> T:

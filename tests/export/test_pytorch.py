@@ -11,7 +11,16 @@ import pytest
 from optalloc.errors import ExportError
 from optalloc.export.base import artefacts
 from optalloc.export.pytorch import facts_of
-from optalloc.model.spec import Attention, LatentAttention, Layer, LayerRun, Mlp, ModelSpec, Norm
+from optalloc.model.spec import (
+    Attention,
+    Experts,
+    LatentAttention,
+    Layer,
+    LayerRun,
+    Mlp,
+    ModelSpec,
+    Norm,
+)
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.strategy import Recompute
 
@@ -114,6 +123,18 @@ def test_latent_attention_names_its_first_stage(make_plan: MakePlan) -> None:
     with pytest.raises(ExportError, match="multi-head latent attention") as caught:
         artefacts(make_plan(pp=2, layers=(2, 2), model=model), "pytorch")
     assert caught.value.stage == 1
+
+
+def test_a_gate_of_the_shared_expert_is_refused(make_plan: MakePlan) -> None:
+    """Qwen 2 MoE weighs its shared expert; the script's adds it as it is."""
+    plan = make_plan()
+    experts = Experts(num_experts=8, top_k=2, width=32, shared_width=32, shared_gate=True)
+    layer = msgspec.structs.replace(plan.model.layer_types[0], feed_forward=experts)
+    model = msgspec.structs.replace(plan.model, layer_types=(layer,))
+    plan = msgspec.structs.replace(plan, model=model)
+    for target in ("pytorch", "deepspeed"):
+        with pytest.raises(ExportError, match="gate of the shared expert"):
+            artefacts(plan, target)
 
 
 def test_sandwich_norms_are_refused(make_plan: MakePlan) -> None:

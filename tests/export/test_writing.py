@@ -112,3 +112,14 @@ def test_chunks_that_skip_a_layer_are_refused(make_plan: MakePlan) -> None:
     stages = (plan.stages[0], msgspec.structs.replace(plan.stages[1], chunks=(chunk,)))
     with pytest.raises(InputError, match="does not continue at layer 1"):
         placed_chunks(msgspec.structs.replace(plan, stages=stages))
+
+
+@pytest.mark.parametrize("name", ["gemma-3-27b", "qwen2.5-vl-7b"])
+@pytest.mark.parametrize("target", ["deepspeed", "megatron", "pytorch"])
+def test_a_vision_tower_is_refused_by_name(name: str, target: str) -> None:
+    """The plan is whole (its chunks hold the decoder alone), but no target has the tower."""
+    workload = oa.Training(global_batch=8, sequence_length=512)
+    plan = oa.estimate(oa.load_model(name), oa.load_cluster("1xh100-sxm"), workload)
+    with pytest.raises(ExportError, match="vision tower") as refused:
+        oa.export(plan, target, "never-written")
+    assert refused.value.stage == 0

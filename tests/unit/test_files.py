@@ -103,6 +103,9 @@ def test_broken_files_name_the_line(tmp_path: Path) -> None:
     broken.write_text('{\n "memory_bytes": 1,\n}', encoding="utf-8")
     with pytest.raises(InputError, match="line 3, column 1"):
         files.read_json(broken, Box)
+    broken.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(InputError, match="nested too deeply"):
+        files.read_json(broken, Box)
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="UTF-8"):
         files.read_json(broken, Box)

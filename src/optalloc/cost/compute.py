@@ -41,15 +41,18 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
     InputError
         If the device cannot compute in ``dtype`` (fp8 on an A100).
     """
-    for name in _STAND_IN.get(dtype, (dtype,)):
-        if name in device.peak_flops_per_s:
-            return device.peak_flops_per_s[name]
-    dtypes = get_args(Dtype)
-    runs = {
-        name: {name, *_STAND_IN.get(name, ())} & device.peak_flops_per_s.keys() for name in dtypes
-    }
-    known = ", ".join(name for name in dtypes if runs[name])
-    raise InputError(f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}")
+    peak = _peak(device, dtype)
+    if peak is None:
+        known = ", ".join(name for name in get_args(Dtype) if _peak(device, name))
+        raise InputError(
+            f"{device.name} has no {dtype} units", path="dtype", fix=f"use one of {known}"
+        )
+    return peak
+
+
+def _peak(device: DeviceSpec, dtype: str) -> float | None:
+    peaks = device.peak_flops_per_s
+    return next((peaks[name] for name in _STAND_IN.get(dtype, (dtype,)) if name in peaks), None)
 
 
 def _tile(extent: Array, largest: float) -> Array:

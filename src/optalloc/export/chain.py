@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from optalloc.errors import ExportError, InputError
+from optalloc.model.lower import lower
 from optalloc.model.spec import Layer
 from optalloc.training.plan import Chunk, TrainingPlan
 
@@ -24,12 +25,14 @@ class PlacedChunk(msgspec.Struct, frozen=True, kw_only=True):
 def placed_chunks(plan: TrainingPlan) -> tuple[PlacedChunk, ...]:
     """The ``pp * virtual_stages`` chunks in model order; chunk c is on stage ``c % pp``.
 
+    A vision tower rides with the embedding and is in no chunk's layers.
+
     Raises
     ------
     InputError
         If the chunks do not cover the model's layers once and in order, embedding first, head last.
     """
-    names = [run.layer for run in plan.model.layers for _ in range(run.count)]
+    names = [run.layer for run in lower(plan.model).sequence for _ in range(run.count)]
     pp, rounds = plan.degrees.pp, plan.degrees.virtual_stages
     if len(plan.stages) != pp or any(len(s.chunks) != rounds for s in plan.stages):
         raise _wrong(f"the plan has not {pp} stages of {rounds} chunks", "$.stages")
@@ -75,6 +78,9 @@ def layer_types(plan: TrainingPlan) -> dict[str, Layer]:
 def require_decoder_only(plan: TrainingPlan, target: str) -> None:
     """Refuse models that are no chain of decoder layers; names the stage of the first offender."""
     types = layer_types(plan)
+    for layer in types.values():
+        if layer.stack == "vision":
+            raise ExportError(target, f"a vision tower ({layer.name})", stage=0)
     for chunk in placed_chunks(plan):
         for name in chunk.layers:
             layer = types[name]

@@ -88,8 +88,11 @@ def require_layers(plan: TrainingPlan, target: str) -> None:
             raise ExportError(target, f"attention sinks ({name})", stage=stage)
         if attention.qk_norm == "width" and tp > 1:
             raise ExportError(target, f"query norms over all heads with tp ({name})", stage=stage)
-        if isinstance(layer.feed_forward, Experts) and layer.feed_forward.bias:
-            raise ExportError(target, f"experts with biases ({name})", stage=stage)
+        if isinstance(layer.feed_forward, Experts):
+            if layer.feed_forward.bias:
+                raise ExportError(target, f"experts with biases ({name})", stage=stage)
+            if layer.feed_forward.shared_gate:
+                raise ExportError(target, f"a gate of the shared expert ({name})", stage=stage)
 
 
 def facts_of(plan: TrainingPlan) -> Facts:

@@ -27,7 +27,7 @@ class Degrees(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """Consecutive layers of the model: ``first_layer`` counts from 0 over all stacks."""
+    """Consecutive layers: ``first_layer`` counts from 0 over encoder and decoder."""
 
     first_layer: int
     num_layers: int

@@ -91,7 +91,7 @@ def _broken(cost: CostModel, s: Strategy) -> Iterator[tuple[str, str, str]]:
         )
     if s.zero_stage not in range(4):
         yield f"there is no ZeRO stage {s.zero_stage}", "zero_stage", "use 0, 1, 2 or 3"
-    if s.shard_group and (s.dp * s.cp) % s.shard_group:
+    if s.shard_group < 0 or (s.shard_group and (s.dp * s.cp) % s.shard_group):
         yield (
             f"shard group {s.shard_group} does not divide dp x cp = {s.dp * s.cp}",
             "shard_group",

@@ -32,6 +32,13 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return shown.err
 
 
+def test_a_model_with_a_vision_tower_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    """The screen ends with the next command, though no tool builds the tower."""
+    words = ["qwen2.5-vl-7b", "--cluster", "8xh100-sxm", "--global-batch", "8", "--seq-len", "1024"]
+    assert main(["train", *words]) == 0
+    assert "proven optimal" in capsys.readouterr().out
+
+
 def test_json_has_the_published_keys(capsys: pytest.CaptureFixture[str]) -> None:
     """And the figures agree with each other: 12 layers, a step that is the sum of its causes."""
     data = train(capsys, *GPT2)

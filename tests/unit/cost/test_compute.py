@@ -99,9 +99,10 @@ def test_a_type_without_units_runs_on_its_stand_in() -> None:
 
 
 def test_a_type_no_unit_can_run_is_refused() -> None:
-    """An A100 has no fp8."""
-    with pytest.raises(InputError, match="no fp8 units"):
+    """An A100 has no fp8; the hint names the types that a workload can ask of it."""
+    with pytest.raises(InputError, match="no fp8 units") as refused:
         peak_flops_per_s(device("a100-sxm-80g"), "fp8")
+    assert refused.value.fix == "use one of fp32, bf16, fp16"
 
 
 def test_fp8_keeps_the_attention_in_16_bits() -> None:

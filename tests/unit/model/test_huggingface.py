@@ -201,6 +201,13 @@ def test_a_missing_key_is_named_with_file_and_pointer(tmp_path: Path, key: str) 
     assert caught.value.pointer == f"$.{key}"
 
 
+def test_a_required_key_that_is_null_is_not_called_missing() -> None:
+    """The key is there: neither its own name nor another is a useful hint."""
+    with pytest.raises(InputError, match="'hidden_size' is null") as caught:
+        from_config(LLAMA | {"hidden_size": None}, name="x")
+    assert caught.value.fix == "give it a value"
+
+
 def test_a_misspelt_key_is_suggested() -> None:
     """hiden_size is near hidden_size."""
     config = {k: v for k, v in LLAMA.items() if k != "hidden_size"} | {"hiden_size": 4096}

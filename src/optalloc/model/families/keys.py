@@ -92,7 +92,9 @@ class Keys:
         return Keys(value, path=self.path, pointer=f"{self.pointer}.{key}")
 
     def missing(self, key: str) -> InputError:
-        """The complaint about an absent key."""
+        """The complaint about an absent key, or one that is null."""
+        if key in self.data:
+            return self.error(key, f"{key!r} is null", "give it a value")
         near = difflib.get_close_matches(key, self.data, 1, _SAME_WORD)
         fix = f"did you mean it by {near[0]!r}?" if near else f"add {key!r}"
         return self.error(key, f"the key {key!r} is missing", fix)

@@ -4,8 +4,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "assignment/solve.hpp"
-#include "serving/cover.hpp"
-#include "serving/placement.hpp"
 #include "training/partition.hpp"
 
 namespace nb = nanobind;
@@ -196,61 +194,10 @@ void bind_assignment(nb::module_& m) {
           nb::arg("seed") = 0);
 }
 
-// ---- serving -----------------------------------------------------------------------------------------
-
-namespace sv = optalloc::serving;
-
-void bind_serving(nb::module_& m) {
-    // cost[r], choice[r]: the least cost of items of total weight >= r, and the item taken last.
-    m.def("cheapest_covers", [](const Array<std::int32_t, 1>& weights, const Array<double, 1>& costs,
-                                const Out<double, 1>& cost, const Out<std::int32_t, 1>& choice) {
-        if (weights.shape(0) != costs.shape(0) || cost.shape(0) != choice.shape(0) || cost.shape(0) == 0) {
-            throw nb::value_error("cover arrays have the wrong shape");
-        }
-        nb::gil_scoped_release release;
-        sv::cheapest_covers(view(weights), view(costs), {cost.data(), cost.shape(0)},
-                            {choice.data(), choice.shape(0)});
-    });
-    // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
-    m.def("improve_placement",
-          [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
-             const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
-             std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
-             const Array<std::int32_t, 1>& cancel) {
-              const std::size_t n = throughput.shape(0);
-              if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
-                  ranges.shape(0) != n || ranges.shape(1) != 2) {
-                  throw nb::value_error("placement arrays have the wrong shape");
-              }
-              const sv::FlowInstance instance{static_cast<int>(n),
-                                              num_layers,
-                                              static_cast<int>(throughput.shape(1)),
-                                              partial,
-                                              {throughput.data(), throughput.size()},
-                                              {links.data(), links.size()},
-                                              view(source),
-                                              view(sink)};
-              std::vector<sv::Range> here(n);
-              for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
-              std::int64_t taken = 0;
-              double flow = 0.0;
-              {
-                  nb::gil_scoped_release release;
-                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds}, cancel.data(), taken);
-              }
-              for (std::size_t i = 0; i < n; ++i) {
-                  ranges.data()[2 * i] = here[i].begin;
-                  ranges.data()[2 * i + 1] = here[i].end;
-              }
-              return nb::make_tuple(flow, taken);
-          });
-}
-
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
     bind_training(m);
     bind_assignment(m);
-    bind_serving(m);
 }

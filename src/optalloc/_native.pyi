@@ -73,24 +73,3 @@ def solve_assignment(
     watch: Callable[[int, int | None, list[int] | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int, list[int], int, int]: ...
-
-# -- serving --
-
-def cheapest_covers(weights: _Ints, costs: _Reals, cost: _Reals, choice: _Ints, /) -> None: ...
-def improve_placement(
-    throughput: _Reals,
-    links: _Reals,
-    source: _Reals,
-    sink: _Reals,
-    num_layers: int,
-    partial: bool,
-    ranges: _Ints,
-    seed: int,
-    steps: int,
-    target: float,
-    hot: float,
-    cold: float,
-    seconds: float,
-    cancel: _Ints,
-    /,
-) -> tuple[float, int]: ...

@@ -1,1 +1,0 @@
-"""Serving: where layers go, what is offloaded, which devices to rent."""

@@ -273,12 +273,17 @@ class _Layer:
         self.backward += self.unit.stream_s(_LOSS_BACKWARD_BYTES * logits, 1.0)
 
     def _host(self) -> None:
-        """A pass over a layer takes at least as long as the host needs to launch its kernels."""
+        """A pass over a layer takes at least as long as the host needs to launch its kernels.
+
+        Input and weight gradients launch half of a backward each. What one has left does not
+        shorten the other: a faster device must not make either of them longer.
+        """
         if self.layer.stack in ("embedding", "head"):
             return
         host = self.unit.constants.layer_host_s
         self.forward = np.maximum(self.forward, host)
-        self.backward = np.maximum(self.backward, host - self.weight)
+        self.backward = np.maximum(self.backward, host / 2.0)
+        self.weight = np.maximum(self.weight, host / 2.0)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.

@@ -10,6 +10,7 @@ from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster, Link
 from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.model import CostModel, Meshes, MeshTables
+from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
 from optalloc.workload import Training
 
@@ -72,6 +73,22 @@ def _scaled(cluster: Cluster, **factors: float) -> Cluster:
         network=link(group.network, factors.get("network", 1.0)),
     )
     return msgspec.structs.replace(cluster, nodes=(group,))
+
+
+@pytest.mark.parametrize("part", ["compute", "memory", "node", "network"])
+def test_a_faster_part_lengthens_no_pass_that_waits_for_the_host(part: str) -> None:
+    """Layers of GPT-2, so small that launching them takes longer than running them.
+
+    Schedules with a divided backward run input and weight gradients apart: each by itself must not
+    grow.
+    """
+    model = load_model("gpt2")
+    before, row = CostModel(model, load_cluster("32xh100-sxm"), WORK).layer_costs(_many())
+    faster = _scaled(load_cluster("32xh100-sxm"), **{part: 2.0})
+    after, _ = CostModel(model, faster, WORK).layer_costs(_many())
+    for name in ("forward_s", "backward_s", "weight_s"):
+        new, old = getattr(after, name)[row], getattr(before, name)[row]
+        assert np.all(new <= old * (1 + 1e-12)), name
 
 
 @pytest.mark.parametrize("part", ["compute", "memory", "node", "network"])

@@ -126,7 +126,7 @@ def plan_training(
     )
     goal = Objective(name=objective, unit=OBJECTIVES[objective])
     if not outcome.found:
-        return _without_plan(cost, space, ceiling, outcome, goal, stats)
+        return _without_plan(cost, space, ceiling, outcome, goal, stats, stop)
     return _with_plan(cost, outcome, goal, stats)
 
 
@@ -247,11 +247,14 @@ def _without_plan(
     outcome: Outcome,
     goal: Objective,
     stats: Stats,
+    stop: StopRule | None,
 ) -> TrainingResult:
     conflict: tuple[str, ...] = ()
     fixes: tuple[Fix, ...] = ()
     if not outcome.stopped:
-        conflict, fixes = explain_infeasible(cost, space, ceiling)
+        conflict, fixes = explain_infeasible(
+            cost, space, ceiling, stop=stop, begin=time.perf_counter() - stats.wall_s
+        )
     return TrainingResult(
         termination=Termination.LIMIT if outcome.stopped else Termination.INFEASIBLE,
         bounds=Bounds(dual=outcome.bound),

@@ -7,6 +7,7 @@ import msgspec
 from optalloc.cluster.load import load_cluster
 from optalloc.model.load import load_model
 from optalloc.result import Termination
+from optalloc.stop import Progress
 from optalloc.training.infeasible import _rounded_up
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.workload import Training
@@ -57,3 +58,18 @@ def test_two_reasons_at_once_have_a_fix_of_two_parts() -> None:
     group = msgspec.structs.replace(many.nodes[0], devices=1, count=many.num_devices, domain=1)
     many = msgspec.structs.replace(many, nodes=(group,))
     assert plan_training(MODEL, many, WORKLOAD, pin=["zero_stage=1"]).best is not None
+
+
+def test_the_stop_rule_ends_the_explanation_too() -> None:
+    """Infeasible stays proven; what conflicts is left open rather than searched past the limit."""
+    calls = 0
+
+    def stop(progress: Progress) -> bool:  # noqa: ARG001
+        nonlocal calls
+        calls += 1
+        return calls > 3
+
+    result = plan_training(MODEL, load_cluster("1xh100-sxm"), WORKLOAD, stop=stop)
+    assert result.termination is Termination.INFEASIBLE
+    assert result.conflict == ("one part or another: which was not found within the limit",)
+    assert calls == 4

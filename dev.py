@@ -257,7 +257,7 @@ def checks() -> dict[str, list[object]]:
     return {
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
-        "mypy": [PYTHON, "-m", "mypy", "--strict", "src", "tests", "examples", "dev.py"],
+        "mypy": [PYTHON, "-m", "mypy", "--strict", "src", "tests", "benchmarks", "examples", "dev.py"],
         "imports": [BIN / "lint-imports"],
         "pytest": [PYTHON, "-m", "pytest", "-n", "2", "-m", NOT_HERE],
         "docs": [PYTHON, "-m", "sphinx", "-W", "-q", "-b", "html", docs, docs / "_build" / "html"],

@@ -30,7 +30,7 @@ struct Ascent {
     int steps = 24;
     int fix_every = 8;
     int repair_every = 0;  // 0: never
-    double theta = 0.25;
+    double theta = 0.5;
     int patience = 25;     // steps without a better bound before theta shrinks
 };
 

@@ -32,6 +32,7 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMPS = VENV / "stamps"
 UNFINISHED = VENV / "set-up-unfinished"
 TORCH = "2.13.0"
+CHECKED = ("src", "tests", "benchmarks", "examples", "dev.py")
 NOT_HERE = "not torch and not gpu and not browser"
 KERNELS = "native or exact or knapsack or partition or pipeline or search"
 
@@ -257,7 +258,7 @@ def checks() -> dict[str, list[object]]:
     return {
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
-        "mypy": [PYTHON, "-m", "mypy", "--strict", "src", "tests", "examples", "dev.py"],
+        "mypy": [PYTHON, "-m", "mypy", "--strict", *CHECKED],
         "imports": [BIN / "lint-imports"],
         "pytest": [PYTHON, "-m", "pytest", "-n", "2", "-m", NOT_HERE],
         "docs": [PYTHON, "-m", "sphinx", "-W", "-q", "-b", "html", docs, docs / "_build" / "html"],

@@ -1,6 +1,7 @@
 // Python bindings of the native kernels: the only file that knows Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include "assignment/solve.hpp"
@@ -152,12 +153,15 @@ void bind_training(nb::module_& m) {
 namespace as = optalloc::assignment;
 
 void bind_assignment(nb::module_& m) {
-    // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound); value and units are
+    // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound, proof); value and units are
     // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
+    // start: the unit of each task of a feasible assignment, or None. proof: None unless asked for, else
+    // (rows as in record.hpp, scale, target, whether the tree is of the costs 0).
     m.def("solve_assignment",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
              const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
-             const nb::callable& watch, std::uint64_t seed) {
+             const nb::callable& watch, std::uint64_t seed, const std::optional<std::vector<int>>& start,
+             bool prove) {
               const std::size_t n = costs.shape(0), width = costs.shape(1);
               if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
                   allowed.shape(0) != n || allowed.shape(1) != width) {
@@ -177,21 +181,28 @@ void bind_assignment(nb::module_& m) {
                   return nb::cast<bool>(watch(now.nodes, value, units, now.bound));
               };
               as::Answer answer;
+              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .prove = prove};
               {
                   const nb::gil_scoped_release release;
                   answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
-                                     {allowed.data(), n * width}, seed, call);
+                                     {allowed.data(), n * width}, options, call);
               }
               nb::object value = nb::none(), units = nb::none();
               if (answer.has_value) {
                   value = nb::int_(answer.value);
                   units = nb::cast(answer.unit);
               }
+              nb::object proof = nb::none();
+              if (prove) {
+                  const as::Proof& tree = answer.proof;
+                  proof = nb::make_tuple(nb::bytes(tree.rows.data(), tree.rows.size() * sizeof(as::Int)), tree.scale,
+                                         tree.target, tree.without_costs);
+              }
               return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes,
-                                    answer.multiplier, answer.scale, answer.witness_bound);
+                                    answer.multiplier, answer.scale, answer.witness_bound, proof);
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
-          nb::arg("seed") = 0);
+          nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false);
 }
 
 }  // namespace

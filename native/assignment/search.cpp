@@ -15,6 +15,8 @@ constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
+constexpr std::int64_t kRepairGap = 8;        // nodes from one repair to the next
+constexpr std::int64_t kMostRepairGap = 512;  // after repairs in vain
 
 }  // namespace
 
@@ -80,6 +82,12 @@ void Search::repair() {
     offer(scratch_);
 }
 
+// The bound at these multipliers exceeds the target, and says so in the record.
+Outcome Search::closed_by(const std::vector<Int>& multiplier) {
+    if (record) record->leaf(domain_, multiplier);
+    return Outcome::kClosed;
+}
+
 Outcome Search::ascend(std::vector<double>& multiplier, const Ascent& how) {
     const std::int64_t before = lagrangian_.work();
     const Outcome outcome = climb(multiplier, how);
@@ -106,7 +114,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         if (domain_.num_free() == 0) break;
         round(multiplier, rounded_);
         const Int bound = lagrangian_.evaluate(rounded_);
-        if (bound > scale_ * target_) return Outcome::kClosed;
+        if (bound > scale_ * target_) return closed_by(rounded_);
 
         gain /= kMemory;
         if (gain > kHugeWeight) {
@@ -125,10 +133,10 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         }
         if (covered) offer_cover();
         else if (how.repair_every > 0 && step % how.repair_every == 0) repair();
-        if (bound > scale_ * target_) return Outcome::kClosed;
+        if (bound > scale_ * target_) return closed_by(rounded_);
         if (best_bound_ > scale_ * target_) {
             multiplier = best_multiplier;
-            return Outcome::kClosed;
+            return closed_by(best_rounded_);
         }
 
         if (bound > best_bound_) {
@@ -147,7 +155,14 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         if (how.fix_every > 0 && (step % how.fix_every == 0 || step == how.steps) &&
             (!fixed_here || fixed_target != target_)) {
             int removed = 0;
-            if (!lagrangian_.fix(domain_, best_rounded_, scale_ * target_, removed)) return Outcome::kClosed;
+            if (record) record->fix(domain_, best_rounded_);
+            const bool some_left = lagrangian_.fix(domain_, best_rounded_, scale_ * target_, removed);
+            if (record && removed == 0) record->forget();
+            if (!some_left) {
+                if (removed == 0) return closed_by(best_rounded_);
+                if (record) record->dead();
+                return Outcome::kClosed;
+            }
             if (removed > 0) lagrangian_.refresh(domain_);
             fixed_here = removed == 0;
             fixed_target = target_;
@@ -176,6 +191,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         for (std::size_t j = 0; j < n; ++j) scratch_.unit[j] = domain_.unit_of(static_cast<int>(j));
         scratch_.cost = domain_.placed_cost();
         offer(scratch_);
+        if (record) record->dead();
         return Outcome::kClosed;  // the only assignment left, and it is noted or too dear
     }
     return Outcome::kOpen;
@@ -211,17 +227,32 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     const Outcome outcome = ascend(multiplier, how);
     if (outcome != Outcome::kOpen) return outcome;
     const Int bound = best_bound_;
-    if (repairs > 0 && nodes_ % repairs == 0) {
+    if (nodes_ >= next_repair_) {
+        const Int before = has_best_ ? best_.cost : ceiling_ + 1;
         repair();
-        if (bound > scale_ * target_) return Outcome::kClosed;
+        const bool gained = has_best_ && best_.cost < before;
+        repair_gap_ = gained ? kRepairGap : std::min(2 * repair_gap_, kMostRepairGap);
+        next_repair_ = nodes_ + repair_gap_;
+        if (bound > scale_ * target_) return closed_by(best_rounded_);
     }
     bool in = false;
     const std::size_t pair = choose_pair(in);
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    if (record) record->branch(static_cast<int>(pair / n), static_cast<int>(pair % n), in);
     for (const bool side : {in, !in}) {
+        if (side != in && bound > scale_ * target_) {  // a better assignment was found on the first side
+            round(multiplier, rounded_);
+            return closed_by(rounded_);
+        }
         const Outcome child = branch(pair, side, multiplier);
         if (child != Outcome::kClosed) return child;
-        if (bound > scale_ * target_) break;
     }
+    return Outcome::kClosed;
+}
+
+Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const Ascent& how) {
+    if (domain_.propagate()) return close(multiplier, how);
+    if (record) record->dead();
     return Outcome::kClosed;
 }
 
@@ -231,17 +262,20 @@ Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& mul
     const std::size_t mark = domain_.mark();
     if (in) domain_.place(unit, task);
     else domain_.remove(unit, task);
-    const Outcome outcome = domain_.propagate() ? close(multiplier, Ascent{}) : Outcome::kClosed;
+    const Outcome outcome = propagate_and_close(multiplier, Ascent{});
     domain_.undo(mark);
     return outcome;
 }
 
 Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit) {
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+    if (record) record->clear();
     nodes_ = 0;
+    repair_gap_ = kRepairGap;
+    next_repair_ = kRepairGap;
     node_limit_ = node_limit;
     const std::size_t mark = domain_.mark();
-    const Outcome outcome = domain_.propagate() ? close(multiplier, root) : Outcome::kClosed;
+    const Outcome outcome = propagate_and_close(multiplier, root);
     domain_.undo(mark);
     return outcome;
 }

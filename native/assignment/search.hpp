@@ -8,6 +8,7 @@
 #include "assignment/domain.hpp"
 #include "assignment/improve.hpp"
 #include "assignment/lagrangian.hpp"
+#include "assignment/record.hpp"
 
 namespace optalloc::assignment {
 
@@ -29,7 +30,7 @@ struct Ascent {
     int steps = 24;
     int fix_every = 8;
     int repair_every = 0;  // 0: never
-    double theta = 0.25;
+    double theta = 0.5;
     int patience = 25;     // steps without a better bound before theta shrinks
 };
 
@@ -59,12 +60,14 @@ class Search {
     Int scale() const { return scale_; }
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
     void set_target(Int target) { target_ = target; }
-    Int repairs = 8;                                // nodes from one repair to the next
+    Record* record = nullptr;                       // of decide(): whole when it closes
     std::function<void()> between_nodes;            // may offer better assignments
 
   private:
     Outcome climb(std::vector<double>& multiplier, const Ascent& how);
     Outcome close(const std::vector<double>& parent, const Ascent& how);
+    Outcome closed_by(const std::vector<Int>& multiplier);
+    Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
     Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
     std::size_t choose_pair(bool& in) const;
     void round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const;
@@ -82,6 +85,7 @@ class Search {
     Int ceiling_;
     Int target_;
     Int best_bound_ = 0;
+    std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;
     std::vector<double> share_;  // of each pair in the recent knapsack solutions
     double weight_ = 1.0;

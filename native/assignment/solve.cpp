@@ -30,13 +30,16 @@ Int scale_for(const Instance& instance, Int ceiling) {
 
 class Solver {
   public:
-    Solver(const Normal& normal, Int scale, std::uint64_t seed, const Watch& watch)
+    Solver(const Normal& normal, Int scale, const Options& options, const Watch& watch)
         : normal_(normal),
+          options_(options),
           watch_(watch),
           scale_(scale),
           control_{[this] { return report(); }},
           search_(normal.instance, scale, control_),
-          explorer_(normal.instance, scale, control_, seed) {}
+          explorer_(normal.instance, scale, control_, options.seed) {
+        if (options.prove) search_.record = &record_;
+    }
 
     Answer run();
 
@@ -44,12 +47,18 @@ class Solver {
     bool report();
     void bound_root();
     void raise(Int bound);
+    void raise_by_leaf(Int bound);
+    void keep_proof(Int bound);
+    void raise_from_zero();
+    void offer_start();
     Outcome look_for_any(std::int64_t node_limit);
     void explore(std::int64_t budget);
     Status decide_all();
     void certify_root();
+    void to_original(Proof& proof) const;
 
     const Normal& normal_;
+    const Options& options_;
     const Watch& watch_;
     Int scale_;
     Control control_;
@@ -59,6 +68,7 @@ class Solver {
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
     std::int64_t explored_ = 0;  // work of the heuristics
+    Record record_;
 };
 
 bool Solver::report() {
@@ -73,10 +83,45 @@ bool Solver::report() {
     return watch_ && watch_(now);
 }
 
+// The record is that of a tree that refuses every cost below the bound.
 void Solver::raise(Int bound) {
     if (bound <= bound_) return;
+    keep_proof(bound);
     bound_ = bound;
     control_.poll();
+}
+
+void Solver::raise_by_leaf(Int bound) {
+    if (bound <= bound_) return;
+    if (options_.prove) {
+        std::vector<Int> rounded;
+        search_.bound_at(multiplier_, rounded);
+        record_.clear();
+        record_.leaf(search_.domain(), rounded);
+    }
+    raise(bound);
+}
+
+// No normal cost is negative: multipliers 0 prove it.
+void Solver::raise_from_zero() {
+    record_.leaf(search_.domain(), std::vector<Int>(static_cast<std::size_t>(normal_.instance.num_tasks), 0));
+    keep_proof(0);
+}
+
+void Solver::offer_start() {
+    const Instance& instance = normal_.instance;
+    if (options_.start.size() != static_cast<std::size_t>(instance.num_tasks)) return;
+    Assignment start{.unit = options_.start, .cost = 0};
+    for (int j = 0; j < instance.num_tasks; ++j) {
+        start.cost += instance.cost[instance.at(start.unit[static_cast<std::size_t>(j)], j)];
+    }
+    search_.offer(start);
+    control_.poll();
+}
+
+void Solver::keep_proof(Int bound) {
+    if (!options_.prove) return;
+    answer_.proof = {.rows = std::move(record_.rows()), .scale = scale_, .target = bound - 1};
 }
 
 // Ascent without fixing first, so that the best multipliers are a witness over all allowed pairs.
@@ -87,7 +132,7 @@ void Solver::bound_root() {
     witness_ = multiplier_;
     if (control_.stopped) return;
     std::vector<Int> rounded;
-    raise(ceil_div(search_.bound_at(multiplier_, rounded), scale_));
+    raise_by_leaf(ceil_div(search_.bound_at(multiplier_, rounded), scale_));
     Assignment first;
     if (explorer_.dive(first)) {
         search_.offer(first);
@@ -99,10 +144,10 @@ void Solver::bound_root() {
     witness_ = multiplier_;
     if (outcome == Outcome::kStopped) return;
     if (outcome == Outcome::kClosed) {
-        raise(search_.has_best() ? search_.best().cost : search_.ceiling() + 1);
+        raise_by_leaf(search_.has_best() ? search_.best().cost : search_.ceiling() + 1);
         return;
     }
-    raise(ceil_div(search_.best_bound(), scale_));
+    raise_by_leaf(ceil_div(search_.best_bound(), scale_));
     explorer_.set_multiplier(multiplier_);
 }
 
@@ -120,8 +165,17 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
         }
     }
     Search search(free, kFeasibilityScale, control_);
+    Record record;
+    if (options_.prove) search.record = &record;
     const Ascent root{.steps = 300, .fix_every = 50, .repair_every = 10, .theta = 1.0, .patience = 10};
     const Outcome outcome = search.decide(0, reward, root, node_limit);
+    if (outcome == Outcome::kClosed && !search.has_best()) {
+        bound_ = search_.ceiling() + 1;
+        if (options_.prove) {
+            answer_.proof = {
+                .rows = std::move(record.rows()), .scale = kFeasibilityScale, .target = 0, .without_costs = true};
+        }
+    }
     if (!search.has_best()) return outcome;
     Assignment found = search.best();
     found.cost = 0;
@@ -175,10 +229,7 @@ Status Solver::decide_all() {
         }
         if (search_.has_best()) continue;
         node_limit *= 2;
-        if (look_for_any(node_limit) == Outcome::kClosed) {
-            raise(search_.ceiling() + 1);
-            return Status::kInfeasible;
-        }
+        if (look_for_any(node_limit) == Outcome::kClosed) return Status::kInfeasible;
     }
 }
 
@@ -211,15 +262,33 @@ void Solver::certify_root() {
     }
 }
 
+// From the normal form to the caller's costs: K c = K (o_j + g c') and so h_j = K o_j + g h'_j.
+void Solver::to_original(Proof& proof) const {
+    if (proof.without_costs) return;
+    proof.target = normal_.original(proof.target);
+    std::vector<Int>& rows = proof.rows;
+    for (std::size_t at = 0; at < rows.size();) {
+        const Int kind = rows[at++];
+        if (kind == Record::kBranch) at += 3;
+        if (kind != Record::kLeaf && kind != Record::kFix) continue;
+        const Int count = rows[at++];
+        for (Int k = 0; k < count; ++k, at += 2) {
+            const Int offset = normal_.task_offset[static_cast<std::size_t>(rows[at])];
+            rows[at + 1] = proof.scale * offset + normal_.granularity * rows[at + 1];
+        }
+    }
+}
+
 Answer Solver::run() {
     if (!search_.propagate()) {
         answer_.status = Status::kInfeasible;
-        bound_ = search_.ceiling() + 1;
+        record_.dead();
+        raise(search_.ceiling() + 1);
     } else {
+        raise_from_zero();
+        offer_start();
         bound_root();
-        Outcome any = Outcome::kOpen;
-        if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) any = look_for_any(kFirstNodes);
-        if (any == Outcome::kClosed) raise(search_.ceiling() + 1);
+        if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) look_for_any(kFirstNodes);
         if (!control_.stopped) explore(kTurn);
         answer_.status = control_.stopped ? Status::kStopped : decide_all();
     }
@@ -230,6 +299,7 @@ Answer Solver::run() {
         answer_.value = normal_.original(search_.best().cost);
     }
     answer_.bound = normal_.original(bound_);
+    to_original(answer_.proof);
     answer_.nodes = control_.nodes;
     return answer_;
 }
@@ -237,7 +307,7 @@ Answer Solver::run() {
 }  // namespace
 
 Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
-             std::span<const std::uint8_t> allowed, std::uint64_t seed, const Watch& watch) {
+             std::span<const std::uint8_t> allowed, const Options& options, const Watch& watch) {
     const Normal normal = normalise(costs, loads, capacities, allowed);
     const Int scale = scale_for(normal.instance, cost_ceiling(normal.instance));
     if (scale < 1) {
@@ -245,7 +315,7 @@ Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<c
         answer.status = Status::kTooLarge;
         return answer;
     }
-    return Solver(normal, scale, seed, watch).run();
+    return Solver(normal, scale, options, watch).run();
 }
 
 }  // namespace optalloc::assignment

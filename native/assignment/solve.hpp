@@ -23,6 +23,15 @@ struct Snapshot {
 // Called about once a node and at every new assignment or bound; true stops the solve.
 using Watch = std::function<bool(const Snapshot&)>;
 
+// A closed tree (rows as in Record) in the caller's costs: no assignment costs at most target; by multipliers
+// times scale. without_costs: the tree is of the same instance with all costs 0.
+struct Proof {
+    std::vector<Int> rows;
+    Int scale = 1;
+    Int target = 0;
+    bool without_costs = false;
+};
+
 struct Answer {
     Status status = Status::kStopped;
     bool has_value = false;
@@ -35,11 +44,18 @@ struct Answer {
     std::vector<Int> multiplier;
     Int scale = 1;
     Int witness_bound = 0;
+    Proof proof;
+};
+
+struct Options {
+    std::uint64_t seed = 0;
+    std::vector<int> start;  // the unit of each task of a feasible assignment to begin with; empty: none
+    bool prove = false;      // keep the search tree of the bound
 };
 
 // Task-major tables of shape N x M. Costs any sign; the sums of absolute costs and of loads must stay within
 // 62 bits. kTooLarge: costs too large for exact multipliers.
 Answer solve(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
-             std::span<const std::uint8_t> allowed, std::uint64_t seed, const Watch& watch);
+             std::span<const std::uint8_t> allowed, const Options& options, const Watch& watch);
 
 }  // namespace optalloc::assignment

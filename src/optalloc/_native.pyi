@@ -64,7 +64,8 @@ def held_vectors(
 
 # -- assignment --
 
-# (status, value, units, bound, nodes, multipliers, scale, witness bound)
+# (status, value, units, bound, nodes, multipliers, scale, witness bound, proof), the proof being
+# (rows of int64 as in native/assignment/record.hpp, scale, target, whether of the costs 0)
 def solve_assignment(
     costs: _Longs,
     loads: _Longs,
@@ -72,4 +73,16 @@ def solve_assignment(
     allowed: _Bytes,
     watch: Callable[[int, int | None, list[int] | None, int], bool],
     seed: int = 0,
-) -> tuple[int, int | None, list[int] | None, int, int, list[int], int, int]: ...
+    start: Sequence[int] | None = None,
+    prove: bool = False,
+) -> tuple[
+    int,
+    int | None,
+    list[int] | None,
+    int,
+    int,
+    list[int],
+    int,
+    int,
+    tuple[bytes, int, int, bool] | None,
+]: ...

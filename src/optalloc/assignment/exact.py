@@ -28,7 +28,8 @@ assignment problem", Computational Optimization and Applications 52 (2012).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -38,12 +39,14 @@ from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
 from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.proof import FORMAT, ProofHeader, instance_digest, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
 from optalloc.errors import InputError
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
+_NOTHING_LEFT = np.zeros(1, dtype=np.int64).tobytes()  # one leaf that needs no multipliers
 
 
 class _Status(enum.IntEnum):
@@ -61,6 +64,8 @@ def solve_exact(
     on_progress: OnProgress | None = None,
     *,
     seed: int = 0,
+    start: Sequence[int] | None = None,
+    proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
     """Solve to proven optimality, or as far as the stop rule allows.
 
@@ -74,6 +79,10 @@ def solve_exact(
     seed : int
         Of the lots that the heuristics draw; equal seeds give equal results unless a clock stops
         them.
+    start : sequence of int, length num_tasks, optional
+        The unit of each task of a feasible assignment to begin with.
+    proof : path, optional
+        Where to write the proof of the bound, see :mod:`optalloc.assignment.proof`.
 
     Returns
     -------
@@ -85,17 +94,23 @@ def solve_exact(
     Raises
     ------
     InputError
-        If the costs are so large that multipliers would leave 64-bit integers.
+        If the costs are so large that multipliers would leave 64-bit integers, or the start is not
+        feasible.
     """
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
+    begin = None if start is None else _checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
+        if proof is not None:
+            _write(proof, journal, (_NOTHING_LEFT, 1, 0, True))
         return journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
     if problem.num_tasks == 0:
         journal.offer([], 0)
+        if proof is not None:
+            _write(proof, journal, (_NOTHING_LEFT, 1, -1, False))
         return journal.finish(Termination.OPTIMAL, message="there is no task")
     try:
-        status, value, units, bound, nodes, multipliers, scale, witness_bound = (
+        status, value, units, bound, nodes, multipliers, scale, witness_bound, tree = (
             _native.solve_assignment(
                 form.costs,
                 np.where(form.allowed, form.loads, 0),
@@ -103,6 +118,8 @@ def solve_exact(
                 form.allowed.astype(np.uint8),
                 _watcher(journal),
                 seed,
+                begin,
+                proof is not None,
             )
         )
     except KeyboardInterrupt:
@@ -114,6 +131,10 @@ def solve_exact(
             fix="divide the costs, or use the method 'milp'",
         )
     journal.nodes = nodes
+    if units is not None and value is not None:
+        journal.offer(units, value)
+    if proof is not None and tree is not None:
+        _write(proof, journal, tree)
     witness = None
     if multipliers:
         witness = Witness(
@@ -124,11 +145,11 @@ def solve_exact(
             f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
         )
         return journal.finish(Termination.INFEASIBLE, witness=witness, message=why)
-    if units is not None and value is not None:
-        journal.offer(units, value)
     journal.raise_bound(bound)
     if status == _Status.STOPPED:
-        return journal.finish(Termination.LIMIT, witness=witness, message=f"{nodes} nodes searched")
+        why = "interrupted, " if journal.interrupted else ""
+        message = f"{why}{nodes} nodes searched"
+        return journal.finish(Termination.LIMIT, witness=witness, message=message)
     how = f"search of {nodes} nodes" if nodes else "bound of the root"
     return journal.finish(Termination.OPTIMAL, witness=witness, message=f"proven by the {how}")
 
@@ -149,7 +170,43 @@ def _watcher(journal: Journal) -> Callable[[int, int | None, list[int] | None, i
             journal.report()
         return journal.should_stop()
 
-    return watch
+    def watch_or_stop(nodes: int, value: int | None, units: list[int] | None, bound: int) -> bool:
+        try:
+            return watch(nodes, value, units, bound)
+        except KeyboardInterrupt:  # the kernel stops in good order: plan, bound and proof are kept
+            journal.interrupted = True
+            return True
+
+    return watch_or_stop
+
+
+def _checked_start(problem: AssignmentProblem, start: Sequence[int]) -> list[int]:
+    evaluation = problem.evaluate(start)
+    if not evaluation.is_feasible:
+        raise InputError(
+            f"the start is not feasible: {evaluation.violations[0]}",
+            path="start",
+            fix="give a feasible assignment, or none",
+        )
+    return [int(unit) for unit in start]
+
+
+def _write(
+    path: str | os.PathLike[str], journal: Journal, tree: tuple[bytes, int, int, bool]
+) -> None:
+    rows, scale, target, without_costs = tree
+    tasks, units = journal.form.costs.shape
+    header = ProofHeader(
+        format=FORMAT,
+        instance=instance_digest(journal.problem),
+        num_tasks=tasks,
+        num_units=units,
+        scale=scale,
+        target=target,
+        without_costs=without_costs,
+        assignment=journal.best,
+    )
+    write_proof(path, header, np.frombuffer(rows, dtype=np.int64))
 
 
 def knapsack(profits: IntArray, loads: IntArray, capacity: int) -> int:

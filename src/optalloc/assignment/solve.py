@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
-from typing import Literal, Protocol, cast
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -29,7 +31,7 @@ METHODS: dict[str, str] = {
     "milp": "optalloc.assignment.milp:solve_milp",
     "exact": "optalloc.assignment.exact:solve_exact",
 }
-_SEEDED = ("anneal", "milp")
+_SEEDED = ("anneal", "milp", "exact")
 
 # Below these sizes the plain methods answer in milliseconds.
 _FEW_ASSIGNMENTS = 2_000
@@ -42,7 +44,7 @@ class _Solver(Protocol):
         problem: AssignmentProblem,
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
-        **options: int,
+        **options: Any,
     ) -> AssignmentResult: ...
 
 
@@ -53,6 +55,8 @@ def solve_assignment(
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     seed: int = 0,
+    start: Sequence[int] | None = None,
+    proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
     """Solve an assignment problem and check the answer.
 
@@ -68,6 +72,10 @@ def solve_assignment(
         Called with :class:`Progress` as incumbent and bound change.
     seed : int
         Seed of the methods that draw lots.
+    start : sequence of int, length num_tasks, optional
+        A feasible assignment for ``exact`` to begin with.
+    proof : path, optional
+        Where ``exact`` writes its proof, for :func:`certify_proof`.
 
     Returns
     -------
@@ -88,13 +96,22 @@ def solve_assignment(
             path="method",
             fix=f"did you mean {near[0]!r}?" if near else f"use auto or {', '.join(METHODS)}",
         )
-    chosen = choose_method(problem) if method == "auto" else method
+    options: dict[str, Any] = {"start": start, "proof": proof}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and method not in ("auto", "exact"):
+        raise InputError(
+            f"the method {method!r} takes no {' and no '.join(options)}",
+            path="method",
+            fix="use the method 'exact'",
+        )
+    chosen = choose_method(problem) if method == "auto" and not options else method
+    chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
-    options = {"seed": seed} if chosen in _SEEDED else {}
+    options |= {"seed": seed} if chosen in _SEEDED else {}
     try:
         result = solver(problem, stop, on_progress, **options)
     except InputError:
-        if method != "auto" or chosen != "exact":
+        if method != "auto" or chosen != "exact" or len(options) > 1:
             raise
         # Costs beyond the range of exact multipliers: floating point is what is left.
         result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)

@@ -23,6 +23,10 @@ VERBS = {
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
     "assign": ("optalloc.cli.assign", "solve an assignment instance"),
+    "certify-assignment": (
+        "optalloc.cli.certify_assignment",
+        "prove the claim of an assignment again, from its proof",
+    ),
 }
 
 

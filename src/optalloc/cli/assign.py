@@ -21,7 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of anneal and milp (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the lots a method draws (default 0)"
+    )
+    parser.add_argument("--node-limit", type=int, metavar="N", help="stop after this many nodes")
+    parser.add_argument(
+        "--gap-limit",
+        type=float,
+        metavar="GAP",
+        help="stop at this relative gap, for example 0.001",
+    )
+    parser.add_argument(
+        "--start", metavar="ANSWER", help="begin with the assignment of an answer written with -o"
+    )
+    parser.add_argument(
+        "--proof", metavar="PATH", help="write the search tree for certify-assignment (.gz: packed)"
+    )
     parser.add_argument(
         "--sense", choices=("min", "max"), help="whether costs are paid or earned (default: file)"
     )
@@ -45,16 +60,18 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.files import canonical_json, write_text
     from optalloc.report.table import render
     from optalloc.result import Termination
-    from optalloc.stop import TimeLimit
-    from optalloc.units import parse_duration
 
-    stop = None
-    if arguments.time_limit is not None:
-        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    stop = _stop_rule(arguments)
     problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
     listener = ProgressLine() if sys.stderr.isatty() else None
     result = solve_assignment(
-        problem, arguments.method, stop=stop, on_progress=listener, seed=arguments.seed
+        problem,
+        arguments.method,
+        stop=stop,
+        on_progress=listener,
+        seed=arguments.seed,
+        start=None if arguments.start is None else _read_start(arguments.start),
+        proof=arguments.proof,
     )
     if listener is not None:
         listener.close()
@@ -71,6 +88,38 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
         return 5
     return 0
+
+
+def _stop_rule(arguments: argparse.Namespace) -> Any:
+    """The first limit that is reached ends the search; None without one."""
+    from optalloc.stop import Either, Gap, NodeLimit, TimeLimit
+    from optalloc.units import parse_duration
+
+    rules: list[Any] = []
+    if arguments.time_limit is not None:
+        rules.append(TimeLimit(parse_duration(arguments.time_limit, path="--time-limit")))
+    if arguments.node_limit is not None:
+        rules.append(NodeLimit(arguments.node_limit))
+    if arguments.gap_limit is not None:
+        rules.append(Gap(arguments.gap_limit))
+    return Either(*rules) if rules else None
+
+
+def _read_start(path: str) -> list[int]:
+    """The assignment of an answer in the published JSON form."""
+    from optalloc.errors import InputError
+    from optalloc.files import parse_json, read_text
+
+    data = parse_json(read_text(path), path=path)
+    units = data.get("assignment") if isinstance(data, dict) else None
+    if not isinstance(units, list) or not all(type(unit) is int for unit in units):
+        raise InputError(
+            "the file holds no assignment",
+            path=path,
+            pointer="$.assignment",
+            fix="give an answer that 'optalloc assign -o' wrote",
+        )
+    return units
 
 
 def _number(value: float | None) -> float | int | None:

@@ -1,0 +1,1 @@
+"""Studies that measure the package: ``python -m benchmarks STUDY --help``."""

@@ -1,0 +1,38 @@
+"""``python -m benchmarks STUDY ...``: one runner, one module a study."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: study -> (module with ``add_arguments`` and ``run``, what it does)
+STUDIES = {
+    "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
+    "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one study; returns the exit status."""
+    given = list(sys.argv[1:] if words is None else words)
+    listing = "\n".join(f"  {name:10} {what}" for name, (_, what) in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the package on files in the published formats.",
+        epilog=f"studies:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=STUDIES, metavar="STUDY")
+    study = parser.parse_args(given[:1]).study
+    module = importlib.import_module(STUDIES[study][0])
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {study}", description=STUDIES[study][1]
+    )
+    module.add_arguments(arguments)
+    return int(module.run(arguments.parse_args(given[1:])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

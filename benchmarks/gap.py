@@ -1,0 +1,143 @@
+"""Solve assignment instances with our methods and with peers, each under the same CPU limit.
+
+One row an instance and method:
+
+    instance        name of the file without its ending
+    method          exact, milp (HiGHS), anneal, greedy, dynamic; peers: cpsat, scip, cbc
+    objective       of the best plan, evaluated again here from the instance; empty: no plan
+    bound           proven or claimed by the method; empty: none
+    gap             |objective - bound| / max of both
+    termination     optimal, feasible, infeasible, limit; failed: the method crashed
+    cpu_s, wall_s   of the whole process group, start-up and reading the file included
+    time_to_best_s  CPU seconds from the start of the process to the best plan
+
+Every run is a process group of its own. Its CPU time is counted and limited, so that runs on a
+shared machine compare; a method that does not stop by itself is killed a little later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.limited import Usage, run_limited
+from optalloc.assignment.formats import load_assignment
+from optalloc.result import Bounds
+
+COLUMNS = (
+    "instance", "method", "objective", "bound", "gap", "termination", "cpu_s", "wall_s",
+    "time_to_best_s",
+)  # fmt: skip
+OURS = ("exact", "milp", "anneal", "greedy", "dynamic")
+#: method -> (module that must be installed, what installs it)
+PEERS = {
+    "cpsat": ("ortools", "ortools"),
+    "scip": ("pyscipopt", "pyscipopt"),
+    "cbc": ("pulp", "pulp"),
+}
+#: A run may exceed the limit by this part and this many seconds to write its answer.
+GRACE, GRACE_S = 0.2, 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the study."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--method",
+        default="exact",
+        metavar="M[,M...]",
+        help=f"of {', '.join((*OURS, *PEERS))}; default: exact",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, default=60.0, metavar="S", help="CPU seconds a run (60)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of a run (1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of a run (0)")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="rows go here, else to stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a row for each file and method; 1 when one could not be done."""
+    methods = arguments.method.split(",")
+    for method in methods:
+        if method not in OURS and method not in PEERS:
+            print(f"There is no method {method!r}: use {', '.join((*OURS, *PEERS))}.")
+            return 2
+        if method in PEERS and importlib.util.find_spec(PEERS[method][0]) is None:
+            what = PEERS[method][1]
+            print(f"The method {method} needs {what}: install it with 'pip install {what}'.")
+            return 2
+    failed = 0
+    with _opened(arguments.out) as out:
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows(arguments, methods):
+            failed += row["termination"] == "failed"
+            writer.writerow(row)
+            out.flush()
+    return 1 if failed else 0
+
+
+def rows(arguments: argparse.Namespace, methods: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows, as they are measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in arguments.files:
+            for method in methods:
+                command = [
+                    sys.executable, "-m", "benchmarks.solve_one", str(file), method,
+                    str(arguments.time_limit), str(arguments.threads), str(arguments.seed),
+                ]  # fmt: skip
+                limit = arguments.time_limit * (1 + GRACE) + GRACE_S
+                usage = run_limited(command, limit, Path(folder) / "log")
+                yield row_of(file, method, usage)
+
+
+def row_of(file: Path, method: str, usage: Usage) -> dict[str, Any]:
+    """One row from the JSON lines a run printed; plans are evaluated again."""
+    problem = load_assignment(file)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+    row |= {"instance": file.stem, "method": method, "termination": "failed"}
+    row |= {"cpu_s": f"{usage.cpu_s:.3f}", "wall_s": f"{usage.wall_s:.3f}"}
+    best: float | None = None
+    bound: float | None = None
+    for line in usage.output.splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:  # what a peer prints itself, or a line cut off
+            continue
+        if not isinstance(event, dict):
+            continue
+        if event.get("plan") is not None:
+            value = problem.evaluate(event["plan"])
+            if not value.is_feasible:
+                print(f"{file.stem}: {method} gave a plan that breaks a rule", file=sys.stderr)
+                return row
+            best = value.objective
+        if event.get("cpu_s") is not None:
+            row["time_to_best_s"] = f"{min(event['cpu_s'], usage.cpu_s):.3f}"
+        if event.get("bound") is not None:
+            bound = event["bound"]
+        if "termination" in event:
+            row["termination"] = event["termination"]
+    if usage.killed:
+        row["termination"] = "limit"
+    if best is None:
+        row["time_to_best_s"] = ""
+    row["objective"] = "" if best is None else f"{best:.12g}"
+    row["bound"] = "" if bound is None else f"{bound:.12g}"
+    if best is not None and bound is not None:
+        row["gap"] = f"{Bounds(primal=best, dual=bound).gap:.6g}"
+    return row
+
+
+def _opened(path: Path | None) -> TextIO:
+    if path is None:
+        return open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)
+    return path.open("w", encoding="utf-8")

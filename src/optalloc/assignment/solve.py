@@ -88,6 +88,8 @@ def solve_assignment(
             path="method",
             fix=f"did you mean {near[0]!r}?" if near else f"use auto or {', '.join(METHODS)}",
         )
+    if not problem.is_plain:
+        return certified(problem, _solve_form(problem, method, stop, on_progress, seed))
     chosen = choose_method(problem) if method == "auto" else method
     solver = _load(METHODS[chosen])
     options = {"seed": seed} if chosen in _SEEDED else {}
@@ -99,6 +101,30 @@ def solve_assignment(
         # Costs beyond the range of exact multipliers: floating point is what is left.
         result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)
     return certified(problem, result)
+
+
+def _solve_form(
+    problem: AssignmentProblem,
+    method: str,
+    stop: StopRule | None,
+    on_progress: OnProgress | None,
+    seed: int,
+) -> AssignmentResult:
+    """Several resources, groups, optional tasks, or another goal than the sum."""
+    from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
+    from optalloc.assignment.forms import solve_forms
+
+    few = problem.num_tasks <= 100 and num_choices(problem) <= _FEW_ASSIGNMENTS
+    if method == "enumerate" or (method == "auto" and few):
+        return solve_enumerate_forms(problem, stop, on_progress)
+    core = "exact" if method == "auto" else method
+    try:
+        return solve_forms(problem, stop, on_progress, method=core, seed=seed)
+    except InputError:
+        if method != "auto":
+            raise
+        # Costs beyond the range of exact multipliers: floating point is what is left.
+        return solve_forms(problem, stop, on_progress, method="milp", seed=seed)
 
 
 def choose_method(problem: AssignmentProblem) -> str:
@@ -131,6 +157,9 @@ def certified(problem: AssignmentProblem, result: AssignmentResult) -> Assignmen
 
 def _is_infeasible(problem: AssignmentProblem, stop: StopRule) -> bool:
     """Whether a smaller problem is proven infeasible too, within the limit."""
+    if not problem.is_plain:
+        result = _solve_form(problem, "auto", stop, None, 0)
+        return result.termination is Termination.INFEASIBLE
     result = _load(METHODS[choose_method(problem)])(problem, stop)
     return result.termination is Termination.INFEASIBLE
 

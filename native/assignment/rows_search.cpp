@@ -15,12 +15,13 @@ constexpr double kShrink = 0.6;
 constexpr double kLeastTheta = 0.002;
 constexpr int kPatience = 10;
 constexpr double kInFirst = 0.4;
+constexpr int kMoves = 2000;         // of one repair by force
 constexpr double kReach = 0.02;      // how far above the best bound a step aims, of the ceiling
 
 }  // namespace
 
 Search::Search(const Instance& instance, Control& control)
-    : instance_(&instance), control_(&control), bound_(instance), share_(instance.cost.size()) {
+    : instance_(&instance), control_(&control), bound_(instance), repairer_(instance, bound_.groups_of()), share_(instance.cost.size()) {
     for (int j = 0; j < instance.num_tasks; ++j) {
         Int most = 0;
         for (int i = 0; i < instance.num_units; ++i) {
@@ -132,11 +133,27 @@ void Search::repair(const Domain& domain) {
             }
             if (count < fewest) fewest = count, next = q, to = cheapest;
         }
-        if (to < 0) return;
+        if (to < 0) return force(std::move(plan));
         put(to, rest[next]);
         rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(next));
     }
     if (has_best_ && plan.cost >= best_.cost + std::max<Int>(1, best_.cost / 20)) return;
+    polish(plan);
+    offer(plan);
+}
+
+// While no assignment is known, some of the unfinished ones are finished by force.
+void Search::force(Assignment plan) {
+    constexpr std::int64_t first = 8, every = 64;
+    if (has_best_ || (++failures_ > first && failures_ % every != 0)) return;
+    if (!repairer_.run(plan, kMoves)) return;
+    polish(plan);
+    offer(plan);
+}
+
+void Search::anneal(std::int64_t moves, std::mt19937_64& random) {
+    Assignment plan = best_;
+    repairer_.anneal(plan, moves, random, [this] { return control_->poll(); });
     polish(plan);
     offer(plan);
 }

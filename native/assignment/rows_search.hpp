@@ -6,6 +6,7 @@
 
 #include "assignment/rows.hpp"
 #include "assignment/rows_bound.hpp"
+#include "assignment/rows_repair.hpp"
 
 namespace optalloc::assignment::rows {
 
@@ -40,6 +41,8 @@ class Search {
 
     bool offer(const Assignment& candidate);
     void polish(Assignment& assignment) const;
+    // Anneals from the best assignment.
+    void anneal(std::int64_t moves, std::mt19937_64& random);
     Domain root() const { return Domain(*instance_, bound_.groups_of()); }
     std::vector<double> first_multiplier() const;
 
@@ -54,15 +57,17 @@ class Search {
     Outcome close(Domain domain, const std::vector<double>& parent, const Ascent& how);
     bool fix(Domain& domain, Int value);
     void repair(const Domain& domain);
+    void force(Assignment plan);
     bool choose_pair(const Domain& domain, int& unit, int& task, bool& in) const;
 
     const Instance* instance_;
     Control* control_;
     Bound bound_;
+    Repairer repairer_;
     Assignment best_;
     bool has_best_ = false;
     Int ceiling_ = 0, target_ = 0, best_bound_ = 0;
-    std::int64_t nodes_ = 0, node_limit_ = 0;
+    std::int64_t nodes_ = 0, node_limit_ = 0, failures_ = 0;
     std::vector<double> share_;  // of each pair in the recent knapsack solutions
 };
 

@@ -10,11 +10,13 @@ namespace optalloc::assignment::rows {
 
 namespace {
 
-constexpr std::int64_t kFirstNodes = 1000;
-constexpr std::int64_t kGroupNodes = 150;
+constexpr std::int64_t kFirstNodes = 200;
+constexpr std::int64_t kGroupNodes = 300;
+constexpr std::int64_t kGroupShare = 1;  // nodes of groups for each node of a decision left open
 constexpr int kQuick = 8;                // nodes of a decision that was too easy
 constexpr Int kFirstStep = 256;          // first target above the bound, as part of the gap
-constexpr int kGroupRounds = 40;         // of the first visit to groups of units
+constexpr std::int64_t kMovesPerNode = 1000;  // of annealing for each of those nodes
+constexpr int kFewRounds = 10;           // of groups before the first decision
 
 Int floor_div(Int a, Int b) { return a / b - (a % b < 0 ? 1 : 0); }
 
@@ -34,8 +36,8 @@ class Solver {
     void raise(Int bound) { bound_ = std::max(bound_, bound); }
     bool report();
     Outcome look_for_any(std::int64_t node_limit);
-    void improve(int rounds);
-    bool improve_group(const std::vector<int>& units);
+    void improve(int rounds, std::int64_t nodes);
+    bool improve_part(const std::vector<int>& tasks, const std::vector<int>& units);
     Status decide_all();
     Status solve_root();
 
@@ -47,7 +49,7 @@ class Solver {
     Control control_;
     Search* search_ = nullptr;
     std::vector<double> multiplier_;
-    double group_ = 3.0;  // units in a group
+    double units_drawn_ = 3.0, tasks_drawn_ = 12.0;
     Assignment shown_;
 };
 
@@ -107,65 +109,69 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     return Outcome::kOpen;
 }
 
-// The tasks now on some units, on these units alone: a smaller problem of the same kind.
-bool Solver::improve_group(const std::vector<int>& units) {
+// Some tasks on some units, all others where they are: a smaller problem of the same kind.
+bool Solver::improve_part(const std::vector<int>& tasks, const std::vector<int>& units) {
     const Instance& in = instance_;
     const Assignment& best = search_->best();
-    std::vector<int> tasks, inside(static_cast<std::size_t>(in.num_units), -1);
-    for (std::size_t p = 0; p < units.size(); ++p) inside[static_cast<std::size_t>(units[p])] = static_cast<int>(p);
     std::vector<int> number(static_cast<std::size_t>(in.num_tasks), -1);
     Int present = 0;
+    for (std::size_t q = 0; q < tasks.size(); ++q) {
+        number[static_cast<std::size_t>(tasks[q])] = static_cast<int>(q);
+        present += in.cost[in.at(best.unit[static_cast<std::size_t>(tasks[q])], tasks[q])];
+    }
+    // What the others leave of every row.
+    Slack slack(in, search_->bound().groups_of());
+    std::vector<Int> residual = in.capacity;
     for (int j = 0; j < in.num_tasks; ++j) {
+        if (number[static_cast<std::size_t>(j)] >= 0) continue;
         const int i = best.unit[static_cast<std::size_t>(j)];
-        if (inside[static_cast<std::size_t>(i)] < 0) continue;
-        number[static_cast<std::size_t>(j)] = static_cast<int>(tasks.size());
-        tasks.push_back(j);
-        present += in.cost[in.at(i, j)];
+        slack.add(i, j, 1);
+        for (int r = 0; r < in.num_resources; ++r) residual[in.room_at(r, i)] -= in.load[in.load_at(r, i, j)];
     }
     Instance small;
     small.num_tasks = static_cast<int>(tasks.size());
     small.num_units = static_cast<int>(units.size());
     small.num_resources = in.num_resources;
-    small.open = in.open < 0 ? -1 : inside[static_cast<std::size_t>(in.open)];
-    for (const int i : units) {
+    for (std::size_t p = 0; p < units.size(); ++p) {
+        if (units[p] == in.open) small.open = static_cast<int>(p);
         for (const int j : tasks) {
-            small.cost.push_back(in.cost[in.at(i, j)]);
-            small.allowed.push_back(in.allowed[in.at(i, j)]);
+            const bool fits = slack.fits(units[p], j);
+            small.cost.push_back(fits ? in.cost[in.at(units[p], j)] : 0);
+            small.allowed.push_back(fits);
         }
     }
     for (int r = 0; r < in.num_resources; ++r) {
         for (const int i : units) {
-            small.capacity.push_back(in.capacity[in.room_at(r, i)]);
+            small.capacity.push_back(residual[in.room_at(r, i)]);
             for (const int j : tasks) small.load.push_back(in.load[in.load_at(r, i, j)]);
         }
     }
-    std::vector<int> group_number(in.apart.size(), -1);
+    std::vector<int> kept;  // the group of each small group
     for (std::size_t g = 0; g < in.apart.size(); ++g) {
         std::vector<int> members;
         for (const int j : in.apart[g]) {
             if (number[static_cast<std::size_t>(j)] >= 0) members.push_back(number[static_cast<std::size_t>(j)]);
         }
         if (members.size() < 2) continue;
-        group_number[g] = static_cast<int>(small.apart.size());
+        kept.push_back(static_cast<int>(g));
         small.apart.push_back(std::move(members));
     }
     Search search(small, control_);
     std::vector<double> multiplier = search.first_multiplier();
-    if (!multiplier_.empty()) {
-        const double ratio = search.bound().scale() / search_->bound().scale();
-        for (std::size_t q = 0; q < tasks.size(); ++q) {
-            multiplier[q] = ratio * multiplier_[static_cast<std::size_t>(tasks[q])];
+    const Bound &from = search_->bound(), &to = search.bound();
+    const double ratio = to.scale() / from.scale();
+    for (std::size_t q = 0; q < tasks.size(); ++q) {
+        multiplier[q] = ratio * multiplier_[static_cast<std::size_t>(tasks[q])];
+    }
+    for (std::size_t p = 0; p < units.size(); ++p) {
+        const int unit = static_cast<int>(p);
+        for (int r = 0; r < in.num_resources; ++r) {
+            const Int whole = in.capacity[in.room_at(r, units[p])], left = small.capacity[small.room_at(r, unit)];
+            const double share = whole > 0 ? static_cast<double>(left) / static_cast<double>(whole) : 0.0;
+            multiplier[to.resource(r, unit)] = ratio * share * multiplier_[from.resource(r, units[p])];
         }
-        for (std::size_t p = 0; p < units.size(); ++p) {
-            for (int r = 0; r < in.num_resources; ++r) {
-                multiplier[search.bound().resource(r, static_cast<int>(p))] =
-                    ratio * multiplier_[search_->bound().resource(r, units[p])];
-            }
-            for (std::size_t g = 0; g < in.apart.size(); ++g) {
-                if (group_number[g] < 0) continue;
-                multiplier[search.bound().group(group_number[g], static_cast<int>(p))] =
-                    ratio * multiplier_[search_->bound().group(static_cast<int>(g), units[p])];
-            }
+        for (std::size_t g = 0; g < kept.size(); ++g) {
+            multiplier[to.group(static_cast<int>(g), unit)] = ratio * multiplier_[from.group(kept[g], units[p])];
         }
     }
     const Ascent root{.steps = 60, .fix_every = 15, .repair_every = 15, .theta = 0.3};
@@ -184,20 +190,40 @@ bool Solver::improve_group(const std::vector<int>& units) {
     return outcome == Outcome::kClosed;
 }
 
-void Solver::improve(int rounds) {
+// Re-solves by turns the tasks of some units and some tasks of all units, drawn by lot.
+void Solver::improve(int rounds, std::int64_t nodes) {
+    const std::int64_t until = control_.nodes + nodes;
+    const auto draw = [this](std::vector<int>& all, std::size_t count) {
+        for (std::size_t p = 0; p < count; ++p) std::swap(all[p], all[p + random_() % (all.size() - p)]);
+        return std::vector<int>(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count));
+    };
     std::vector<int> units(static_cast<std::size_t>(instance_.num_units));
+    std::vector<int> tasks(static_cast<std::size_t>(instance_.num_tasks));
     std::iota(units.begin(), units.end(), 0);
-    for (int round = 0; round < rounds && !control_.stopped; ++round) {
+    std::iota(tasks.begin(), tasks.end(), 0);
+    for (int round = 0; round < rounds && control_.nodes < until && !control_.stopped; ++round) {
         if (search_->best().cost <= bound_) return;
-        const auto size = static_cast<std::size_t>(
-            std::clamp(group_, 2.0, static_cast<double>(instance_.num_units)));
-        if (size == units.size()) return;  // that is the whole problem
-        for (std::size_t p = 0; p < size; ++p) {
-            std::swap(units[p], units[p + random_() % (units.size() - p)]);
+        double& size = round % 2 == 0 ? units_drawn_ : tasks_drawn_;
+        const std::vector<int>& all = round % 2 == 0 ? units : tasks;
+        size = std::clamp(size, 2.0, static_cast<double>(std::max<std::size_t>(all.size(), 2)));
+        const auto count = static_cast<std::size_t>(size);
+        if (count >= all.size()) continue;  // that is the whole problem
+        bool closed = false;
+        if (round % 2 == 0) {
+            const std::vector<int> some = draw(units, count);
+            std::vector<int> theirs;
+            for (int j = 0; j < instance_.num_tasks; ++j) {
+                const int i = search_->best().unit[static_cast<std::size_t>(j)];
+                if (std::find(some.begin(), some.end(), i) != some.end()) theirs.push_back(j);
+            }
+            closed = improve_part(theirs, some);
+            size += closed ? 0.1 : -0.2;
+        } else {
+            std::vector<int> every(units);
+            std::sort(every.begin(), every.end());
+            closed = improve_part(draw(tasks, count), every);
+            size *= closed ? 1.02 : 0.96;
         }
-        const std::vector<int> group(units.begin(), units.begin() + static_cast<std::ptrdiff_t>(size));
-        group_ = std::clamp(group_ + (improve_group(group) ? 0.1 : -0.2), 2.0,
-                            static_cast<double>(instance_.num_units));
     }
 }
 
@@ -235,7 +261,7 @@ Status Solver::decide_all() {
         }
         if (!search_->has_best() && bound_ > search_->ceiling()) return Status::kInfeasible;
         if (control_.poll()) return is_enough() ? Status::kEnough : Status::kStopped;
-        if (search_->has_best()) improve(first ? kGroupRounds : kGroupRounds / 4);
+        if (first && search_->has_best()) improve(kFewRounds, kFirstNodes);
         if (control_.stopped) continue;
         const Int known = search_->has_best() ? search_->best().cost : search_->ceiling() + 1;
         if (known <= bound_) continue;
@@ -251,6 +277,11 @@ Status Solver::decide_all() {
             raise(found ? search_->best().cost : target + 1);
             if (control_.nodes - before <= kQuick) step = std::max<Int>(2 * step, 1);
             continue;
+        }
+        const std::int64_t spent = kGroupShare * (control_.nodes - before);
+        if (search_->has_best() && !goal_) {
+            search_->anneal(kMovesPerNode * spent, random_);
+            improve(static_cast<int>(spent), spent);
         }
         node_limit *= 2;
         if (!search_->has_best() && look_for_any(node_limit) == Outcome::kClosed && !control_.stopped) {

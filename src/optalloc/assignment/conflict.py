@@ -187,11 +187,16 @@ def _irreducible(problem: AssignmentProblem, is_infeasible: IsInfeasible) -> tup
             mine = [task for task in group if task in used]
             if len(mine) > 1:
                 facts.append(f"{_names('task', mine)} must stay {word}")
-    if not facts:
-        facts = ["the units they may use"]
+    if not part.rooms:  # the groups alone conflict with the units there are
+        facts.append(_units_of(problem, part.tasks))
     names = _names("task", part.tasks)
     verb = "do" if len(part.tasks) > 1 else "does"
     return (f"{names} {verb} not fit together in any distribution: {', '.join(facts)}{smallest}",)
+
+
+def _units_of(problem: AssignmentProblem, tasks: tuple[int, ...]) -> str:
+    units = np.nonzero(problem.allowed[list(tasks)].any(axis=0))[0].tolist()
+    return f"they may use {_names('unit', units)}" if units else "they may use no unit"
 
 
 def _holds(problem: AssignmentProblem, unit: int, resource: int) -> str:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
+#include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
 #include "training/partition.hpp"
 
@@ -205,10 +206,65 @@ void bind_assignment(nb::module_& m) {
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false);
 }
 
+namespace ro = optalloc::assignment::rows;
+
+void bind_rows(nb::module_& m) {
+    // Unit-major costs and allowed (M, N), loads (R, M, N), capacities (R, M); groups of tasks that stay
+    // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes);
+    // value and units are None without an assignment. watch(nodes, value, bound) -> stop?
+    m.def("solve_rows",
+          [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 3>& loads,
+             const Array<std::int64_t, 2>& capacities, const Array<std::uint8_t, 2>& allowed,
+             const std::vector<std::vector<int>>& apart, int open, const nb::object& enough,
+             const nb::callable& watch, std::uint64_t seed) {
+              const std::size_t width = costs.shape(0), n = costs.shape(1), r = loads.shape(0);
+              if (loads.shape(1) != width || loads.shape(2) != n || capacities.shape(0) != r ||
+                  capacities.shape(1) != width || allowed.shape(0) != width || allowed.shape(1) != n) {
+                  throw nb::value_error("row tables have the wrong shape");
+              }
+              ro::Instance instance;
+              instance.num_tasks = static_cast<int>(n);
+              instance.num_units = static_cast<int>(width);
+              instance.num_resources = static_cast<int>(r);
+              instance.open = open;
+              instance.cost.assign(costs.data(), costs.data() + width * n);
+              instance.load.assign(loads.data(), loads.data() + r * width * n);
+              instance.capacity.assign(capacities.data(), capacities.data() + r * width);
+              instance.allowed.assign(allowed.data(), allowed.data() + width * n);
+              instance.apart = apart;
+              for (const auto& group : apart) {
+                  for (const int j : group) {
+                      if (j < 0 || j >= instance.num_tasks) throw nb::value_error("a group names no task");
+                  }
+              }
+              std::optional<std::int64_t> goal;
+              if (!enough.is_none()) goal = nb::cast<std::int64_t>(enough);
+              const ro::Watch call = [&](const ro::Snapshot& now) {
+                  const nb::gil_scoped_acquire acquire;
+                  const nb::object value = now.best == nullptr ? nb::none() : nb::object(nb::int_(now.best->cost));
+                  return nb::cast<bool>(watch(now.nodes, value, now.bound));
+              };
+              ro::Answer answer;
+              {
+                  const nb::gil_scoped_release release;
+                  answer = ro::solve(instance, goal, seed, call);
+              }
+              nb::object value = nb::none(), units = nb::none();
+              if (answer.has_best) {
+                  value = nb::int_(answer.best.cost);
+                  units = nb::cast(answer.best.unit);
+              }
+              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes);
+          },
+          nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("apart"),
+          nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
     bind_training(m);
     bind_assignment(m);
+    bind_rows(m);
 }

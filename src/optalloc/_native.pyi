@@ -86,3 +86,16 @@ def solve_assignment(
     int,
     tuple[bytes, int, int, bool] | None,
 ]: ...
+
+# (status, value, units, bound, nodes)
+def solve_rows(
+    costs: _Longs,
+    loads: _Longs,
+    capacities: _Longs,
+    allowed: _Bytes,
+    apart: Sequence[Sequence[int]],
+    open: int,
+    enough: int | None,
+    watch: Callable[[int, int | None, int], bool],
+    seed: int = 0,
+) -> tuple[int, int | None, list[int] | None, int, int]: ...

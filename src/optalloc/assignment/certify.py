@@ -15,6 +15,7 @@ from fractions import Fraction
 import msgspec
 import numpy as np
 
+from optalloc.assignment.certify_forms import check_form
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult, Witness
 from optalloc.errors import CertificateError
@@ -59,6 +60,11 @@ def certify_assignment(
     CertificateError
         If the plan is infeasible, its objective is another, or the bound is refuted.
     """
+    if not problem.is_plain:
+        again = check_form(problem, result)
+        objective = result.bounds.primal if result.placed is not None else None
+        proofs = {None: Proof.NONE, True: Proof.REPROVED, False: Proof.SEARCH}
+        return AssignmentCertificate(proof=proofs[again], objective=objective, root_bound=None)
     _check_form(problem)
     form = problem.integer_form()
     value = None if result.placed is None else _check_plan(problem, result)

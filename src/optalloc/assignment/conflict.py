@@ -15,6 +15,7 @@ from fractions import Fraction
 import msgspec
 import numpy as np
 
+from optalloc.assignment.arrays import Groups
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.relax import cheapest_relaxation
 from optalloc.result import Fix
@@ -48,27 +49,38 @@ def explain_conflict(
     is_infeasible : callable
         Proves that a smaller problem is infeasible too, or gives up at the stop rule.
     """
-    words = _homeless(problem) or _crowded(problem) or _irreducible(problem, is_infeasible)
+    words = _homeless(problem)
+    if not words and problem.is_plain:
+        words = _crowded(problem)
+    words = words or _irreducible(problem, is_infeasible)
     return words, cheapest_relaxation(problem)
 
 
 def _homeless(problem: AssignmentProblem) -> tuple[str, ...]:
-    """Tasks that fit on no unit."""
+    """Tasks that must run and fit on no unit."""
     words: list[str] = []
-    form = problem.integer_form()
-    for task in np.nonzero(~form.allowed.any(axis=1))[0].tolist():
+    allowed = np.logical_and.reduce([form.allowed for form in problem.resource_forms])
+    lost = ~allowed.any(axis=1) & ~problem.optional
+    for task in np.nonzero(lost)[0].tolist():
         units = np.nonzero(problem.allowed[task])[0].tolist()
         if not units:
             words.append(f"task {task} is allowed on no unit")
             continue
-        loads = problem.loads_matrix[task, units]
-        need = [
-            f"unit {unit} (needs {load:.12g}, holds {problem.capacities[unit]:.12g})"
-            for unit, load in list(zip(units, loads.tolist(), strict=True))[:_SHOWN]
-        ]
+        need = [_shortage(problem, task, unit) for unit in units[:_SHOWN]]
         more = f" and {len(units) - _SHOWN} more units" if len(units) > _SHOWN else ""
         words.append(f"task {task} fits on no unit it may use: {', '.join(need)}{more}")
     return tuple(words)
+
+
+def _shortage(problem: AssignmentProblem, task: int, unit: int) -> str:
+    """The first resource of a unit that a task alone exceeds."""
+    for resource, form in enumerate(problem.resource_forms):
+        if not form.allowed[task, unit]:
+            load = problem.loads_array[task, unit, resource]
+            room = problem.capacities_matrix[unit, resource]
+            of = f" of resource {resource}" if problem.num_resources > 1 else ""
+            return f"unit {unit} (needs {load:.12g}, holds {room:.12g}{of})"
+    return f"unit {unit}"
 
 
 def _crowded(problem: AssignmentProblem) -> tuple[str, ...]:
@@ -112,35 +124,84 @@ def _crowded(problem: AssignmentProblem) -> tuple[str, ...]:
     return ()
 
 
+class _Part(msgspec.Struct, frozen=True):
+    """Some tasks, and the capacities and groups that bind them; all else is dropped."""
+
+    tasks: tuple[int, ...]
+    rooms: tuple[tuple[int, int], ...]
+    together: Groups
+    apart: Groups
+
+    def problem(self, whole: AssignmentProblem) -> AssignmentProblem:
+        """The part as a question of feasibility; a capacity that does not bind holds everything."""
+        rows = list(self.tasks)
+        number = {task: place for place, task in enumerate(rows)}
+        loads = whole.loads_array[rows]
+        capacities = whole.capacities_matrix.copy()
+        for unit, resource in np.ndindex(*capacities.shape):
+            if (unit, resource) not in self.rooms:
+                every = np.ceil(loads[:, unit, resource].sum()) + 1
+                capacities[unit, resource] = max(capacities[unit, resource], every)
+
+        def inside(groups: Groups) -> list[list[int]]:
+            return [[number[task] for task in group if task in number] for group in groups]
+
+        skips = [0 if may else None for may in whole.optional[rows].tolist()]
+        one = whole.num_resources == 1
+        return AssignmentProblem(
+            np.zeros(loads.shape[:2], dtype=np.int64),
+            loads[:, :, 0] if one else loads,
+            capacities[:, 0] if one else capacities,
+            whole.allowed[rows],
+            together=inside(self.together),
+            apart=inside(self.apart),
+            skip_costs=skips if whole.optional[rows].any() else None,
+        )
+
+
 def _irreducible(problem: AssignmentProblem, is_infeasible: IsInfeasible) -> tuple[str, ...]:
-    """A set of tasks and units from which nothing can be dropped, as far as time allows."""
+    """Tasks, capacities and groups from which nothing can be dropped, as far as time allows."""
     until = time.perf_counter() + _SECONDS
     rule = _Until(until)
-    tasks, units = list(range(problem.num_tasks)), list(range(problem.num_units))
-    for task in range(problem.num_tasks):
-        rest = [t for t in tasks if t != task]
-        if rule.moment_s > time.perf_counter() and is_infeasible(_part(problem, rest, units), rule):
-            tasks = rest
-    for unit in range(problem.num_units):
-        rest = [u for u in units if u != unit]
-        if rule.moment_s > time.perf_counter() and is_infeasible(_part(problem, tasks, rest), rule):
-            units = rest
-    smallest = "" if time.perf_counter() < until else " (a smaller set may conflict too)"
-    held = ", ".join(f"unit {u} holds {problem.capacities[u]:.12g}" for u in units[:_SHOWN])
-    held += f" and {len(units) - _SHOWN} more units hold theirs" if len(units) > _SHOWN else ""
-    return (f"{_names('task', tasks)} do not fit together in any distribution: {held}{smallest}",)
-
-
-def _part(problem: AssignmentProblem, tasks: list[int], units: list[int]) -> AssignmentProblem:
-    """The tasks alone, where only the capacities of ``units`` bind; the others hold everything."""
-    loads = problem.loads_matrix[tasks]
-    capacities = problem.capacities.copy()
-    for unit in range(problem.num_units):
-        if unit not in units:
-            capacities[unit] = max(capacities[unit], np.ceil(loads[:, unit].sum()) + 1)
-    return AssignmentProblem(
-        np.zeros(loads.shape, dtype=np.int64), loads, capacities, problem.allowed[tasks]
+    part = _Part(
+        tuple(range(problem.num_tasks)),
+        tuple(np.ndindex(*problem.capacities_matrix.shape)),
+        problem.together,
+        problem.apart,
     )
+    for name in ("tasks", "rooms", "together", "apart"):
+        for item in getattr(part, name):
+            if time.perf_counter() >= until:
+                break
+            rest = tuple(other for other in getattr(part, name) if other != item)
+            smaller = msgspec.structs.replace(part, **{name: rest})
+            if is_infeasible(smaller.problem(problem), rule):
+                part = smaller
+    smallest = "" if time.perf_counter() < until else " (a smaller set may conflict too)"
+    facts = [_holds(problem, unit, resource) for unit, resource in part.rooms[:_SHOWN]]
+    if len(part.rooms) > _SHOWN:
+        facts[-1] += f" and {len(part.rooms) - _SHOWN} more units hold theirs"
+    used = set(part.tasks)
+    for groups, word in ((part.together, "together"), (part.apart, "apart")):
+        for group in groups:
+            mine = [task for task in group if task in used]
+            if len(mine) > 1:
+                facts.append(f"{_names('task', mine)} must stay {word}")
+    if not part.rooms:  # the groups alone conflict with the units there are
+        facts.append(_units_of(problem, part.tasks))
+    names = _names("task", part.tasks)
+    verb = "do" if len(part.tasks) > 1 else "does"
+    return (f"{names} {verb} not fit together in any distribution: {', '.join(facts)}{smallest}",)
+
+
+def _units_of(problem: AssignmentProblem, tasks: tuple[int, ...]) -> str:
+    units = np.nonzero(problem.allowed[list(tasks)].any(axis=0))[0].tolist()
+    return f"they may use {_names('unit', units)}" if units else "they may use no unit"
+
+
+def _holds(problem: AssignmentProblem, unit: int, resource: int) -> str:
+    of = f" of resource {resource}" if problem.num_resources > 1 else ""
+    return f"unit {unit} holds {problem.capacities_matrix[unit, resource]:.12g}{of}"
 
 
 def _names(kind: str, numbers: Sequence[int]) -> str:

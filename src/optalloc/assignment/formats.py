@@ -3,7 +3,8 @@
 The suffix decides: ``.json``, ``.csv``, ``.npz``; everything else is OR-Library text, which is
 unit-major: ``m n``, then m rows of n costs, m rows of n loads, m capacities. A CSV file has one
 record a line: its kind (``sense``, ``capacities``, ``costs``, ``loads``, ``allowed``), the task it
-belongs to (empty for the first two), then one number a unit.
+belongs to (empty for the first two), then one number a unit. JSON alone holds every form; the
+others hold plain problems.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from optalloc import files
 from optalloc.assignment.orlib import orlib_text, read_orlib
-from optalloc.assignment.problem import AssignmentProblem, Sense
+from optalloc.assignment.problem import AssignmentProblem, Objective, Sense
 from optalloc.errors import FormatVersionError, InputError, nearest
 
 FORMAT = "optalloc.assignment/1"
@@ -28,13 +30,23 @@ Row = tuple[int | float, ...]
 
 
 class AssignmentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The JSON form of an instance; arrays are task-major."""
+    """The JSON form of an instance; arrays are task-major.
+
+    With several resources the numbers of a unit in ``capacities``, and those of a pair (or of a
+    task, where all units agree) in ``loads``, become arrays of one number a resource. ``fixed``
+    lists pairs of a task and its unit.
+    """
 
     costs: tuple[Row, ...]
-    loads: tuple[Row | int | float, ...]
-    capacities: Row
+    loads: tuple[tuple[Row | int | float, ...] | int | float, ...]
+    capacities: tuple[Row | int | float, ...]
     allowed: tuple[tuple[bool, ...], ...] | None = None
     sense: Sense = "min"
+    fixed: tuple[tuple[int, int], ...] = ()
+    together: tuple[tuple[int, ...], ...] = ()
+    apart: tuple[tuple[int, ...], ...] = ()
+    skip_costs: tuple[int | float | None, ...] | None = None
+    objective: Objective = "sum"
     format: str = FORMAT
 
 
@@ -74,9 +86,7 @@ def load_assignment(
         costs, loads, capacities = read_orlib(files.read_text(path), path=str(path), index=index)
         problem = _problem(path, costs, loads, capacities, None, "min")
     if sense is not None and sense != problem.sense:
-        problem = AssignmentProblem(
-            problem.costs, problem.loads, problem.capacities, problem.allowed, sense
-        )
+        problem = problem.replace(sense=sense)
     return problem
 
 
@@ -86,9 +96,17 @@ def save_assignment(problem: AssignmentProblem, path: str | os.PathLike[str]) ->
     Raises
     ------
     InputError
-        If OR-Library text cannot hold the instance (forbidden pairs, profits).
+        If the format cannot hold the instance: OR-Library text neither forbids pairs nor knows
+        profits, and JSON alone holds what is not plain.
     """
     suffix = Path(path).suffix.lower()
+    if suffix != ".json" and not problem.is_plain:
+        raise InputError(
+            "this format holds one capacity a unit, no groups, no optional tasks and the sum as "
+            "objective",
+            path=str(path),
+            fix="write a .json file",
+        )
     if suffix == ".json":
         files.write_json(path, _to_file(problem))
     elif suffix == ".csv":
@@ -106,9 +124,10 @@ def _problem(
     capacities: npt.ArrayLike,
     allowed: npt.ArrayLike | None,
     sense: Sense,
+    **form: Any,
 ) -> AssignmentProblem:
     try:
-        return AssignmentProblem(costs, loads, capacities, allowed, sense)
+        return AssignmentProblem(costs, loads, capacities, allowed, sense, **form)
     except InputError as error:
         raise InputError(
             error.what, path=str(path), pointer=error.pointer, fix=error.fix
@@ -116,18 +135,23 @@ def _problem(
 
 
 def _to_file(problem: AssignmentProblem) -> AssignmentFile:
-    loads: tuple[Row | int | float, ...]
-    if problem.loads.ndim == 1:
-        loads = tuple(problem.loads.tolist())
-    else:
-        loads = tuple(tuple(row) for row in problem.loads.tolist())
+    skips = problem.arguments()["skip_costs"]
     return AssignmentFile(
-        costs=tuple(tuple(row) for row in problem.costs.tolist()),
-        loads=loads,
-        capacities=tuple(problem.capacities.tolist()),
+        costs=_tuples(problem.costs.tolist()),
+        loads=_tuples(problem.loads.tolist()),
+        capacities=_tuples(problem.capacities.tolist()),
         allowed=None if problem.allowed.all() else tuple(map(tuple, problem.allowed.tolist())),
         sense=problem.sense,
+        together=problem.together,
+        apart=problem.apart,
+        skip_costs=None if skips is None else _tuples(skips),
+        objective=problem.objective,
     )
+
+
+def _tuples(values: Any) -> Any:
+    """Nested lists as nested tuples."""
+    return tuple(map(_tuples, values)) if isinstance(values, list) else values
 
 
 def _read_json(path: str | os.PathLike[str]) -> AssignmentProblem:
@@ -140,7 +164,27 @@ def _read_json(path: str | os.PathLike[str]) -> AssignmentProblem:
             fix=f"write {FORMAT!r}, or use the release that wrote the file",
         )
     file = files.typed(data, AssignmentFile, path=str(path))
-    return _problem(path, file.costs, file.loads, file.capacities, file.allowed, file.sense)
+    fixed = dict(file.fixed)
+    if len(fixed) < len(set(file.fixed)):
+        raise InputError(
+            "a task is fixed to two units",
+            path=str(path),
+            pointer="$.fixed",
+            fix="name each task once",
+        )
+    return _problem(
+        path,
+        file.costs,
+        file.loads,
+        file.capacities,
+        file.allowed,
+        file.sense,
+        fixed=fixed,
+        together=file.together,
+        apart=file.apart,
+        skip_costs=file.skip_costs,
+        objective=file.objective,
+    )
 
 
 def _csv_text(problem: AssignmentProblem) -> str:

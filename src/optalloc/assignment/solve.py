@@ -104,6 +104,14 @@ def solve_assignment(
             path="method",
             fix="use the method 'exact'",
         )
+    if not problem.is_plain:
+        if options:
+            raise InputError(
+                f"a problem with further constraints takes no {' and no '.join(options)}",
+                path="problem",
+                fix="leave it out",
+            )
+        return certified(problem, _solve_form(problem, method, stop, on_progress, seed))
     chosen = choose_method(problem) if method == "auto" and not options else method
     chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
@@ -116,6 +124,30 @@ def solve_assignment(
         # Costs beyond the range of exact multipliers: floating point is what is left.
         result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)
     return certified(problem, result)
+
+
+def _solve_form(
+    problem: AssignmentProblem,
+    method: str,
+    stop: StopRule | None,
+    on_progress: OnProgress | None,
+    seed: int,
+) -> AssignmentResult:
+    """Several resources, groups, optional tasks, or another goal than the sum."""
+    from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
+    from optalloc.assignment.forms import solve_forms
+
+    few = problem.num_tasks <= 100 and num_choices(problem) <= _FEW_ASSIGNMENTS
+    if method == "enumerate" or (method == "auto" and few):
+        return solve_enumerate_forms(problem, stop, on_progress)
+    core = "exact" if method == "auto" else method
+    try:
+        return solve_forms(problem, stop, on_progress, method=core, seed=seed)
+    except InputError:
+        if method != "auto":
+            raise
+        # Costs beyond the range of exact multipliers: floating point is what is left.
+        return solve_forms(problem, stop, on_progress, method="milp", seed=seed)
 
 
 def choose_method(problem: AssignmentProblem) -> str:
@@ -148,6 +180,9 @@ def certified(problem: AssignmentProblem, result: AssignmentResult) -> Assignmen
 
 def _is_infeasible(problem: AssignmentProblem, stop: StopRule) -> bool:
     """Whether a smaller problem is proven infeasible too, within the limit."""
+    if not problem.is_plain:
+        result = _solve_form(problem, "auto", stop, None, 0)
+        return result.termination is Termination.INFEASIBLE
     result = _load(METHODS[choose_method(problem)])(problem, stop)
     return result.termination is Termination.INFEASIBLE
 

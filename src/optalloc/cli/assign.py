@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
 METHODS = ("auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal")
 
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="instance: .json, .csv, .npz, or OR-Library text",
+        help="instance: .json (every form), .csv, .npz, or OR-Library text",
     )
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
     parser.add_argument(
@@ -41,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sense", choices=("min", "max"), help="whether costs are paid or earned (default: file)"
     )
     parser.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        help="what to minimise; bottleneck is the largest relative load (default: file)",
+    )
+    parser.add_argument(
+        "--prices",
+        action="store_true",
+        help="also show what one more unit of each capacity is worth",
+    )
+    parser.add_argument(
         "--index", type=int, help="which instance of an OR-Library file of several, from 0"
     )
     parser.add_argument(
@@ -63,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     stop = _stop_rule(arguments)
     problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
+    if arguments.objective is not None:
+        problem = problem.replace(objective=arguments.objective)
     listener = ProgressLine() if sys.stderr.isatty() else None
     result = solve_assignment(
         problem,
@@ -75,9 +88,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if listener is not None:
         listener.close()
-    data = _plain(problem, result)
+    prices = None
+    if arguments.prices and result.placed is not None:
+        from optalloc.assignment.shadow import shadow_prices
+
+        prices = shadow_prices(problem).tolist()
+    data = _plain(problem, result, prices)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    tables = [_by_task(problem, result)] if arguments.format == "csv" else _tables(problem, result)
+    if arguments.format == "csv":
+        tables = [_by_task(problem, result)]
+    else:
+        tables = _tables(problem, result, prices)
     print(render(tables, data, arguments.format, color=color), end="")
     if arguments.output is not None:
         write_text(arguments.output, canonical_json(data))
@@ -129,12 +150,25 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-def _plain(problem: Any, result: Any) -> dict[str, Any]:
+def _plain(problem: Any, result: Any, prices: list[list[float]] | None) -> dict[str, Any]:
     """The answer in the published JSON form."""
     placed = result.placed
-    loads = None if placed is None else problem.evaluate(placed).unit_loads
+    found = None if placed is None else problem.evaluate(placed)
+    loads = None if found is None else found.unit_loads
     witness = result.witness
+    extra: dict[str, Any] = {} if prices is None else {"prices": prices}
+    if not problem.is_plain:
+        extra["goal"] = problem.objective
+        extra["cost"] = None if found is None else _number(found.cost)
+        share = None if found is None else found.largest_relative_load
+        extra["largest_relative_load"] = share
+    if problem.num_resources > 1:
+        rows = (
+            None if found is None else [[_number(v) for v in row] for row in found.resource_loads]
+        )
+        extra["resource_loads"] = rows
     return {
+        **extra,
         "format_version": "1.0",
         "termination": result.termination.value,
         "objective": _number(result.bounds.primal),
@@ -163,7 +197,7 @@ def _plain(problem: Any, result: Any) -> dict[str, Any]:
     }
 
 
-def _tables(problem: Any, result: Any) -> list[Any]:
+def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list[Any]:
     """The assignment by unit, or why there is none."""
     from optalloc.report.table import Table
 
@@ -176,17 +210,34 @@ def _tables(problem: Any, result: Any) -> list[Any]:
         return [Table(title=title, columns=("why",), rows=reasons, notes=fixes)]
     gap = result.bounds.gap
     shown = "no bound" if gap == float("inf") else f"gap {gap:.3%}"
-    loads = problem.evaluate(result.placed).unit_loads
+    found = problem.evaluate(result.placed)
     tasks: list[list[int]] = [[] for _ in range(problem.num_units)]
+    out: list[int] = []
     for task, unit in enumerate(result.placed):
-        tasks[unit].append(task)
+        (out if unit < 0 else tasks[unit]).append(task)
+    several = problem.num_resources > 1
+    columns = ["unit"]
+    for resource in range(problem.num_resources):
+        number = f" {resource}" if several else ""
+        columns += [f"load{number}", f"capacity{number}"]
+        columns += [f"price{number}"] if prices is not None else []
+    rooms = problem.capacities_matrix.tolist()
+    rows = []
+    for unit, mine in enumerate(tasks):
+        row: list[Any] = [unit]
+        for resource, load in enumerate(found.resource_loads[unit]):
+            row += [load, rooms[unit][resource]]
+            row += [prices[unit][resource]] if prices is not None else []
+        rows.append((*row, _listed(mine)))
+    if out:
+        notes.insert(0, f"Left out: {'task' if len(out) == 1 else 'tasks'} {_listed(out)}")
+    if problem.objective != "sum":
+        text = f"Cost {found.cost:,.12g}, largest relative load {found.largest_relative_load:.4%}"
+        notes.insert(0, text)
     by_unit = Table(
         title=f"Objective {result.bounds.primal:,.12g} ({shown}), {claim}",
-        columns=("unit", "load", "capacity", "tasks"),
-        rows=tuple(
-            (unit, loads[unit], problem.capacities[unit].item(), _listed(mine))
-            for unit, mine in enumerate(tasks)
-        ),
+        columns=(*columns, "tasks"),
+        rows=tuple(rows),
         notes=tuple(notes),
     )
     return [by_unit]
@@ -196,15 +247,17 @@ def _by_task(problem: Any, result: Any) -> Any:
     """One row a task."""
     from optalloc.report.table import Table
 
-    costs, loads = problem.costs, problem.loads_matrix
-    return Table(
-        title="",
-        columns=("task", "unit", "cost", "load"),
-        rows=tuple(
-            (task, unit, costs[task, unit].item(), loads[task, unit].item())
-            for task, unit in enumerate(result.placed or ())
-        ),
-    )
+    names = ["load"]
+    if problem.num_resources > 1:
+        names = [f"load {resource}" for resource in range(problem.num_resources)]
+    rows: list[Any] = []
+    for task, unit in enumerate(result.placed or ()):
+        if unit < 0:
+            rows.append((task, None, problem.skip_costs[task].item(), *[None] * len(names)))
+        else:
+            loads = problem.loads_array[task, unit].tolist()
+            rows.append((task, unit, problem.costs[task, unit].item(), *loads))
+    return Table(title="", columns=("task", "unit", "cost", *names), rows=tuple(rows))
 
 
 def _listed(tasks: list[int]) -> str:

@@ -1,0 +1,100 @@
+// Rows: assignment with several resources a unit and groups of tasks that stay apart.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+namespace optalloc::assignment::rows {
+
+using Int = std::int64_t;
+
+// N tasks, M units, R resources. Every unit takes at most one task of each group; only the unit `open`
+// (-1: none), where tasks go that are left out, keeps nobody apart.
+struct Instance {
+    int num_tasks = 0;
+    int num_units = 0;
+    int num_resources = 1;
+    int open = -1;
+    std::vector<Int> cost;               // at(i, j)
+    std::vector<Int> load;               // load_at(r, i, j), >= 0
+    std::vector<Int> capacity;           // r * M + i, >= 0
+    std::vector<std::uint8_t> allowed;   // at(i, j)
+    std::vector<std::vector<int>> apart;
+
+    std::size_t at(int unit, int task) const {
+        return static_cast<std::size_t>(unit) * static_cast<std::size_t>(num_tasks) + static_cast<std::size_t>(task);
+    }
+    std::size_t load_at(int resource, int unit, int task) const {
+        return static_cast<std::size_t>(resource) * cost.size() + at(unit, task);
+    }
+    std::size_t room_at(int resource, int unit) const {
+        return static_cast<std::size_t>(resource) * static_cast<std::size_t>(num_units) +
+               static_cast<std::size_t>(unit);
+    }
+};
+
+struct Assignment {
+    Int cost = 0;
+    std::vector<int> unit;
+};
+
+// What a node of the search knows: the pairs still allowed and what placed tasks leave of every row.
+class Domain {
+  public:
+    Domain(const Instance& instance, const std::vector<std::vector<int>>& groups_of);
+
+    void remove(int unit, int task) { allowed_[instance_->at(unit, task)] = 0; }
+    void place(int unit, int task);
+    // Counts again and removes pairs that no longer fit until nothing changes; false: nothing is left.
+    bool propagate();
+
+    bool allowed(int unit, int task) const { return allowed_[instance_->at(unit, task)] != 0; }
+    int count(int task) const { return count_[static_cast<std::size_t>(task)]; }
+    int unit_of(int task) const { return unit_of_[static_cast<std::size_t>(task)]; }  // -1: free
+    Int residual(int resource, int unit) const { return residual_[instance_->room_at(resource, unit)]; }
+    bool taken(int group, int unit) const {
+        return taken_[static_cast<std::size_t>(group) * static_cast<std::size_t>(instance_->num_units) +
+                      static_cast<std::size_t>(unit)] != 0;
+    }
+    int num_free() const { return num_free_; }
+    Int placed_cost() const { return placed_cost_; }
+
+  private:
+    bool count_again();
+    bool blocked(int unit, int task) const;
+
+    const Instance* instance_;
+    const std::vector<std::vector<int>>* groups_of_;
+    std::vector<std::uint8_t> allowed_, taken_;
+    std::vector<int> count_, unit_of_;
+    std::vector<Int> residual_;
+    int num_free_ = 0;
+    Int placed_cost_ = 0;
+};
+
+enum class Status : int { kOptimal = 0, kInfeasible = 1, kStopped = 2, kEnough = 3 };
+
+struct Snapshot {
+    std::int64_t nodes = 0;
+    const Assignment* best = nullptr;
+    Int bound = 0;
+};
+
+// Called about once a node; true stops the solve.
+using Watch = std::function<bool(const Snapshot&)>;
+
+struct Answer {
+    Status status = Status::kStopped;
+    bool has_best = false;
+    Assignment best;
+    Int bound = 0;  // no assignment costs less
+    std::int64_t nodes = 0;
+};
+
+// Minimises the cost. With `enough` it stops as kEnough once an assignment of at most that cost is known or
+// the bound exceeds it. Sums of absolute costs and of loads must stay within 62 bits.
+Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, const Watch& watch);
+
+}  // namespace optalloc::assignment::rows

@@ -1,0 +1,338 @@
+#include "assignment/rows_search.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace optalloc::assignment::rows {
+
+namespace {
+
+constexpr double kMemory = 0.9;      // of the averaged knapsack solutions
+constexpr double kDeflection = 0.5;
+constexpr double kShrink = 0.6;
+constexpr double kLeastTheta = 0.002;
+constexpr int kPatience = 10;
+constexpr double kInFirst = 0.4;
+constexpr int kMoves = 2000;         // of one repair by force
+constexpr double kReach = 0.02;      // how far above the best bound a step aims, of the ceiling
+
+}  // namespace
+
+Search::Search(const Instance& instance, Control& control)
+    : instance_(&instance), control_(&control), bound_(instance), repairer_(instance, bound_.groups_of()), share_(instance.cost.size()) {
+    for (int j = 0; j < instance.num_tasks; ++j) {
+        Int most = 0;
+        for (int i = 0; i < instance.num_units; ++i) {
+            if (instance.allowed[instance.at(i, j)]) most = std::max(most, instance.cost[instance.at(i, j)]);
+        }
+        ceiling_ += most;
+    }
+    target_ = ceiling_;
+}
+
+bool Search::offer(const Assignment& candidate) {
+    if (has_best_ && candidate.cost >= best_.cost) return false;
+    best_ = candidate;
+    has_best_ = true;
+    target_ = std::min(target_, best_.cost - 1);
+    return true;
+}
+
+// The second cheapest unit of each task is what it would pay to be placed; without costs, its relative load.
+std::vector<double> Search::first_multiplier() const {
+    const Instance& in = *instance_;
+    std::vector<double> multiplier(bound_.size(), 0.0);
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (ceiling_ == 0) {
+            multiplier[static_cast<std::size_t>(j)] = bound_.scale() * bound_.least_share(j);
+            continue;
+        }
+        Int first = -1, second = -1;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (!in.allowed[in.at(i, j)]) continue;
+            const Int cost = in.cost[in.at(i, j)];
+            if (first < 0 || cost < first) {
+                second = first, first = cost;
+            } else if (second < 0 || cost < second) {
+                second = cost;
+            }
+        }
+        multiplier[static_cast<std::size_t>(j)] =
+            static_cast<double>(bound_.scaled(std::max<Int>(0, std::max(first, second)))) + 1.0;
+    }
+    return multiplier;
+}
+
+// Removes pairs whose price exceeds what is left to the target; false: a task lost its last unit.
+bool Search::fix(Domain& domain, Int value) {
+    const Instance& in = *instance_;
+    const Int gap = bound_.scaled(target_) - value;
+    bool removed = false;
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (domain.unit_of(j) >= 0) continue;
+        Int out = 0;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (domain.allowed(i, j)) out += bound_.out_loss()[in.at(i, j)];
+        }
+        int left = 0;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (!domain.allowed(i, j)) continue;
+            const std::size_t k = in.at(i, j);
+            if (bound_.in_loss()[k] + out - bound_.out_loss()[k] > gap) {
+                domain.remove(i, j);
+                removed = true;
+            } else {
+                ++left;
+            }
+        }
+        if (left == 0) return false;
+    }
+    return !removed || domain.propagate();
+}
+
+// From the knapsack solutions: the cheapest copy of each task where it fits, then the rest where they cost
+// least among the units with room.
+void Search::repair(const Domain& domain) {
+    const Instance& in = *instance_;
+    Slack slack(in, bound_.groups_of());
+    Assignment plan;
+    plan.unit.assign(static_cast<std::size_t>(in.num_tasks), -1);
+    const auto put = [&](int i, int j) {
+        slack.add(i, j, 1);
+        plan.unit[static_cast<std::size_t>(j)] = i;
+        plan.cost += in.cost[in.at(i, j)];
+    };
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (domain.unit_of(j) >= 0) put(domain.unit_of(j), j);
+    }
+    std::vector<int> rest;
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (plan.unit[static_cast<std::size_t>(j)] >= 0) continue;
+        int to = -1;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (!bound_.picks()[in.at(i, j)] || !slack.fits(i, j)) continue;
+            if (to < 0 || in.cost[in.at(i, j)] < in.cost[in.at(to, j)]) to = i;
+        }
+        if (to >= 0) {
+            put(to, j);
+        } else {
+            rest.push_back(j);
+        }
+    }
+    while (!rest.empty()) {  // the task with the fewest units left goes first
+        std::size_t next = 0;
+        int fewest = in.num_units + 1, to = -1;
+        for (std::size_t q = 0; q < rest.size(); ++q) {
+            int count = 0, cheapest = -1;
+            for (int i = 0; i < in.num_units; ++i) {
+                if (!slack.fits(i, rest[q])) continue;
+                ++count;
+                if (cheapest < 0 || in.cost[in.at(i, rest[q])] < in.cost[in.at(cheapest, rest[q])]) cheapest = i;
+            }
+            if (count < fewest) fewest = count, next = q, to = cheapest;
+        }
+        if (to < 0) return force(std::move(plan));
+        put(to, rest[next]);
+        rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(next));
+    }
+    if (has_best_ && plan.cost >= best_.cost + std::max<Int>(1, best_.cost / 20)) return;
+    polish(plan);
+    offer(plan);
+}
+
+// While no assignment is known, some of the unfinished ones are finished by force.
+void Search::force(Assignment plan) {
+    constexpr std::int64_t first = 8, every = 64;
+    if (has_best_ || (++failures_ > first && failures_ % every != 0)) return;
+    if (!repairer_.run(plan, kMoves)) return;
+    polish(plan);
+    offer(plan);
+}
+
+void Search::anneal(std::int64_t moves, std::mt19937_64& random) {
+    Assignment plan = best_;
+    repairer_.anneal(plan, moves, random, [this] { return control_->poll(); });
+    polish(plan);
+    offer(plan);
+}
+
+Outcome Search::ascend(Domain& domain, std::vector<double>& multiplier, const Ascent& how) {
+    const std::size_t size = bound_.size();
+    std::vector<double> best = multiplier, direction(size, 0.0);
+    std::fill(share_.begin(), share_.end(), 0.0);
+    double weight = 0.0, theta = how.theta;
+    Int best_value = std::numeric_limits<Int>::min();
+    const double reach = kReach * bound_.scale() * static_cast<double>(ceiling_ + 1) + 1.0;
+    int stale = 0;
+    best_bound_ = std::numeric_limits<Int>::min();
+    for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
+        if (step % 16 == 0 && control_->poll()) return Outcome::kStopped;
+        if (domain.num_free() == 0) break;
+        const bool fixing = how.fix_every > 0 && (step % how.fix_every == 0 || step == how.steps);
+        const Int value = bound_.evaluate(domain, multiplier, fixing);
+        if (value > bound_.scaled(target_)) {
+            best_bound_ = std::max(best_bound_, bound_.unscaled(value));
+            return Outcome::kClosed;
+        }
+        weight = kMemory * weight + (1.0 - kMemory);
+        for (std::size_t k = 0; k < share_.size(); ++k) {
+            share_[k] = kMemory * share_[k] + (bound_.picks()[k] ? 1.0 - kMemory : 0.0);
+        }
+        if (value > best_value) {
+            best_value = value;
+            best_bound_ = std::max(best_bound_, bound_.unscaled(value));
+            best = multiplier;
+            stale = 0;
+        } else if (++stale >= kPatience) {
+            theta *= kShrink;
+            multiplier = best;
+            std::fill(direction.begin(), direction.end(), 0.0);
+            stale = 0;
+        }
+        if (how.repair_every > 0 && step % how.repair_every == 0) repair(domain);
+        std::vector<double> slope = bound_.slope();
+        if (fixing && !fix(domain, value)) return Outcome::kClosed;
+        double norm = 0.0, agree = 0.0;
+        for (std::size_t k = 0; k < size; ++k) {
+            double& d = direction[k];
+            d = kDeflection * d + slope[k];
+            if (!bound_.is_reward(k) && multiplier[k] <= 0.0 && d < 0.0) d = 0.0;
+            norm += d * d;
+            agree += std::abs(slope[k]);
+        }
+        if (norm < 1e-12) {
+            if (agree < 1e-12) break;  // every row holds with equality: the picks are optimal here
+            std::fill(direction.begin(), direction.end(), 0.0);
+            continue;
+        }
+        const double goal = std::min(bound_.scale() * static_cast<double>(target_ + 1),
+                                     static_cast<double>(best_value) + reach);
+        const double length = theta * std::max(goal - static_cast<double>(value), 1.0) / norm;
+        for (std::size_t k = 0; k < size; ++k) {
+            multiplier[k] += length * direction[k];
+            if (!bound_.is_reward(k)) multiplier[k] = std::max(0.0, multiplier[k]);
+        }
+    }
+    if (weight > 0.0) {
+        for (double& share : share_) share /= weight;
+    }
+    multiplier = best;
+    return Outcome::kOpen;
+}
+
+bool Search::choose_pair(const Domain& domain, int& unit, int& task, bool& in_first) const {
+    const Instance& in = *instance_;
+    double most = -1.0;
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (domain.unit_of(j) >= 0) continue;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (!domain.allowed(i, j)) continue;
+            const double share = share_[in.at(i, j)];
+            double size = 1e-3;
+            for (int r = 0; r < in.num_resources; ++r) {
+                const Int room = in.capacity[in.room_at(r, i)];
+                if (room > 0) {
+                    size = std::max(size, static_cast<double>(in.load[in.load_at(r, i, j)]) / static_cast<double>(room));
+                }
+            }
+            const double score = (std::min(share, 1.0 - share) + 1e-6 * share) * size;
+            if (score > most) most = score, unit = i, task = j;
+        }
+    }
+    if (most < 0.0) return false;
+    in_first = share_[in.at(unit, task)] >= kInFirst;
+    return true;
+}
+
+Outcome Search::close(Domain domain, const std::vector<double>& parent, const Ascent& how) {
+    if (control_->poll()) return Outcome::kStopped;
+    ++control_->nodes;
+    if (++nodes_ > node_limit_) return Outcome::kOpen;
+    std::vector<double> multiplier = parent;
+    Outcome outcome = Outcome::kOpen;
+    if (domain.num_free() > 0) outcome = ascend(domain, multiplier, how);
+    if (outcome != Outcome::kOpen) return outcome;
+    int unit = -1, task = -1;
+    bool in_first = true;
+    if (domain.num_free() == 0 || !choose_pair(domain, unit, task, in_first)) {
+        Assignment leaf{domain.placed_cost(), std::vector<int>(static_cast<std::size_t>(instance_->num_tasks))};
+        for (int j = 0; j < instance_->num_tasks; ++j) leaf.unit[static_cast<std::size_t>(j)] = domain.unit_of(j);
+        offer(leaf);
+        return Outcome::kClosed;
+    }
+    const std::int64_t every = 4;
+    if (nodes_ % every == 0) {
+        bound_.evaluate(domain, multiplier, false);
+        repair(domain);
+    }
+    const Ascent deeper{};
+    for (int turn = 0; turn < 2; ++turn) {
+        Domain child = domain;
+        if ((turn == 0) == in_first) {
+            child.place(unit, task);
+        } else {
+            child.remove(unit, task);
+        }
+        if (!child.propagate()) continue;
+        outcome = close(std::move(child), multiplier, deeper);
+        if (outcome != Outcome::kClosed) return outcome;
+    }
+    return Outcome::kClosed;
+}
+
+Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root_ascent,
+                       std::int64_t node_limit) {
+    target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+    nodes_ = 0;
+    node_limit_ = node_limit;
+    Domain domain = root();
+    if (!domain.propagate()) return Outcome::kClosed;
+    return close(std::move(domain), multiplier, root_ascent);
+}
+
+void Search::dive(Domain domain, std::vector<double> multiplier, double fraction) {
+    const Instance& in = *instance_;
+    const Int target = target_;
+    target_ = ceiling_;  // only as a goal for the steps: dives prove nothing
+    const Ascent how{.steps = 30, .fix_every = 0, .repair_every = 15, .theta = 0.05};
+    bool alive = true;
+    while (alive && domain.num_free() > 0 && !control_->poll()) {
+        if (ascend(domain, multiplier, how) != Outcome::kOpen) break;
+        struct Choice {
+            double share;
+            int unit, task;
+        };
+        std::vector<Choice> choices;
+        for (int j = 0; j < in.num_tasks; ++j) {
+            if (domain.unit_of(j) >= 0) continue;
+            Choice choice{-1.0, -1, j};
+            for (int i = 0; i < in.num_units; ++i) {
+                const double share = domain.allowed(i, j) ? share_[in.at(i, j)] : -1.0;
+                if (share > choice.share) choice = {share, i, j};
+            }
+            choices.push_back(choice);
+        }
+        std::stable_sort(choices.begin(), choices.end(),
+                         [](const Choice& a, const Choice& b) { return a.share > b.share; });
+        const auto least = static_cast<std::size_t>(std::ceil(fraction * static_cast<double>(choices.size())));
+        const std::size_t half = (choices.size() + 1) / 2;
+        for (std::size_t q = 0; q < choices.size() && alive; ++q) {
+            if (q >= least && (q >= half || choices[q].share < 0.99)) break;
+            const Choice& choice = choices[q];
+            if (domain.unit_of(choice.task) >= 0 || !domain.allowed(choice.unit, choice.task)) continue;
+            domain.place(choice.unit, choice.task);
+            alive = domain.propagate();
+        }
+    }
+    if (alive && domain.num_free() == 0) {
+        Assignment plan{domain.placed_cost(), std::vector<int>(static_cast<std::size_t>(in.num_tasks))};
+        for (int j = 0; j < in.num_tasks; ++j) plan.unit[static_cast<std::size_t>(j)] = domain.unit_of(j);
+        polish(plan);
+        offer(plan);
+    }
+    target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+}
+
+}  // namespace optalloc::assignment::rows

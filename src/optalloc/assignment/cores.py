@@ -1,0 +1,128 @@
+"""Cores: methods that minimise the costs of :class:`Rows`; the other goals are built on them.
+
+A core takes rows, a *watch* and a number that is ``enough``. It calls the watch now and then and
+stops when that says so; it may also stop once it has a placement that costs no more than ``enough``
+or a bound above it. A core never claims what it has not proven: ``is_complete`` means that the
+placement is the cheapest, or that there is none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import msgspec
+
+from optalloc.assignment.result import AssignmentResult
+from optalloc.assignment.rows import Rows
+from optalloc.errors import InputError
+from optalloc.result import Termination
+from optalloc.stop import Progress
+
+#: watch(nodes, value, bound) -> stop?  Value and bound in integer costs, None while unknown.
+Watch = Callable[[int, int | None, int | None], bool]
+
+_ALL_FORMS: dict[str, str] = {
+    "exact": "optalloc.assignment.tree:solve_rows",
+    "milp": "optalloc.assignment.rows_milp:solve_rows_milp",
+}
+_PLAIN: dict[str, str] = {
+    "exact": "optalloc.assignment.exact:solve_exact",
+    "dynamic": "optalloc.assignment.dynamic:solve_dynamic",
+    "greedy": "optalloc.assignment.greedy:solve_greedy",
+    "anneal": "optalloc.assignment.anneal:solve_anneal",
+}
+_SEEDED = ("anneal", "exact")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a core found: the unit of each block, its integer cost, and a bound on every cost."""
+
+    placed: tuple[int, ...] | None = None
+    value: int | None = None
+    bound: int | None = None
+    is_complete: bool = False
+    ran_out: bool = True
+    """False where a heuristic ran to its end without a proof."""
+    nodes: int = 0
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Proven: no placement exists."""
+        return self.is_complete and self.placed is None
+
+
+class Core(Protocol):
+    """A method for rows."""
+
+    def __call__(self, rows: Rows, watch: Watch, enough: int | None = None) -> Answer: ...
+
+
+def choose_core(rows: Rows, method: str, seed: int) -> Core:
+    """The core behind a method name.
+
+    Raises
+    ------
+    InputError
+        If the method takes plain problems only and these rows do not reduce to one.
+    """
+    if rows.is_plain and method in _PLAIN:
+        return cast(Core, functools.partial(_plain, method, seed))
+    if method not in _ALL_FORMS:
+        raise InputError(
+            f"the method {method!r} takes one capacity a unit and no groups that stay apart",
+            path="method",
+            fix="use auto, exact, milp or enumerate",
+        )
+    module, _, name = _ALL_FORMS[method].partition(":")
+    return cast(Core, functools.partial(getattr(importlib.import_module(module), name), seed=seed))
+
+
+def _plain(method: str, seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
+    """A plain method on rows that are a plain problem."""
+    module, _, name = _PLAIN[method].partition(":")
+    solver = getattr(importlib.import_module(module), name)
+
+    def stop(progress: Progress) -> bool:
+        value = None if progress.incumbent is None else _whole(progress.incumbent)
+        bound = None if progress.bound is None else _below(progress.bound)
+        if enough is not None and value is not None and value <= enough:
+            return True
+        if enough is not None and bound is not None and bound > enough:
+            return True
+        return watch(progress.nodes, value, bound)
+
+    options = {"seed": seed} if method in _SEEDED else {}
+    result = cast(AssignmentResult, solver(rows.as_plain(), stop, None, **options))
+    placed = result.placed
+    complete = result.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
+    value = None if placed is None else rows.value(placed)
+    bound = None if result.bounds.dual is None else _below(result.bounds.dual)
+    return Answer(
+        placed=placed,
+        value=value,
+        bound=value if complete else bound,
+        is_complete=complete,
+        ran_out=result.termination is not Termination.FEASIBLE,
+        nodes=result.stats.nodes,
+    )
+
+
+def checked(rows: Rows, placed: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The placement where it keeps every row in integers, else None."""
+    if placed is None or not rows.is_feasible(placed):
+        return None
+    return tuple(int(unit) for unit in placed)
+
+
+def _whole(value: float) -> int:
+    """An integer cost that came as a float: rounded up by what a float may hide."""
+    return math.ceil(value + abs(value) * 2.0**-52) if abs(value) >= 2.0**53 else round(value)
+
+
+def _below(bound: float) -> int:
+    """An integer bound that came as a float: never above what was meant."""
+    return math.floor(bound - abs(bound) * 2.0**-52) if abs(bound) >= 2.0**53 else round(bound)

@@ -2,8 +2,8 @@
 
 It reads the problem's own arrays and nothing that a solver made of them: numbers become fractions
 here, once more, as the decimals they print as. The plan's feasibility and both goals are
-recomputed, and a depth-first search of its own, with its own prices of capacity, looks for anything better. It
-proves small claims again and says so where a claim is too large for it.
+recomputed, and a depth-first search of its own, with its own prices of capacity, looks for
+anything better. It proves small claims again and says so where a claim is too large for it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
     from optalloc.assignment.solve import solve_assignment
 
     best = Best(limit_s)
-    result = solve_assignment(problem, method, stop=best, seed=seed)
+    result = solve_assignment(problem, method, stop=best, seed=seed, threads=threads)
     if result.bounds.primal != best.value:
         best.cpu_s = cpu_s()
     plan = None if result.placed is None else list(result.placed)

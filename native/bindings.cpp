@@ -162,7 +162,7 @@ void bind_assignment(nb::module_& m) {
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
              const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
              const nb::callable& watch, std::uint64_t seed, const std::optional<std::vector<int>>& start,
-             bool prove) {
+             bool prove, int threads) {
               const std::size_t n = costs.shape(0), width = costs.shape(1);
               if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
                   allowed.shape(0) != n || allowed.shape(1) != width) {
@@ -182,7 +182,8 @@ void bind_assignment(nb::module_& m) {
                   return nb::cast<bool>(watch(now.nodes, value, units, now.bound));
               };
               as::Answer answer;
-              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .prove = prove};
+              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .threads = threads,
+                                   .prove = prove};
               {
                   const nb::gil_scoped_release release;
                   answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
@@ -203,7 +204,8 @@ void bind_assignment(nb::module_& m) {
                                     answer.multiplier, answer.scale, answer.witness_bound, proof);
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
-          nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false);
+          nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
+          nb::arg("threads") = 1);
 }
 
 namespace ro = optalloc::assignment::rows;

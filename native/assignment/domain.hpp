@@ -20,6 +20,7 @@ class Domain {
     // Removes pairs that no longer fit until nothing changes; false: no assignment is left.
     bool propagate();
 
+    const std::vector<std::size_t>& removed() const { return trail_; }  // pairs, in order
     std::size_t mark() const { return trail_.size(); }
     void undo(std::size_t mark);
 

@@ -1,5 +1,7 @@
 #include "assignment/record.hpp"
 
+#include <utility>
+
 namespace optalloc::assignment {
 
 void Record::branch(int unit, int task, bool in) {
@@ -9,6 +11,24 @@ void Record::branch(int unit, int task, bool in) {
 void Record::fix(const Domain& domain, const std::vector<Int>& multiplier) {
     before_ = rows_.size();
     add(kFix, domain, multiplier);
+}
+
+void Record::insert(const std::vector<std::vector<Int>>& subtrees) {
+    std::vector<Int> whole;
+    for (std::size_t at = 0; at < rows_.size();) {
+        const Int kind = rows_[at];
+        if (kind == kSubtree) {
+            const std::vector<Int>& rows = subtrees[static_cast<std::size_t>(rows_[at + 1])];
+            whole.insert(whole.end(), rows.begin(), rows.end());
+            at += 2;
+            continue;
+        }
+        const std::size_t size = kind == kDead ? 1 : kind == kBranch ? 4 : 2 + 2 * static_cast<std::size_t>(rows_[at + 1]);
+        whole.insert(whole.end(), rows_.begin() + static_cast<std::ptrdiff_t>(at),
+                     rows_.begin() + static_cast<std::ptrdiff_t>(at + size));
+        at += size;
+    }
+    rows_ = std::move(whole);
 }
 
 void Record::add(Kind kind, const Domain& domain, const std::vector<Int>& multiplier) {

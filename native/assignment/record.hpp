@@ -12,15 +12,19 @@ namespace optalloc::assignment {
 //     kLeaf  n, n times (task, multiplier) the bound at these multipliers exceeds the target
 //     kFix   n, n times (task, multiplier) pairs are removed by the price of forcing them in
 //     kBranch unit, task, in               the child with x = in follows, then the other one
+//     kSubtree number                      stands for the rows of a subtree until insert() puts them there
 // Multipliers are scaled integers of the free tasks.
 class Record {
   public:
-    enum Kind : Int { kDead = 0, kLeaf = 1, kFix = 2, kBranch = 3 };
+    enum Kind : Int { kDead = 0, kLeaf = 1, kFix = 2, kBranch = 3, kSubtree = 4 };
 
     void clear() { rows_.clear(); }
     void dead() { rows_.push_back(kDead); }
     void leaf(const Domain& domain, const std::vector<Int>& multiplier) { add(kLeaf, domain, multiplier); }
     void branch(int unit, int task, bool in);
+
+    void subtree(Int number) { rows_.insert(rows_.end(), {kSubtree, number}); }
+    void insert(const std::vector<std::vector<Int>>& subtrees);
 
     // Before the pairs are removed; taken back by forget() if there were none.
     void fix(const Domain& domain, const std::vector<Int>& multiplier);

@@ -251,9 +251,16 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
 }
 
 Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const Ascent& how) {
-    if (domain_.propagate()) return close(multiplier, how);
-    if (record) record->dead();
-    return Outcome::kClosed;
+    if (!domain_.propagate()) {
+        if (record) record->dead();
+        return Outcome::kClosed;
+    }
+    if (split_depth > 0 && depth_ >= split_depth) {
+        if (record) record->subtree(static_cast<Int>(subtrees.size()));
+        subtrees.push_back({domain_.removed(), multiplier});
+        return Outcome::kClosed;
+    }
+    return close(multiplier, how);
 }
 
 Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& multiplier) {
@@ -262,22 +269,39 @@ Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& mul
     const std::size_t mark = domain_.mark();
     if (in) domain_.place(unit, task);
     else domain_.remove(unit, task);
+    ++depth_;
     const Outcome outcome = propagate_and_close(multiplier, Ascent{});
+    --depth_;
     domain_.undo(mark);
     return outcome;
 }
 
 Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit) {
+    begin(target, node_limit);
+    subtrees.clear();
+    const std::size_t mark = domain_.mark();
+    const Outcome outcome = propagate_and_close(multiplier, root);
+    domain_.undo(mark);
+    return outcome;
+}
+
+Outcome Search::close_subtree(const Subtree& subtree, Int target) {
+    begin(target, std::numeric_limits<std::int64_t>::max());
+    const std::size_t mark = domain_.mark();
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    for (const std::size_t k : subtree.removed) domain_.remove(static_cast<int>(k / n), static_cast<int>(k % n));
+    const Outcome outcome = propagate_and_close(subtree.multiplier, Ascent{});
+    domain_.undo(mark);
+    return outcome;
+}
+
+void Search::begin(Int target, std::int64_t node_limit) {
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
     if (record) record->clear();
     nodes_ = 0;
     repair_gap_ = kRepairGap;
     next_repair_ = kRepairGap;
     node_limit_ = node_limit;
-    const std::size_t mark = domain_.mark();
-    const Outcome outcome = propagate_and_close(multiplier, root);
-    domain_.undo(mark);
-    return outcome;
 }
 
 }  // namespace optalloc::assignment

@@ -34,12 +34,21 @@ struct Ascent {
     int patience = 25;     // steps without a better bound before theta shrinks
 };
 
+// A node left for later: the pairs removed on the way to it, and where its multipliers start.
+struct Subtree {
+    std::vector<std::size_t> removed;
+    std::vector<double> multiplier;
+};
+
 class Search {
   public:
     Search(const Instance& instance, Int scale, Control& control);
 
     // Looks below the present target and, wherever it finds an assignment, below that one.
     Outcome decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit);
+
+    // Closes what decide() has split off, from the root domain; below the target.
+    Outcome close_subtree(const Subtree& subtree, Int target);
 
     // Subgradient ascent at the present domain; the multiplier becomes the best one seen, or the one that
     // closed it.
@@ -58,14 +67,18 @@ class Search {
     const Assignment& best() const { return best_; }
     Int ceiling() const { return ceiling_; }
     Int scale() const { return scale_; }
+    Int target() const { return target_; }
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
     void set_target(Int target) { target_ = target; }
     Record* record = nullptr;                       // of decide(): whole when it closes
     std::function<void()> between_nodes;            // may offer better assignments
+    int split_depth = 0;                            // from which decide() leaves subtrees for later; 0: never
+    std::vector<Subtree> subtrees;                  // those left; the others are closed
 
   private:
     Outcome climb(std::vector<double>& multiplier, const Ascent& how);
     Outcome close(const std::vector<double>& parent, const Ascent& how);
+    void begin(Int target, std::int64_t node_limit);
     Outcome closed_by(const std::vector<Int>& multiplier);
     Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
     Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
@@ -85,6 +98,7 @@ class Search {
     Int ceiling_;
     Int target_;
     Int best_bound_ = 0;
+    int depth_ = 0;
     std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;
     std::vector<double> share_;  // of each pair in the recent knapsack solutions

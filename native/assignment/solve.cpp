@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "assignment/explore.hpp"
 #include "assignment/prices.hpp"
 #include "assignment/search.hpp"
+#include "assignment/team.hpp"
 
 namespace optalloc::assignment {
 
@@ -15,6 +17,7 @@ namespace {
 constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
+constexpr int kSubtrees = 16;                // of a tree, for each thread
 constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
@@ -39,6 +42,9 @@ class Solver {
           search_(normal.instance, scale, control_),
           explorer_(normal.instance, scale, control_, options.seed) {
         if (options.prove) search_.record = &record_;
+        if (options.threads > 1) {
+            team_ = std::make_unique<Team>(normal.instance, scale, control_, options.seed, options.threads);
+        }
     }
 
     Answer run();
@@ -67,8 +73,10 @@ class Solver {
     std::vector<double> multiplier_, witness_;
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
+    int split_depth_ = 1;
     std::int64_t explored_ = 0;  // work of the heuristics
     Record record_;
+    std::unique_ptr<Team> team_;  // of the further threads
 };
 
 bool Solver::report() {
@@ -129,6 +137,7 @@ void Solver::bound_root() {
     const Prices prices = find_prices(normal_.instance, [this] { return control_.poll(); });
     multiplier_ = prices.multiplier;
     explorer_.set_root(prices);
+    if (team_) team_->set_root(prices);
     witness_ = multiplier_;
     if (control_.stopped) return;
     std::vector<Int> rounded;
@@ -149,6 +158,7 @@ void Solver::bound_root() {
     }
     raise_by_leaf(ceil_div(search_.best_bound(), scale_));
     explorer_.set_multiplier(multiplier_);
+    if (team_) team_->set_multiplier(multiplier_);
 }
 
 // The same search with all costs 0 looks for any assignment at all; closed without one is a proof.
@@ -191,7 +201,8 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
 void Solver::explore(std::int64_t budget) {
     const std::int64_t before = control_.work;
     Assignment found;
-    if (explorer_.improve(search_.has_best() ? &search_.best() : nullptr, bound_, budget, found)) search_.offer(found);
+    if (team_) team_->explore(search_, bound_, budget);
+    else if (explorer_.improve(search_.has_best() ? &search_.best() : nullptr, bound_, budget, found)) search_.offer(found);
     explored_ += control_.work - before;
 }
 
@@ -201,6 +212,7 @@ Status Solver::decide_all() {
         const auto work = static_cast<double>(control_.work);
         if (static_cast<double>(explored_) < kExploreShare * work) explore(kTurn);
     };
+    while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;
     Int step = 0;
     bool first = true;
@@ -217,8 +229,9 @@ Status Solver::decide_all() {
         const Int target = std::min(bound_ + step, known - 1);
         const Ascent root{.steps = 300, .fix_every = 25, .repair_every = 0, .theta = 0.5, .patience = 10};
         const std::int64_t before = control_.nodes;
-        const Outcome outcome =
-            search_.decide(target, multiplier_, root, search_.has_best() ? kUnlimited : node_limit);
+        search_.split_depth = team_ && search_.has_best() ? split_depth_ : 0;
+        Outcome outcome = search_.decide(target, multiplier_, root, search_.has_best() ? kUnlimited : node_limit);
+        if (outcome == Outcome::kClosed && !search_.subtrees.empty()) outcome = team_->close(search_, bound_);
         if (control_.stopped) return Status::kStopped;
         if (outcome == Outcome::kClosed) {
             const bool found = search_.has_best() && search_.best().cost <= target;

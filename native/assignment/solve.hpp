@@ -50,6 +50,7 @@ struct Answer {
 struct Options {
     std::uint64_t seed = 0;
     std::vector<int> start;  // the unit of each task of a feasible assignment to begin with; empty: none
+    int threads = 1;         // results are equal for an equal number of them
     bool prove = false;      // keep the search tree of the bound
 };
 

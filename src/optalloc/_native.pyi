@@ -75,6 +75,7 @@ def solve_assignment(
     seed: int = 0,
     start: Sequence[int] | None = None,
     prove: bool = False,
+    threads: int = 1,
 ) -> tuple[
     int,
     int | None,

@@ -46,6 +46,7 @@ from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
+_MOST_THREADS = 1024
 _NOTHING_LEFT = np.zeros(1, dtype=np.int64).tobytes()  # one leaf that needs no multipliers
 
 
@@ -64,6 +65,7 @@ def solve_exact(
     on_progress: OnProgress | None = None,
     *,
     seed: int = 0,
+    threads: int = 1,
     start: Sequence[int] | None = None,
     proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
@@ -79,6 +81,9 @@ def solve_exact(
     seed : int
         Of the lots that the heuristics draw; equal seeds give equal results unless a clock stops
         them.
+    threads : int
+        How many search at once. They work in rounds, so that equal seeds and numbers of threads
+        give equal results; other numbers may find another assignment of the same cost.
     start : sequence of int, length num_tasks, optional
         The unit of each task of a feasible assignment to begin with.
     proof : path, optional
@@ -99,6 +104,10 @@ def solve_exact(
     """
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
+    if not 1 <= threads <= _MOST_THREADS:
+        raise InputError(
+            f"{threads} threads", path="threads", fix=f"give a number from 1 to {_MOST_THREADS}"
+        )
     begin = None if start is None else _checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
         if proof is not None:
@@ -120,6 +129,7 @@ def solve_exact(
                 seed,
                 begin,
                 proof is not None,
+                threads,
             )
         )
     except KeyboardInterrupt:

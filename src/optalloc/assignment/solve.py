@@ -55,6 +55,7 @@ def solve_assignment(
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     seed: int = 0,
+    threads: int = 1,
     start: Sequence[int] | None = None,
     proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
@@ -72,6 +73,8 @@ def solve_assignment(
         Called with :class:`Progress` as incumbent and bound change.
     seed : int
         Seed of the methods that draw lots.
+    threads : int
+        Of ``exact``; the other methods use one.
     start : sequence of int, length num_tasks, optional
         A feasible assignment for ``exact`` to begin with.
     proof : path, optional
@@ -116,10 +119,12 @@ def solve_assignment(
     chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
     options |= {"seed": seed} if chosen in _SEEDED else {}
+    options |= {"threads": threads} if chosen == "exact" else {}
     try:
         result = solver(problem, stop, on_progress, **options)
-    except InputError:
-        if method != "auto" or chosen != "exact" or len(options) > 1:
+    except InputError as error:
+        too_large = method == "auto" and chosen == "exact" and error.pointer == "$.costs"
+        if not too_large or start is not None or proof is not None:
             raise
         # Costs beyond the range of exact multipliers: floating point is what is left.
         result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the lots a method draws (default 0)"
     )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="of the method exact (default 1)"
+    )
     parser.add_argument("--node-limit", type=int, metavar="N", help="stop after this many nodes")
     parser.add_argument(
         "--gap-limit",
@@ -83,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         stop=stop,
         on_progress=listener,
         seed=arguments.seed,
+        threads=arguments.threads,
         start=None if arguments.start is None else _read_start(arguments.start),
         proof=arguments.proof,
     )

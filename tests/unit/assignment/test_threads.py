@@ -1,0 +1,103 @@
+"""Threads, starts and limits of the exact method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optalloc.assignment.check_proof import Verdict, certify_proof
+from optalloc.assignment.enumerate import solve_enumerate
+from optalloc.assignment.exact import solve_exact
+from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.proof import read_proof
+from optalloc.errors import InputError
+from optalloc.result import Termination
+from optalloc.stop import NodeLimit, Progress
+
+
+def correlated(seed: int, tasks: int, units: int) -> AssignmentProblem:
+    """Costs that fall with the loads: the hard kind of the benchmark."""
+    rng = np.random.default_rng(seed)
+    loads = rng.integers(1, 101, (tasks, units))
+    costs = 111 - loads + rng.integers(-10, 11, (tasks, units))
+    return AssignmentProblem(costs, loads, (0.8 * loads.sum(axis=0) / units).astype(np.int64))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_exact_with_threads_equals_enumeration(threads: int, tmp_path: Path) -> None:
+    """Same value, and the spliced proof is accepted."""
+    for seed in range(40):
+        problem = correlated(seed, 7 + seed % 3, 3)
+        path = tmp_path / "proof.jsonl"
+        result = solve_exact(problem, threads=threads, proof=path)
+        brute = solve_enumerate(problem)
+        assert result.termination is brute.termination
+        assert result.bounds.primal == brute.bounds.primal
+        verdict = certify_proof(problem, *read_proof(path)).verdict
+        optimal = brute.termination is Termination.OPTIMAL
+        assert verdict is (Verdict.OPTIMAL if optimal else Verdict.INFEASIBLE)
+
+
+def test_a_search_split_among_threads_is_proven(tmp_path: Path) -> None:
+    """Large enough for subtrees; one thread finds the same value."""
+    problem = correlated(1, 60, 5)
+    path = tmp_path / "proof.jsonl.gz"
+    result = solve_exact(problem, threads=2, proof=path)
+    assert result.termination is Termination.OPTIMAL
+    assert result.bounds.primal == solve_exact(problem).bounds.primal
+    check = certify_proof(problem, *read_proof(path))
+    assert check.verdict is Verdict.OPTIMAL
+    assert check.num_leaves > 10
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_equal_seeds_and_node_limits_give_equal_results(threads: int) -> None:
+    """Plan, bound and nodes, whatever the clock does."""
+    problem = correlated(2, 90, 9)
+    first, second = (
+        solve_exact(problem, NodeLimit(600), seed=5, threads=threads) for _ in range(2)
+    )
+    assert first.placed == second.placed
+    assert first.bounds == second.bounds
+    assert first.stats.nodes == second.stats.nodes
+
+
+def test_a_start_is_where_the_search_begins() -> None:
+    """The first incumbent is the start; the last is no worse."""
+    problem = correlated(3, 40, 4)
+    start = solve_exact(problem, NodeLimit(1)).assignment
+    result = solve_exact(problem, start=start)
+    assert result.incumbents[0].value == problem.evaluate(start).objective
+    assert result.termination is Termination.OPTIMAL
+
+
+def test_an_infeasible_start_is_refused() -> None:
+    """With the rule it breaks."""
+    problem = correlated(3, 40, 4)
+    with pytest.raises(InputError, match="start is not feasible"):
+        solve_exact(problem, start=[0] * 40)
+
+
+def test_no_threads_are_refused() -> None:
+    """One at least."""
+    with pytest.raises(InputError, match="0 threads"):
+        solve_exact(correlated(3, 4, 2), threads=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_keeps_plan_and_bound(threads: int) -> None:
+    """Ctrl-C in the middle: LIMIT with what is known."""
+    problem = correlated(4, 200, 20)
+
+    def interrupt(progress: Progress) -> bool:
+        if progress.incumbent is not None and progress.nodes > 100:
+            raise KeyboardInterrupt
+        return False
+
+    result = solve_exact(problem, interrupt, threads=threads)
+    assert result.termination is Termination.LIMIT
+    assert problem.evaluate(result.assignment).is_feasible
+    assert result.bounds.dual is not None
+    assert result.message.startswith("interrupted")

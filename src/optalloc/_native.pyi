@@ -74,6 +74,19 @@ def solve_assignment(
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int, list[int], int, int]: ...
 
+# Unit-major tables; (status, value, units, bound, nodes)
+def solve_rows(
+    costs: _Longs,
+    loads: _Longs,
+    capacities: _Longs,
+    allowed: _Bytes,
+    apart: list[list[int]],
+    open: int,
+    enough: int | None,
+    watch: Callable[[int, int | None, int], bool],
+    seed: int = 0,
+) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
 # -- serving --
 
 def cheapest_covers(weights: _Ints, costs: _Reals, cost: _Reals, choice: _Ints, /) -> None: ...

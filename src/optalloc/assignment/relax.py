@@ -3,10 +3,10 @@
     minimise sum_ir o_ir / s_r   subject to   each task once, or left out where it may be,
     sum_j w_ijr x_ij <= L_ir + o_ir,  o_ir >= 0,   and every group together or apart
 
-With one resource s = 1: the sum of what is added. With several, s_r is the mean capacity of resource
-r, so that amounts of different kinds add up. HiGHS proposes the assignment; the amounts are then
-counted exactly from it, so the enlarged units hold it for certain. That no smaller sum would do
-rests on HiGHS.
+With one resource s = 1: the sum of what is added. With several, s_r is the mean capacity of
+resource r, so that amounts of different kinds add up. HiGHS proposes the assignment; the amounts
+are then counted exactly from it, so the enlarged units hold it for certain. That no smaller sum
+would do rests on HiGHS.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
                 sum_{b in G} x_bu <= 1            each group G that stays apart, each real unit u
 
 Three forms reduce without loss. Tasks that stay together become one *block*: their costs and loads
-add, and it may use the units that all of them may. Tasks that may be left out get one more unit, the
-last, which costs what leaving them out costs, takes no load and keeps nobody apart. Fixed and
+add, and it may use the units that all of them may. Tasks that may be left out get one more unit,
+the last, which costs what leaving them out costs, takes no load and keeps nobody apart. Fixed and
 forbidden pairs are pairs that are not allowed. With one resource and no group that stays apart the
 rows are a plain problem (:meth:`Rows.as_plain`).
 

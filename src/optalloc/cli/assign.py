@@ -114,8 +114,8 @@ def _plain(problem: Any, result: Any, prices: list[list[float]] | None) -> dict[
         share = None if found is None else found.largest_relative_load
         extra["largest_relative_load"] = share
     if problem.num_resources > 1:
-        rows = None if found is None else [[_number(v) for v in row] for row in found.resource_loads]
-        extra["resource_loads"] = rows
+        rows = () if found is None else found.resource_loads
+        extra["resource_loads"] = [[_number(load) for load in row] for row in rows]
     return {
         **extra,
         "format_version": "1.0",
@@ -161,7 +161,7 @@ def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list
     shown = "no bound" if gap == float("inf") else f"gap {gap:.3%}"
     found = problem.evaluate(result.placed)
     tasks: list[list[int]] = [[] for _ in range(problem.num_units)]
-    out = []
+    out: list[int] = []
     for task, unit in enumerate(result.placed):
         (out if unit < 0 else tasks[unit]).append(task)
     several = problem.num_resources > 1

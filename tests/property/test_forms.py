@@ -1,4 +1,4 @@
-"""Every form of the assignment problem equals brute force on thousands of small random instances."""
+"""Every form of the assignment problem equals brute force on small random instances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from optalloc.assignment.certify import Proof, certify_assignment
 from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
 from optalloc.assignment.forms import solve_forms
-from optalloc.assignment.problem import OBJECTIVES, AssignmentProblem
+from optalloc.assignment.problem import OBJECTIVES, AssignmentProblem, Sense
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.shadow import shadow_prices
 from optalloc.assignment.solve import solve_assignment
@@ -79,7 +79,7 @@ def draw(form: str, rng: np.random.Generator, *, tasks: int, units: int) -> Assi
         task = int(rng.integers(tasks))
         homes = np.nonzero(allowed[task])[0]
         more["fixed"] = {task: int(rng.choice(homes))} if len(homes) else None
-    sense = "max" if rng.random() < 0.3 else "min"
+    sense: Sense = "max" if rng.random() < 0.3 else "min"
     return AssignmentProblem(costs, loads, capacities, allowed, sense, **more)
 
 
@@ -257,7 +257,7 @@ def test_the_cheapest_relaxation_is_the_least_that_helps(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["resources", "optional", "fixed"])
 def test_shadow_prices_bound_what_more_capacity_saves(form: str) -> None:
-    """With prices u the relaxed optimum is D(u); nothing on capacities L + d costs less than D - ud."""
+    """With prices u the relaxed optimum is D(u); capacities L + d cost no less than D(u) - ud."""
     rng = np.random.default_rng([FORMS.index(form), 36])
     compared = paid = 0
     for _ in range(300):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.assignment.problem import AssignmentProblem as AssignmentProblem
     from optalloc.assignment.reference import global_optimal_allocation as global_optimal_allocation
     from optalloc.assignment.result import AssignmentResult as AssignmentResult
+    from optalloc.assignment.shadow import shadow_prices as shadow_prices
     from optalloc.assignment.solve import solve_assignment as solve_assignment
     from optalloc.cluster.device import DeviceSpec as DeviceSpec
     from optalloc.cluster.load import load_cluster as load_cluster
@@ -109,6 +110,7 @@ _HOME = {
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
+    "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
     "solve_assignment": "optalloc.assignment.solve",
     "total_parameters": "optalloc.model.parameters",

@@ -2,8 +2,8 @@
 
 It reads the problem's own arrays and nothing that a solver made of them: numbers become fractions
 here, once more, as the decimals they print as. The plan's feasibility and both goals are
-recomputed, and a depth-first search of its own, with its own prices of capacity, looks for
-anything better. It proves small claims again and says so where a claim is too large for it.
+recomputed, and a depth-first search of its own, with its own prices of capacity, looks for anything
+better. It proves small claims again and says so where a claim is too large for it.
 """
 
 from __future__ import annotations
@@ -230,9 +230,7 @@ class _Search:
             if problem.optional[task]:
                 mine.append((_SCALE * skips[task], skips[task], -1))
             self.choices.append(sorted(mine))
-        self.order = sorted(
-            range(tasks), key=lambda t: (len(self.choices[t]) != 0, -self._regret(t))
-        )
+        self.order = sorted(range(tasks), key=lambda task: -self._regret(task))
         self.rest = [0] * (tasks + 1)
         for place in range(tasks - 1, -1, -1):
             mine = self.choices[self.order[place]]

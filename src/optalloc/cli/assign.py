@@ -167,10 +167,8 @@ def _plain(problem: Any, result: Any, prices: list[list[float]] | None) -> dict[
         share = None if found is None else found.largest_relative_load
         extra["largest_relative_load"] = share
     if problem.num_resources > 1:
-        rows = (
-            None if found is None else [[_number(v) for v in row] for row in found.resource_loads]
-        )
-        extra["resource_loads"] = rows
+        rows = () if found is None else found.resource_loads
+        extra["resource_loads"] = [[_number(load) for load in row] for row in rows]
     return {
         **extra,
         "format_version": "1.0",

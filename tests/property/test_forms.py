@@ -1,0 +1,288 @@
+"""Every form of the assignment problem equals brute force on small random instances."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optalloc.assignment.certify import Proof, certify_assignment
+from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
+from optalloc.assignment.forms import solve_forms
+from optalloc.assignment.problem import OBJECTIVES, AssignmentProblem, Sense
+from optalloc.assignment.result import AssignmentResult
+from optalloc.assignment.shadow import shadow_prices
+from optalloc.assignment.solve import solve_assignment
+from optalloc.errors import InputError
+from optalloc.result import Termination
+
+FORMS = (
+    "resources",
+    "apart",
+    "together",
+    "optional",
+    "bottleneck",
+    "in order",
+    "fixed",
+    "mixed",
+)
+Goals = tuple[Fraction, ...]
+
+
+def groups(rng: np.random.Generator, tasks: int, most: int) -> list[list[int]]:
+    """Up to ``most`` groups of two to four tasks, which may overlap."""
+    if tasks < 2:
+        return []
+    return [
+        rng.permutation(tasks)[: int(rng.integers(2, min(tasks, 4) + 1))].tolist()
+        for _ in range(int(rng.integers(1, most + 1)))
+    ]
+
+
+def draw(form: str, rng: np.random.Generator, *, tasks: int, units: int) -> AssignmentProblem:
+    """A random instance of a form; a good part of them are infeasible."""
+    units, tasks = int(rng.integers(1, units + 1)), int(rng.integers(0, tasks + 1))
+    mixed = form == "mixed"
+    several = form == "resources" or (mixed and rng.random() < 0.6)
+    depth = (int(rng.integers(2, 4)),) if several else (1,) if rng.random() < 0.1 else ()
+    low, high = (-20, 20) if rng.random() < 0.7 else (0, 3)
+    costs: Any = rng.integers(low, high, (tasks, units))
+    loads: Any = rng.integers(0, 8, ((tasks, units) if rng.random() < 0.7 else (tasks,)) + depth)
+    top = 3 + int(tasks * 8 / units * (0.9 if rng.random() < 0.7 else 0.5))
+    capacities: Any = rng.integers(0, top, (units, *depth))
+    allowed = rng.random((tasks, units)) < (0.9 if rng.random() < 0.5 else 1)
+    if rng.random() < 0.25:
+        loads, capacities = loads / 10, capacities / 10
+    if rng.random() < 0.2:
+        costs = np.round(costs + rng.random(costs.shape), 2)
+    more: dict[str, Any] = {}
+    if form == "apart" or (mixed and rng.random() < 0.5):
+        more["apart"] = groups(rng, tasks, 3)
+    if form == "together" or (mixed and rng.random() < 0.3):
+        more["together"] = groups(rng, tasks, 2)
+    if form == "optional" or (mixed and rng.random() < 0.5):
+        more["skip_costs"] = [
+            None if rng.random() < 0.4 else int(cost) if rng.random() < 0.8 else cost + 0.25
+            for cost in rng.integers(-3, 30, tasks).tolist()
+        ]
+    if form == "bottleneck":
+        more["objective"] = "bottleneck"
+    if form == "in order":
+        more["objective"] = OBJECTIVES[int(rng.integers(2, 4))]
+    if mixed:
+        more["objective"] = OBJECTIVES[int(rng.integers(0, 4))]
+    if tasks and (form == "fixed" or (mixed and rng.random() < 0.5)):
+        task = int(rng.integers(tasks))
+        homes = np.nonzero(allowed[task])[0]
+        more["fixed"] = {task: int(rng.choice(homes))} if len(homes) else None
+    sense: Sense = "max" if rng.random() < 0.3 else "min"
+    return AssignmentProblem(costs, loads, capacities, allowed, sense, **more)
+
+
+def fraction(value: float) -> Fraction:
+    """A number as the decimal it prints as."""
+    return Fraction(repr(value))
+
+
+def plans(problem: AssignmentProblem) -> list[tuple[int, ...]]:
+    """Every choice of units that keeps the pairs and the groups; capacities are not looked at."""
+    choices = [
+        [*np.nonzero(row)[0].tolist(), *([-1] if may else [])]
+        for row, may in zip(problem.allowed, problem.optional.tolist(), strict=True)
+    ]
+    kept = []
+    for plan in itertools.product(*choices):
+        apart = [[plan[task] for task in group if plan[task] >= 0] for group in problem.apart]
+        if all(len({plan[task] for task in group}) == 1 for group in problem.together) and all(
+            len(set(units)) == len(units) for units in apart
+        ):
+            kept.append(plan)
+    return kept
+
+
+def used(problem: AssignmentProblem, plan: tuple[int, ...]) -> list[list[Fraction]]:
+    """Load of each unit and resource."""
+    loads = [[Fraction(0)] * problem.num_resources for _ in range(problem.num_units)]
+    for task, unit in enumerate(plan):
+        if unit >= 0:
+            for resource, load in enumerate(problem.loads_array[task, unit].tolist()):
+                loads[unit][resource] += fraction(load)
+    return loads
+
+
+def brute_force(problem: AssignmentProblem) -> Goals | None:
+    """The best goals in order, costs to be minimised; None where nothing is feasible."""
+    rooms = [[fraction(room) for room in row] for row in problem.capacities_matrix.tolist()]
+    sign = 1 if problem.sense == "min" else -1
+    best: Goals | None = None
+    for plan in plans(problem):
+        loads = used(problem, plan)
+        pairs = [
+            (load, room)
+            for a, b in zip(loads, rooms, strict=True)
+            for load, room in zip(a, b, strict=True)
+        ]
+        if any(load > room for load, room in pairs):
+            continue
+        cost = sum(
+            (
+                sign * fraction(problem.costs[task, unit].item())
+                if unit >= 0
+                else fraction(problem.skip_costs[task].item())
+                for task, unit in enumerate(plan)
+            ),
+            Fraction(0),
+        )
+        fullest = max((load / room for load, room in pairs if room > 0), default=Fraction(0))
+        goals = tuple(
+            cost if goal == "sum" else fullest for goal in problem.objective.split("-then-")
+        )
+        best = goals if best is None or goals < best else best
+    return best
+
+
+def check(problem: AssignmentProblem, result: AssignmentResult, truth: Goals | None) -> bool:
+    """The result is the truth, proven; whether it is feasible."""
+    if truth is None:
+        assert result.termination is Termination.INFEASIBLE, problem.arguments()
+        assert result.placed is None
+        return False
+    assert result.termination is Termination.OPTIMAL, problem.arguments()
+    assert result.bounds.gap == 0.0
+    found = problem.evaluate(result.assignment)
+    assert found.is_feasible, problem.arguments()
+    assert found.objective == result.bounds.primal
+    for goal, value in zip(problem.objective.split("-then-"), truth, strict=True):
+        signed = -value if goal == "sum" and problem.sense == "max" else value
+        assert found.value(goal) == pytest.approx(float(signed), rel=1e-12, abs=1e-12)
+    return True
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [150, pytest.param(1300, marks=pytest.mark.slow)])
+def test_exact_equals_brute_force(form: str, count: int) -> None:
+    """Termination and every goal; the independent check proves each claim again."""
+    rng = np.random.default_rng([FORMS.index(form), count])
+    feasible = 0
+    for _ in range(count):
+        problem = draw(form, rng, tasks=6, units=3)
+        result = solve_forms(problem)
+        feasible += check(problem, result, brute_force(problem))
+        assert certify_assignment(problem, result).proof in (Proof.REPROVED, Proof.MULTIPLIERS)
+    assert 0.15 * count < feasible < 0.98 * count
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["auto", "milp", "enumerate"])
+def test_other_methods_equal_brute_force(form: str, method: str) -> None:
+    rng = np.random.default_rng([FORMS.index(form), 32])
+    for _ in range(40 if method == "milp" else 80):
+        problem = draw(form, rng, tasks=6, units=3)
+        result = solve_assignment(problem, method)
+        check(problem, result, brute_force(problem))
+        assert result.placed is not None or result.conflict
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_exact_equals_enumeration_on_larger_instances(form: str) -> None:
+    """Up to 12 tasks and 6 units, as far as they can be enumerated."""
+    rng = np.random.default_rng([FORMS.index(form), 33])
+    done = 0
+    while done < 40:
+        problem = draw(form, rng, tasks=12, units=6)
+        if num_choices(problem) > 50_000:
+            continue
+        done += 1
+        brute = solve_enumerate_forms(problem)
+        result = solve_forms(problem)
+        assert result.termination is brute.termination, problem.arguments()
+        if brute.placed is not None:
+            mine, theirs = problem.evaluate(result.assignment), problem.evaluate(brute.placed)
+            for goal in problem.objective.split("-then-"):
+                assert mine.value(goal) == pytest.approx(theirs.value(goal), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", ["together", "optional", "bottleneck", "in order"])
+def test_the_dynamic_programme_solves_what_reduces_to_one_capacity(form: str) -> None:
+    rng = np.random.default_rng([FORMS.index(form), 34])
+    for _ in range(100):
+        problem = draw(form, rng, tasks=5, units=3)
+        check(problem, solve_forms(problem, method="dynamic"), brute_force(problem))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_cheapest_relaxation_is_the_least_that_helps(form: str) -> None:
+    """The overload of the best plan, by brute force; the enlarged instance is feasible."""
+    rng = np.random.default_rng([FORMS.index(form), 35])
+    done = 0
+    while done < 25:
+        problem = draw(form, rng, tasks=5, units=3)
+        if brute_force(problem) is not None:
+            continue
+        done += 1
+        result = solve_assignment(problem)
+        assert result.conflict
+        scales = np.ones(1)
+        if problem.num_resources > 1:
+            means = problem.capacities_matrix.mean(axis=0)
+            scales = np.where(means > 0, means, 1.0)
+        rooms = problem.capacities_matrix.astype(float)
+        overloads = [
+            float(
+                (np.maximum(np.array(used(problem, plan), dtype=float) - rooms, 0) / scales).sum()
+            )
+            for plan in plans(problem)
+        ]
+        if not overloads:
+            assert not result.fixes
+            continue
+        (fix,) = result.fixes
+        wider = [[fraction(room) for room in row] for row in problem.capacities_matrix.tolist()]
+        total = 0.0
+        for found in re.finditer(r"(?:resource (\d+) of )?unit (\d+) by ([\d.e-]+)", fix.what):
+            resource, unit = int(found[1] or 0), int(found[2])
+            wider[unit][resource] += Fraction(found[3])
+            total += float(found[3]) / scales[resource]
+        assert total == pytest.approx(min(overloads), abs=1e-6)
+        capacities = np.array([[float(room) for room in row] for row in wider])
+        enlarged = problem.replace(
+            capacities=capacities if problem.capacities.ndim == 2 else capacities[:, 0]
+        )
+        assert brute_force(enlarged) is not None
+
+
+@pytest.mark.parametrize("form", ["resources", "optional", "fixed"])
+def test_shadow_prices_bound_what_more_capacity_saves(form: str) -> None:
+    """With prices u the relaxed optimum is D(u); capacities L + d cost no less than D(u) - ud."""
+    rng = np.random.default_rng([FORMS.index(form), 36])
+    compared = paid = 0
+    for _ in range(300):
+        problem = draw(form, rng, tasks=5, units=3)
+        if problem.sense == "max" or problem.num_tasks == 0:
+            continue
+        try:
+            prices = shadow_prices(problem)
+        except InputError:
+            assert brute_force(problem) is None
+            continue
+        fits = problem.allowed & (problem.loads_array <= problem.capacities_matrix).all(axis=2)
+        priced = problem.costs + (problem.loads_array * prices).sum(axis=2)
+        out = np.where(problem.optional, problem.skip_costs, np.inf)
+        least = np.minimum(np.where(fits, priced, np.inf).min(axis=1), out)
+        dual = least.sum() - (prices * problem.capacities_matrix).sum()
+        added = rng.integers(0, 3, prices.shape)
+        more = problem.capacities_matrix + added
+        wider = problem.replace(capacities=more if problem.capacities.ndim == 2 else more[:, 0])
+        wider = wider.replace(allowed=fits)
+        truth = brute_force(wider)
+        if truth is None:
+            continue
+        compared += 1
+        paid += bool((prices > 0).any())
+        assert float(truth[0]) >= dual - (prices * added).sum() - 1e-6
+    assert compared > 20
+    assert paid >= 5

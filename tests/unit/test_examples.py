@@ -30,3 +30,12 @@ def test_assign_prints_the_optimum_and_the_overload(capsys: pytest.CaptureFixtur
         "both tasks on unit 0: unit 0 carries 4 of capacity 2",
         "the optimum costs 6",
     ]
+
+
+def test_allocate_prints_the_plan_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks 2 and 4 together need 14 cores; the smaller nodes have at most 12."""
+    example("allocate").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["optimal: nodes (1, 2, 0, 1, 0, -1)", "cost 28, fullest 100.0%"]
+    assert lines[3].startswith("tasks 2 and 4 do not fit together in any distribution")
+    assert lines[4].startswith("raise the capacity of resource 1 of unit 2 by 2 ")

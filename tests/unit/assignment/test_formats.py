@@ -130,3 +130,27 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
 def test_published_instances_are_read(shared_data: Path) -> None:
     problem = load_assignment(shared_data / "gap" / "chu1997" / "c05100.txt")
     assert (problem.num_tasks, problem.num_units) == (100, 5)
+
+
+def test_json_keeps_every_form_and_the_others_refuse_it(tmp_path: Path) -> None:
+    problem = AssignmentProblem(
+        [[1, 2], [3, 4], [5, 6]],
+        [[1, 2], [2, 1], [1, 1]],
+        [[3, 3], [4, 4]],
+        fixed={0: 1},
+        together=[[0, 2]],
+        apart=[[0, 1]],
+        skip_costs=[None, 2.5, None],
+        objective="bottleneck-then-sum",
+    )
+    save_assignment(problem, tmp_path / "a.json")
+    assert load_assignment(tmp_path / "a.json") == problem
+    for name in ("a.txt", "a.csv", "a.npz"):
+        with pytest.raises(InputError, match="one capacity a unit"):
+            save_assignment(problem, tmp_path / name)
+
+
+def test_a_task_fixed_twice_is_refused(tmp_path: Path) -> None:
+    text = '{"costs": [[1, 2]], "loads": [1], "capacities": [1, 1], "fixed": [[0, 1], [0, 0]]}'
+    with pytest.raises(InputError, match="fixed to two units"):
+        load_assignment(write(tmp_path, "a.json", text))

@@ -34,7 +34,9 @@ UNFINISHED = VENV / "set-up-unfinished"
 TORCH = "2.13.0"
 CHECKED = ("src", "tests", "benchmarks", "examples", "dev.py")
 NOT_HERE = "not torch and not gpu and not browser"
-KERNELS = "native or exact or knapsack or partition or pipeline or search"
+KERNELS = (
+    "native or kernel or exact or knapsack or rows or threads or partition or pipeline or search"
+)
 
 
 class StepFailed(Exception):

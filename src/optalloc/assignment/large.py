@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,8 @@ class ArraySource:
 
     def __init__(
         self,
-        costs: npt.NDArray[np.integer[npt.NBitBase]],
-        loads: npt.NDArray[np.integer[npt.NBitBase]],
+        costs: npt.NDArray[np.integer[Any]],
+        loads: npt.NDArray[np.integer[Any]],
         capacities: npt.ArrayLike,
     ) -> None:
         self.capacities: Longs = np.array(capacities, dtype=np.int64)
@@ -208,7 +208,7 @@ def _sample_prices(source: PairSource, seed: int, stopped: Callable[[], bool]) -
         np.concatenate([costs for costs, _ in parts]),
         np.concatenate([loads for _, loads in parts]),
     )
-    rooms = source.capacities * (count / source.num_tasks)
+    rooms: Reals = source.capacities.astype(np.float64) * (count / source.num_tasks)
     return _ascend(lists, rooms, np.zeros(num_units), stopped)
 
 

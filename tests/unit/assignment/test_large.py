@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from benchmarks.instances import DrawnPairs, classes_of_devices
+
 from optalloc.assignment.exact import solve_exact
 from optalloc.assignment.large import ArraySource, solve_large
 from optalloc.assignment.problem import AssignmentProblem

@@ -5,7 +5,7 @@ times; what is kept is a short list of candidate units for each task.
 
 1. Prices of capacity from a sample of the tasks, on its share of the capacities (:func:`_ascend`).
 2. One pass: the K cheapest units of each task at these prices, cost plus price times load.
-3. Better prices from the candidates of all tasks; then steps 2 and 3 once more.
+3. Better prices from the candidates of all tasks.
 4. A Lagrangian dive over the candidates, repair, shifts and swaps (native/assignment/sparse.cpp).
 5. One pass over all pairs: the bound D(u) in integers, and the plan evaluated from the source.
 
@@ -44,6 +44,7 @@ Ints = npt.NDArray[np.int32]
 _BLOCK_PAIRS = 2_000_000
 _SAMPLE_PAIRS = 2_000_000
 _COOLING, _STAGES, _STEPS, _MEMORY = 0.4, 7, 12, 8
+_SAMPLE_STAGES = 3
 _PRICE_BITS = 20
 _RANGE = 2.0**62
 
@@ -137,7 +138,7 @@ def solve_large(
 
     Complexity
     ----------
-    Three passes over the pairs; O(N K) memory and O(N K) a step of prices and dive.
+    Two passes over the pairs and the sample; O(N K) memory and O(N K) a step of prices and dive.
     """
     begin, cpu = time.perf_counter(), time.process_time()
     rule: StopRule = stop if stop is not None else Never()
@@ -152,10 +153,7 @@ def solve_large(
     kept = min(num_candidates, num_units)
     prices = _sample_prices(source, seed, stopped)
     lists = _candidates(source, prices, kept)
-    for turn in range(2):
-        prices = _ascend(lists, rooms.astype(np.float64), prices, stopped)
-        if turn == 0 and not stopped():
-            lists = _candidates(source, prices, kept)
+    prices = _ascend(lists, rooms.astype(np.float64), prices, stopped)
     priced = np.sort(lists.costs + prices[lists.units] * lists.loads, axis=1)
     regret = float((priced[:, min(1, kept - 1)] - priced[:, 0]).mean())
     units = _native.solve_sparse_assignment(
@@ -198,7 +196,7 @@ def _blocks(source: PairSource) -> Iterator[tuple[int, Longs, Longs]]:
 def _sample_prices(source: PairSource, seed: int, stopped: Callable[[], bool]) -> Reals:
     """Prices of a few tasks on their share of each capacity."""
     num_units = len(source.capacities)
-    count = min(source.num_tasks, max(1, _SAMPLE_PAIRS // num_units, 2 * num_units))
+    count = min(source.num_tasks, max(1, _SAMPLE_PAIRS // num_units, 4 * num_units))
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(source.num_tasks, size=count, replace=False))
     parts = [source.rows(int(task), int(task) + 1) for task in chosen]
@@ -209,7 +207,8 @@ def _sample_prices(source: PairSource, seed: int, stopped: Callable[[], bool]) -
         np.concatenate([loads for _, loads in parts]),
     )
     rooms: Reals = source.capacities.astype(np.float64) * (count / source.num_tasks)
-    return _ascend(lists, rooms, np.zeros(num_units), stopped)
+    # Few tasks a unit say little about single units: stop while the minimum is still soft.
+    return _ascend(lists, rooms, np.zeros(num_units), stopped, stages=_SAMPLE_STAGES)
 
 
 def _candidates(source: PairSource, prices: Reals, kept: int) -> _Lists:
@@ -228,7 +227,14 @@ def _candidates(source: PairSource, prices: Reals, kept: int) -> _Lists:
     return lists
 
 
-def _ascend(lists: _Lists, rooms: Reals, start: Reals, stopped: Callable[[], bool]) -> Reals:
+def _ascend(
+    lists: _Lists,
+    rooms: Reals,
+    start: Reals,
+    stopped: Callable[[], bool],
+    *,
+    stages: int = _STAGES,
+) -> Reals:
     """Prices that nearly maximise D over the lists: L-BFGS at falling temperatures."""
     size = np.maximum(rooms, 1e-9)
     costs = lists.costs.astype(np.float64)
@@ -247,10 +253,12 @@ def _ascend(lists: _Lists, rooms: Reals, start: Reals, stopped: Callable[[], boo
         exact = float(least.sum() - u @ room)
         return exact, exact - t * float(np.log(total).sum()), slope
 
+    # Lists that leave no feasible plan would drive prices up without end.
+    top = 100.0 * max(spread, 1.0) * max(1.0, len(costs) / len(size))
     u = start * size
     best, best_u = -np.inf, u
     t = max(0.1 * spread, 1e-6)
-    for _ in range(_STAGES):
+    for _ in range(stages):
         pairs: list[tuple[Reals, Reals]] = []
         exact, value, slope = smooth(u, t)
         for _ in range(_STEPS):
@@ -266,7 +274,7 @@ def _ascend(lists: _Lists, rooms: Reals, start: Reals, stopped: Callable[[], boo
                 step = step * (0.1 * spread / max(float(np.abs(step).max()), 1e-12))
             length, accepted = 1.0, False
             for _ in range(8):
-                trial = np.maximum(0.0, u + length * step)
+                trial = np.clip(u + length * step, 0.0, top)
                 found = smooth(trial, t)
                 if found[1] >= value + 1e-4 * float(slope @ (trial - u)):
                     accepted = True
@@ -283,9 +291,8 @@ def _ascend(lists: _Lists, rooms: Reals, start: Reals, stopped: Callable[[], boo
                 break
         if exact > best:
             best, best_u = exact, u
-        u = best_u
         t *= _COOLING
-    return best_u / size
+    return (best_u if stages == _STAGES else u) / size
 
 
 def _two_loops(slope: Reals, pairs: list[tuple[Reals, Reals]]) -> Reals:
@@ -312,7 +319,9 @@ def _certify(source: PairSource, prices: Reals, plan: Longs | None) -> tuple[int
         If the numbers are too large for 64-bit integers.
     """
     rooms = source.capacities
-    whole = np.floor(prices * 2.0**_PRICE_BITS).astype(np.int64)
+    # Any prices give a bound: those that are too large for integers count less.
+    bounded = np.clip(np.nan_to_num(prices, nan=0.0), 0.0, 2.0**_PRICE_BITS)
+    whole = np.floor(bounded * 2.0**_PRICE_BITS).astype(np.int64)
     total, value = 0, 0
     used = np.zeros(len(rooms), dtype=np.int64)
     for first, costs, loads in _blocks(source):

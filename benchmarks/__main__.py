@@ -10,6 +10,8 @@ from collections.abc import Sequence
 #: study -> (module with ``add_arguments`` and ``run``, what it does)
 STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
+    "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
+    "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }
 

@@ -6,6 +6,7 @@
 
 #include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
+#include "assignment/sparse.hpp"
 #include "training/partition.hpp"
 
 namespace nb = nanobind;
@@ -206,6 +207,31 @@ void bind_assignment(nb::module_& m) {
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
           nb::arg("threads") = 1);
+    // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
+    m.def("solve_sparse_assignment",
+          [](const Array<std::int32_t, 2>& units, const Array<std::int64_t, 2>& costs,
+             const Array<std::int64_t, 2>& loads, const Array<std::int64_t, 1>& capacities,
+             const Array<double, 1>& multipliers, double regret, double fraction, double stride, int rounds,
+             std::uint64_t seed, const nb::callable& stop) {
+              const std::size_t n = units.shape(0), width = units.shape(1);
+              if (costs.shape(0) != n || loads.shape(0) != n || multipliers.shape(0) != n || costs.shape(1) != width ||
+                  loads.shape(1) != width) {
+                  throw nb::value_error("candidate tables have the wrong shape");
+              }
+              const as::Candidates candidates{.num_tasks = static_cast<int>(n),
+                                              .num_units = static_cast<int>(capacities.shape(0)),
+                                              .num_candidates = static_cast<int>(width),
+                                              .unit = {units.data(), n * width},
+                                              .cost = {costs.data(), n * width},
+                                              .load = {loads.data(), n * width},
+                                              .capacity = view(capacities)};
+              const auto call = [&] {
+                  const nb::gil_scoped_acquire acquire;
+                  return nb::cast<bool>(stop());
+              };
+              const nb::gil_scoped_release release;
+              return as::solve_sparse(candidates, view(multipliers), regret, fraction, stride, rounds, seed, call);
+          });
 }
 
 namespace ro = optalloc::assignment::rows;

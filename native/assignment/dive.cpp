@@ -19,19 +19,35 @@ double draw(std::uint64_t& state) {
     return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-52 - 1.0;
 }
 
+std::vector<std::vector<DivePair>> rows_of(const Instance& instance, Int scale) {
+    std::vector<std::vector<DivePair>> rows(static_cast<std::size_t>(instance.num_units));
+    for (int i = 0; i < instance.num_units; ++i) {
+        for (int j = 0; j < instance.num_tasks; ++j) {
+            const std::size_t k = instance.at(i, j);
+            if (!instance.allowed[k] || instance.load[k] > instance.capacity[static_cast<std::size_t>(i)]) continue;
+            rows[static_cast<std::size_t>(i)].push_back({j, instance.load[k], scale * instance.cost[k]});
+        }
+    }
+    return rows;
+}
+
 }  // namespace
 
-Diver::Diver(const Instance& instance, Int scale, Control& control)
-    : instance_(&instance),
+Diver::Diver(std::vector<std::vector<DivePair>> rows, std::vector<Int> capacity, int num_tasks, Int ceiling, Int scale,
+             Control& control)
+    : rows_(std::move(rows)),
+      capacity_(std::move(capacity)),
+      num_tasks_(num_tasks),
+      ceiling_(ceiling),
       scale_(scale),
-      ceiling_(cost_ceiling(instance)),
-      control_(&control),
-      improver_(instance),
-      pairs_(static_cast<std::size_t>(instance.num_units)) {}
+      control_(&control) {}
+
+Diver::Diver(const Instance& instance, Int scale, Control& control)
+    : Diver(rows_of(instance, scale), instance.capacity, instance.num_tasks, cost_ceiling(instance), scale, control) {}
 
 // Subgradient steps of a fixed length; afterwards each pair's share of the averaged knapsack solutions.
 void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector<double>& direction) {
-    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    const auto n = static_cast<std::size_t>(num_tasks_);
     const double stride = rule.stride * regret_;
     double gain = 1.0, total = 0.0;
     for (int step = 0; step < rule.steps; ++step) {
@@ -46,8 +62,8 @@ void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector
             load_.clear();
             slot_.clear();
             for (std::size_t k = 0; k < pairs_[i].size(); ++k) {
-                const Pair& pair = pairs_[i][k];
-                const Int profit = rounded_[static_cast<std::size_t>(pair.task)] - pair.cost;
+                const DivePair& pair = pairs_[i][k];
+                const Int profit = rounded_[static_cast<std::size_t>(pair.task)] - pair.scaled_cost;
                 if (profit <= 0) continue;
                 profit_.push_back(profit);
                 load_.push_back(pair.load);
@@ -57,7 +73,7 @@ void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector
             knapsack_.solve(profit_, load_, room_[i], taken_);
             for (std::size_t q = 0; q < slot_.size(); ++q) {
                 if (!taken_[q]) continue;
-                Pair& pair = pairs_[i][slot_[q]];
+                DivePair& pair = pairs_[i][slot_[q]];
                 pair.share += gain;
                 ++cover_[static_cast<std::size_t>(pair.task)];
             }
@@ -69,7 +85,7 @@ void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector
         }
     }
     for (auto& row : pairs_) {
-        for (Pair& pair : row) pair.share /= total;
+        for (DivePair& pair : row) pair.share /= total;
     }
 }
 
@@ -80,9 +96,9 @@ void Diver::place(const DiveRule& rule) {
         int task, unit;
         Int load;
     };
-    std::vector<Choice> best(static_cast<std::size_t>(instance_->num_tasks), Choice{-1.0, -1, -1, 0});
+    std::vector<Choice> best(static_cast<std::size_t>(num_tasks_), Choice{-1.0, -1, -1, 0});
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
-        for (const Pair& pair : pairs_[i]) {
+        for (const DivePair& pair : pairs_[i]) {
             Choice& choice = best[static_cast<std::size_t>(pair.task)];
             if (pair.share > choice.share) choice = {pair.share, pair.task, static_cast<int>(i), pair.load};
         }
@@ -105,37 +121,29 @@ void Diver::place(const DiveRule& rule) {
     num_open_ = 0;
     std::fill(cover_.begin(), cover_.end(), 0);
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
-        std::erase_if(pairs_[i], [&](const Pair& pair) {
+        std::erase_if(pairs_[i], [&](const DivePair& pair) {
             return unit_[static_cast<std::size_t>(pair.task)] >= 0 || pair.load > room_[i];
         });
-        for (Pair& pair : pairs_[i]) {
+        for (DivePair& pair : pairs_[i]) {
             pair.share = 0.0;
             num_open_ += cover_[static_cast<std::size_t>(pair.task)]++ == 0;
         }
     }
 }
 
-bool Diver::dive(const std::vector<double>& multiplier, const DiveRule& rule, std::uint64_t seed, Assignment& out) {
-    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+bool Diver::dive(const std::vector<double>& multiplier, const DiveRule& rule, std::uint64_t seed,
+                 std::vector<int>& unit) {
+    const auto n = static_cast<std::size_t>(num_tasks_);
     unit_.assign(n, -1);
-    room_ = instance_->capacity;
+    room_ = capacity_;
     rounded_.assign(n, 0);
     cover_.assign(n, 0);
     std::vector<double> lambda = multiplier, direction(n, 0.0);
     if (rule.noise > 0.0) {
         for (double& l : lambda) l += rule.noise * regret_ * draw(seed);
     }
-    for (int i = 0; i < instance_->num_units; ++i) {
-        auto& row = pairs_[static_cast<std::size_t>(i)];
-        row.clear();
-        for (int j = 0; j < instance_->num_tasks; ++j) {
-            const std::size_t k = instance_->at(i, j);
-            if (instance_->allowed[k] && instance_->load[k] <= room_[static_cast<std::size_t>(i)]) {
-                row.push_back({j, instance_->load[k], scale_ * instance_->cost[k], 0.0});
-            }
-        }
-    }
-    num_open_ = instance_->num_tasks;
+    pairs_ = rows_;
+    num_open_ = num_tasks_;
     while (num_open_ > 0) {
         if (control_->poll()) return false;
         const std::int64_t before = knapsack_.work();
@@ -143,7 +151,8 @@ bool Diver::dive(const std::vector<double>& multiplier, const DiveRule& rule, st
         control_->work += knapsack_.work() - before;
         place(rule);
     }
-    return improver_.complete(unit_, out);
+    unit = unit_;
+    return true;
 }
 
 }  // namespace optalloc::assignment

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "assignment/improve.hpp"
 #include "assignment/knapsack.hpp"
 #include "assignment/search.hpp"
 
@@ -17,33 +16,40 @@ struct DiveRule {
     double noise = 0.0;     // standard deviation of the first multipliers, as part of the mean regret
 };
 
-// A workspace for one instance. Its bounds prove nothing; the multipliers only guide.
+// One task on one unit, as the dives see it.
+struct DivePair {
+    int task;
+    Int load, scaled_cost;
+    double share = 0.0;
+};
+
+// A workspace: places tasks on the pairs it is given, which may be few of all. Its bounds prove nothing; the
+// multipliers only guide.
 class Diver {
   public:
+    Diver(std::vector<std::vector<DivePair>> rows, std::vector<Int> capacity, int num_tasks, Int ceiling, Int scale,
+          Control& control);
+    // Over all allowed pairs.
     Diver(const Instance& instance, Int scale, Control& control);
 
-    // One dive from the multipliers; false: stopped, or the tasks left over could not be repaired.
-    bool dive(const std::vector<double>& multiplier, const DiveRule& rule, std::uint64_t seed, Assignment& out);
+    // One dive from the multipliers: the unit of each task, -1 where none had room. False: stopped.
+    bool dive(const std::vector<double>& multiplier, const DiveRule& rule, std::uint64_t seed, std::vector<int>& unit);
 
     // Mean over tasks of how much dearer the second best unit is, at the prices behind the multipliers.
     void set_regret(double regret) { regret_ = regret; }
 
   private:
-    struct Pair {
-        int task;
-        Int load, cost;
-        double share;
-    };
     void steps(std::vector<double>& lambda, const DiveRule& rule, std::vector<double>& direction);
     void place(const DiveRule& rule);
 
-    const Instance* instance_;
-    Int scale_, ceiling_;
+    std::vector<std::vector<DivePair>> rows_;   // of each unit, all its pairs
+    std::vector<std::vector<DivePair>> pairs_;  // of each unit, the free tasks that fit
+    std::vector<Int> capacity_;
+    int num_tasks_;
+    Int ceiling_, scale_;
     Control* control_;
     double regret_ = 1.0;
     Knapsack knapsack_;
-    Improver improver_;
-    std::vector<std::vector<Pair>> pairs_;  // of each unit, the free tasks that fit
     std::vector<int> unit_;
     std::vector<Int> room_, rounded_, profit_, load_;
     std::vector<int> cover_;

@@ -69,7 +69,8 @@ DiveRule Explorer::next_rule() {
 bool Explorer::dive(Assignment& out) {
     const DiveRule rule = next_rule();
     const std::int64_t before = control_->work;
-    const bool ended = diver_.dive(multiplier_, rule, state_, out);
+    std::vector<int> unit;
+    const bool ended = diver_.dive(multiplier_, rule, state_, unit) && improver_.complete(unit, out);
     dive_work_ += control_->work - before;
     if (!ended) return false;
     improver_.polish(out);

@@ -88,6 +88,22 @@ def solve_assignment(
     tuple[bytes, int, int, bool] | None,
 ]: ...
 
+# The unit of each task, or an empty list.
+def solve_sparse_assignment(
+    units: _Ints,
+    costs: _Longs,
+    loads: _Longs,
+    capacities: _Longs,
+    multipliers: _Reals,
+    regret: float,
+    fraction: float,
+    stride: float,
+    rounds: int,
+    seed: int,
+    stop: Callable[[], bool],
+    /,
+) -> list[int]: ...
+
 # (status, value, units, bound, nodes)
 def solve_rows(
     costs: _Longs,

@@ -1,0 +1,32 @@
+"""Write an instance of k classes of identical devices as OR-Library text, for the study gap."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.instances import classes_of_devices
+from optalloc.assignment.orlib import orlib_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the study."""
+    parser.add_argument("--tasks", type=int, default=512, metavar="N")
+    parser.add_argument("--units", type=int, default=64, metavar="M")
+    parser.add_argument("--classes", type=int, default=3, metavar="K")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--distinct", action="store_true", help="draw every unit alone")
+    parser.add_argument("--out", type=Path, required=True, metavar="TXT")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file."""
+    problem = classes_of_devices(
+        arguments.tasks,
+        arguments.units,
+        arguments.classes,
+        arguments.seed,
+        distinct=arguments.distinct,
+    )
+    arguments.out.write_text(orlib_text(problem, path=str(arguments.out)), encoding="utf-8")
+    return 0

@@ -29,6 +29,8 @@ from typing import Any, TextIO
 
 from benchmarks.limited import Usage, run_limited
 from optalloc.assignment.formats import load_assignment
+from optalloc.assignment.problem import AssignmentProblem
+from optalloc.errors import InputError
 from optalloc.result import Bounds
 
 COLUMNS = (
@@ -89,6 +91,12 @@ def rows(arguments: argparse.Namespace, methods: list[str]) -> Iterator[dict[str
     """The rows, as they are measured."""
     with tempfile.TemporaryDirectory() as folder:
         for file in arguments.files:
+            try:
+                problem = load_assignment(file)
+            except InputError as error:
+                print(error, file=sys.stderr)
+                yield from (_failed(file, method) for method in methods)
+                continue
             for method in methods:
                 command = [
                     sys.executable, "-m", "benchmarks.solve_one", str(file), method,
@@ -96,14 +104,18 @@ def rows(arguments: argparse.Namespace, methods: list[str]) -> Iterator[dict[str
                 ]  # fmt: skip
                 limit = arguments.time_limit * (1 + GRACE) + GRACE_S
                 usage = run_limited(command, limit, Path(folder) / "log")
-                yield row_of(file, method, usage)
+                yield row_of(file, problem, method, usage)
 
 
-def row_of(file: Path, method: str, usage: Usage) -> dict[str, Any]:
-    """One row from the JSON lines a run printed; plans are evaluated again."""
-    problem = load_assignment(file)
+def _failed(file: Path, method: str) -> dict[str, Any]:
+    """The row of a run that gave nothing."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
-    row |= {"instance": file.stem, "method": method, "termination": "failed"}
+    return row | {"instance": file.stem, "method": method, "termination": "failed"}
+
+
+def row_of(file: Path, problem: AssignmentProblem, method: str, usage: Usage) -> dict[str, Any]:
+    """One row from the JSON lines a run printed; plans are evaluated again."""
+    row = _failed(file, method)
     row |= {"cpu_s": f"{usage.cpu_s:.3f}", "wall_s": f"{usage.wall_s:.3f}"}
     best: float | None = None
     bound: float | None = None

@@ -45,6 +45,18 @@ def test_the_page_gives_gaps_to_the_best_known(tiny: Path, tmp_path: Path) -> No
     assert "| T | exact | 1 | 1 | 0.0000 | 0.0000 | 0 |" in page.read_text()
 
 
+def test_a_file_that_cannot_be_read_costs_its_own_row_alone(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error is said, the row is marked, the others are measured, and the status is 1."""
+    out = tmp_path / "results.csv"
+    assert main(["gap", str(tmp_path / "none.txt"), str(tiny), "--out", str(out)]) == 1
+    assert "cannot read the file" in capsys.readouterr().err
+    with out.open() as text:
+        rows = list(csv.DictReader(text))
+    assert [row["termination"] for row in rows] == ["failed", "optimal"]
+
+
 def test_a_missing_peer_is_named(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,13 +39,7 @@ def solve_enumerate(
         If there are more than :data:`MOST_ASSIGNMENTS` assignments or :data:`MOST_TASKS` tasks.
     """
     count = num_assignments(problem)
-    if count > MOST_ASSIGNMENTS or problem.num_tasks > MOST_TASKS:
-        raise InputError(
-            f"enumeration would try {_short(count)} assignments of {problem.num_tasks} tasks; its "
-            f"limits are {MOST_ASSIGNMENTS:,} and {MOST_TASKS}",
-            path="method",
-            fix="use the method 'exact'",
-        )
+    refuse_too_many(count, problem.num_tasks)
     journal = Journal(problem, "enumerate", stop, on_progress)
     form = journal.form
     tasks = problem.num_tasks
@@ -95,6 +89,17 @@ def solve_enumerate(
     return journal.finish(
         termination, message=message, configurations=count, pruned={"capacity": skipped}
     )
+
+
+def refuse_too_many(count: int, num_tasks: int) -> None:
+    """InputError where so many assignments, or tasks, are beyond the limits."""
+    if count > MOST_ASSIGNMENTS or num_tasks > MOST_TASKS:
+        raise InputError(
+            f"enumeration would try {_short(count)} assignments of {num_tasks} tasks; its "
+            f"limits are {MOST_ASSIGNMENTS:,} and {MOST_TASKS}",
+            path="method",
+            fix="use the method 'exact'",
+        )
 
 
 def _short(count: int) -> str:

@@ -12,14 +12,11 @@ import math
 import time
 from fractions import Fraction
 
+from optalloc.assignment.enumerate import refuse_too_many
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult
-from optalloc.errors import InputError
 from optalloc.result import Bounds, Incumbent, Stats, Termination
 from optalloc.stop import Never, OnProgress, Progress, StopRule
-
-MOST_ASSIGNMENTS = 10_000_000
-MOST_TASKS = 400
 
 Goals = tuple[Fraction | int, ...]
 
@@ -39,17 +36,11 @@ def solve_enumerate_forms(
     Raises
     ------
     InputError
-        If there are more than :data:`MOST_ASSIGNMENTS` assignments or :data:`MOST_TASKS` tasks.
+        If there are more assignments or tasks than the limits of ``enumerate``.
     """
     choices = _choices(problem)
     count = math.prod(map(len, choices))
-    if count > MOST_ASSIGNMENTS or problem.num_tasks > MOST_TASKS:
-        raise InputError(
-            f"enumeration would try {count:.3g} assignments of {problem.num_tasks} tasks; its "
-            f"limits are {MOST_ASSIGNMENTS:,} and {MOST_TASKS}",
-            path="method",
-            fix="use the method 'exact'",
-        )
+    refuse_too_many(count, problem.num_tasks)
     search = _Search(problem, choices, stop, on_progress)
     try:
         whole = search.visit(0)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import highspy
 import numpy as np
+import numpy.typing as npt
 
-from optalloc.assignment.integers import IntegerForm
+from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult
@@ -29,7 +31,10 @@ from optalloc.stop import OnProgress, StopRule
 #: Relative gap at which costs too large to be told apart in floating point count as equal.
 TOLERANCE = 1e-9
 _LARGEST_COST = 1e7
-_LARGEST_CAPACITY = 1e6
+LARGEST_CAPACITY = 1e6
+
+#: Columns, their coefficients, and the least and the greatest value of their sum.
+LinearRow = tuple[IntArray, npt.NDArray[np.float64], float, float]
 
 
 def solve_milp(
@@ -49,19 +54,8 @@ def solve_milp(
         journal.offer([], 0)
         return journal.finish(Termination.OPTIMAL, message="there is no task")
     rows, columns = np.nonzero(form.allowed)
-    top = float(np.abs(form.costs).max())
-    unit_cost = 2.0 ** math.ceil(math.log2(top / _LARGEST_COST)) if top > _LARGEST_COST else 1.0
-    solver = QuietHighs()
-    solver.passModel(_model(form, rows, columns, unit_cost))
-    for name, value in (
-        ("threads", 1),
-        ("random_seed", seed),
-        ("mip_rel_gap", 0.0),
-        ("mip_abs_gap", 0.999 if unit_cost == 1.0 else 0.0),
-        ("mip_feasibility_tolerance", 1e-9),
-        ("primal_feasibility_tolerance", 1e-9),
-    ):
-        solver.setOptionValue(name, value)
+    unit_cost = cost_unit(form.costs)
+    solver = solver_for(_model(form, rows, columns, unit_cost), seed, unit_cost)
     cancelled = threading.Event()
 
     def take(values: Any) -> None:
@@ -78,8 +72,7 @@ def solve_milp(
 
     def believe(dual: float) -> None:
         if math.isfinite(dual):
-            slack = 1e-6 * max(1.0, abs(dual)) if unit_cost == 1.0 else TOLERANCE * abs(dual)
-            journal.raise_bound(math.ceil((dual - slack) * unit_cost))
+            journal.raise_bound(whole_bound(dual, unit_cost))
 
     def improving(event: Any) -> None:
         take(event.data_out.mip_solution)
@@ -133,11 +126,51 @@ class QuietHighs(highspy.Highs):  # type: ignore[misc]
         super().enableCallbacks()
 
 
+def cost_unit(costs: IntArray) -> float:
+    """What costs are divided by for HiGHS: 1, or a power of two where they are very large."""
+    top = float(np.abs(costs).max())
+    return 2.0 ** math.ceil(math.log2(top / _LARGEST_COST)) if top > _LARGEST_COST else 1.0
+
+
+def solver_for(lp: highspy.HighsLp, seed: int, unit_cost: float) -> QuietHighs:
+    """HiGHS with the model, single-threaded, to search until no whole cost is left between."""
+    solver = QuietHighs()
+    solver.passModel(lp)
+    for name, value in (
+        ("threads", 1),
+        ("random_seed", seed),
+        ("mip_rel_gap", 0.0),
+        ("mip_abs_gap", 0.999 if unit_cost == 1.0 else 0.0),
+        ("mip_feasibility_tolerance", 1e-9),
+        ("primal_feasibility_tolerance", 1e-9),
+    ):
+        solver.setOptionValue(name, value)
+    return solver
+
+
+def whole_bound(dual: float, unit_cost: float) -> int:
+    """A finite bound of HiGHS, believed to a small tolerance, as a whole cost."""
+    slack = 1e-6 * max(1.0, abs(dual)) if unit_cost == 1.0 else TOLERANCE * abs(dual)
+    return math.ceil((dual - slack) * unit_cost)
+
+
+def set_rows(lp: highspy.HighsLp, rows: Sequence[LinearRow]) -> None:
+    """Put the rows into a model whose columns are set."""
+    lp.num_row_ = len(rows)
+    lp.row_lower_ = np.array([low for _, _, low, _ in rows])
+    lp.row_upper_ = np.array([high for _, _, _, high in rows])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    starts = np.cumsum([0, *(len(index) for index, _, _, _ in rows)])
+    lp.a_matrix_.start_ = starts.astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([index for index, _, _, _ in rows]).astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([weights for _, weights, _, _ in rows])
+
+
 def _model(form: IntegerForm, rows: Any, columns: Any, unit_cost: float) -> highspy.HighsLp:
     """Columns in the order of ``rows`` (task) and ``columns`` (unit) of the allowed pairs."""
     tasks, units = form.costs.shape
     count = len(rows)
-    scale = np.array([max(1.0, top / _LARGEST_CAPACITY) for top in form.capacities.tolist()])
+    scale = np.array([max(1.0, top / LARGEST_CAPACITY) for top in form.capacities.tolist()])
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = count, tasks + units
     lp.col_cost_ = form.costs[rows, columns] / unit_cost

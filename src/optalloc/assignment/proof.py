@@ -16,9 +16,9 @@ named keeps the last one given for it. The checker that believes nothing of this
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ import numpy as np
 
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.errors import FormatVersionError, InputError
+from optalloc.files import replacing
 
 FORMAT = "optalloc.assignment-proof/1"
 
@@ -78,18 +79,15 @@ def instance_digest(problem: AssignmentProblem) -> str:
 def write_proof(
     path: str | os.PathLike[str], header: ProofHeader, rows: np.ndarray[Any, np.dtype[np.int64]]
 ) -> None:
-    """Write the kernel's rows (native/assignment/record.hpp) as a proof file."""
-    try:
-        with _opened(Path(path), "w") as out:
-            out.write(json.dumps(msgspec.to_builtins(header)) + "\n")
-            for event in _events_of(rows):
-                out.write(json.dumps(event, separators=(",", ":")) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot write the proof: {error.strerror or error}",
-            path=str(path),
-            fix="check the folder and its permissions",
-        ) from error
+    """Write the rows of native/assignment/record.hpp as a proof file, whole or not at all."""
+    with contextlib.ExitStack() as stack:
+        out: Any = stack.enter_context(stack.enter_context(replacing(path)).open("wb"))
+        if Path(path).suffix == ".gz":
+            # No name and no time: equal proofs are equal bytes.
+            out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
+        out.write(json.dumps(msgspec.to_builtins(header)).encode() + b"\n")
+        for event in _events_of(rows):
+            out.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
 
 
 def _events_of(rows: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Event]:
@@ -146,17 +144,10 @@ def _parsed(line: str, number: int, path: str | os.PathLike[str]) -> Any:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with _opened(path, "r") as text:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as text:
             yield from text
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read the proof: {error}", path=str(path), fix="check the path; " + _HOW
         ) from error
-
-
-def _opened(path: Path, mode: str) -> io.TextIOWrapper:
-    if path.suffix != ".gz":
-        return path.open(mode, encoding="utf-8")  # type: ignore[return-value]
-    # No name and no time: equal proofs are equal bytes.
-    raw = gzip.GzipFile(path, mode + "b", mtime=0)
-    return io.TextIOWrapper(raw, encoding="utf-8")

@@ -22,11 +22,16 @@ import numpy as np
 
 from optalloc.assignment.cores import Answer, Watch, checked
 from optalloc.assignment.integers import IntArray
-from optalloc.assignment.milp import TOLERANCE, QuietHighs
+from optalloc.assignment.milp import (
+    LARGEST_CAPACITY,
+    TOLERANCE,
+    LinearRow,
+    cost_unit,
+    set_rows,
+    solver_for,
+    whole_bound,
+)
 from optalloc.assignment.rows import Rows
-
-_LARGEST_COST = 1e7
-_LARGEST_CAPACITY = 1e6
 
 
 def solve_rows_milp(
@@ -38,19 +43,8 @@ def solve_rows_milp(
     if len(rows.members) == 0:
         return Answer(placed=(), value=0, bound=0, is_complete=True)
     blocks, units = np.nonzero(rows.allowed)
-    top = float(np.abs(rows.costs).max())
-    unit_cost = 2.0 ** math.ceil(math.log2(top / _LARGEST_COST)) if top > _LARGEST_COST else 1.0
-    solver = QuietHighs()
-    solver.passModel(_model(rows, blocks, units, unit_cost))
-    for name, option in (
-        ("threads", 1),
-        ("random_seed", seed),
-        ("mip_rel_gap", 0.0),
-        ("mip_abs_gap", 0.999 if unit_cost == 1.0 else 0.0),
-        ("mip_feasibility_tolerance", 1e-9),
-        ("primal_feasibility_tolerance", 1e-9),
-    ):
-        solver.setOptionValue(name, option)
+    unit_cost = cost_unit(rows.costs)
+    solver = solver_for(_model(rows, blocks, units, unit_cost), seed, unit_cost)
     best: tuple[int, ...] | None = None
     value: int | None = None
     bound: int | None = None
@@ -70,8 +64,7 @@ def solve_rows_milp(
     def believe(dual: float) -> None:
         nonlocal bound
         if math.isfinite(dual):
-            slack = 1e-6 * max(1.0, abs(dual)) if unit_cost == 1.0 else TOLERANCE * abs(dual)
-            known = math.ceil((dual - slack) * unit_cost)
+            known = whole_bound(dual, unit_cost)
             bound = known if bound is None else max(bound, known)
 
     def halt() -> bool:
@@ -132,35 +125,29 @@ def _model(rows: Rows, blocks: IntArray, units: IntArray, unit_cost: float) -> h
     count, resources = len(blocks), rows.capacities.shape[0]
     column = np.full(rows.allowed.shape, -1, dtype=np.int64)
     column[blocks, units] = np.arange(count)
-    parts: list[tuple[IntArray, list[float], float, float]] = []
+    parts: list[LinearRow] = []
     for block in range(len(rows.members)):
         mine = column[block][column[block] >= 0]
-        parts.append((mine, [1.0] * len(mine), 1.0, 1.0))
+        parts.append((mine, np.ones(len(mine)), 1.0, 1.0))
     for resource in range(resources):
         for unit in range(rows.capacities.shape[1]):
             here = np.nonzero((column[:, unit] >= 0) & (rows.loads[resource, :, unit] > 0))[0]
             if len(here) == 0:
                 continue
             capacity = int(rows.capacities[resource, unit])
-            scale = max(1.0, capacity / _LARGEST_CAPACITY)
-            weights = (rows.loads[resource, here, unit] / scale).tolist()
+            scale = max(1.0, capacity / LARGEST_CAPACITY)
+            weights = rows.loads[resource, here, unit] / scale
             parts.append((column[here, unit], weights, -highspy.kHighsInf, capacity / scale))
     for group in rows.apart:
         for unit in range(rows.num_units):
             mine = column[list(group), unit]
             mine = mine[mine >= 0]
             if len(mine) > 1:
-                parts.append((mine, [1.0] * len(mine), -highspy.kHighsInf, 1.0))
+                parts.append((mine, np.ones(len(mine)), -highspy.kHighsInf, 1.0))
     lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = count, len(parts)
+    lp.num_col_ = count
     lp.col_cost_ = rows.costs[blocks, units] / unit_cost
     lp.col_lower_, lp.col_upper_ = np.zeros(count), np.ones(count)
     lp.integrality_ = [highspy.HighsVarType.kInteger] * count
-    lp.row_lower_ = np.array([low for _, _, low, _ in parts])
-    lp.row_upper_ = np.array([high for _, _, _, high in parts])
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    starts = np.cumsum([0, *(len(index) for index, _, _, _ in parts)])
-    lp.a_matrix_.start_ = starts.astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([index for index, _, _, _ in parts]).astype(np.int32)
-    lp.a_matrix_.value_ = np.concatenate([np.array(weights) for _, weights, _, _ in parts])
+    set_rows(lp, parts)
     return lp

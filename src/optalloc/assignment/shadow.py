@@ -11,8 +11,6 @@ largest relative load is the first goal, prices say how fast it falls.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -71,14 +69,14 @@ def _relaxation(
     """Duals of the capacity rows, shape (num_units, num_resources), and the least share."""
     import highspy
 
-    from optalloc.assignment.milp import QuietHighs
+    from optalloc.assignment.milp import LinearRow, QuietHighs, set_rows
 
     blocks, units = np.nonzero(rows.allowed)
     count = len(blocks)
     column = np.full(rows.allowed.shape, -1, dtype=np.int64)
     column[blocks, units] = np.arange(count)
     lp = highspy.HighsLp()
-    parts: list[tuple[Any, Any, float, float]] = []
+    parts: list[LinearRow] = []
     for block in range(len(rows.members)):
         mine = column[block][column[block] >= 0]
         parts.append((mine, np.ones(len(mine)), 1.0, 1.0))
@@ -100,17 +98,11 @@ def _relaxation(
             mine = mine[mine >= 0]
             parts.append((mine, np.ones(len(mine)), free, 1.0))
     costs = rows.costs[blocks, units] / abs(float(rows.cost_scale))
-    lp.num_col_, lp.num_row_ = count + 1, len(parts)
+    lp.num_col_ = count + 1
     lp.col_cost_ = np.append(np.zeros(count) if flattens else costs, 1.0 if flattens else 0.0)
     lp.col_lower_ = np.zeros(count + 1)
     lp.col_upper_ = np.append(np.full(count, highspy.kHighsInf), 1.0)
-    lp.row_lower_ = np.array([low for _, _, low, _ in parts])
-    lp.row_upper_ = np.array([high for _, _, _, high in parts])
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    starts = np.cumsum([0, *(len(index) for index, _, _, _ in parts)])
-    lp.a_matrix_.start_ = starts.astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([index for index, _, _, _ in parts]).astype(np.int32)
-    lp.a_matrix_.value_ = np.concatenate([weights for _, weights, _, _ in parts])
+    set_rows(lp, parts)
     solver = QuietHighs()
     solver.setOptionValue("output_flag", False)
     solver.passModel(lp)

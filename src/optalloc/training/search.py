@@ -38,19 +38,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import REAL_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.model import REAL_FIELDS, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.bounds import MeshFacts, ShapeFacts, memory_excludes
-from optalloc.training.space import INTERLEAVED, Space, joined, scheduled
-from optalloc.training.strategy import Recompute, Schedule, Strategy
+from optalloc.training.found import Found, group_of, strategy_of
+from optalloc.training.space import Space, joined, scheduled
+from optalloc.training.strategy import Strategy
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -72,13 +72,6 @@ _SEEDS = 24
 _FEW_STAGES = {k << shift for k in (1, 3) for shift in range(12)}  # tried for the seeds
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One solved mesh: the strategy and its value in the unit of the objective."""
-
-    strategy: Strategy
-    value: float
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,8 +240,8 @@ class Search:
 
     def _refine(self, shapes: Meshes, counts: Ints) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
-        facts, goals = ShapeFacts(self.cost, shapes), self._goals(self.weight(shapes.num_devices))
-        weight = self.weight(shapes.num_devices)
+        facts, weight = ShapeFacts(self.cost, shapes), self.weight(shapes.num_devices)
+        goals = self._goals(weight)
         choices: list[tuple[int, int, int, NDArray[np.bool_]]] = []
         left = np.zeros(len(shapes), np.int64)  # schedules
         for schedule, v, rule, fits in self.space.schedules(shapes):
@@ -408,43 +401,3 @@ class Search:
 
 class _Stopped(Exception):
     """The stop rule or the keyboard ended the search."""
-
-
-def group_of(meshes: Meshes) -> Ints:
-    """A number for each combination of tp, pp, ep and cp x dp: alternatives differ in these.
-
-    Context and data parallelism often trade places at no cost, so they count as one.
-    """
-    code = np.zeros(len(meshes), np.int64)
-    for column, bits in (
-        (meshes.tp, 12),
-        (meshes.pp, 12),
-        (meshes.cp * meshes.dp, 22),
-        (meshes.ep, 14),
-    ):
-        code = (code << bits) + column
-    return code
-
-
-def strategy_of(
-    meshes: Meshes, k: int, layers: list[int], full: list[int], selective: list[int]
-) -> Strategy:
-    """The strategy of one solved mesh."""
-    schedule = int(meshes.schedule[k])
-    shard = int(meshes.shard_group[k])
-    group = int(meshes.dp[k] * meshes.cp[k])
-    return Strategy(
-        tp=int(meshes.tp[k]),
-        sequence_parallel=bool(meshes.sequence[k]),
-        cp=int(meshes.cp[k]),
-        pp=int(meshes.pp[k]),
-        virtual_stages=int(meshes.virtual_stages[k]) if schedule == INTERLEAVED else 1,
-        dp=int(meshes.dp[k]),
-        ep=int(meshes.ep[k]),
-        zero_stage=int(meshes.zero_stage[k]),
-        shard_group=shard if shard < group else 0,
-        micro_batch=int(meshes.micro_batch[k]),
-        schedule=cast(Schedule, SCHEDULES[schedule]),
-        layers_per_chunk=tuple(layers),
-        recompute=tuple(Recompute(a, b) for a, b in zip(full, selective, strict=True)),
-    )

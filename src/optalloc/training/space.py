@@ -264,15 +264,6 @@ class Space:
 
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
-    def refine(self, shapes: Meshes) -> Meshes:
-        """Every refinement of the shapes."""
-        sharded, _ = self.sharded(shapes)
-        parts = [
-            scheduled(sharded.take(fits), schedule, v, rule)
-            for schedule, v, rule, fits in self.schedules(sharded)
-        ]
-        return joined([shapes.take(np.zeros(0, np.int64)), *parts])
-
     def sharded(self, shapes: Meshes) -> tuple[Meshes, Ints]:
         """Every choice of ZeRO stage and shard group, and the shape of each."""
         parts, rows = [shapes.take(np.zeros(0, np.int64))], [np.zeros(0, np.int64)]

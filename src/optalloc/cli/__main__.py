@@ -46,6 +46,19 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
+def _unknown(word: str, parser: argparse.ArgumentParser) -> Exception:
+    """The error of a word that the verb does not take."""
+    from optalloc.errors import InputError, nearest
+
+    options = [word for word in parser.format_usage().replace("[", " ").split() if word[:2] == "--"]
+    near = nearest(word, options, count=1) if word.startswith("-") else []
+    return InputError(
+        f"unknown option {word!r}" if word.startswith("-") else f"{word!r} is one word too many",
+        path=parser.prog,
+        fix=f"did you mean {near[0]!r}?" if near else f"'{parser.prog} --help' lists what it takes",
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -73,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(VERBS[verb][0])
         parser = argparse.ArgumentParser(prog=f"optalloc {verb}", description=VERBS[verb][1])
         module.add_arguments(parser)
-        return int(module.run(parser.parse_args(words[1:])))
+        arguments, unknown = parser.parse_known_args(words[1:])
+        if unknown:
+            raise _unknown(unknown[0].partition("=")[0], parser)
+        return int(module.run(arguments))
     except OptallocError as error:
         if debug:
             raise

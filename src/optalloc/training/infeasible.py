@@ -80,7 +80,9 @@ def _find_conflict(
         gib = _first_of(_least_gib(ask, cost, some, ceiling_s) for some in spaces)
         if gib is not None:
             larger = _with_memory(cost, math.ceil(gib * _GIB))
-            add_fix(f"{gib:g} GiB per device", f"{gib - room / _GIB:.3g} GiB more on each", larger)
+            add_fix(
+                f"{gib:g} GiB per device", f"{_amount(gib - room / _GIB)} GiB more on each", larger
+            )
     if ceiling_s < float("inf") and ask.feasible(cost, kept, float("inf")):
         conflict.append(f"a step of at most {ceiling_s:.4g} s")
         best = _first_of(ask.best(cost, some) for some in spaces)
@@ -90,7 +92,7 @@ def _find_conflict(
     have = cost.cluster.num_devices
     devices = _first_of(_more_devices(ask, cost, some, ceiling_s) for some in spaces)
     if devices is not None:
-        conflict.append(f"{have} devices")
+        conflict.append(f"{have} device{'s' if have > 1 else ''}")
         add_fix(f"{devices} devices", f"{devices - have} more", _with_devices(cost, devices))
     if not conflict:
         conflict.append(
@@ -132,6 +134,11 @@ def _word(limits: Limits, kind: str, name: str) -> str:
         words = {str(number): word for word, number in RECOMPUTE_RULES.items()}
         values = [words[value] for value in values]
     return f"--{kind} {name}={','.join(values)}"
+
+
+def _amount(value: float) -> str:
+    """Three digits, or all of a whole number's."""
+    return f"{value:.3g}" if value < 1000.0 else f"{value:,.0f}"
 
 
 def _rounded_up(value: float) -> float:

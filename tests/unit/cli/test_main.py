@@ -125,3 +125,23 @@ def test_every_verb_names_a_module_that_exists() -> None:
         assert callable(module.add_arguments)
         assert callable(module.run)
         assert text
+
+
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [
+        ("--formatt", "did you mean '--format'?"),
+        ("--zzz=3", "'optalloc inspect --help' lists what it takes"),
+        ("surplus", "'optalloc inspect --help' lists what it takes"),
+    ],
+)
+def test_a_word_that_a_verb_does_not_take_is_named_with_a_fix(
+    word: str, fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What, where and how, and the status of bad input."""
+    assert cli.main(["inspect", "models", word]) == 2
+    shown = capsys.readouterr()
+    assert word.partition("=")[0] in shown.err
+    assert "optalloc inspect" in shown.err
+    assert fix in shown.err
+    assert shown.out == ""

@@ -253,19 +253,24 @@ bool Solver::follow_tables(double limit, Pick& pick) {
     return done == num_layers_;
 }
 
-// The largest stage that fits from this begin on, or -1. Dropping the last layer never needs more memory.
-int Solver::largest_fit(int stage, int begin) const {
+// The largest stage that fits from this begin on, or -1. Dropping the last layer never needs more memory. The search
+// begins at `hint` and doubles its steps.
+int Solver::largest_fit(int stage, int begin, int hint) const {
     const auto holds = [&](int size) {
         const Range r{begin, begin + size};
         return any_choice(stage, std::span<const Range>(&r, 1));
     };
-    int low = least(stage), high = num_layers_ - begin - std::max(0, pp_ - 2 - stage);
-    if (high < low || !holds(low)) return -1;
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (holds(middle)) low = middle; else high = middle - 1;
+    const int least_size = least(stage), most = num_layers_ - begin - std::max(0, pp_ - 2 - stage);
+    if (most < least_size) return -1;
+    int low = least_size - 1, high = most + 1;  // low holds or is none, high does not hold
+    int size = std::clamp(hint, least_size, most);
+    for (int step = 1; low + 1 < high; step *= 2) {
+        const bool fit = holds(size);
+        (fit ? low : high) = size;
+        const int next = fit ? low + step : high - step;
+        size = next > low && next < high ? next : (low + high) / 2;
     }
-    return low;
+    return low < least_size ? -1 : low;
 }
 
 // Is there a cut of which every stage fits? Stages that take as many layers as they can hold end behind those of
@@ -276,18 +281,19 @@ bool Solver::fits() const {
     if (mesh_.recompute_rule < 4 || chain_.run_end.front() == static_cast<std::size_t>(num_layers_)) {
         int done = 0, size = 0;
         for (int i = 0; i < pp_ && size >= 0; ++i) {
-            size = largest_fit(i, done);
+            size = largest_fit(i, done, i == 0 ? num_layers_ / pp_ : size);
             done += size;
         }
         if (size >= 0) return done == num_layers_;
     }
     std::vector<char> begins(static_cast<std::size_t>(num_layers_) + 1, 0), ends;
     begins[0] = 1;
+    int size = num_layers_ / pp_;
     for (int i = 0; i < pp_; ++i) {
         ends.assign(begins.size(), 0);
         for (int begin = 0; begin <= num_layers_; ++begin) {
             if (!begins[static_cast<std::size_t>(begin)]) continue;
-            const int size = largest_fit(i, begin);
+            size = largest_fit(i, begin, size);
             if (size >= 0) std::fill(ends.begin() + begin + least(i), ends.begin() + begin + size + 1, 1);
         }
         begins.swap(ends);

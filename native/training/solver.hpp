@@ -157,7 +157,7 @@ class Solver {
     Sizes sizes(int stage, int begin) const;
     const StageOption& single(int stage, int begin, int size);
     int least(int stage) const { return stage == 0 || stage == pp_ - 1 ? 0 : 1; }
-    int largest_fit(int stage, int begin) const;
+    int largest_fit(int stage, int begin, int hint) const;
     bool fits() const;
     bool suffix_tables(double limit);
     double own_path(int stage, const StageOption& o) const;
@@ -172,6 +172,7 @@ class Solver {
     void solve_interleaved();
     void all_layouts(std::vector<int>& sizes, std::size_t chunk, int left);
     void try_layout(std::span<const int> sizes);
+    bool layout_excludes(double first_tail);
     bool path_excludes(std::size_t stage) const;
     void combine(std::size_t stage);
 
@@ -197,6 +198,7 @@ class Solver {
     std::vector<double> stage_end_, f_, b_, w_, l_;
     Pick current_;
     std::vector<std::vector<StageOption>> choices_;  // of each stage of a layout
+    std::vector<double> before_;                     // least path to each stage of a layout
 };
 
 }  // namespace optalloc::training

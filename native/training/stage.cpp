@@ -194,7 +194,14 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
     return best;
 }
 
+// The extremes first: where one of them fits, as it mostly does, nothing else need be looked at.
 bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
+    if (mesh_.recompute_rule == 0) {
+        int largest = 0;
+        for (const Range& r : chunks) largest = std::max(largest, r.size());
+        if (memory(stage, chunks, largest, 0) <= mesh_.capacity) return true;
+        if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
+    }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });
     return found;

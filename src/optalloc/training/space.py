@@ -256,12 +256,6 @@ class Space:
         fits &= self.limits.keep("pp", pp) & self.limits.keep("num_devices", used)
         return fits
 
-    def shapes(self) -> Meshes:
-        """Every stem with every number of stages; the refining columns are at their defaults."""
-        stems, pp = self.stems(), np.arange(1, self.most_stages + 1)
-        row, column = np.nonzero(self.pipelines(stems, pp))
-        return msgspec.structs.replace(stems.take(row), pp=pp[column])
-
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
     def sharded(self, shapes: Meshes) -> tuple[Meshes, Ints]:
@@ -274,13 +268,6 @@ class Space:
             parts.append(msgspec.structs.replace(part, zero_stage=zeros, shard_group=shard[some]))
             rows.append(some)
         return joined(parts), np.concatenate(rows)
-
-    def counts(self, shapes: Meshes) -> Ints:
-        """How many refinements each shape has, without making them."""
-        micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
-        divides = (micro % shapes.pp == 0).astype(np.int64)
-        counts: Ints = self.num_schedules[shapes.pp, divides] * self.num_shardings(shapes)
-        return counts
 
     def num_shardings(self, shapes: Meshes) -> Ints:
         """How many choices of ZeRO stage and shard group each shape, or each stem, has."""
@@ -351,17 +338,6 @@ class Space:
         group = shapes.dp * shapes.cp
         choice = (inside > 1) & (group > inside) & (group % inside == 0)
         return np.where(choice, inside, 0)
-
-
-def scheduled(meshes: Meshes, schedule: int, v: int, rule: int) -> Meshes:
-    """The meshes with this schedule, chunks per stage and recomputation rule."""
-    n = len(meshes)
-    return msgspec.structs.replace(
-        meshes,
-        schedule=np.full(n, schedule),
-        virtual_stages=np.full(n, v),
-        recompute_rule=np.full(n, rule),
-    )
 
 
 def joined(parts: list[Meshes]) -> Meshes:

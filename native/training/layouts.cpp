@@ -29,6 +29,14 @@ void Solver::try_layout(std::span<const int> sizes) {
         any_fits_ = true;  // it was not looked at
         return;
     }
+    // What memory surely costs a stage, before the choices are listed.
+    for (std::size_t i = 0; i < pp; ++i) {
+        take(i);
+        if (before_[i] + mesh_.shape.num_micro * (own_[i] + least_extra(static_cast<int>(i), mine)) >= limit_) {
+            any_fits_ = true;
+            return;
+        }
+    }
     for (std::size_t i = 0; i < pp; ++i) {
         take(i);
         options(static_cast<int>(i), mine, choices_[i]);
@@ -64,6 +72,7 @@ bool Solver::layout_excludes(double first_tail) {
         else before += work_of(0, static_cast<std::size_t>(chunks[i].begin)) + work_at(mesh_.layer.front());
         if (i + 1 == pp) own += work_at(mesh_.layer.back());
         before_[i] = before;
+        own_[i] = own;
         if (before + mesh_.shape.num_micro * own >= limit_) return true;
         links += 2.0 * link(static_cast<int>(i), chunks[i].end);
     }
@@ -105,6 +114,7 @@ void Solver::solve_interleaved() {
     current_.options.resize(static_cast<std::size_t>(pp_));
     choices_.resize(static_cast<std::size_t>(pp_));
     before_.resize(static_cast<std::size_t>(pp_));
+    own_.resize(static_cast<std::size_t>(pp_));
     std::vector<int> sizes(static_cast<std::size_t>(count));
     double cuts = 1.0;  // binomial(layers - middle + count - 1, count - 1)
     for (int k = 1; k < count; ++k) cuts = cuts * (num_layers_ - middle + k) / k;

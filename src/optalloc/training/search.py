@@ -63,7 +63,7 @@ PRUNED_NAMES = {
     MESH_BOUND: "mesh work bound",
 }
 # Operations of the event clock spent on one mesh before it is put off to a later round.
-WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
+WORK_LIMITS = (100_000, 10_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
 _POLL_S = 0.05

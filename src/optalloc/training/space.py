@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import msgspec
 import numpy as np
@@ -350,7 +350,8 @@ def joined(parts: list[Meshes]) -> Meshes:
     )
 
 
-def divisors(number: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
     """All divisors, ascending; O(sqrt(number))."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0] if number else []
-    return sorted({*small, *(number // d for d in small)})
+    return tuple(sorted({*small, *(number // d for d in small)}))

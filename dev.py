@@ -191,6 +191,12 @@ def _install(name: str, env: dict[str, str]) -> None:
             "afresh. To choose a compiler set CXX, for example CXX=clang++.",
             with_compiler,
         )
+        step(
+            "Compiling the Python modules",
+            [PYTHON, "-m", "compileall", "-q", ROOT / "src"],
+            "read the message above.",
+            env,
+        )
 
 
 def _pip_install(lock: str, what: str, env: dict[str, str]) -> None:

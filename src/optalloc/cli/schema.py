@@ -16,8 +16,12 @@ from optalloc.units import dimension_of
 FORMATS = {
     "assignment": ("optalloc.assignment.formats", "AssignmentFile", False),
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
+    "comparison": ("optalloc.plan.compare", "Comparison", False),
+    "explanation": ("optalloc.plan.explanation", "Explanation", False),
     "model": ("optalloc.model.load", "ModelFile", True),
+    "mixed-plan": ("optalloc.training.mixed.plan", "MixedPlan", False),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }
 

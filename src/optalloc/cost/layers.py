@@ -83,6 +83,9 @@ def layer_table(
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
+    ``free`` names what an account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"),
+    the floor that the host sets ("host"), or a class of operations, with all they hold.
+
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
     columns = [
@@ -110,6 +113,7 @@ class _Layer:
         free: tuple[str, ...],
     ) -> None:
         self.layer, self.workload, self.unit = layer, workload, unit
+        self.free = free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")
@@ -132,6 +136,8 @@ class _Layer:
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
+            if self.layer.op_class(op) in self.free:
+                continue
             {
                 "gemm": self._gemm,
                 "attention": self._attention,
@@ -143,7 +149,8 @@ class _Layer:
             self._parameters(op)
             self.held += self.size * op.saved * self._rows(op) * self._width_share(op)
         self._tensor_parallel()
-        self._host()
+        if "host" not in self.free:
+            self._host()
         return {
             "forward_s": self.forward,
             "backward_s": self.backward,

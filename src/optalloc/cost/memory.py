@@ -29,7 +29,7 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
         moments = 8.0 if workload.optimizer == "adamw" else 4.0
         if workload.dtype == "fp32":
             return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
-        cache = constants.fp8_cache_bytes if workload.dtype == "fp8" else 0.0
+        cache = constants.fp8_cache_bytes if workload.dtype in ("fp8", "fp4") else 0.0
         gradients = 4.0 if workload.gradient_dtype == "fp32" else 2.0
         return StateBytes(weights=2.0 + cache, gradients=gradients, optimizer=4.0 + moments)
 

@@ -13,12 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
+from optalloc.cost.flops import forward_flops
+from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
@@ -162,10 +164,9 @@ class CostModel:
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
-                f"the cluster is mixed ({cluster.mixture}); training plans over mixed clusters are "
-                "not in this release",
+                f"the cluster is mixed ({cluster.mixture}), and this cost model is of equal nodes",
                 path=cluster.name,
-                fix="plan each uniform part by itself",
+                fix="use plan_mixed, or plan each uniform part by itself",
             )
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload
@@ -228,24 +229,21 @@ class CostModel:
 
         Recomputation is not counted.
         """
-        total = 0.0
-        for layer, count in zip(self.graph.types, self.type_counts, strict=True):
-            own, source = tokens_of(layer, self.graph, self.workload)
-            for op in layer.ops:
-                tokens = source if op.source else own
-                if op.kind == "gemm":
-                    total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
-                elif op.kind == "attention":
-                    span = source if op.cross else attended(op, own)
-                    total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
-        return 3.0 * total * self.workload.global_batch
+        forward, _ = forward_flops(self.graph, self.workload)
+        return 3.0 * float(self.type_counts @ forward) * self.workload.global_batch
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the three inputs."""
+        inputs = {"model": self.model, "cluster": self.cluster, "workload": self.workload}
+        return {name: files.digest(value) for name, value in inputs.items()}
 
     # -- meshes ----------------------------------------------------------------------------------
 
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
         """The layer table of the distinct keys among ``meshes``, and each mesh's row in it.
 
-        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a
+        What ``free`` names costs nothing (see :func:`optalloc.cost.layers.layer_table`): what a
         breakdown compares with.
         """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")

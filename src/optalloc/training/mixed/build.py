@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost.memory import element_bytes
@@ -12,10 +14,10 @@ from optalloc.cost.model import LAYER_FIELDS, CostModel, Meshes
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.training.mixed.problem import (
+    BY_KIND,
     FIELDS,
     MOST_GROUPS,
     STATE,
-    Array,
     MixedProblem,
     Wire,
 )
@@ -71,9 +73,7 @@ class MixedCosts:
     def micro_batches(self) -> list[int]:
         """Sizes that divide the global batch."""
         return [
-            b
-            for b in divisors(self.workload.global_batch)
-            if self.limits.allows("micro_batch", b)
+            b for b in divisors(self.workload.global_batch) if self.limits.allows("micro_batch", b)
         ]
 
     def kinds(self, group: int, micro_batch: int) -> list[Degrees]:
@@ -115,7 +115,7 @@ class MixedCosts:
         place = np.argsort(np.array([i for own in order for i in own], np.int64))
         merged = {
             name: np.concatenate([t[name] for t in tables if t is not None])[place]
-            for name in next(t for t in tables if t is not None)
+            for name in BY_KIND
         }
         zones = list(self.cluster.zones)
         networks = []
@@ -132,8 +132,6 @@ class MixedCosts:
         return MixedProblem(
             available=tuple(group.num_devices for group in self.cluster.nodes),
             domain=tuple(own[0].num_devices for own in levels),
-            group=np.array([k.group for k in kinds], np.int32),
-            devices=np.array([k.num_devices for k in kinds], np.int32),
             near=tuple(_wire(own[0]) for own in levels),
             far=tuple(_wire(own[-1]) for own in levels),
             network=tuple(networks),
@@ -145,7 +143,7 @@ class MixedCosts:
             fixed_s=tuple(self._fixed_s(g) for g in range(len(self.costs))),
             num_microbatches=self.workload.global_batch // micro_batch,
             micro_batch=micro_batch,
-            **merged,
+            **cast(Any, merged),
         )
 
     def meshes(self, kinds: Sequence[Degrees], micro_batch: int, pp: int) -> Meshes:
@@ -172,7 +170,7 @@ class MixedCosts:
 
     def _tables(
         self, group: int, kinds: Sequence[Degrees], micro_batch: int
-    ) -> dict[str, Array]:
+    ) -> dict[str, NDArray[Any]]:
         """The kinds of one group; the last column is the head where one stage holds all."""
         cost = self.costs[group]
         pipelined = self.meshes(kinds, micro_batch, 2)
@@ -196,6 +194,8 @@ class MixedCosts:
         sent = size * tokens * self.model.hidden * np.where(sequence > 0, 1.0 / tp, 1.0)
         tied = self.costs[group].graph.tied_parameters * cost.states.gradients / tp
         return {
+            "group": np.full(len(kinds), group, np.int32),
+            "devices": np.array([k.num_devices for k in kinds], np.int32),
             "layers": np.ascontiguousarray(layers),
             "optimizer_bytes": bytes_["optimizer"],
             "gradient_bytes": owned * cost.states.gradients,

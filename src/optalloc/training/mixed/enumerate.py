@@ -102,8 +102,8 @@ def _lines(
                 chosen.append(choice)
             if len(chosen) < len(plain):
                 continue
-            ends = itertools.accumulate(sizes)
-            links = [problem.link_s(plain, i, e) for i, e in zip(range(len(plain) - 1), ends)]
+            ends = itertools.accumulate(sizes[:-1])
+            links = [problem.link_s(plain, i, end) for i, end in enumerate(ends)]
             first = sum(c.tau_s for c, _ in chosen) + 2.0 * sum(links)
             first += max(c.tail_s for c, _ in chosen)
             own.append((first, max(c.tau_s for c, _ in chosen), tuple(s for _, s in chosen)))

@@ -46,6 +46,16 @@ def build_mixed_plan(
     costs: MixedCosts, strategy: MixedStrategy, certificate: Certificate | None = None
 ) -> MixedPlan:
     """The plan of a mixed strategy under the cost models of the cluster's groups."""
+    return _builder(costs, strategy).plan(certificate)
+
+
+def mixed_figures(plan: MixedPlan) -> list[list[StageCost]]:
+    """The cost of every stage of every replica of a plan, by its cost model."""
+    costs = MixedCosts(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
+    return _builder(costs, plan.strategy).figures
+
+
+def _builder(costs: MixedCosts, strategy: MixedStrategy) -> _Builder:
     check_mixed(costs, strategy)
     choices = [choice for choice in strategy.replicas for _ in range(choice.count)]
     kinds = list(dict.fromkeys(s.degrees for r in choices for s in r.stages))
@@ -59,7 +69,7 @@ def build_mixed_plan(
     ]
     pipelines = [[s.degrees for s in r.stages] for r in choices]
     ranges = place(pipelines, problem.available, problem.domain)
-    return _Builder(costs, problem, kinds, replicas, ranges).plan(certificate)
+    return _Builder(costs, problem, kinds, replicas, ranges)
 
 
 def check_mixed(costs: MixedCosts, strategy: MixedStrategy) -> None:
@@ -97,9 +107,7 @@ def check_mixed(costs: MixedCosts, strategy: MixedStrategy) -> None:
             )
 
 
-def _check_replica(
-    costs: MixedCosts, micro_batch: int, replica: ReplicaChoice, where: str
-) -> None:
+def _check_replica(costs: MixedCosts, micro_batch: int, replica: ReplicaChoice, where: str) -> None:
     count = len(replica.stages)
     held = sum(s.num_layers for s in replica.stages)
     layers = costs.costs[0].num_layers
@@ -272,7 +280,7 @@ class _Builder:
         last = int(np.argmax(self.times))
         own, replica = self.figures[last], self.replicas[last]
         slow = int(np.argmax([s.tau_s for s in own]))
-        stage, cost, m = replica.stages[slow], own[slow], replica.num_microbatches
+        cost, m = own[slow], replica.num_microbatches
         parts = dict.fromkeys(BREAKDOWN, 0.0)
         before = self._work_s(replica, slow, ())
         parts["recompute"] = m * (cost.tau_s - before)
@@ -292,7 +300,6 @@ class _Builder:
         parts["data_parallel"] = reduce + tied + gather
         parts["optimizer"] = update
         parts["fixed"] = step_s - max(self.times)
-        del stage
         parts["pipeline_idle"] = step_s - math.fsum(parts.values())
         return parts
 

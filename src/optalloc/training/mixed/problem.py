@@ -255,9 +255,7 @@ class MixedProblem(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- the definition --------------------------------------------------------------------------
 
-    def stage(
-        self, stages: Sequence[Stage], i: int, replicas: int, exchange: Wire
-    ) -> StageCost:
+    def stage(self, stages: Sequence[Stage], i: int, replicas: int, exchange: Wire) -> StageCost:
         """Cost of stage i of a pipeline in a plan of so many replicas."""
         this, count = stages[i], len(stages)
         begin = sum(s.num_layers for s in stages[:i])

@@ -1,4 +1,4 @@
-"""The exact search: one native search for each set of groups, ring of replicas and micro-batch size.
+"""The exact search: a native search for each set of groups, ring of replicas and micro-batch.
 
 Method
 ------
@@ -56,8 +56,10 @@ from optalloc.training.strategy import Recompute
 _Row = tuple[int, float, list[int], list[int], list[int], list[int]]
 _NONE, _FOUND, _LIMIT, _TOO_LARGE = range(4)
 _POLL_S = 0.05
-# Targets as multiples of the first bound; the last stands for no limit at all.
-_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3, 1e9)
+# Targets as multiples of the first bound. The last stands for no limit at all: what takes a million
+# times the work at its best takes it for want of memory, not of time.
+_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3, 1e7)
+_NO_LIMIT = 1e6
 _TIE = 1e-9
 
 
@@ -85,7 +87,7 @@ class Part:
     ) -> None:
         self.problem, self.used = problem, tuple(used)
         self.least, self.most = least, most
-        self.bound = bound
+        self.bound = self.work_bound = bound
         self.exactly = 0
         self.fixed_s = max(problem.fixed_s[g] for g in used)
         self.too_large = False
@@ -214,9 +216,7 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
 
 
-def parts_of(
-    problems: Sequence[MixedProblem], replicas: Sequence[int] | None = None
-) -> list[Part]:
+def parts_of(problems: Sequence[MixedProblem], replicas: Sequence[int] | None = None) -> list[Part]:
     """All parts of the space, the least bound first; ``replicas`` restricts R."""
     parts = []
     for problem in problems:
@@ -366,8 +366,8 @@ class Search:
         if status == _FOUND:
             self._count("packing bound")
             return True  # improved until nothing better is left in the part
-        if target >= self._goal():
-            self._count("packing bound")
+        if target >= min(self._goal(), part.work_bound * _NO_LIMIT):
+            self._count("packing bound" if self.value is not None else "memory")
             return True
         part.bound = max(part.bound, target)
         return False

@@ -130,7 +130,7 @@ def plan_mixed(
 def _with_plan(
     costs: MixedCosts, outcome: Outcome, kinds: list[Degrees], stats: Stats
 ) -> MixedResult:
-    assert outcome.problem is not None and outcome.value is not None
+    assert outcome.problem is not None
     rows = sorted(
         outcome.replicas,
         key=lambda r: (min(kinds[s.kind].group for s in r.stages), -r.num_microbatches),
@@ -179,9 +179,7 @@ def _with_plan(
     )
 
 
-def _without_plan(
-    costs: MixedCosts, outcome: Outcome, stats: Stats, ceiling: float
-) -> MixedResult:
+def _without_plan(costs: MixedCosts, outcome: Outcome, stats: Stats, ceiling: float) -> MixedResult:
     conflict: tuple[str, ...] = ()
     fixes: tuple[Fix, ...] = ()
     if not outcome.stopped:
@@ -212,8 +210,8 @@ def _without_plan(
 def describe_mixed_space(costs: MixedCosts) -> str:
     """The decision space in words, stated with each answer."""
     return (
-        f"any number of replicas on {costs.cluster.num_devices} devices, each a pipeline of at most "
-        f"{MOST_STAGES} stages under 1f1b: one block of equal stages for each of the "
+        f"any number of replicas on {costs.cluster.num_devices} devices, each a pipeline of at "
+        f"most {MOST_STAGES} stages under 1f1b: one block of equal stages for each of the "
         f"{len(costs.costs)} node groups it uses, in any order; tp (a power of two in one domain), "
         "sequence parallelism, cp (a power of two), dp and ep inside the stages of a block; all "
         "cuts; recomputation whole, of the attention core or none, counted per stage; every "

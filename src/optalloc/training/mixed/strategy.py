@@ -1,4 +1,4 @@
-"""A written mixed configuration: stages of replicas with their degrees, layers and recomputation."""
+"""A written mixed configuration: the stages of replicas, their degrees, layers, recomputation."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ class StageChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def degrees(self) -> Degrees:
-        return Degrees(
-            self.group, self.tp, self.sequence_parallel, self.cp, self.dp, self.ep
-        )
+        return Degrees(self.group, self.tp, self.sequence_parallel, self.cp, self.dp, self.ep)
 
 
 class ReplicaChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,8 +10,17 @@ import msgspec
 from optalloc import files
 from optalloc.errors import InputError
 
-Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
-Optimizer = Literal["adamw", "sgd"]
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "fp4"]
+Optimizer = Literal["adamw", "lion", "sgd"]
+Framework = Literal[
+    "megatron",
+    "megatron-lm",
+    "megatron-deepspeed",
+    "deepspeed",
+    "fsdp",
+    "fsdp2",
+    "fsdp2-compiled",
+]
 
 
 class Training(
@@ -32,14 +41,25 @@ class Training(
         Tokens of one sequence (of the encoder, in an encoder-decoder model).
     decoder_sequence_length : int, optional
         Target tokens of one sequence in an encoder-decoder model; default: as ``sequence_length``.
-    dtype : {"bf16", "fp16", "fp8", "fp32"}
-        Type of the matrix multiplications and of the stored activations (fp8 stores 16-bit ones).
-    optimizer : {"adamw", "sgd"}
-        AdamW keeps a master copy and two moments in fp32; SGD a master copy and a momentum.
+    dtype : {"bf16", "fp16", "fp8", "fp4", "fp32"}
+        Type of the matrix multiplications and of the stored activations (fp8 and fp4 store 16-bit
+        ones).
+    optimizer : {"adamw", "lion", "sgd"}
+        AdamW keeps a master copy and two moments; Lion and SGD a master copy and a momentum.
+    moment_dtype : {"fp32", "bf16"}
+        Type of the optimizer's moments; the master copy is fp32.
     gradient_dtype : {"fp32", "bf16"}
         Type in which gradients are accumulated and reduced.
     attention_kernel : {"fused", "unfused"}
         A fused (flash) kernel keeps one number a head and token; an unfused one the whole softmax.
+    dropout : bool
+        Whether the model trains with dropout, whose masks are stored.
+    framework : str
+        The software: Megatron-Core ("megatron"), Megatron-LM before it, Megatron-DeepSpeed,
+        DeepSpeed, PyTorch's FSDP, its second version, or that compiled. It decides the layout of
+        states and what selective recomputation means.
+    lora_rank : int
+        0 trains every weight; more trains adapters of this rank beside frozen matrices.
     """
 
     format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
@@ -50,6 +70,10 @@ class Training(
     optimizer: Optimizer = "adamw"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     attention_kernel: Literal["fused", "unfused"] = "fused"
+    moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    dropout: bool = False
+    framework: Framework = "megatron"
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "sequence_length", "decoder_sequence_length"):
@@ -60,6 +84,17 @@ class Training(
                     pointer=f"$.{name}",
                     fix="give a whole number of at least 1",
                 )
+        if self.lora_rank < 0:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}",
+                pointer="$.lora_rank",
+                fix="give the rank of the adapters, or 0 to train every weight",
+            )
+
+    @property
+    def sharded_parameters(self) -> bool:
+        """True for FSDP: weights live as fp32 shards and are gathered in 16 bits."""
+        return self.framework.startswith("fsdp")
 
 
 Workload = Training

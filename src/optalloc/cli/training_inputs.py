@@ -22,6 +22,8 @@ _FLAGS = {
     "optimizer": "--optimizer",
     "gradient_dtype": "--gradient-dtype",
     "attention_kernel": "--attention-kernel",
+    "framework": "--framework",
+    "lora_rank": "--lora-rank",
 }
 
 

@@ -12,6 +12,10 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "training-accuracy": (
+        "benchmarks.training_accuracy",
+        "predict published training measurements and score the predictions",
+    ),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }
 
@@ -19,7 +23,7 @@ STUDIES = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one study; returns the exit status."""
     given = list(sys.argv[1:] if words is None else words)
-    listing = "\n".join(f"  {name:10} {what}" for name, (_, what) in STUDIES.items())
+    listing = "\n".join(f"  {name:18} {what}" for name, (_, what) in STUDIES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the package on files in the published formats.",

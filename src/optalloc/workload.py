@@ -12,7 +12,8 @@ from optalloc.errors import InputError
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8", "fp4"]
 Optimizer = Literal["adamw", "lion", "sgd"]
-Framework = Literal[
+
+FRAMEWORKS = (
     "megatron",
     "megatron-lm",
     "megatron-deepspeed",
@@ -20,7 +21,9 @@ Framework = Literal[
     "fsdp",
     "fsdp2",
     "fsdp2-compiled",
-]
+)
+"""Megatron-Core and what is built on it; Megatron-LM before its core library; ZeRO-3 of DeepSpeed;
+PyTorch's first and second FSDP, the latter eager or with torch.compile."""
 
 
 class Training(
@@ -55,11 +58,13 @@ class Training(
     dropout : bool
         Whether the model trains with dropout, whose masks are stored.
     framework : str
-        The software: Megatron-Core ("megatron"), Megatron-LM before it, Megatron-DeepSpeed,
-        DeepSpeed, PyTorch's FSDP, its second version, or that compiled. It decides the layout of
-        states and what selective recomputation means.
+        The family of software that runs the step (:data:`FRAMEWORKS`); the cost model knows some by
+        their own constants and takes the common ones for any other name. It decides the layout of
+        states and what selective recomputation repeats.
+    release : str
+        Its release as year and month, "25.11"; empty: the newest that the cost model knows.
     lora_rank : int
-        0 trains every weight; more trains adapters of this rank beside frozen matrices.
+        Rank of low-rank adapters on frozen weights; 0: every parameter is trained.
     """
 
     format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
@@ -72,7 +77,8 @@ class Training(
     attention_kernel: Literal["fused", "unfused"] = "fused"
     moment_dtype: Literal["fp32", "bf16"] = "fp32"
     dropout: bool = False
-    framework: Framework = "megatron"
+    framework: str = "megatron"
+    release: str = ""
     lora_rank: int = 0
 
     def __post_init__(self) -> None:
@@ -88,7 +94,7 @@ class Training(
             raise InputError(
                 f"lora_rank is {self.lora_rank}",
                 pointer="$.lora_rank",
-                fix="give the rank of the adapters, or 0 to train every weight",
+                fix="give a whole number; 0 trains every parameter",
             )
 
     @property

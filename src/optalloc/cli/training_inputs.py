@@ -11,7 +11,7 @@ from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
-from optalloc.workload import Training, load_workload
+from optalloc.workload import FRAMEWORKS, Training, load_workload
 
 # Flag -> field of the workload.
 _FLAGS = {
@@ -52,10 +52,20 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         dest="decoder_sequence_length",
         help="target tokens of one sequence (encoder-decoder models; default: as --seq-len)",
     )
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8", "fp32"), help="default: bf16")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp8", "fp4", "fp32"), help="default: bf16"
+    )
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
     parser.add_argument("--gradient-dtype", choices=("fp32", "bf16"), help="default: fp32")
     parser.add_argument("--attention-kernel", choices=("fused", "unfused"), help="default: fused")
+    parser.add_argument(
+        "--framework",
+        choices=FRAMEWORKS,
+        help="software that runs the step; default: megatron",
+    )
+    parser.add_argument(
+        "--lora-rank", type=int, metavar="N", help="low-rank adapters on frozen weights"
+    )
 
 
 def read_inputs(arguments: argparse.Namespace) -> tuple[ModelSpec, Cluster, Training]:

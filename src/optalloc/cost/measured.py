@@ -139,6 +139,7 @@ def problem_of(row: Row) -> Problem:
         dtype=dtype,
         gradient_dtype="bf16" if dtype == "fp16" or _framework(row) == "fsdp" else "fp32",
         attention_kernel=_attention_kernel(row),
+        dropout=_framework(row) in _UNFUSED,
         framework=_framework(row),
         release=row.get("release", ""),
         lora_rank=16 if lora else 0,
@@ -444,7 +445,8 @@ def _meshes(
     if row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
         zero = 0
     group = dp * degrees["cp"]
-    shard = _whole(row, "fsdp") if zero >= 2 else 0
+    # Context-parallel ranks join the group that shards over all replicas.
+    shard = _whole(row, "fsdp") if zero >= 2 and _whole(row, "fsdp") != dp else 0
     tp = degrees["tp"]
     ep = degrees["ep"] if (tp * group) % degrees["ep"] == 0 else 1
     sequence = int(tp > 1 and (row.get("sp", "") == "1" or bool(_whole(row, "n_experts"))))

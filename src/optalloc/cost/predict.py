@@ -67,10 +67,8 @@ def recomputations(rule: str, most: int) -> Iterator[tuple[int, int]]:
         yield 0, 0
     elif rule == "full":
         yield most, 0
-    elif rule == "selective":
+    elif rule in ("selective", "operators"):
         yield 0, most
-    elif rule == "operators":
-        yield (2 * most + 4) // 5, 0
     else:
         yield 0, 0
         yield 0, most
@@ -98,7 +96,10 @@ def evaluate(
         )
         runs.append((value + float(table.real("fixed_s")[k]), used))
     capacities = [cost.device.memory_bytes for cost in costs]
-    rooms = [float(table.real("capacity_bytes")[k]) for table in tables]
+    rooms = [
+        float(table.real("capacity_bytes")[k]) + cost.reserve_bytes
+        for cost, table in zip(costs, tables, strict=True)
+    ]
     if len(costs) == 1:
         time_s, used = runs[0]
         return Prediction(

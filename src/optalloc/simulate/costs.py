@@ -248,7 +248,8 @@ class _Book:
             full, selective, _ = self.recomputed(chunk)
             scratch += self.fields["scratch_full_bytes"][full].tolist()
             scratch += self.fields["scratch_selective_bytes"][selective].tolist()
-        buffers = self.cost.device.memory_bytes - self.real("capacity_bytes")
+        buffers = self.cost.device.memory_bytes - self.cost.reserve_bytes
+        buffers -= self.real("capacity_bytes")
         logits = self.real("logits_bytes") if stage == self.strategy.pp - 1 else 0.0
         return self.stage_sum("state_bytes", stage) + buffers + logits + max(scratch)
 

@@ -13,6 +13,7 @@ import os
 import re
 from functools import lru_cache
 from typing import Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -35,6 +36,10 @@ from optalloc.model.spec import (
 from optalloc.workload import Dtype, Training
 
 Row = dict[str, str]
+
+MemoryKind = Literal["device", "reserved", "allocated", "analytic"]
+"""What a peak counts: all of the device, what the allocator reserved or handed out, or the states
+and activations of the first stage alone."""
 
 COLUMNS = ("layers", "hidden", "gpu", "n_gpus", "seq_len")
 """The columns without which a table holds no training measurements."""
@@ -130,14 +135,14 @@ def problem_of(row: Row) -> Problem:
     stages = _stage_devices(row, degrees["pp"], remarks)
     specs = stages or [_device(row.get("gpu", ""), _real(row, "gpu_mem_gb"), remarks)]
     clusters = tuple(_cluster(row, spec, degrees) for spec in specs)
-    dtype = _dtype(row.get("precision", ""), specs, remarks)
+    dtype = _dtype(_precision(row, remarks), specs, remarks)
     batch, meshes = _meshes(row, degrees, model, remarks)
     lora = row.get("task", "").lower() in ("lora", "peft", "qlora")
     workload = Training(
         global_batch=batch,
         sequence_length=max(1, _whole(row, "seq_len", 2048)),
         dtype=dtype,
-        gradient_dtype="bf16" if dtype == "fp16" or _framework(row) == "fsdp" else "fp32",
+        gradient_dtype=_gradient_dtype(row, dtype),
         attention_kernel=_attention_kernel(row),
         dropout=_framework(row) in _UNFUSED,
         framework=_framework(row),
@@ -151,7 +156,7 @@ def problem_of(row: Row) -> Problem:
         clusters=clusters,
         workload=workload,
         meshes=meshes,
-        layers=_layers(row, model, degrees["pp"]) if len(clusters) > 1 else (),
+        layers=_layers(row, model, degrees["pp"]),
         recompute=_recompute(row),
         share=published / batch if published else 1.0,
         remarks=tuple(remarks),
@@ -388,6 +393,32 @@ def _attention_kernel(row: Row) -> Literal["fused", "unfused"]:
 _UNFUSED = ("megatron-deepspeed", "megatron-lm", "deepspeed")
 
 
+def _precision(row: Row, remarks: list[str]) -> str:
+    """As published; Megatron-DeepSpeed's default where the row says that it is assumed."""
+    notes = row.get("notes", "")
+    if "precision" in notes and "assumed" in notes and _framework(row) == "megatron-deepspeed":
+        remarks.append("assumed precision taken as FP16")
+        return "FP16"
+    return row.get("precision", "")
+
+
+def _gradient_dtype(row: Row, dtype: Dtype) -> Literal["fp32", "bf16"]:
+    """Megatron accumulates in fp32; DeepSpeed's fp16 optimizer and FSDP work in 16 bits."""
+    family = _framework(row)
+    half = (dtype == "fp16" and family != "megatron-lm") or family == "fsdp"
+    return "bf16" if half else "fp32"
+
+
+def memory_kind(row: Row) -> MemoryKind:
+    """What the published peak memory counts."""
+    word = row.get("mem_kind", "").lower()
+    if "params" in word and "activations" in word:
+        return "analytic"
+    if "reserved" in word:
+        return "reserved"
+    return "allocated" if "allocated" in word else "device"
+
+
 def _recompute(row: Row) -> str:
     word = row.get("recompute", "").lower()
     if word.startswith("selective"):
@@ -442,7 +473,10 @@ def _meshes(
     ]
     choices = sorted(set(open_choices))
     zero = max(0, min(3, _whole(row, "zero_stage", 1)))
-    if row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
+    if row.get("source", "") == "bigscience":
+        # Its tables say 0 for small models too, whose memory falls with dp as stage 1 makes it.
+        zero = max(1, zero)
+    elif row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
         zero = 0
     group = dp * degrees["cp"]
     # Context-parallel ranks join the group that shards over all replicas.

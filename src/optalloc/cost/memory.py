@@ -32,7 +32,7 @@ _LOGIT_BYTES = {
     "deepspeed": 12.0,
     "fsdp": 14.0,
     "fsdp2": 14.0,
-    "fsdp2-compiled": 10.0,
+    "fsdp2-compiled": 12.0,
 }
 
 

@@ -55,6 +55,8 @@ class Training(
         Type in which gradients are accumulated and reduced.
     attention_kernel : {"fused", "unfused"}
         A fused (flash) kernel keeps one number a head and token; an unfused one the whole softmax.
+    activation_kernel : {"fused", "unfused"}
+        A fused kernel keeps the input of the MLP's activation; an unfused one every step between.
     dropout : bool
         Whether the model trains with dropout, whose masks are stored.
     framework : str
@@ -76,6 +78,7 @@ class Training(
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     attention_kernel: Literal["fused", "unfused"] = "fused"
     moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_kernel: Literal["fused", "unfused"] = "fused"
     dropout: bool = False
     framework: str = "megatron"
     release: str = ""

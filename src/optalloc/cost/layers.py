@@ -135,9 +135,8 @@ class _Layer:
         self.dense, self.expert = zero.copy(), zero.copy()
         self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
         self.kept, self.again_s = zero.copy(), zero.copy()
-        framework = workload.framework
         self.by_operator = workload.sharded_parameters
-        self.eager = workload.sharded_parameters and framework != "fsdp2-compiled"
+        self.eager = workload.activation_kernel == "unfused"
         # Adapters sit beside the matrices of the layers.
         inner = layer.stack not in ("embedding", "head")
         self.rank = float(workload.lora_rank) if inner else 0.0

@@ -89,7 +89,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a table of measurements.
+    """The rows of a table of measurements, each with the model that ran (:func:`reconciled`).
 
     Raises
     ------
@@ -116,7 +116,33 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
             path=str(path),
             fix="name the columns in the first line as docs/reference/training-rows.md does",
         )
-    return rows
+    return reconciled(rows)
+
+
+def reconciled(rows: list[Row]) -> list[Row]:
+    """The rows, with the model that ran where the notes of a row contradict its dimensions.
+
+    A row whose notes deal out another number of layers than its model has (with or without
+    embedding and head) takes the dimensions of the model of its source that has as many.
+    """
+    models: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        models.setdefault((row.get("source", ""), _whole(row, "layers")), row)
+    result = []
+    for row in rows:
+        count, sizes = _whole(row, "layers"), _noted_layers(row)
+        other = models.get((row.get("source", ""), sum(sizes) - 2))
+        whole = len(sizes) == max(1, _whole(row, "pp", 1))
+        if whole and other is not None and sum(sizes) not in (count, count + 2):
+            row = row | {name: other.get(name, "") for name in _DIMENSIONS}
+        result.append(row)
+    return result
+
+
+_DIMENSIONS = (
+    "arch n_params_b layers hidden ffn heads kv_heads head_dim vocab gated_mlp n_experts topk "
+    "moe_ffn n_shared_experts n_dense_layers"
+).split()
 
 
 def problem_of(row: Row) -> Problem:
@@ -144,9 +170,10 @@ def problem_of(row: Row) -> Problem:
         dtype=dtype,
         gradient_dtype=_gradient_dtype(row, dtype),
         attention_kernel=_attention_kernel(row),
-        dropout=_framework(row) in _UNFUSED,
+        activation_kernel=_activation_kernel(row),
+        dropout=_framework(row) in _UNFUSED and not _is_sailor(row),
         framework=_framework(row),
-        release=row.get("release", ""),
+        release=_release(row),
         lora_rank=16 if lora else 0,
     )
     published = _real(row, "gbs")
@@ -251,9 +278,13 @@ def _model(row: Row, remarks: list[str]) -> ModelSpec:
     )
 
 
+def _noted_layers(row: Row) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", _noted(row, "layers/stage"))]
+
+
 def _layers(row: Row, model: ModelSpec, pp: int) -> tuple[int, ...]:
     """Layers a stage from the notes, which may count embedding and head as layers."""
-    sizes = [int(word) for word in re.findall(r"\d+", _noted(row, "layers/stage"))]
+    sizes = _noted_layers(row)
     total = sum(run.count for run in model.layers)
     if len(sizes) != pp:
         return ()
@@ -380,14 +411,31 @@ def _framework(row: Row) -> str:
     old = row.get("gpu", "").upper().startswith(("A100", "V100"))
     if family == "megatron" and old and "lm" in word:
         return "megatron-lm"
-    if family == "fsdp2" and "compile" in row.get("notes", "").lower():
+    compiled = "compile" in row.get("notes", "").lower() or "8" in row.get("precision", "")
+    if family == "fsdp2" and compiled:  # fp8 is slower than 16 bits unless compiled
         return "fsdp2-compiled"
     return family
+
+
+def _release(row: Row) -> str:
+    """As published, or the year and month in the name of the file that it is from."""
+    found = re.search(r"20(\d\d)-?([01]\d)\D", row.get("source_ref", "").rpartition("/")[2])
+    return row.get("release", "") or (".".join(found.groups()) if found else "")
 
 
 def _attention_kernel(row: Row) -> Literal["fused", "unfused"]:
     """Software for devices before Hopper computed the whole softmax, but for FSDP's."""
     return "unfused" if _framework(row) in _UNFUSED else "fused"
+
+
+def _activation_kernel(row: Row) -> Literal["fused", "unfused"]:
+    """Eager SwiGLU is two kernels; Sailor's copy of Megatron builds GELU from its parts."""
+    eager = _framework(row) in ("fsdp", "fsdp2") and row.get("gated_mlp", "") != "0"
+    return "unfused" if eager or _is_sailor(row) else "fused"
+
+
+def _is_sailor(row: Row) -> bool:
+    return "sailor" in row.get("framework", "").lower()
 
 
 _UNFUSED = ("megatron-deepspeed", "megatron-lm", "deepspeed")
@@ -458,6 +506,8 @@ def _meshes(
     if local * dp != batch:
         remarks.append(f"a batch of {batch} taken as {local * dp}")
     layers = sum(run.count for run in model.layers)
+    if not named and pp > 1 and _framework(row).startswith("fsdp2"):
+        sizes = {max(1, local // pp)}  # PyTorch's pipelines cut a local batch into one a stage
     named_v = _whole(row, "vpp")
     chunks = [1]
     if pp > 1 and (row.get("schedule", "").startswith("interleaved") or named_v > 1):

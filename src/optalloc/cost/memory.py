@@ -25,14 +25,15 @@ Array = NDArray[np.float64]
 
 # Bytes a logit at the peak of the loss. A fused cross entropy over 16-bit logits is a constant of
 # the cost model; software without it holds the 16-bit logits, their fp32 copy, the softmax (2 + 4 +
-# 4), and of its gradient the 16-bit form, or in eager PyTorch the fp32 one.
+# 4), and of its gradient the 16-bit form, or in eager PyTorch the fp32 one. A compiled loss keeps
+# the 16-bit logits and their gradient alone; before 2025 only the layers were compiled.
 _LOGIT_BYTES = {
-    "megatron-lm": 12.0,
-    "megatron-deepspeed": 12.0,
-    "deepspeed": 12.0,
+    "megatron-lm": 8.0,
+    "megatron-deepspeed": 8.0,
+    "deepspeed": 8.0,
     "fsdp": 14.0,
     "fsdp2": 14.0,
-    "fsdp2-compiled": 12.0,
+    "fsdp2-compiled": 4.0,
 }
 
 
@@ -108,6 +109,8 @@ def element_bytes(workload: Training) -> float:
 
 def logit_bytes(workload: Training, constants: Constants) -> float:
     """Bytes of one logit on the last stage at the peak of the loss."""
+    if workload.framework == "fsdp2-compiled" and "" < workload.release < "25":
+        return 12.0
     return _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
 
 

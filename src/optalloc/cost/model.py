@@ -32,6 +32,9 @@ Ints = NDArray[np.int64]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
 
+# Values of one bucket of DeepSpeed's reductions and gathers (its default).
+_BUCKET = 5e8
+
 # Bytes per parameter that the constant ``optimizer_bytes`` stands for: 4 + 2 * 12 + 2.
 _ADAMW_BYTES = 30.0
 
@@ -416,7 +419,7 @@ class CostModel:
 
         ZeRO-3 has gathered two layers at once, or one and an end of the model, and FSDP holds the
         whole gradients of one besides. Sequence parallelism gathers the input of a block, and in
-        the backward pass its gradient.
+        the backward pass its gradient. DeepSpeed copies gradients and weights through buckets.
         """
         layer = np.max(parameters[:, 1:-1], axis=1)
         end = np.maximum(parameters[:, 0], parameters[:, -1])
@@ -427,6 +430,9 @@ class CostModel:
         tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
         gathered = 2.0 * size * tokens * self.model.hidden
         working: Array = np.where(meshes.zero_stage >= 3, weights, 0.0)
+        if self.workload.framework in ("megatron-deepspeed", "deepspeed"):
+            bucket = np.minimum(_BUCKET, parameters @ self.type_counts / meshes.pp)
+            working += bucket * self.states.reduced
         return working + np.where((meshes.sequence > 0) & (meshes.tp > 1), gathered, 0.0)
 
     def _update_s(self, parameters: Array) -> Array:

@@ -35,7 +35,7 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     saved : float
         16-bit values per token kept for the backward pass.
     eager : float
-        Further ones where its element-wise operations are not fused.
+        Further ones where it is not one kernel.
     kept : float
         Those that recomputation operator by operator keeps: it repeats all but the attention core
         and every other matrix product, and stores what these give.

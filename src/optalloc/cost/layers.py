@@ -87,6 +87,9 @@ def layer_table(
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
+    ``free`` names what an account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"),
+    the floor that the host sets ("host"), or a class of operations, with all they hold.
+
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
     columns = [
@@ -114,6 +117,7 @@ class _Layer:
         free: tuple[str, ...],
     ) -> None:
         self.layer, self.workload, self.unit = layer, workload, unit
+        self.free = free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")
@@ -144,6 +148,8 @@ class _Layer:
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
+            if self.layer.op_class(op) in self.free:
+                continue
             before = self.forward.copy()
             {
                 "gemm": self._gemm,
@@ -159,7 +165,8 @@ class _Layer:
         if self.workload.dropout:
             self.held += self._masks()
         self._tensor_parallel()
-        self._host()
+        if "host" not in self.free:
+            self._host()
         held = self.held + self.core_bytes
         core_s, core_bytes = self.core_s, self.core_bytes
         if self.by_operator:

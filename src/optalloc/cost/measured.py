@@ -13,7 +13,6 @@ import os
 import re
 from functools import lru_cache
 from typing import Literal
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -139,10 +138,23 @@ def reconciled(rows: list[Row]) -> list[Row]:
     return result
 
 
-_DIMENSIONS = (
-    "arch n_params_b layers hidden ffn heads kv_heads head_dim vocab gated_mlp n_experts topk "
-    "moe_ffn n_shared_experts n_dense_layers"
-).split()
+_DIMENSIONS = [
+    "arch",
+    "n_params_b",
+    "layers",
+    "hidden",
+    "ffn",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab",
+    "gated_mlp",
+    "n_experts",
+    "topk",
+    "moe_ffn",
+    "n_shared_experts",
+    "n_dense_layers",
+]
 
 
 def problem_of(row: Row) -> Problem:

@@ -18,7 +18,8 @@ from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
+from optalloc.cost.flops import forward_flops
+from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes, logit_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
@@ -231,25 +232,17 @@ class CostModel:
 
         Recomputation is not counted. Frozen weights have no gradient.
         """
-        passes = 2.0 if self.workload.lora_rank else 3.0
-        total = 0.0
-        for layer, count in zip(self.graph.types, self.type_counts, strict=True):
-            own, source = tokens_of(layer, self.graph, self.workload)
-            for op in layer.ops:
-                tokens = source if op.source else own
-                if op.kind == "gemm":
-                    total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
-                elif op.kind == "attention":
-                    span = source if op.cross else attended(op, own)
-                    total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
-        return passes * total * self.workload.global_batch
+        forward, core = forward_flops(self.graph, self.workload)
+        backward = forward + core if self.workload.lora_rank else 2.0 * forward
+        step = float(self.type_counts @ (forward + backward))
+        return step * self.workload.global_batch
 
     # -- meshes ----------------------------------------------------------------------------------
 
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
         """The layer table of the distinct keys among ``meshes``, and each mesh's row in it.
 
-        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a
+        What ``free`` names costs nothing (see :func:`optalloc.cost.layers.layer_table`): what a
         breakdown compares with.
         """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")

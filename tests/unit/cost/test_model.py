@@ -37,6 +37,8 @@ PLAIN = msgspec.structs.replace(
     launch_s=0.0,
     layer_host_s=0.0,
     workspace_bytes=0.0,
+    fragmentation=1.0,
+    memory_margin=0.0,
 )
 LAYER = 15_204_352 + 2_048
 DEFAULTS = {

@@ -46,6 +46,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     expert_imbalance: float
     workspace_bytes: float
     fragmentation: float
+    fragmentation_expandable: float
     memory_error: float
     memory_margin: float
     logit_bytes: float

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network, all_reduce_s, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.memory import core_bytes_per_token, element_bytes
+from optalloc.cost.memory import core_bytes_per_token, element_bytes, matrix_input_bytes
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.workload import Training
 
@@ -140,6 +140,7 @@ class _Layer:
         self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
         self.kept, self.again_s = zero.copy(), zero.copy()
         self.by_operator = workload.sharded_parameters
+        self.input_share = matrix_input_bytes(workload) / self.size
         self.eager = workload.activation_kernel == "unfused"
         # Adapters sit beside the matrices of the layers.
         inner = layer.stack not in ("embedding", "head")
@@ -223,6 +224,10 @@ class _Layer:
         The output of a row-sharded product lies on the sequence's shards.
         """
         saved = op.saved + (op.eager if self.eager else 0.0)
+        if op.inputs > 0.0:
+            saved -= (1.0 - self.input_share) * op.inputs
+        elif self.input_share < 1.0:
+            saved -= self.input_share * op.inputs
         self.held += self.size * saved * self._rows(op) * self._width_share(op)
         if op.kept:
             rows = self.tokens * self.sequence_share if op.shard == "row" else self._rows(op)

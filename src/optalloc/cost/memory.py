@@ -76,7 +76,10 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
             optimizer += 4.0
         elif workload.dtype == "bf16" and workload.framework == "megatron-deepspeed":
             weights += 2.0
-        weights += {"fp8": 1.0, "fp4": 0.5}.get(workload.dtype, 0.0) * constants.fp8_cache_bytes
+        if workload.dtype == "fp8":  # 8-bit weights are the primary ones, 16-bit ones not kept
+            weights = constants.fp8_cache_bytes
+        elif workload.dtype == "fp4":
+            weights += 0.5 * constants.fp8_cache_bytes
         return StateBytes(
             weights=weights, gradients=gradients, optimizer=optimizer, reduced=gradients
         )
@@ -105,6 +108,25 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
 def element_bytes(workload: Training) -> float:
     """Bytes of one stored activation value."""
     return 4.0 if workload.dtype == "fp32" else 2.0
+
+
+def fragmentation(workload: Training, constants: Constants) -> float:
+    """Bytes that the allocator reserves over those handed out, at the peak.
+
+    Megatron-Core's launchers let segments grow in place, which leaves few gaps.
+    """
+    grown = workload.framework == "megatron"
+    return constants.fragmentation_expandable if grown else constants.fragmentation
+
+
+def matrix_input_bytes(workload: Training) -> float:
+    """Bytes of a stored value that only a matrix product reads.
+
+    Transformer Engine keeps it as it multiplied it; other software casts what it stored.
+    """
+    if workload.framework == "megatron" and workload.dtype in ("fp8", "fp4"):
+        return 1.0 if workload.dtype == "fp8" else 0.5
+    return element_bytes(workload)
 
 
 def logit_bytes(workload: Training, constants: Constants) -> float:

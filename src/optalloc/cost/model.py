@@ -20,7 +20,7 @@ from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.flops import forward_flops
 from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
-from optalloc.cost.memory import StateBytes, element_bytes, logit_bytes
+from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -179,6 +179,7 @@ class CostModel:
         self.unit = Unit.of(self.device, workload.dtype, self.constants)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
+        self.fragmentation = fragmentation(workload, self.constants)
         # Sorted codes of keys already evaluated, and their table, by the free axes.
         self._known: dict[tuple[str, ...], tuple[Ints, LayerTable]] = {}
 
@@ -312,7 +313,7 @@ class CostModel:
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
             if name.endswith("_bytes"):
-                layers[:, :, k] *= c.fragmentation
+                layers[:, :, k] *= self.fragmentation
         # Embedding and head are never recomputed.
         for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
@@ -320,8 +321,8 @@ class CostModel:
         reals = np.zeros((n, len(REAL_FIELDS)))
         working = self._working_bytes(meshes, dense + expert)
         put = {
-            "capacity_bytes": self.room_bytes - c.fragmentation * working,
-            "logits_bytes": c.fragmentation * self.logits_bytes(meshes),
+            "capacity_bytes": self.room_bytes - self.fragmentation * working,
+            "logits_bytes": self.fragmentation * self.logits_bytes(meshes),
             "overlap": np.full(n, c.data_overlap),
             "tied_s": self._tied_s(meshes),
             "weight": np.ones(n),

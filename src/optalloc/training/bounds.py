@@ -266,7 +266,7 @@ class ShapeFacts:
                 cost.states.frozen(_THREE, n)
             )
             states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
-        room = cost.room_bytes / cost.constants.fragmentation * self.pp
+        room = cost.room_bytes / cost.fragmentation * self.pp
         least, short, states = (self._against_pp(values) for values in (least, short, states))
         m = self._against_pp(self.m)
         flying = np.minimum(m, self.pp)

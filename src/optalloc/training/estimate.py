@@ -247,7 +247,7 @@ class _Builder:
         states = {name: float(counts @ values[0]) for name, values in kinds.items()}
         last = i == self.strategy.pp - 1
         logits = float(self.cost.logits_bytes(self.meshes)[0]) if last else 0.0
-        allocated = self.bytes[i] / self.cost.constants.fragmentation
+        allocated = self.bytes[i] / self.cost.fragmentation
         rest = self.cost.room_bytes + self.cost.constants.workspace_bytes
         rest -= float(self.tables.real("capacity_bytes")[0])
         memory = states | {

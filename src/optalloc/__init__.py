@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.compare import compare as compare
     from optalloc.plan.explain import explain as explain
     from optalloc.plan.plan import load_plan as load_plan
+    from optalloc.plan.sweep import grid as grid
+    from optalloc.plan.sweep import sweep as sweep
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
@@ -101,6 +103,7 @@ _HOME = {
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "global_optimal_allocation": "optalloc.assignment.reference",
+    "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
     "load_model": "optalloc.model.load",
@@ -113,6 +116,7 @@ _HOME = {
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
     "solve_assignment": "optalloc.assignment.solve",
+    "sweep": "optalloc.plan.sweep",
     "total_parameters": "optalloc.model.parameters",
 }
 

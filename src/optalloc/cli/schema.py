@@ -20,6 +20,7 @@ FORMATS = {
     "explanation": ("optalloc.plan.explanation", "Explanation", False),
     "model": ("optalloc.model.load", "ModelFile", True),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
@@ -237,6 +238,12 @@ class CostModel:
         backward = forward + core if self.workload.lora_rank else 2.0 * forward
         step = float(self.type_counts @ (forward + backward))
         return step * self.workload.global_batch
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the three inputs."""
+        inputs = {"model": self.model, "cluster": self.cluster, "workload": self.workload}
+        return {name: files.digest(value) for name, value in inputs.items()}
 
     # -- meshes ----------------------------------------------------------------------------------
 

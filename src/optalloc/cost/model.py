@@ -455,7 +455,7 @@ class CostModel:
             return np.zeros(len(meshes))
         tokens, _ = tokens_of(self.graph.head, self.graph, self.workload)
         local = meshes.micro_batch * tokens / meshes.cp
-        each = logit_bytes(self.workload, self.constants)
+        each = logit_bytes(self.workload, self.constants, meshes.tp)
         logits: Array = each * local * self.model.vocabulary / meshes.tp
         return logits
 

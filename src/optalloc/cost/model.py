@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
@@ -231,6 +232,12 @@ class CostModel:
         """
         forward, _ = forward_flops(self.graph, self.workload)
         return 3.0 * float(self.type_counts @ forward) * self.workload.global_batch
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the three inputs."""
+        inputs = {"model": self.model, "cluster": self.cluster, "workload": self.workload}
+        return {name: files.digest(value) for name, value in inputs.items()}
 
     # -- meshes ----------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ again; none is a derivative or a rule of thumb.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from optalloc.cost.model import CostModel
@@ -15,7 +17,7 @@ from optalloc.plan.explanation import Explanation, Rival, Share, StageMemory, su
 from optalloc.plan.figures import figures, memory_kinds
 from optalloc.plan.marginals import marginals
 from optalloc.plan.resolve import Stopped, best_s, mesh_pins
-from optalloc.plan.sensitivity import turns
+from optalloc.plan.sensitivity import Turn, turns
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
 from optalloc.training.plan import TrainingPlan
@@ -40,6 +42,7 @@ def explain(
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
     stop: StopRule | None = None,
+    on_turn: Callable[[Turn], None] | None = None,
 ) -> Explanation:
     """Where the time of a plan goes, what binds it, and what a little more would bring.
 
@@ -55,6 +58,8 @@ def explain(
         What narrows the space in these searches, as it was given to :func:`optalloc.plan_training`.
     stop : StopRule, optional
         Ends each of these searches early.
+    on_turn : callable, optional
+        Called with every turn as it is found: progress of ``sensitivity``.
 
     Returns
     -------
@@ -104,7 +109,11 @@ def explain(
             degrees_step_time_s=degrees_s,
             replanned_step_time_s=replanned_s,
             rivals=() if again is None else _rivals(again),
-            turns=turns(cost, plan, pin=pins, forbid=forbids, stop=stop) if sensitivity else None,
+            turns=(
+                turns(cost, plan, pin=pins, forbid=forbids, stop=stop, on_turn=on_turn)
+                if sensitivity
+                else None
+            ),
         )
     )
 

@@ -82,7 +82,7 @@ def test_the_predicted_best_of_a_job_is_nearly_its_best(predictions: list[Scored
 # Source -> largest mean and median of the absolute relative error of peak memory that we accept.
 PEAKS = {
     "bigscience": (0.055, 0.045),
-    "torchtitan": (0.075, 0.055),
+    "torchtitan": (0.075, 0.065),
     "seqsel_memory": (0.04, 0.04),  # Korthikanti et al. (2022), figure 1, counted by its authors
     "sailor": (0.25, 0.06),  # one row reports less than the states of its model take
 }

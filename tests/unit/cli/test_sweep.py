@@ -125,7 +125,7 @@ def test_an_interrupted_sweep_keeps_its_rows(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The keyboard ends it in the second cell: status 130, one row, and how to go on."""
-    solved = []
+    solved: list[Cell] = []
 
     def solve(cell: Cell) -> Row:
         if solved:

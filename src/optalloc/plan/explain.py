@@ -22,6 +22,7 @@ from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
+from optalloc.training.space import parse_limits
 from optalloc.training.strategy import Recompute
 
 # What limits a plan, and the parts of its breakdown that count as it.
@@ -76,6 +77,7 @@ def explain(
     """
     plan, edited = as_written(plan)
     pins, forbids = list(pin), list(forbid)
+    parse_limits(pins, forbids)  # also where nothing is searched for, a misspelt one is an error
     cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
     try:
         degrees_s = best_s(cost, mesh_pins(plan), [], stop)

@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="the configuration, for example tp=8 pp=4 dp=2 micro_batch=1 recompute=full "
-        f"layers=20,20,20,20. Names: {', '.join(_NAMES)}. Recompute: none, selective, full, or one "
-        "entry a stage such as 13,0,0,0 (the first layers of each chunk)",
+        f"layers=20,20,20,20. Names: {', '.join(_NAMES)}. Recompute: none, selective, full, auto "
+        "(the least that fits, equal on all stages), or one entry a stage such as 13,0,0,0 (the "
+        "first layers of each chunk)",
     )
     parser.add_argument(
         "--strategy", metavar="FILE", help="the same as a TOML file; --set comes before it"
@@ -155,7 +156,9 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     Sequence parallelism is on where tp > 1 allows it; several chunks are interleaved.
     """
     from optalloc.training.estimate import complete
+    from optalloc.training.recompute import least_recompute
     from optalloc.training.strategy import Strategy
+    from optalloc.training.valid import check_strategy
 
     strategy = Strategy() if path is None else files.read_toml(path, Strategy)
     fields = {name: _whole(name, words[name]) for name in _NUMBERS if name in words}
@@ -185,6 +188,9 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     strategy = complete(strategy, cost.num_layers)
     if "recompute" not in words:
         return strategy
+    if words["recompute"] == "auto":
+        check_strategy(cost, strategy)
+        return msgspec.structs.replace(strategy, recompute=least_recompute(cost, strategy))
     return msgspec.structs.replace(strategy, recompute=_recompute(words["recompute"], strategy))
 
 
@@ -271,5 +277,5 @@ def _rule(word: str, most: int) -> Recompute:
         f"{word!r} is no kind of recomputation",
         path="--set",
         pointer="recompute",
-        fix=f"did you mean {near[0]!r}?" if near else "use none, selective, full or a number",
+        fix=f"did you mean {near[0]!r}?" if near else "use none, selective, full, auto or a number",
     )

@@ -73,6 +73,7 @@ def turns(
     pin: list[str],
     forbid: list[str],
     stop: StopRule | None,
+    on_turn: Callable[[Turn], None] | None = None,
 ) -> tuple[Turn, ...]:
     """Where the choice of a plan turns, for each bandwidth, the batch and the sequence length.
 
@@ -80,6 +81,8 @@ def turns(
     ----------
     pin, forbid : list of str
         What narrows the whole space.
+    on_turn : callable, optional
+        Called with every turn as it is found.
 
     Returns
     -------
@@ -95,9 +98,13 @@ def turns(
     except Stopped:
         return ()
     directions: tuple[Direction, Direction] = ("less", "more")
-    return tuple(
-        _turn(probe, which, direction) for which in _inputs(cost, plan) for direction in directions
-    )
+    found = []
+    for which in _inputs(cost, plan):
+        for direction in directions:
+            found.append(_turn(probe, which, direction))
+            if on_turn is not None:
+                on_turn(found[-1])
+    return tuple(found)
 
 
 def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:

@@ -22,6 +22,7 @@ from optalloc.model.graph import Op
 from optalloc.workload import Training
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # Bytes a logit at the peak of the loss. A fused cross entropy over 16-bit logits is a constant of
 # the cost model; software without it holds the 16-bit logits, their fp32 copy, the softmax (2 + 4 +
@@ -129,11 +130,16 @@ def matrix_input_bytes(workload: Training) -> float:
     return element_bytes(workload)
 
 
-def logit_bytes(workload: Training, constants: Constants) -> float:
-    """Bytes of one logit on the last stage at the peak of the loss."""
-    if workload.framework == "fsdp2-compiled" and "" < workload.release < "25":
-        return 12.0
-    return _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
+def logit_bytes(workload: Training, constants: Constants, tp: Array | Ints) -> Array:
+    """Bytes of one logit on the last stage at the peak of the loss.
+
+    A loss over a sharded vocabulary is not compiled.
+    """
+    each = _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
+    if workload.framework != "fsdp2-compiled":
+        return np.full(len(tp), each)
+    old = "" < workload.release < "25"
+    return np.where(tp > 1, _LOGIT_BYTES["fsdp2"], 12.0 if old else each)
 
 
 def core_bytes_per_token(op: Op, heads: Array, source_tokens: float, workload: Training) -> Array:

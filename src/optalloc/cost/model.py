@@ -167,10 +167,9 @@ class CostModel:
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
-                f"the cluster is mixed ({cluster.mixture}); training plans over mixed clusters are "
-                "not in this release",
+                f"the cluster is mixed ({cluster.mixture}), and this cost model is of equal nodes",
                 path=cluster.name,
-                fix="plan each uniform part by itself",
+                fix="use plan_mixed, or plan each uniform part by itself",
             )
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload
@@ -455,7 +454,7 @@ class CostModel:
             return np.zeros(len(meshes))
         tokens, _ = tokens_of(self.graph.head, self.graph, self.workload)
         local = meshes.micro_batch * tokens / meshes.cp
-        each = logit_bytes(self.workload, self.constants)
+        each = logit_bytes(self.workload, self.constants, meshes.tp)
         logits: Array = each * local * self.model.vocabulary / meshes.tp
         return logits
 

@@ -94,7 +94,9 @@ def test_logits_depend_on_how_the_loss_is_computed() -> None:
     }
     for (framework, release), expected in cases.items():
         work = msgspec.structs.replace(WORK, framework=framework, release=release)
-        assert logit_bytes(work, CONSTANTS) == expected
+        assert logit_bytes(work, CONSTANTS, np.array([1.0])) == [expected]
+    compiled = msgspec.structs.replace(WORK, framework="fsdp2-compiled")
+    assert logit_bytes(compiled, CONSTANTS, np.array([1.0, 8.0])).tolist() == [4.0, 14.0]
 
 
 def test_stored_values_have_16_bits_but_in_fp32() -> None:

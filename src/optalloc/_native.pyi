@@ -134,3 +134,38 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
+# -- training on mixed clusters --
+
+# (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is
+# (micro-batches, value, kinds, layers, full, selective), the last four by stage.
+MixedAnswer = tuple[
+    int,
+    float,
+    list[tuple[int, float, list[int], list[int], list[int], list[int]]],
+    int,
+    int,
+    int,
+    int,
+]
+
+class MixedSearch:
+    def __init__(
+        self,
+        ints: _Ints,
+        reals: _Reals,
+        layers: _Reals,
+        heads: _Reals,
+        available: Sequence[int],
+        domain: Sequence[int],
+        links: _Reals,
+        sequence: _Ints,
+        boundary: _Reals,
+        overlap: float,
+        num_micro: int,
+        most_stages: int,
+        least_replicas: int,
+        most_replicas: int,
+        /,
+    ) -> None: ...
+    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ from optalloc import files
 from optalloc.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from optalloc.cluster.topology import Cluster
     from optalloc.cost.model import CostModel
     from optalloc.training.strategy import Recompute, Strategy
 
@@ -73,6 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     model, cluster, workload = read_inputs(arguments)
     words = parse_words(arguments.set)
+    if is_mixed(cluster, words, arguments.strategy):
+        from optalloc.cli import mixed
+        from optalloc.training.mixed.estimate import estimate_mixed
+        from optalloc.training.mixed.strategy import MixedStrategy
+
+        written = files.read_toml(arguments.strategy, MixedStrategy)
+        return mixed.show_estimate(arguments, estimate_mixed(model, cluster, workload, written))
     cost = CostModel(model, cluster, workload)
     try:
         plan = build_plan(cost, strategy_of(cost, words, arguments.strategy))
@@ -91,6 +100,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "table" and arguments.output is not None:
         print(f"Saved {arguments.output}. Next: optalloc explain {arguments.output}")
     return 0
+
+
+def is_mixed(cluster: Cluster, words: dict[str, str], path: str | None) -> bool:
+    """True if a strategy of unequal stages is to be predicted.
+
+    Raises
+    ------
+    InputError
+        If the cluster is mixed and no file says which stage runs where.
+    """
+    if not cluster.is_uniform and (words or path is None):
+        raise InputError(
+            f"the cluster is mixed ({cluster.mixture}), and its stages differ",
+            path="--set",
+            fix="write micro_batch and [[replicas]] with their stages to a file for --strategy",
+        )
+    if path is None:
+        return False
+    try:
+        return not cluster.is_uniform or "replicas" in tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError:
+        return False  # its reader says what is wrong
 
 
 def parse_words(words: list[str]) -> dict[str, str]:

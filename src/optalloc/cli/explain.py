@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cli.plans import read_as_it_is
     from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
+    from optalloc.plan.mixed import is_mixed_plan
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
@@ -58,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     stop = None
     if arguments.time_limit is not None:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    if is_mixed_plan(arguments.plan):
+        from optalloc.cli import mixed
+
+        return mixed.explain(arguments, stop)
     plan = read_as_it_is(arguments.plan)
     explanation = explain(
         plan,

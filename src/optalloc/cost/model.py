@@ -167,10 +167,9 @@ class CostModel:
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
-                f"the cluster is mixed ({cluster.mixture}); training plans over mixed clusters are "
-                "not in this release",
+                f"the cluster is mixed ({cluster.mixture}), and this cost model is of equal nodes",
                 path=cluster.name,
-                fix="plan each uniform part by itself",
+                fix="use plan_mixed, or plan each uniform part by itself",
             )
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload

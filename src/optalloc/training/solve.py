@@ -98,7 +98,8 @@ def plan_training(
     Raises
     ------
     InputError
-        For a mixed cluster, an unknown objective or decision, or an objective without data.
+        For a mixed cluster (that is for ``plan_mixed``), an unknown objective or decision, or an
+        objective without data.
 
     Complexity: exponential in the worst case; bounds of O(1) work cut nearly all configurations.
     """

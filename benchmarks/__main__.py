@@ -12,6 +12,7 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }
 

@@ -16,6 +16,8 @@ from optalloc.units import dimension_of
 FORMATS = {
     "assignment": ("optalloc.assignment.formats", "AssignmentFile", False),
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
+    "flow": ("optalloc.serving.flow.instance", "FlowFile", False),
+    "flow-answer": ("optalloc.serving.flow.result", "FlowAnswer", False),
     "model": ("optalloc.model.load", "ModelFile", True),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
     "workload": ("optalloc.workload", "Workload", True),

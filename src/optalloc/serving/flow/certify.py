@@ -15,10 +15,12 @@ import numpy as np
 
 from optalloc.errors import CertificateError
 from optalloc.serving.flow.problem import FlowProblem
-from optalloc.serving.flow.witness import Covers, LayerTokens, Prices, Witness
+from optalloc.serving.flow.witness import Covers, Everything, LayerTokens, Prices, Witness
 
 _SCALE = 2**20
 _CLOSE = 1e-9
+#: Relative: value and bound this close are one, and so are a bound and its witness.
+TOLERANCE = 1e-6
 
 
 def certify_flow(
@@ -46,20 +48,22 @@ def certify_flow(
         prove the bound.
     """
     found = _largest_flow(problem, placement)
-    if abs(found - value) > 1e-6 * max(1.0, abs(value)):
+    if abs(found - value) > TOLERANCE * max(1.0, abs(value)):
         raise CertificateError(f"the placement passes {found:.9g} tokens/s, not {value:.9g}")
     if bound is None:
         return
-    if bound < value * (1.0 - 1e-6):
+    if bound < value * (1.0 - TOLERANCE):
         raise CertificateError(f"the bound {bound:.9g} is below the flow {value:.9g}")
     if witness is None:
         raise CertificateError("a bound is claimed without anything that proves it")
-    if witness.flow_tokens_per_s > bound * (1.0 + _CLOSE):
+    if witness.flow_tokens_per_s > bound * (1.0 + TOLERANCE):
         raise CertificateError("the witness speaks of more flow than the bound")
     if isinstance(witness, LayerTokens):
         _check_layer_tokens(problem, witness)
-    else:
+    elif isinstance(witness, Covers):
         _check_covers(problem, witness)
+    else:
+        _check_everything(problem, witness)
 
 
 # --- the flow of a placement
@@ -84,10 +88,13 @@ def _largest_flow(problem: FlowProblem, placement: Mapping[int, tuple[int, int]]
         arc(("in", index), ("out", index), table[end - first - 1])
     for link in problem.links:
         a, b = link.begin, link.end
-        if a is None and b in placement and placement[b][0] == 0:
-            arc(begin, ("in", b), link.bandwidth_bytes_per_s / problem.token_bytes)
-        elif b is None and a in placement and placement[a][1] == problem.num_layers:
-            arc(("out", a), finish, link.bandwidth_bytes_per_s / problem.token_bytes)
+        outer = link.bandwidth_bytes_per_s / problem.token_bytes
+        if a is None and b is not None:
+            if b in placement and placement[b][0] == 0:
+                arc(begin, ("in", b), outer)
+        elif a is not None and b is None:
+            if a in placement and placement[a][1] == problem.num_layers:
+                arc(("out", a), finish, outer)
         elif a is not None and b is not None and a in placement and b in placement:
             left, (first, end) = placement[a][1], placement[b]
             inside = problem.partial_inference and first < left < end
@@ -121,7 +128,7 @@ def _largest_flow(problem: FlowProblem, placement: Mapping[int, tuple[int, int]]
 
 
 def _check_layer_tokens(problem: FlowProblem, witness: LayerTokens) -> None:
-    """Any flow F above the claimed one needs ``L F`` layer-tokens/s; at the claimed one supply ends.
+    """A flow F needs ``L F`` layer-tokens/s; at the claimed one supply ends.
 
     Supply over F never grows with F, so checking at the claimed flow is enough.
     """
@@ -132,6 +139,40 @@ def _check_layer_tokens(problem: FlowProblem, witness: LayerTokens) -> None:
     )
     if supply > problem.num_layers * flow * (1.0 + _CLOSE):
         raise CertificateError(f"the nodes supply more layer-tokens than {flow:.9g} tokens/s need")
+
+
+def _check_everything(problem: FlowProblem, witness: Everything) -> None:
+    """Build all sets of ranges layer by layer, and route those whose layers all pass enough.
+
+    Nodes come in the order of the problem and layers are filled from the first: a set is dropped as
+    soon as its first layer that lacks something cannot be helped by the nodes that follow.
+    """
+    flow = witness.flow_tokens_per_s * (1.0 + TOLERANCE)
+    nodes = [node.throughput_tokens_per_s for node in problem.nodes]
+    layers = range(problem.num_layers)
+    later = [0.0] * (len(nodes) + 1)
+    for i in reversed(range(len(nodes))):
+        later[i] = later[i + 1] + max(nodes[i], default=0.0)
+    waiting: list[tuple[int, dict[int, tuple[int, int]], tuple[float, ...]]] = [
+        (0, {}, (0.0,) * problem.num_layers)
+    ]
+    seen = 0
+    while waiting:
+        i, placement, held = waiting.pop()
+        seen += 1
+        if seen > 200 * max(1, witness.branches):
+            raise CertificateError("trying everything again takes far more than was claimed")
+        if min(held) + later[i] <= flow:
+            continue
+        if i == len(nodes):
+            if _largest_flow(problem, placement) > flow:
+                raise CertificateError(f"a placement passes more than {flow:.9g} tokens/s")
+            continue
+        waiting.append((i + 1, placement, held))
+        for k, rate in enumerate(nodes[i], 1):
+            for first in range(problem.num_layers - k + 1):
+                more = tuple(held[x] + (rate if first <= x < first + k else 0.0) for x in layers)
+                waiting.append((i + 1, {**placement, i: (first, first + k)}, more))
 
 
 def _check_covers(problem: FlowProblem, witness: Covers) -> None:
@@ -151,10 +192,8 @@ def _check_covers(problem: FlowProblem, witness: Covers) -> None:
         raise CertificateError("the parts of the proof leave some counts out")
 
 
-def _tables(
-    problem: FlowProblem, groups: Sequence[Sequence[int]]
-) -> list[tuple[float, ...]]:
-    """The table of each group, whose nodes must be alike; every node that passes anything is in one."""
+def _tables(problem: FlowProblem, groups: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+    """The table of each group of equal nodes; every node that passes anything must be in one."""
     grouped = [node for group in groups for node in group]
     able = {i for i, n in enumerate(problem.nodes) if any(n.throughput_tokens_per_s)}
     if len(set(grouped)) != len(grouped) or not able <= set(grouped):

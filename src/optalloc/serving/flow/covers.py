@@ -86,9 +86,7 @@ class CoverProgramme:
     def cheapest(self, prices: Floats) -> tuple[float, Ints]:
         """A bound on the price of every cover, and a cover."""
         taken: Ints = np.zeros(len(self.items), dtype=np.int32)
-        bound, _ = _native.cheapest_cover(
-            self.weights, prices, self.limits, taken, _MOST_STATES
-        )
+        bound, _ = _native.cheapest_cover(self.weights, prices, self.limits, taken, _MOST_STATES)
         return bound, taken
 
     def income(self, prices: Floats) -> float:
@@ -131,13 +129,13 @@ class CoverProgramme:
         index = {(item.kind, item.layers): row for row, item in enumerate(self.items)}
         for cover in pool:
             if all(key in index for key in cover):
-                rows = [index[key] for key in cover]
+                held = [index[key] for key in cover]
                 amounts = np.array([float(number) for number in cover.values()])
                 if (
-                    self.weights[rows] @ amounts >= 1.0 - 1e-12
-                    and (amounts <= self.limits[rows]).all()
+                    self.weights[held] @ amounts >= 1.0 - 1e-12
+                    and (amounts <= self.limits[held]).all()
                 ):
-                    lp.add(1.0, rows, amounts)
+                    lp.add(1.0, held, amounts)
         prices: Floats = 1.0 / np.maximum(self.lengths, 1.0)
         if lp.num_columns > len(self.items):
             if self._enough(lp):

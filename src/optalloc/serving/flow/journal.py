@@ -16,13 +16,17 @@ TOLERANCE = 1e-6
 
 
 class Journal:
-    """Best placement and best bound over time; every placement offered is scored here."""
+    """Best placement and best bound over time; every placement offered is scored here.
+
+    ``start`` is the first one offered, also if nothing flows through it.
+    """
 
     def __init__(
         self, arrays: FlowArrays, stop: StopRule | None, on_progress: OnProgress | None
     ) -> None:
         self.arrays = arrays
         self.placement: dict[int, tuple[int, int]] = {}
+        self.start: dict[int, tuple[int, int]] = {}
         self.value = 0.0
         self.bound = float("inf")
         self.witness: Witness | None = None
@@ -35,6 +39,7 @@ class Journal:
     def offer(self, placement: Ranges) -> float:
         """Score a placement and keep it if it is the best; returns its flow."""
         flow = self.arrays.value(placement)
+        self.start = self.start or dict(placement)
         if flow > self.value * (1.0 + 1e-12):
             self.value, self.placement = flow, dict(placement)
             self.incumbents.append(Incumbent(elapsed_s=self.elapsed_s(), value=flow))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 import highspy
 import numpy as np
@@ -12,9 +12,12 @@ from optalloc.assignment.milp import QuietHighs
 
 INFINITY: float = highspy.kHighsInf
 
+#: Entries of a column by the names of their rows.
+Entries = dict[Hashable, float]
+
 
 class GrowingLP:
-    """``max c x`` subject to ``lower <= A x <= upper``, ``x >= 0``, solved again from where it stood.
+    """``max c x`` subject to ``lower <= A x <= upper``, ``x >= 0``, solved from where it stood.
 
     ``duals`` are the row prices of the last solve; ``solved`` says whether there was one.
     """
@@ -53,10 +56,13 @@ class GrowingLP:
         return self.num_columns - 1
 
     def solve(self) -> float:
-        """The value of the best solution; raises RuntimeError where HiGHS has none."""
+        """The value of the best solution, minus infinity if there is none."""
         self._highs.run()
-        if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise RuntimeError(f"the linear programme ended {self._highs.getModelStatus()}")
+        status = self._highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kInfeasible:
+            return -INFINITY
+        if status != highspy.HighsModelStatus.kOptimal:
+            raise RuntimeError(f"the linear programme ended {status}")
         self.duals = np.asarray(self._highs.getSolution().row_dual, dtype=np.float64)
         self.solved = True
         return float(self._highs.getInfo().objective_function_value)
@@ -86,7 +92,7 @@ class NamedProgramme:
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, tuple[int, float, float]] = {}
-        self._columns: list[tuple[float, Mapping[Hashable, float], float]] = []
+        self._columns: list[tuple[float, Entries, float]] = []
         self.meanings: list[tuple[object, ...]] = []
 
     def row(self, name: Hashable, low: float, high: float) -> None:
@@ -97,9 +103,7 @@ class NamedProgramme:
         """Whether there is a row of this name."""
         return name in self._rows
 
-    def column(
-        self, meaning: tuple[object, ...], gain: float, upper: float, use: Mapping[Hashable, float]
-    ) -> None:
+    def column(self, meaning: tuple[object, ...], gain: float, upper: float, use: Entries) -> None:
         """A column and its entries by row name."""
         self.meanings.append(meaning)
         self._columns.append((gain, use, upper))

@@ -8,7 +8,6 @@ import msgspec
 
 from optalloc.serving.flow.problem import FlowProblem, Ranges, check_ranges
 
-
 #: Room below this many tokens/s is rounding.
 _NOTHING = 1e-9
 

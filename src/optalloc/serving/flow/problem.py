@@ -15,13 +15,10 @@ ends grow along every link.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
-from optalloc import files
 from optalloc.errors import InputError
 
 #: What a placement is: node index -> (first layer, end layer), the end exclusive.
@@ -129,85 +126,3 @@ def check_ranges(problem: FlowProblem, placement: Ranges) -> None:
                 pointer=f"$.placement.{index}",
                 fix=f"hold 1 to {most} layers between 0 and {problem.num_layers}",
             )
-
-
-class _FileNode(msgspec.Struct, frozen=True):
-    type: str
-    max_layers: int
-    throughput: tuple[float, ...]
-
-
-class _FileInstance(msgspec.Struct, frozen=True):
-    num_layers: int
-    activation_bytes: int
-    nodes: tuple[_FileNode, ...]
-    links: tuple[tuple[int | str, int | str, float, float], ...]
-    name: str = ""
-    token_bytes: int = 2
-    link_units: Literal["helix", "bytes", "bits"] = "helix"
-    partial_inference: bool = False
-
-
-def load_flow_problem(path: str | os.PathLike[str]) -> FlowProblem:
-    """The problem of a Helix-style JSON file.
-
-    A link ``[a, b, bandwidth, latency_s]`` between nodes holds in both directions, each with the
-    full bandwidth, unless ``[b, a, ...]`` is listed too. ``link_units`` is ``helix`` or ``bytes``
-    (bytes/s) or ``bits`` (bits/s).
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or a value makes no sense; names the file and the place.
-    """
-    where = str(path)
-    data = files.read_json(path, _FileInstance)
-    nodes = []
-    for index, node in enumerate(data.nodes):
-        if not 0 <= node.max_layers <= len(node.throughput):
-            raise InputError(
-                f"max_layers is {node.max_layers} but {len(node.throughput)} throughputs are given",
-                path=where,
-                pointer=f"$.nodes[{index}]",
-                fix="give one throughput for every number of layers up to max_layers",
-            )
-        nodes.append(
-            FlowNode(type=node.type, throughput_tokens_per_s=node.throughput[: node.max_layers])
-        )
-    scale = 1.0 / 8.0 if data.link_units == "bits" else 1.0
-    found: dict[tuple[int | None, int | None], tuple[float, float]] = {}
-    for index, (begin, end, bandwidth, latency_s) in enumerate(data.links):
-        a = _end(begin, "source", where, index)
-        b = _end(end, "sink", where, index)
-        found[a, b] = (bandwidth * scale, latency_s)
-    for (a, b), value in list(found.items()):
-        if a is not None and b is not None:
-            found.setdefault((b, a), value)
-    try:
-        return FlowProblem(
-            name=data.name,
-            num_layers=data.num_layers,
-            token_bytes=data.token_bytes,
-            activation_bytes=data.activation_bytes,
-            nodes=tuple(nodes),
-            links=tuple(
-                FlowLink(begin=a, end=b, bandwidth_bytes_per_s=bandwidth, latency_s=latency_s)
-                for (a, b), (bandwidth, latency_s) in found.items()
-            ),
-            partial_inference=data.partial_inference,
-        )
-    except InputError as error:
-        raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
-
-
-def _end(value: int | str, outside: str, path: str, index: int) -> int | None:
-    if isinstance(value, int):
-        return value
-    if value == outside:
-        return None
-    raise InputError(
-        f"{value!r} is no end of a link here",
-        path=path,
-        pointer=f"$.links[{index}]",
-        fix="write a node's number, 'source' first or 'sink' second",
-    )

@@ -2,8 +2,8 @@
 
 Between regions a link carries little, about ``c`` tokens/s. Where the model crosses from one region
 to another, every lane that ends there has a link to every lane that begins. If the ones give out at
-most a share ``x`` of the flow F each, and the others take in at most a share ``y``, F passes as soon
-as ``x y F <= c`` (each lane spreads over the others in proportion): so both sides need more, and
+most a share ``x`` of the flow F each, and the others take in at most a share ``y``, F passes once
+``x y F <= c`` (each lane spreads over the others in proportion): so both sides need more, and
 slower, lanes. Chosen are a path through regions, the shares of its crossings and the stages inside:
 
     max layers   s.t.  stages use at most the nodes of each kind in each region         (_stages)
@@ -23,7 +23,7 @@ import numpy as np
 
 from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.kinds import Kind, kinds_of
-from optalloc.serving.flow.linear import INFINITY, NamedProgramme
+from optalloc.serving.flow.linear import INFINITY, Entries, NamedProgramme
 from optalloc.serving.flow.stages import Lanes, Stage, lay
 
 _PARTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # of the flow, among the lanes of a crossing
@@ -41,7 +41,7 @@ def regions_of(arrays: FlowArrays, flow: float) -> tuple[Region, ...]:
     """Groups of nodes connected by links (both ways) that never bind at ``flow`` tokens/s."""
     most = np.minimum(flow, arrays.throughput.max(axis=1))
     enough = np.minimum(most[:, None], most[None, :]) * (1.0 - 1e-9)
-    fast = (arrays.links >= enough) & (arrays.links.T >= enough)
+    fast = (arrays.links >= enough) & (enough <= arrays.links.T)
     waiting = {node for node, rate in enumerate(most.tolist()) if rate > 0.0}
     found = []
     while waiting:
@@ -102,7 +102,7 @@ class RegionProgramme:
         for r, q in self._links:
             add.row(("order", r, q), -INFINITY, many - 1.0)  # position r + 1 <= position q
         for r in range(len(self._regions)):
-            arrives = {
+            arrives: Entries = {
                 ("balance", r): 1.0,
                 ("visit", r): 1.0,
                 ("open", r): -2.0 * self._num_layers,
@@ -111,11 +111,13 @@ class RegionProgramme:
                 add.column(("begin", r), 0.0, 1.0, {**arrives, "begin": 1.0})
             if self._ends[r]:
                 add.column(("end", r), 0.0, 1.0, {("balance", r): -1.0})
-            place = {("order", a, b): 1.0 if a == r else -1.0 for a, b in self._links if r in (a, b)}
+            place: Entries = {
+                ("order", a, b): 1.0 if a == r else -1.0 for a, b in self._links if r in (a, b)
+            }
             add.column(("place", r), 0.0, many - 1.0, place)
 
     def _crossings(self) -> list[set[float]]:
-        """Crossings of every pair of shares; returns the shares of the flow that lanes are capped to."""
+        """Crossings of every pair of shares; returns the shares that lanes are capped to."""
         add, many = self._programme, float(len(self._regions))
         caps: list[set[float]] = [{1.0} for _ in self._regions]
         for (r, q), c in self._links.items():
@@ -124,7 +126,7 @@ class RegionProgramme:
                 caps[q].add(into)
                 add.row(("last", r, out), 0.0, 0.0)
                 add.row(("first", q, into), 0.0, 0.0)
-                use = {
+                use: Entries = {
                     ("balance", r): -1.0,
                     ("balance", q): 1.0,
                     ("visit", q): 1.0,
@@ -151,7 +153,9 @@ class RegionProgramme:
             lanes = Lanes(region.kinds, self._flow, longest, cap)
             known = set()
             for turn in range(variety + 1):
-                noise = self._random.uniform(0.6, 1.6, len(counts)) if turn else np.ones(len(counts))
+                noise = (
+                    self._random.uniform(0.6, 1.6, len(counts)) if turn else np.ones(len(counts))
+                )
                 for stage, _ in lanes.cheapest(np.array(worth) * noise + 1e-3):
                     nodes = stage.nodes()
                     key = (stage.layers, *sorted(nodes.items()))
@@ -159,8 +163,8 @@ class RegionProgramme:
                         continue
                     known.add(key)
                     gain = float(stage.layers)
-                    use = {("nodes", r, t): float(n) for t, n in nodes.items()}
-                    use["open", r] = gain  # type: ignore[index]
+                    use: Entries = {("nodes", r, t): float(n) for t, n in nodes.items()}
+                    use["open", r] = gain
                     if cap == 1.0:
                         add.column(("stage", r, stage), gain, INFINITY, use)
                     for role in ("first", "last"):

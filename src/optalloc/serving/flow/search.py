@@ -34,9 +34,7 @@ def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float
     low, high = rate, journal.bound
     flow = high * (1.0 - 0.1 * TOLERANCE)
     while high - low > 1e-4 * high and not journal.expired():
-        row = programme.reach(
-            flow, seconds=_PLAN_S, variety=_VARIETY, expired=journal.expired
-        )
+        row = programme.reach(flow, seconds=_PLAN_S, variety=_VARIETY, expired=journal.expired)
         if row is None:
             high = flow
         else:
@@ -83,12 +81,13 @@ def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, se
 def anneal(journal: Journal, seed: int, steps: int) -> None:
     """Anneal from the best placement towards a little more than it passes, while that helps."""
     for turn in range(8):
-        if journal.closed() or journal.expired() or not journal.placement:
+        start = journal.placement or journal.start
+        if journal.closed() or journal.expired() or not start:
             return
         before = journal.value
-        target = min(journal.bound, before * 1.05)
+        target = min(journal.bound, before * 1.05) if before > 0.0 else journal.bound
         better, _ = journal.arrays.improve(
-            journal.placement, target=target, steps=steps, seed=seed + turn, hot=0.1, cold=0.002
+            start, target=target, steps=steps, seed=seed + turn, hot=0.1, cold=0.002
         )
         journal.steps += steps
         journal.offer(better)

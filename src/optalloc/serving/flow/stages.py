@@ -1,8 +1,8 @@
 """Placements in rows of stages, each stage a bundle of lanes.
 
-A *lane* of rate ``f`` over ``l`` layers is a chain of nodes, each holding at most the ``k`` layers at
-which it still passes ``f``; a *stage* is lanes side by side over the same layers, of rates that add
-up to at least F. Stages in a row that cover all layers pass F wherever links do not bind:
+A *lane* of rate ``f`` over ``l`` layers is a chain of nodes, each holding at most the ``k`` layers
+at which it still passes ``f``; a *stage* is lanes side by side over the same layers, of rates that
+add up to at least F. Stages in a row that cover all layers pass F wherever links do not bind:
 
     max sum_p l_p x_p   s.t.  sum_p n_tp x_p <= N_t,   x_p whole;      F is reached if it is >= L
 
@@ -25,7 +25,9 @@ from optalloc.serving.flow.kinds import Kind
 from optalloc.serving.flow.linear import GrowingLP
 
 _MOST_STATES = 5_000
-_LONGEST = 24  # layers of a stage of several lanes: enough for lanes of unequal nodes to end together
+_LONGEST = (
+    24  # layers of a stage of several lanes: enough for lanes of unequal nodes to end together
+)
 _ROUNDS = 60
 
 Floats = NDArray[np.float64]
@@ -138,9 +140,7 @@ class StageProgramme:
 class Lanes:
     """Cheapest stages of every length at one flow."""
 
-    def __init__(
-        self, kinds: Sequence[Kind], flow: float, longest: int, most: float = 1.0
-    ) -> None:
+    def __init__(self, kinds: Sequence[Kind], flow: float, longest: int, most: float = 1.0) -> None:
         self.flow, self.longest = flow, longest
         self.most = most
         top = most * flow
@@ -150,7 +150,8 @@ class Lanes:
             [[_held(kind, rate) for kind in kinds] for rate in self.rates], dtype=np.int64
         ).reshape(len(self.rates), len(kinds))
         self.limits = np.array(
-            [math.ceil(flow / min(rate, top) * (1.0 - 1e-12)) for rate in self.rates], dtype=np.int32
+            [math.ceil(flow / min(rate, top) * (1.0 - 1e-12)) for rate in self.rates],
+            dtype=np.int32,
         )
 
     def cheapest(self, prices: Floats) -> list[tuple[Stage, float]]:
@@ -211,9 +212,7 @@ def in_a_row(
     return lay([(kinds, stage) for stage in kept], num_layers)
 
 
-def lay(
-    row: Sequence[tuple[Sequence[Kind], Stage]], num_layers: int
-) -> dict[int, tuple[int, int]]:
+def lay(row: Sequence[tuple[Sequence[Kind], Stage]], num_layers: int) -> dict[int, tuple[int, int]]:
     """Ranges for stages in this order, each on nodes of its own kinds."""
     free: dict[tuple[int, ...], list[int]] = {}
     placement: dict[int, tuple[int, int]] = {}

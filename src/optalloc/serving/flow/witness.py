@@ -38,4 +38,11 @@ class Covers(msgspec.Struct, frozen=True, kw_only=True, tag="covers"):
     parts: tuple[Prices, ...]
 
 
-Witness = LayerTokens | Covers
+class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):
+    """Every placement was tried; ``branches`` says how many partial ones were looked at."""
+
+    flow_tokens_per_s: float
+    branches: int
+
+
+Witness = LayerTokens | Covers | Everything

@@ -57,7 +57,7 @@ def test_model_and_cluster_make_an_instance(
     assert main(["flow", str(made), "--format", "json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert first["objective"] == pytest.approx(again["objective"])
-    assert first["termination"] == "optimal"
+    assert first["gap"] <= 0.02
 
 
 def test_model_too_large_says_what_is_lacking(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@
 #include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
 #include "assignment/sparse.hpp"
+#include "serving/cover.hpp"
+#include "serving/placement.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -452,6 +454,62 @@ void bind_rows(nb::module_& m) {
           nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
 }
 
+// ---- serving -----------------------------------------------------------------------------------------
+
+namespace sv = optalloc::serving;
+
+void bind_serving(nb::module_& m) {
+    // (bound, cost) of the cheapest cover; `counts` gets it.
+    m.def("cheapest_cover", [](const Array<double, 1>& weights, const Array<double, 1>& costs,
+                               const Array<std::int32_t, 1>& limits, const Out<std::int32_t, 1>& counts,
+                               std::size_t most_states) {
+        const std::size_t n = weights.shape(0);
+        if (costs.shape(0) != n || limits.shape(0) != n || counts.shape(0) != n) {
+            throw nb::value_error("cover arrays have the wrong shape");
+        }
+        sv::Cover cover{};
+        {
+            nb::gil_scoped_release release;
+            cover = sv::cheapest_cover(view(weights), view(costs), view(limits), {counts.data(), n}, most_states);
+        }
+        return nb::make_tuple(cover.bound, cover.cost);
+    });
+    // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
+    m.def("improve_placement",
+          [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
+             const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
+             std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
+             bool swaps_only, const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = throughput.shape(0);
+              if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
+                  ranges.shape(0) != n || ranges.shape(1) != 2) {
+                  throw nb::value_error("placement arrays have the wrong shape");
+              }
+              const sv::FlowInstance instance{static_cast<int>(n),
+                                              num_layers,
+                                              static_cast<int>(throughput.shape(1)),
+                                              partial,
+                                              {throughput.data(), throughput.size()},
+                                              {links.data(), links.size()},
+                                              view(source),
+                                              view(sink)};
+              std::vector<sv::Range> here(n);
+              for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
+              std::int64_t taken = 0;
+              double flow = 0.0;
+              {
+                  nb::gil_scoped_release release;
+                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, swaps_only},
+                                    cancel.data(), taken);
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  ranges.data()[2 * i] = here[i].begin;
+                  ranges.data()[2 * i + 1] = here[i].end;
+              }
+              return nb::make_tuple(flow, taken);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -460,4 +518,5 @@ NB_MODULE(_native, m) {
     bind_mixed(m);
     bind_assignment(m);
     bind_rows(m);
+    bind_serving(m);
 }

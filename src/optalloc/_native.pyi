@@ -135,6 +135,31 @@ def solve_rows(
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
 
+# -- serving --
+
+# (bound, cost)
+def cheapest_cover(
+    weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
+) -> tuple[float, float]: ...
+def improve_placement(
+    throughput: _Reals,
+    links: _Reals,
+    source: _Reals,
+    sink: _Reals,
+    num_layers: int,
+    partial: bool,
+    ranges: _Ints,
+    seed: int,
+    steps: int,
+    target: float,
+    hot: float,
+    cold: float,
+    seconds: float,
+    swaps_only: bool,
+    cancel: _Ints,
+    /,
+) -> tuple[float, int]: ...
+
 # -- training on mixed clusters --
 
 # (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is

@@ -174,7 +174,8 @@ void bind_training(nb::module_& m) {
            const Array<std::int64_t, 1>& groups, const Array<std::int32_t, 1>& sequence,
            const Array<double, 1>& boundary, tr::ShapeCache& cache,
            const std::vector<std::int64_t>& leader_groups, const std::vector<double>& leader_values,
-           std::size_t num_leaders, double ceiling, std::int64_t work_limit, const Array<std::int32_t, 1>& cancel) {
+           std::size_t num_leaders, double ceiling, double margin, std::int64_t work_limit,
+           const Array<std::int32_t, 1>& cancel) {
             const auto meshes = mesh_costs(ints, reals, layers);
             std::vector<double> bounds, weights, fixed;
             for (std::size_t k = 0; k < meshes.size(); ++k) {
@@ -190,7 +191,7 @@ void bind_training(nb::module_& m) {
             std::vector<tr::Answer> answers;
             {
                 nb::gil_scoped_release release;
-                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, work_limit},
+                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, margin, work_limit},
                                           view(sequence), view(boundary), cache, leaders, num_leaders,
                                           cancel.data());
             }

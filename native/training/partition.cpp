@@ -89,6 +89,16 @@ double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<c
     return solver.event_value(chunks, options, stage_end);
 }
 
+namespace {
+
+// Values at or above this make no leader.
+double goal_of(const std::vector<Leader>& leaders, std::size_t num_leaders, double margin) {
+    if (leaders.size() < num_leaders) return kInf;
+    return std::max(leaders[num_leaders - 1].value, leaders.front().value * (1.0 + margin));
+}
+
+}  // namespace
+
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,
                                 std::span<const double> boundary, ShapeCache& cache,
                                 std::vector<Leader>& leaders, std::size_t num_leaders,
@@ -99,7 +109,7 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         const std::int64_t group = input.groups[k];
         const auto mine = std::find_if(leaders.begin(), leaders.end(),
                                        [&](const Leader& l) { return l.group == group; });
-        double goal = leaders.size() < num_leaders ? kInf : leaders.back().value;
+        double goal = goal_of(leaders, num_leaders, input.margin);
         if (mine != leaders.end()) goal = mine->value;
         goal = std::min(goal, input.weights[k] * input.ceiling);
         Answer& answer = answers[k];
@@ -120,7 +130,8 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         leaders.insert(std::upper_bound(leaders.begin(), leaders.end(), leader,
                                         [](const Leader& a, const Leader& b) { return a.value < b.value; }),
                        leader);
-        if (leaders.size() > num_leaders) leaders.pop_back();
+        const double worst = goal_of(leaders, num_leaders, input.margin);
+        while (leaders.size() > num_leaders && leaders.back().value > worst) leaders.pop_back();
     }
     return answers;
 }

@@ -88,13 +88,14 @@ struct Leader {
     double value;
 };
 
-// Solves meshes in the given order. A mesh of a group among the leaders must beat that group's value, any
-// other the last leader. `bounds` are proven lower bounds of the values; value = weight * (time + fixed).
+// Solves meshes in the given order. Leaders are the best `num_leaders` groups and all within a factor 1 + margin of the
+// first. A mesh of a group among them must beat that group's value, any other must become a leader. `bounds` are proven lower bounds of the values; value = weight * (time + fixed).
 struct BlockInput {
     std::span<const MeshCost> meshes;
     std::span<const double> bounds, weights, fixed;
     std::span<const std::int64_t> groups;
     double ceiling;  // on the step time, seconds
+    double margin;
     std::int64_t work_limit;
 };
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,

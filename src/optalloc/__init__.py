@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.stop import TimeLimit as TimeLimit
     from optalloc.training.estimate import estimate as estimate
     from optalloc.training.plan import TrainingPlan as TrainingPlan
+    from optalloc.training.robust import plan_robust as plan_robust
     from optalloc.training.solve import TrainingResult as TrainingResult
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
@@ -110,6 +111,7 @@ _HOME = {
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
     "plan_for_target": "optalloc.export.pins",
+    "plan_robust": "optalloc.training.robust",
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",

@@ -46,6 +46,7 @@ def solve_meshes(
     leader_values: Sequence[float],
     num_leaders: int,
     ceiling: float,
+    margin: float,
     work_limit: int,
     cancel: _Ints,
     /,

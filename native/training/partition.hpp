@@ -82,6 +82,12 @@ double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<c
                 std::span<const int> selective, std::span<double> stage_bytes,
                 std::span<double> stage_end);
 
+// The step time of many configurations of one mesh, one after another: the cuts of all chunks, the recomputation of all
+// stages; infinite where a stage does not fit.
+std::vector<double> evaluate_cuts(const MeshCost& mesh, std::span<const int> sequence,
+                                  std::span<const double> boundary, ShapeFacts& facts, std::span<const int> cuts,
+                                  std::span<const int> full, std::span<const int> selective);
+
 // The best values so far, one for each class of plans (equal degrees), smallest first.
 struct Leader {
     std::int64_t group;

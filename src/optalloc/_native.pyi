@@ -65,6 +65,19 @@ def evaluate_mesh(
     /,
 ) -> tuple[float, list[float], list[float]]: ...
 
+# Step time of each row of cuts (n, chunks) and recomputation (n, stages); infinite: does not fit.
+def evaluate_cuts(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    cuts: _Ints,
+    full: _Ints,
+    selective: _Ints,
+    /,
+) -> _Reals: ...
+
 # (end of each stage, its operations as (pass, chunk, micro-batch, start))
 def run_schedule(
     schedule: int,

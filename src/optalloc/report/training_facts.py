@@ -32,6 +32,7 @@ def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> d
         },
         "stats": {
             "cpu_s": cpu_s,
+            "search_cpu_s": stats.cpu_s,
             "wall_s": stats.wall_s,
             "configurations": stats.configurations,
             "pruned": stats.pruned,

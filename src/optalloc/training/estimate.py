@@ -117,6 +117,7 @@ class _Builder:
         self.members = [
             [c for c in range(len(self.chunks)) if c % strategy.pp == i] for i in range(strategy.pp)
         ]
+        self._known: dict[tuple[int, bool], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
         full = [r.full for r in strategy.recompute]
         selective = [r.selective for r in strategy.recompute]
         self.value_s, self.bytes, self.ends_s = _native.evaluate_mesh(
@@ -190,6 +191,8 @@ class _Builder:
         self, stage: int, *, ends: bool = True
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """How often each layer type occurs in a stage; embedding and head with ``ends``."""
+        if (stage, ends) in self._known:
+            return self._known[stage, ends]
         counts = np.zeros(len(self.types), np.int64)
         for number in self.members[stage]:
             chunk = self.chunks[number]
@@ -198,6 +201,7 @@ class _Builder:
             if ends:
                 counts[0] += chunk.embedding
                 counts[-1] += chunk.head
+        self._known[stage, ends] = counts
         return counts
 
     def _sum(self, stage: int, field: str) -> float:

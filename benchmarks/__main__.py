@@ -12,6 +12,7 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",
@@ -23,6 +24,10 @@ STUDIES = {
     "training-uncertainty": (
         "benchmarks.training_uncertainty",
         "how uncertain compute and link efficiencies are, from published measurements",
+    ),
+    "training-memory": (
+        "benchmarks.training_memory",
+        "predict published peaks of memory, with rows and sources left out of the fit",
     ),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }

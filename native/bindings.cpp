@@ -7,7 +7,10 @@
 #include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
 #include "assignment/sparse.hpp"
+#include "serving/cover.hpp"
+#include "serving/placement.hpp"
 #include "training/bounds.hpp"
+#include "training/mixed.hpp"
 #include "training/partition.hpp"
 
 namespace nb = nanobind;
@@ -274,6 +277,76 @@ void bind_training(nb::module_& m) {
     });
 }
 
+// Columns of the kinds of a mixed search; training/mixed/solve.py builds them in this order.
+enum KindReal { kKindCapacity, kKindLogits, kKindSent, kKindTied, kKindReduce, kKindGather, kKindReals };
+
+void bind_mixed(nb::module_& m) {
+    nb::class_<tr::MixedSearch>(m, "MixedSearch")
+        .def("__init__",
+             [](tr::MixedSearch* self, const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals,
+                const Array<double, 3>& layers, const Array<double, 2>& heads,
+                const std::vector<int>& available, const std::vector<int>& domain,
+                const Array<double, 3>& links, const Array<std::int32_t, 1>& sequence,
+                const Array<double, 1>& boundary, double overlap, int num_micro, int most_stages,
+                int least_replicas, int most_replicas) {
+                 const std::size_t count = ints.shape(0), types = layers.shape(1), groups = available.size();
+                 if (ints.shape(1) != 2 || reals.shape(0) != count || reals.shape(1) != kKindReals ||
+                     layers.shape(0) != count || layers.shape(2) != tr::kLayerFields ||
+                     heads.shape(0) != count || heads.shape(1) != tr::kLayerFields ||
+                     domain.size() != groups || groups > tr::kMostGroups || links.shape(0) != groups ||
+                     links.shape(1) != groups + 2 || links.shape(2) != 2) {
+                     throw nb::value_error("the tables of a mixed search have the wrong shape");
+                 }
+                 const auto cost = [](const double* c) {
+                     return tr::LayerCost{c[0], c[1], c[2], c[3],  c[4],  c[5],  c[6],
+                                          c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
+                 };
+                 tr::MixedInput input;
+                 for (std::size_t k = 0; k < count; ++k) {
+                     const double* r = reals.data() + k * kKindReals;
+                     tr::MixedKind kind{ints(k, 0),      ints(k, 1),        r[kKindCapacity], r[kKindLogits],
+                                        r[kKindSent],    r[kKindTied],      r[kKindReduce],   r[kKindGather],
+                                        {},              cost(heads.data() + k * tr::kLayerFields)};
+                     for (std::size_t t = 0; t < types; ++t) {
+                         kind.layer.push_back(cost(layers.data() + (k * types + t) * tr::kLayerFields));
+                     }
+                     input.kinds.push_back(std::move(kind));
+                 }
+                 input.available = available;
+                 input.domain = domain;
+                 for (std::size_t g = 0; g < groups; ++g) {  // near, far, then to every group
+                     const auto link = [&](std::size_t to) {
+                         return tr::MixedLink{links(g, to, 0), links(g, to, 1)};
+                     };
+                     input.near.push_back(link(0));
+                     input.far.push_back(link(1));
+                     input.across.emplace_back();
+                     for (std::size_t h = 0; h < groups; ++h) input.across.back().push_back(link(h + 2));
+                 }
+                 input.sequence.assign(sequence.data(), sequence.data() + sequence.shape(0));
+                 input.boundary.assign(boundary.data(), boundary.data() + boundary.shape(0));
+                 input.overlap = overlap;
+                 input.num_micro = num_micro;
+                 input.most_stages = most_stages;
+                 input.least_replicas = least_replicas;
+                 input.most_replicas = most_replicas;
+                 new (self) tr::MixedSearch(std::move(input));
+             })
+        .def("improve", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+            tr::MixedAnswer answer;
+            {
+                nb::gil_scoped_release release;
+                answer = self.improve(target, cancel.data());
+            }
+            nb::list replicas;
+            for (const tr::MixedReplica& r : answer.replicas) {
+                replicas.append(nb::make_tuple(r.num_micro, r.value, r.kinds, r.layers, r.full, r.selective));
+            }
+            return nb::make_tuple(static_cast<int>(answer.status), answer.value, replicas, answer.shapes,
+                                  answer.refined, answer.solved, answer.packings);
+        });
+}
+
 // ---- assignment --------------------------------------------------------------------------------------
 
 namespace as = optalloc::assignment;
@@ -412,11 +485,69 @@ void bind_rows(nb::module_& m) {
           nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
 }
 
+// ---- serving -----------------------------------------------------------------------------------------
+
+namespace sv = optalloc::serving;
+
+void bind_serving(nb::module_& m) {
+    // (bound, cost) of the cheapest cover; `counts` gets it.
+    m.def("cheapest_cover", [](const Array<double, 1>& weights, const Array<double, 1>& costs,
+                               const Array<std::int32_t, 1>& limits, const Out<std::int32_t, 1>& counts,
+                               std::size_t most_states) {
+        const std::size_t n = weights.shape(0);
+        if (costs.shape(0) != n || limits.shape(0) != n || counts.shape(0) != n) {
+            throw nb::value_error("cover arrays have the wrong shape");
+        }
+        sv::Cover cover{};
+        {
+            nb::gil_scoped_release release;
+            cover = sv::cheapest_cover(view(weights), view(costs), view(limits), {counts.data(), n}, most_states);
+        }
+        return nb::make_tuple(cover.bound, cover.cost);
+    });
+    // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
+    m.def("improve_placement",
+          [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
+             const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
+             std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
+             bool swaps_only, const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = throughput.shape(0);
+              if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
+                  ranges.shape(0) != n || ranges.shape(1) != 2) {
+                  throw nb::value_error("placement arrays have the wrong shape");
+              }
+              const sv::FlowInstance instance{static_cast<int>(n),
+                                              num_layers,
+                                              static_cast<int>(throughput.shape(1)),
+                                              partial,
+                                              {throughput.data(), throughput.size()},
+                                              {links.data(), links.size()},
+                                              view(source),
+                                              view(sink)};
+              std::vector<sv::Range> here(n);
+              for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
+              std::int64_t taken = 0;
+              double flow = 0.0;
+              {
+                  nb::gil_scoped_release release;
+                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, swaps_only},
+                                    cancel.data(), taken);
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  ranges.data()[2 * i] = here[i].begin;
+                  ranges.data()[2 * i + 1] = here[i].end;
+              }
+              return nb::make_tuple(flow, taken);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
     bind_training(m);
+    bind_mixed(m);
     bind_assignment(m);
     bind_rows(m);
+    bind_serving(m);
 }

@@ -148,3 +148,63 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
+# -- serving --
+
+# (bound, cost)
+def cheapest_cover(
+    weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
+) -> tuple[float, float]: ...
+def improve_placement(
+    throughput: _Reals,
+    links: _Reals,
+    source: _Reals,
+    sink: _Reals,
+    num_layers: int,
+    partial: bool,
+    ranges: _Ints,
+    seed: int,
+    steps: int,
+    target: float,
+    hot: float,
+    cold: float,
+    seconds: float,
+    swaps_only: bool,
+    cancel: _Ints,
+    /,
+) -> tuple[float, int]: ...
+
+# -- training on mixed clusters --
+
+# (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is
+# (micro-batches, value, kinds, layers, full, selective), the last four by stage.
+MixedAnswer = tuple[
+    int,
+    float,
+    list[tuple[int, float, list[int], list[int], list[int], list[int]]],
+    int,
+    int,
+    int,
+    int,
+]
+
+class MixedSearch:
+    def __init__(
+        self,
+        ints: _Ints,
+        reals: _Reals,
+        layers: _Reals,
+        heads: _Reals,
+        available: Sequence[int],
+        domain: Sequence[int],
+        links: _Reals,
+        sequence: _Ints,
+        boundary: _Reals,
+        overlap: float,
+        num_micro: int,
+        most_stages: int,
+        least_replicas: int,
+        most_replicas: int,
+        /,
+    ) -> None: ...
+    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...

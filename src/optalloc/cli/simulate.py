@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from optalloc.cli import mixed
 from optalloc.cli.plans import read_plan
+from optalloc.plan.mixed import is_mixed_plan
 from optalloc.report.table import Table, render
 from optalloc.simulate.simulation import MOST_PASSES, Simulation, simulate
 from optalloc.units import format_bytes, format_seconds
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay and print; returns the exit status."""
+    if is_mixed_plan(arguments.plan):
+        return mixed.simulate(arguments)
     simulation = simulate(read_plan(arguments.plan))
     if arguments.trace is not None:
         whole = arguments.trace_all

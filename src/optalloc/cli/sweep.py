@@ -65,13 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = arguments.jobs if arguments.jobs is not None else len(os.sched_getaffinity(0))
     asked = {cell.digest for cell in cells}
     book = _Book(arguments.output, kept, asked)
-    rows = sweep(cells, jobs=jobs, done=kept, on_row=book)
+    try:
+        rows = sweep(cells, jobs=jobs, done=kept, on_row=book)
+    except KeyboardInterrupt:
+        print(f"optalloc: interrupted. {book.kept_words()}", file=sys.stderr)
+        return 130
     if arguments.output is not None:
         others = [row for row in kept if row.digest not in asked]
         files.write_text(arguments.output, csv_text([*others, *rows]))
-    if arguments.plot is not None:
-        title = f"{cells[0].model.name}: the best plan of each cell"
-        files.write_text(arguments.plot, sweep_svg(rows, title))
     if arguments.format == "csv":
         print(csv_text(rows), end="")
     else:
@@ -80,6 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(render(tables, Sweep(rows=rows), arguments.format, color=color), end="")
     if arguments.format == "table":
         print("\n" + front_text(rows), end="")
+    if arguments.plot is not None:  # behind the answer, which is then not lost with the file
+        title = f"{cells[0].model.name}: the best plan of each cell"
+        files.write_text(arguments.plot, sweep_svg(rows, title))
+    if arguments.format == "table":
         for path in (arguments.output, arguments.plot):
             if path is not None:
                 print(f"Saved {path}.")
@@ -95,6 +100,12 @@ class _Book:
         self.done = sum(row.digest in asked and row.status != "error" for row in kept)
         if self.done:
             print(f"{self.done} of {self.total} cells are in {path} already", file=sys.stderr)
+
+    def kept_words(self) -> str:
+        """What is left of a sweep that was interrupted."""
+        if self.path is None:
+            return "Nothing was kept: -o FILE keeps rows as they come"
+        return f"{self.done} of {self.total} rows are in {self.path}: the same command goes on"
 
     def __call__(self, row: Row) -> None:
         from optalloc import files
@@ -125,20 +136,21 @@ def _cells(arguments: argparse.Namespace) -> tuple[Cell, ...]:
     lengths = _numbers(arguments.seq_len, "--seq-len")
     batches = _numbers(arguments.global_batch, "--global-batch")
     devices = _numbers(arguments.devices, "--devices")
-    if (arguments.gpu is None) == (arguments.cluster is None):
+    kinds, clusters = _words(arguments.gpu or ""), _words(arguments.cluster or "")
+    if bool(kinds) == bool(clusters):
         raise InputError(
             "a sweep needs either --gpu or --cluster",
             path="the command line",
             fix="add --gpu h100-sxm --devices 64,128, or --cluster 64xh100-sxm,128xh100-sxm",
         )
-    if arguments.gpu is not None and not devices:
+    if kinds and not devices:
         raise InputError("--gpu needs --devices", path="--gpu", fix="add --devices 64,128")
     arguments.sequence_length = lengths[0] if lengths else None
     arguments.global_batch = batches[0] if batches else None
     limit = arguments.time_limit
     return grid(
         load_model(arguments.model),
-        _words(arguments.gpu or arguments.cluster),
+        kinds or clusters,
         read_workload(arguments),
         devices=devices,
         sequence_lengths=lengths,

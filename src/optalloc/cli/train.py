@@ -90,6 +90,21 @@ def run(arguments: argparse.Namespace) -> int:
 
         plan_with = partial(plan_robust, planner=plan_with)
     model, cluster, workload = read_inputs(arguments)
+    if not cluster.is_uniform:
+        from optalloc.cli import mixed
+        from optalloc.errors import InputError
+
+        for given, flag in (
+            (arguments.robust, "--robust"),
+            (arguments.alternatives, "--alternatives"),
+        ):
+            if given or given == "":
+                raise InputError(
+                    f"{flag} is for clusters of equal devices", path=flag, fix=f"leave out {flag}"
+                )
+        return mixed.train(
+            arguments, (model, cluster, workload), stop, target_s, _limits(arguments)
+        )
     line = None
     if sys.stderr.isatty():
         line = ProgressLine(lambda value: report.value_text(arguments.objective, value))

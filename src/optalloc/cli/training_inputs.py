@@ -60,7 +60,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp8", "fp4", "fp32"), help="default: bf16"
     )
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
+    parser.add_argument("--optimizer", choices=("adamw", "lion", "sgd"), help="default: adamw")
     parser.add_argument("--gradient-dtype", choices=("fp32", "bf16"), help="default: fp32")
     parser.add_argument("--attention-kernel", choices=("fused", "unfused"), help="default: fused")
     parser.add_argument(

@@ -35,6 +35,16 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
         Values read and written per token by the forward pass.
     saved : float
         16-bit values per token kept for the backward pass.
+    inputs : float
+        Those of them that only a matrix product reads, which keeps them in its own type; less than
+        zero where it keeps a copy beside one that is needed anyway.
+    eager : float
+        Further ones where it is not one kernel.
+    kept : float
+        Those that recomputation operator by operator keeps: it repeats all but the attention core
+        and every other matrix product, and stores what these give.
+    again : float
+        Share of the forward pass that it repeats.
     copies : int
         How many experts a token visits (1 for everything else).
     source : bool
@@ -60,6 +70,10 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 1
     elements: float = 0.0
     saved: float = 0.0
+    inputs: float = 0.0
+    eager: float = 0.0
+    kept: float = 0.0
+    again: float = 1.0
     source: bool = False
     parameters: int = 0
 

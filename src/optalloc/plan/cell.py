@@ -106,6 +106,11 @@ def empty_row(cell: Cell, status: Status, reason: str) -> Row:
 def solve_cell(cell: Cell) -> Row:
     """Solve one cell; what goes wrong is said in its row.
 
+    Raises
+    ------
+    KeyboardInterrupt
+        If the keyboard ended the search.
+
     Complexity: that of :func:`optalloc.plan_training`.
     """
     if cell.cluster is None:
@@ -122,6 +127,9 @@ def solve_cell(cell: Cell) -> Row:
             forbid=cell.forbid,
             stop=stop,
         )
+        in_time = cell.time_limit_s is None or result.stats.wall_s < cell.time_limit_s
+        if result.termination is Termination.LIMIT and in_time:
+            raise KeyboardInterrupt  # which the search takes for a stop
         row = _row(cell, cell.cluster, result)
     except OptallocError as error:
         row = empty_row(cell, "error", str(error))

@@ -22,6 +22,7 @@ from optalloc.training.space import Space
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_ONE, _THREE = np.array(1.0), np.array(3.0)  # ZeRO stages
 _SEEDS = 24
 _FEW_STAGES = {k << shift for k in (1, 3) for shift in range(12)}  # tried for the seeds
 
@@ -240,17 +241,28 @@ class StemFacts:
         counts = cost.type_counts
         group = (shapes.dp * shapes.cp).astype(np.float64)
         spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert = (
-            (table.dense_parameters @ counts)[row],
-            (table.expert_parameters @ counts)[row],
+        dense, expert, own_dense, own_experts = (
+            (values @ counts)[row]
+            for values in (
+                table.dense_parameters,
+                table.expert_parameters,
+                table.trained_dense,
+                table.trained_experts,
+            )
         )
         held = (table.held_bytes @ counts)[row]
         short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        per = cost.states
         tied = cost.graph.tied_parameters / shapes.tp
-        sharded = per.weights + per.gradients + per.optimizer
-        least = (dense - tied) * sharded / group + expert * sharded / spread + short
-        room = cost.device.memory_bytes - cost.constants.workspace_bytes
-        states = dense * (per.weights + per.gradients + per.optimizer / group)
-        states += expert * (per.weights + per.gradients + per.optimizer / spread)
-        return room, (least, states, held, short)
+        lora = cost.workload.lora_rank > 0
+        # Sharded by stage 3 over everything is the least of all layouts. The tied matrix may exist
+        # once, frozen or not.
+        least, states = short, np.zeros_like(short)
+        for whole, own, shared, n in (
+            (dense, own_dense, tied, group),
+            (expert, own_experts, 0.0, spread),
+        ):
+            frozen = whole - own
+            least = least + (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
+            least = least + (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
+            states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
+        return cost.room_bytes / cost.fragmentation, (least, states, held, short)

@@ -105,8 +105,8 @@ def plan_training(
     Raises
     ------
     InputError
-        For a mixed cluster, an unknown objective or decision, an objective without data, or a
-        negative margin.
+        For a mixed cluster (that is for ``plan_mixed``), an unknown objective or decision, an
+        objective without data, or a negative margin.
 
     Complexity: exponential in the worst case; bounds of O(1) work cut nearly all configurations.
     """

@@ -12,6 +12,7 @@ import pytest
 
 from optalloc.cli.__main__ import main
 from optalloc.cli.schema import schema
+from optalloc.plan.cell import Cell, Row, solve_cell
 from optalloc.report.sweep import COLUMNS, csv_text, read_csv
 
 GRID = ["sweep", "gpt2", "--seq-len", "512", "--jobs", "1"]
@@ -94,6 +95,7 @@ def test_json_follows_the_published_schema(capsys: pytest.CaptureFixture[str]) -
     ("words", "said"),
     [
         (["--global-batch", "16"], "either --gpu or --cluster"),
+        (["--gpu", "", "--global-batch", "16"], "either --gpu or --cluster"),
         (["--gpu", "h100-sxm", "--global-batch", "16"], "--gpu needs --devices"),
         (["--cluster", "8xh100-sxm"], "--global-batch is missing"),
         (["--cluster", "8xh100-sxm", "--global-batch", "16,x"], "'x' is no whole number"),
@@ -117,3 +119,21 @@ def test_another_file_is_not_written_over(
     assert main([*FOUR, "-o", "rows.csv"]) == 2
     assert "rows.csv" in capsys.readouterr().err
     assert (folder / "rows.csv").read_text() == text
+
+
+def test_an_interrupted_sweep_keeps_its_rows(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keyboard ends it in the second cell: status 130, one row, and how to go on."""
+    solved: list[Cell] = []
+
+    def solve(cell: Cell) -> Row:
+        if solved:
+            raise KeyboardInterrupt
+        solved.append(cell)
+        return solve_cell(cell)
+
+    monkeypatch.setattr("optalloc.plan.sweep.solve_cell", solve)
+    assert main([*FOUR, "-o", "rows.csv"]) == 130
+    assert "1 of 4 rows are in rows.csv" in capsys.readouterr().err
+    assert len(read_csv(folder / "rows.csv")) == 1

@@ -84,7 +84,9 @@ def test_path_bounds_hold_for_any_split(schedule: int) -> None:
             pp,
             v,
             m,
-            *(np.ascontiguousarray(times[:, k]) for k in range(3)),
+            np.ascontiguousarray(times[:, 0]),
+            np.ascontiguousarray(times[:, 1]),
+            np.ascontiguousarray(times[:, 2]),
             np.full(pp * v - 1, link_s),
         )
         present = np.unique(of_layer, axis=0)

@@ -118,7 +118,7 @@ def test_broken_files_name_the_line(tmp_path: Path) -> None:
 
 def test_canonical_json_is_what_the_standard_library_writes() -> None:
     """Numbers, words and empty parts at any depth, byte for byte."""
-    value = {
+    value: dict[str, object] = {
         "z": [0, -3, 1e-06, 1e16, 1e300, -0.0, True, None, [], {}, "", '\u00e9"\\\n\u2028'],
         "a": {"deep": {"deeper": [[1.5], {"x": []}]}, "B": 10**15},
     }

@@ -28,6 +28,9 @@ def _compare(seed: int, count: int, folder: Path) -> None:
         workload = Training(
             global_batch=int(random.choice([1, 2, 4, 6])),
             sequence_length=int(random.choice([256, 1024])),
+            framework=str(random.choice(["megatron", "megatron-deepspeed", "fsdp2"])),
+            attention_kernel="fused" if random.random() < 0.5 else "unfused",
+            lora_rank=int(random.choice([0, 0, 8])),
         )
         whole = CostModel(model, load_cluster("1xa100-sxm-80g"), workload)
         one = Meshes(**{name: np.ones(1, np.int64) for name in Meshes.__struct_fields__})
@@ -90,6 +93,6 @@ def _group(strategy: Strategy) -> int:
 @pytest.mark.slow
 def test_search_equals_brute_force(tmp_path: Path) -> None:
     """The same least time, energy or price of a step, or no plan, and the same ties: 120 problems
-    of up to 4 layers and 4 devices.
+    of up to 4 layers and 4 devices, three layouts of states, all weights or adapters alone trained.
     """
     _compare(1, 120, tmp_path)

@@ -177,7 +177,8 @@ void bind_training(nb::module_& m) {
            const Array<std::int64_t, 1>& groups, const Array<std::int32_t, 1>& sequence,
            const Array<double, 1>& boundary, tr::ShapeCache& cache,
            const std::vector<std::int64_t>& leader_groups, const std::vector<double>& leader_values,
-           std::size_t num_leaders, double ceiling, std::int64_t work_limit, const Array<std::int32_t, 1>& cancel) {
+           std::size_t num_leaders, double ceiling, double margin, std::int64_t work_limit,
+           const Array<std::int32_t, 1>& cancel) {
             const auto meshes = mesh_costs(ints, reals, layers);
             std::vector<double> bounds, weights, fixed;
             for (std::size_t k = 0; k < meshes.size(); ++k) {
@@ -193,7 +194,7 @@ void bind_training(nb::module_& m) {
             std::vector<tr::Answer> answers;
             {
                 nb::gil_scoped_release release;
-                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, work_limit},
+                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, margin, work_limit},
                                           view(sequence), view(boundary), cache, leaders, num_leaders,
                                           cancel.data());
             }
@@ -218,6 +219,36 @@ void bind_training(nb::module_& m) {
                                               layers_per_chunk, full, selective, bytes, ends);
             return nb::make_tuple(value, bytes, ends);
         });
+    // Step time without the fixed part of each row of cuts and recomputation of one mesh; infinite where it does not fit.
+    m.def("evaluate_cuts",
+          [](const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals, const Array<double, 3>& layers,
+             const Array<std::int32_t, 1>& sequence, const Array<double, 1>& boundary,
+             const Array<std::int32_t, 2>& cuts, const Array<std::int32_t, 2>& full,
+             const Array<std::int32_t, 2>& selective) {
+              const auto meshes = mesh_costs(ints, reals, layers);
+              const tr::Shape& shape = meshes.at(0).shape;
+              const auto pp = static_cast<std::size_t>(shape.num_stages);
+              const std::size_t n = cuts.shape(0), chunks = static_cast<std::size_t>(shape.num_chunks());
+              if (cuts.shape(1) != chunks || full.shape(0) != n || full.shape(1) != pp || selective.shape(0) != n ||
+                  selective.shape(1) != pp) {
+                  throw nb::value_error("tables of cuts have the wrong shape");
+              }
+              for (std::size_t k = 0; k < n; ++k) {
+                  long long total = 0;
+                  for (std::size_t c = 0; c < chunks; ++c) {
+                      const int size = cuts.data()[k * chunks + c];
+                      if (size < 0) throw nb::value_error("a chunk of fewer than no layers");
+                      total += size;
+                  }
+                  if (total != static_cast<long long>(sequence.shape(0))) {
+                      throw nb::value_error("cuts that do not hold every layer");
+                  }
+              }
+              tr::ShapeFacts facts(shape);
+              return given(tr::evaluate_cuts(meshes[0], view(sequence), view(boundary), facts,
+                                             {cuts.data(), n * chunks}, {full.data(), n * pp},
+                                             {selective.data(), n * pp}));
+          });
     m.def(
         "run_schedule",
         [](int schedule, int num_stages, int chunks_per_stage, int num_micro, const Array<double, 1>& forward,

@@ -67,6 +67,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.mixed.solve import plan_mixed as plan_mixed
     from optalloc.training.mixed.strategy import MixedStrategy as MixedStrategy
     from optalloc.training.plan import TrainingPlan as TrainingPlan
+    from optalloc.training.robust import plan_robust as plan_robust
     from optalloc.training.solve import TrainingResult as TrainingResult
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
@@ -132,6 +133,7 @@ _HOME = {
     "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
+    "plan_robust": "optalloc.training.robust",
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",

@@ -46,6 +46,7 @@ def solve_meshes(
     leader_values: Sequence[float],
     num_leaders: int,
     ceiling: float,
+    margin: float,
     work_limit: int,
     cancel: _Ints,
     /,
@@ -63,6 +64,19 @@ def evaluate_mesh(
     selective: Sequence[int],
     /,
 ) -> tuple[float, list[float], list[float]]: ...
+
+# Step time of each row of cuts (n, chunks) and recomputation (n, stages); infinite: does not fit.
+def evaluate_cuts(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    cuts: _Ints,
+    full: _Ints,
+    selective: _Ints,
+    /,
+) -> _Reals: ...
 
 # (end of each stage, its operations as (pass, chunk, micro-batch, start))
 def run_schedule(

@@ -8,8 +8,9 @@ from optalloc.cost.constants import read_constants, values
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
 from optalloc.training.plan import StagePlan, TrainingPlan
-from optalloc.training.solve import Alternative, TrainingResult
-from optalloc.units import GIB, format_seconds
+from optalloc.training.solve import TrainingResult
+from optalloc.training.ties import Alternative, Robustness, headroom_bytes
+from optalloc.units import GIB, format_bytes, format_seconds
 
 #: Groups of stages shown in full; of more, the first, the fullest and the last are.
 MOST_GROUPS = 9
@@ -27,15 +28,33 @@ def headline(result: TrainingResult, limits: str = "") -> str:
     plan = result.best
     if plan is None:
         return no_plan_line(result)
-    goal = result.objective
+    goal, robust = result.objective, result.robustness
     first = (
-        f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
+        f"{plan.model.name} on {plan.cluster.name}: {'at worst ' if robust else ''}"
+        f"{value_text(goal.name, result.bounds.primal)} "
         f"(estimate of {plan.cost_model}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
     lines = _wrapped(first, "")
+    if robust is not None:
+        lines += _wrapped(robust_text(robust, goal.name), "  ")
+    step = robust is not None or goal.name != "step_time"
+    return "\n".join([*lines, *plan_lines(plan, step=step), _counted(result)]) + "\n"
+
+
+def robust_text(robust: Robustness, objective: str) -> str:
+    """The box, what the worst case of the other plan would be, and the price."""
+    box = robust.box
+    other = value_text(objective, robust.nominal_worst).removesuffix(" a step")
+    gain = robust.nominal_worst / robust.worst - 1.0
+    compared = (
+        f"the plan that is best without: {other} at worst, {gain:.1%} more"
+        if gain > 5e-4
+        else "the plan that is best without is as good at worst"
+    )
     return (
-        "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time"), _counted(result)])
-        + "\n"
+        f"while compute is up to {box.compute:.0%}, node links {box.node_link:.0%} and the network "
+        f"{box.network:.0%} slower or faster than the model's; {compared}; price "
+        f"{robust.price:.1%} where the model is right"
     )
 
 
@@ -305,22 +324,37 @@ def _bar(share: float) -> str:
 
 
 def rivals_table(result: TrainingResult) -> Table:
-    """The best plans of other degrees, and why each lost."""
+    """The best plans of other degrees, and why each lost; all of them where they were asked for."""
     goal = result.objective.name
+    rivals = result.alternatives if result.margin is not None else result.alternatives[:3]
     rows = tuple(
         (
             f"{rank}.",
             value_text(goal, rival.value).removesuffix(" a step"),
             _degrees(rival),
+            format_bytes(rival.headroom_bytes),
             rival.reason,
         )
-        for rank, rival in enumerate(result.alternatives[:3], 2)
+        for rank, rival in enumerate(rivals, 2)
     )
+    title = "Next best, and why each lost"
+    if result.margin is not None:
+        among = "All degrees" if result.complete else "Degrees found so far"
+        title = f"{among} within {result.margin:.1%} of the best, and the next three at least"
+    notes: tuple[str, ...] = ()
+    ties = sum(rival.tie for rival in result.alternatives)
+    if ties and result.best is not None:
+        more = "" if result.margin is not None else "at least "
+        notes = (
+            f"{more.capitalize()}{ties} within {result.error:.0%}, the stated error of the model: "
+            f"ties in practice. The best plan leaves {format_bytes(headroom_bytes(result.best))}.",
+        )
     return Table(
-        title="Next best, and why each lost",
-        columns=("", "value", "plan", "why"),
+        title=title,
+        columns=("", "value", "plan", "memory left", "why"),
         rows=rows,
-        right=("value",),
+        notes=notes,
+        right=("value", "memory left"),
     )
 
 

@@ -65,8 +65,8 @@ def estimate_headline(plan: TrainingPlan) -> str:
     error = values(read_constants(plan.cost_model)).memory_error
     if plan.fits and fullest * (1.0 + error) > 1.0:
         lines.append(
-            f"  MAY NOT FIT: {fullest:.0%} of the memory is predicted to be used, and one such "
-            f"estimate in ten is off by more than {error:.0%}."
+            f"  MAY NOT FIT: {fullest:.0%} of the memory is used, and one estimate in ten is off "
+            f"by more than {error:.0%}."
         )
     if not plan.fits:
         most = max(plan.stages, key=lambda stage: total_bytes(stage) - stage.capacity_bytes)

@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cost.model import CostModel
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
+    from optalloc.report.plan_tables import plan_tables
     from optalloc.report.table import render
     from optalloc.training.estimate import build_plan
 
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
     if arguments.output is not None:
         plan.save(arguments.output)
-    tables = report.plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
+    tables = plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
     if arguments.format == "table":
         print(report.estimate_headline(plan))
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ

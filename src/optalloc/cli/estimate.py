@@ -156,10 +156,8 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
 
     Sequence parallelism is on where tp > 1 allows it; several chunks are interleaved.
     """
-    from optalloc.training.estimate import complete
-    from optalloc.training.recompute import least_recompute
+    from optalloc.training.estimate import complete, with_least_recompute
     from optalloc.training.strategy import Strategy
-    from optalloc.training.valid import check_strategy
 
     strategy = Strategy() if path is None else files.read_toml(path, Strategy)
     fields = {name: _whole(name, words[name]) for name in _NUMBERS if name in words}
@@ -190,8 +188,7 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     if "recompute" not in words:
         return strategy
     if words["recompute"] == "auto":
-        check_strategy(cost, strategy)
-        return msgspec.structs.replace(strategy, recompute=least_recompute(cost, strategy))
+        return with_least_recompute(cost, strategy)
     return msgspec.structs.replace(strategy, recompute=_recompute(words["recompute"], strategy))
 
 

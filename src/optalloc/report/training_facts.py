@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from optalloc.cost.constants import read_constants, values
 from optalloc.report.table import Cell, Table
 from optalloc.training.plan import StagePlan, TrainingPlan
 from optalloc.training.solve import TrainingResult
@@ -82,6 +83,7 @@ def estimate_facts(plan: TrainingPlan) -> dict[str, Any]:
             for stage in plan.stages
             if stage.memory_bytes["total"] > stage.capacity_bytes
         ],
+        "memory_error": values(read_constants(plan.cost_model)).memory_error,
         "plan": msgspec.to_builtins(plan),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 
@@ -9,6 +11,7 @@ from optalloc import __version__, _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.predict import recomputations
 from optalloc.model.spec import ModelSpec
 from optalloc.training.plan import Certificate, Chunk, Degrees, StagePlan, TrainingPlan
 from optalloc.training.strategy import Recompute, Strategy
@@ -30,7 +33,12 @@ BREAKDOWN = (
 
 
 def estimate(
-    model: ModelSpec, cluster: Cluster, workload: Training, strategy: Strategy | None = None
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    strategy: Strategy | None = None,
+    *,
+    recompute: Literal["written", "auto"] = "written",
 ) -> TrainingPlan:
     """Predict time, memory, price and energy of one configuration.
 
@@ -41,6 +49,8 @@ def estimate(
     strategy : Strategy, optional
         Default: one device. Empty ``layers_per_chunk`` spreads the layers evenly, empty
         ``recompute`` stores every activation.
+    recompute : {"written", "auto"}
+        Whether recomputation is that of the strategy, or the least that fits, equal on all stages.
 
     Raises
     ------
@@ -49,7 +59,41 @@ def estimate(
 
     Complexity: O(operations of the schedule).
     """
-    return build_plan(CostModel(model, cluster, workload), strategy or Strategy())
+    cost, strategy = CostModel(model, cluster, workload), strategy or Strategy()
+    if recompute == "auto":
+        strategy = with_least_recompute(cost, strategy)
+    return build_plan(cost, strategy)
+
+
+def with_least_recompute(cost: CostModel, strategy: Strategy) -> Strategy:
+    """The strategy with the first rule that leaves every stage within its memory, else everything.
+
+    A plan chooses recomputation stage by stage. Software that people configure takes one rule for
+    all: nothing, the selective kind, then one more whole layer of each chunk at a time. The margin
+    that plans keep free is kept here too.
+
+    Complexity: O(layers of the largest chunk) evaluations of the written configuration.
+    """
+    strategy = complete(strategy, cost.num_layers)
+    check_strategy(cost, strategy)
+    tables = cost.tables(meshes_of(strategy))
+    capacity = float(tables.real("capacity_bytes")[0])
+    rule = Recompute()
+    for full, selective in recomputations("", max(strategy.layers_per_chunk)):
+        rule = Recompute(full=full, selective=selective)
+        _, used, _ = _native.evaluate_mesh(
+            tables.ints,
+            tables.reals,
+            tables.layers,
+            cost.sequence,
+            cost.boundary,
+            list(strategy.layers_per_chunk),
+            [full] * strategy.pp,
+            [selective] * strategy.pp,
+        )
+        if max(used) <= capacity:
+            break
+    return msgspec.structs.replace(strategy, recompute=(rule,) * strategy.pp)
 
 
 def build_plan(

@@ -124,7 +124,7 @@ def _interleaved(p: int, m: int, f: Array, b: Array, link: Array) -> Array:
     out = np.concatenate([link, zero])  # of a backward
     stages = np.arange(p)
     free = np.zeros((p, *f.shape[1:]))
-    # Ends of the newest operations, moved by one: `sent[i]` is of stage i - 1, `back[i]` of stage i.
+    # Ends of the newest operations: `sent[i]` is of stage i - 1, `back[i]` of stage i.
     sent, back = np.zeros((2, p + 1, *f.shape[1:]))
     last = np.zeros((total + p, *f.shape[1:]))  # forwards of the last stage, p turns on
     first = np.zeros((total + p, *f.shape[1:]))  # backwards of the first stage, p turns on

@@ -12,6 +12,23 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "training-accuracy": (
+        "benchmarks.training_accuracy",
+        "predict published training measurements and score the predictions",
+    ),
+    "training-search": (
+        "benchmarks.training_search",
+        "plan training at any scale: what was counted, pruned and proven, and the time it took",
+    ),
+    "training-uncertainty": (
+        "benchmarks.training_uncertainty",
+        "how uncertain compute and link efficiencies are, from published measurements",
+    ),
+    "training-memory": (
+        "benchmarks.training_memory",
+        "predict published peaks of memory, with rows and sources left out of the fit",
+    ),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }
 
@@ -19,7 +36,7 @@ STUDIES = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one study; returns the exit status."""
     given = list(sys.argv[1:] if words is None else words)
-    listing = "\n".join(f"  {name:10} {what}" for name, (_, what) in STUDIES.items())
+    listing = "\n".join(f"  {name:18} {what}" for name, (_, what) in STUDIES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the package on files in the published formats.",

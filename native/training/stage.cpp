@@ -59,7 +59,8 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         }
         peak = std::max(peak, sum);
     }
-    return state + peak + scratch + (stage == pp_ - 1 ? mesh_.logits : 0.0);
+    // The logits are gone before the first layer is recomputed.
+    return state + peak + std::max(scratch, stage == pp_ - 1 ? mesh_.logits : 0.0);
 }
 
 void Solver::chunk_times(const Range& r, bool first, bool last, int full, int selective,
@@ -194,10 +195,25 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
     return best;
 }
 
+// The extremes first: where one of them fits, as it mostly does, nothing else need be looked at.
 bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
+    if (mesh_.recompute_rule == 0) {
+        int largest = 0;
+        for (const Range& r : chunks) largest = std::max(largest, r.size());
+        if (memory(stage, chunks, largest, 0) <= mesh_.capacity) return true;
+        if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
+    }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });
     return found;
+}
+
+// A lower bound of the time that recomputation adds to one micro-batch so that a stage fits. The fullest moment holds
+// at most `most_held` micro-batches of any layer, so each byte it has too many costs at least price_ / most_held.
+double Solver::least_extra(int stage, std::span<const Range> chunks) const {
+    const double over = memory(stage, chunks, 0, 0, false) - mesh_.capacity;
+    if (over <= 0.0) return 0.0;
+    return over * price_ / facts_.most_held[static_cast<std::size_t>(stage)] * (1.0 - 1e-9);
 }
 
 // With several chunks: every choice that fits, but those as slow as another in each chunk.

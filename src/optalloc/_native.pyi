@@ -12,6 +12,24 @@ _Bytes = NDArray[np.uint8]
 
 # -- training --
 
+# Bounds of shape (schedules, n); work (n, 7).
+def path_bounds(
+    work: _Reals, schedules: _Ints, chunks: _Ints, stages: _Longs, micro: _Longs, layers: int, /
+) -> _Reals: ...
+
+# Eleven arrays of stems, then eight tables and figures by number of stages and devices (Stems and
+# Stages in native/training/bounds.hpp), then how many seeds. Returns (configurations, least bound,
+# least bound of each stem, configurations of each, stems and stages of the seeds).
+def survey_stems(
+    *arguments: _Longs | _Reals | _Bytes | float,
+) -> tuple[int, float, _Reals, _Longs, _Longs, _Longs]: ...
+
+# The same with the bounds and counts of stems, goal and ceiling. Returns (stem, stages,
+# configurations, bound of each shape, configurations excluded by the bound and by memory).
+def promising_shapes(
+    *arguments: _Longs | _Reals | _Bytes | float,
+) -> tuple[_Longs, _Longs, _Longs, _Reals, int, int]: ...
+
 class ShapeCache:
     def __init__(self) -> None: ...
 
@@ -28,6 +46,7 @@ def solve_meshes(
     leader_values: Sequence[float],
     num_leaders: int,
     ceiling: float,
+    margin: float,
     work_limit: int,
     cancel: _Ints,
     /,
@@ -45,6 +64,19 @@ def evaluate_mesh(
     selective: Sequence[int],
     /,
 ) -> tuple[float, list[float], list[float]]: ...
+
+# Step time of each row of cuts (n, chunks) and recomputation (n, stages); infinite: does not fit.
+def evaluate_cuts(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    cuts: _Ints,
+    full: _Ints,
+    selective: _Ints,
+    /,
+) -> _Reals: ...
 
 # (end of each stage, its operations as (pass, chunk, micro-batch, start))
 def run_schedule(
@@ -113,3 +145,63 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
+# -- serving --
+
+# (bound, cost)
+def cheapest_cover(
+    weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
+) -> tuple[float, float]: ...
+def improve_placement(
+    throughput: _Reals,
+    links: _Reals,
+    source: _Reals,
+    sink: _Reals,
+    num_layers: int,
+    partial: bool,
+    ranges: _Ints,
+    seed: int,
+    steps: int,
+    target: float,
+    hot: float,
+    cold: float,
+    seconds: float,
+    swaps_only: bool,
+    cancel: _Ints,
+    /,
+) -> tuple[float, int]: ...
+
+# -- training on mixed clusters --
+
+# (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is
+# (micro-batches, value, kinds, layers, full, selective), the last four by stage.
+MixedAnswer = tuple[
+    int,
+    float,
+    list[tuple[int, float, list[int], list[int], list[int], list[int]]],
+    int,
+    int,
+    int,
+    int,
+]
+
+class MixedSearch:
+    def __init__(
+        self,
+        ints: _Ints,
+        reals: _Reals,
+        layers: _Reals,
+        heads: _Reals,
+        available: Sequence[int],
+        domain: Sequence[int],
+        links: _Reals,
+        sequence: _Ints,
+        boundary: _Reals,
+        overlap: float,
+        num_micro: int,
+        most_stages: int,
+        least_replicas: int,
+        most_replicas: int,
+        /,
+    ) -> None: ...
+    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...

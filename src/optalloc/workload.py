@@ -10,8 +10,20 @@ import msgspec
 from optalloc import files
 from optalloc.errors import InputError
 
-Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
-Optimizer = Literal["adamw", "sgd"]
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "fp4"]
+Optimizer = Literal["adamw", "lion", "sgd"]
+
+FRAMEWORKS = (
+    "megatron",
+    "megatron-lm",
+    "megatron-deepspeed",
+    "deepspeed",
+    "fsdp",
+    "fsdp2",
+    "fsdp2-compiled",
+)
+"""Megatron-Core and what is built on it; Megatron-LM before its core library; ZeRO-3 of DeepSpeed;
+PyTorch's first and second FSDP, the latter eager or with torch.compile."""
 
 
 class Training(
@@ -32,14 +44,29 @@ class Training(
         Tokens of one sequence (of the encoder, in an encoder-decoder model).
     decoder_sequence_length : int, optional
         Target tokens of one sequence in an encoder-decoder model; default: as ``sequence_length``.
-    dtype : {"bf16", "fp16", "fp8", "fp32"}
-        Type of the matrix multiplications and of the stored activations (fp8 stores 16-bit ones).
-    optimizer : {"adamw", "sgd"}
-        AdamW keeps a master copy and two moments in fp32; SGD a master copy and a momentum.
+    dtype : {"bf16", "fp16", "fp8", "fp4", "fp32"}
+        Type of the matrix multiplications and of the stored activations (fp8 and fp4 store 16-bit
+        ones).
+    optimizer : {"adamw", "lion", "sgd"}
+        AdamW keeps a master copy and two moments; Lion and SGD a master copy and a momentum.
+    moment_dtype : {"fp32", "bf16"}
+        Type of the optimizer's moments; the master copy is fp32.
     gradient_dtype : {"fp32", "bf16"}
         Type in which gradients are accumulated and reduced.
     attention_kernel : {"fused", "unfused"}
         A fused (flash) kernel keeps one number a head and token; an unfused one the whole softmax.
+    activation_kernel : {"fused", "unfused"}
+        A fused kernel keeps the input of the MLP's activation; an unfused one every step between.
+    dropout : bool
+        Whether the model trains with dropout, whose masks are stored.
+    framework : str
+        The family of software that runs the step (:data:`FRAMEWORKS`); the cost model knows some by
+        their own constants and takes the common ones for any other name. It decides the layout of
+        states and what selective recomputation repeats.
+    release : str
+        Its release as year and month, "25.11"; empty: the newest that the cost model knows.
+    lora_rank : int
+        Rank of low-rank adapters on frozen weights; 0: every parameter is trained.
     """
 
     format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
@@ -50,6 +77,12 @@ class Training(
     optimizer: Optimizer = "adamw"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     attention_kernel: Literal["fused", "unfused"] = "fused"
+    moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_kernel: Literal["fused", "unfused"] = "fused"
+    dropout: bool = False
+    framework: str = "megatron"
+    release: str = ""
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "sequence_length", "decoder_sequence_length"):
@@ -60,6 +93,17 @@ class Training(
                     pointer=f"$.{name}",
                     fix="give a whole number of at least 1",
                 )
+        if self.lora_rank < 0:
+            raise InputError(
+                f"lora_rank is {self.lora_rank}",
+                pointer="$.lora_rank",
+                fix="give a whole number; 0 trains every parameter",
+            )
+
+    @property
+    def sharded_parameters(self) -> bool:
+        """True for FSDP: weights live as fp32 shards and are gathered in 16 bits."""
+        return self.framework.startswith("fsdp")
 
 
 Workload = Training

@@ -16,8 +16,14 @@ from optalloc.units import dimension_of
 FORMATS = {
     "assignment": ("optalloc.assignment.formats", "AssignmentFile", False),
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
+    "comparison": ("optalloc.plan.compare", "Comparison", False),
+    "explanation": ("optalloc.plan.explanation", "Explanation", False),
+    "flow": ("optalloc.serving.flow.instance", "FlowFile", False),
+    "flow-answer": ("optalloc.serving.flow.result", "FlowAnswer", False),
     "model": ("optalloc.model.load", "ModelFile", True),
+    "mixed-plan": ("optalloc.training.mixed.plan", "MixedPlan", False),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }
 

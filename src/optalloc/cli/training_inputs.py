@@ -11,7 +11,7 @@ from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
-from optalloc.workload import Training, load_workload
+from optalloc.workload import FRAMEWORKS, Training, load_workload
 
 # Flag -> field of the workload.
 _FLAGS = {
@@ -22,6 +22,8 @@ _FLAGS = {
     "optimizer": "--optimizer",
     "gradient_dtype": "--gradient-dtype",
     "attention_kernel": "--attention-kernel",
+    "framework": "--framework",
+    "lora_rank": "--lora-rank",
 }
 
 
@@ -36,13 +38,18 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="CLUSTER",
         help="for example 64xh100-sxm, or a cluster.toml",
     )
-    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
     parser.add_argument(
         "--global-batch", type=int, metavar="N", help="sequences of one optimizer step"
     )
     parser.add_argument(
         "--seq-len", type=int, metavar="N", dest="sequence_length", help="tokens of one sequence"
     )
+    add_step(parser)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a step beside its batch and its sequences."""
+    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
     parser.add_argument(
         "--decoder-seq-len",
         type=int,
@@ -50,10 +57,20 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         dest="decoder_sequence_length",
         help="target tokens of one sequence (encoder-decoder models; default: as --seq-len)",
     )
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp8", "fp32"), help="default: bf16")
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp8", "fp4", "fp32"), help="default: bf16"
+    )
+    parser.add_argument("--optimizer", choices=("adamw", "lion", "sgd"), help="default: adamw")
     parser.add_argument("--gradient-dtype", choices=("fp32", "bf16"), help="default: fp32")
     parser.add_argument("--attention-kernel", choices=("fused", "unfused"), help="default: fused")
+    parser.add_argument(
+        "--framework",
+        choices=FRAMEWORKS,
+        help="software that runs the step; default: megatron",
+    )
+    parser.add_argument(
+        "--lora-rank", type=int, metavar="N", help="low-rank adapters on frozen weights"
+    )
 
 
 def read_inputs(arguments: argparse.Namespace) -> tuple[ModelSpec, Cluster, Training]:

@@ -79,14 +79,17 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     def of(device: DeviceSpec, dtype: str, constants: Constants) -> Unit:
         """The unit of a device for matrix multiplications in ``dtype``.
 
-        With fp8 multiplications the attention and the stored values stay in 16 bits.
+        With fp8 or fp4 multiplications the attention and the stored values stay in 16 bits.
         """
+        small = dtype in ("fp8", "fp4")
         return Unit(
             matrix_flops_per_s=peak_flops_per_s(device, dtype),
             matrix_efficiency=(
-                constants.gemm_efficiency_fp8 if dtype == "fp8" else constants.gemm_efficiency
+                constants.gemm_efficiency_fp8
+                if dtype in ("fp8", "fp4")
+                else constants.gemm_efficiency
             ),
-            attention_flops_per_s=peak_flops_per_s(device, "bf16" if dtype == "fp8" else dtype),
+            attention_flops_per_s=peak_flops_per_s(device, "bf16" if small else dtype),
             bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * constants.memory_efficiency,
             multiprocessors=float(device.num_multiprocessors),
             element_bytes=4.0 if dtype == "fp32" else 2.0,

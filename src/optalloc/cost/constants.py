@@ -45,6 +45,10 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     context_overlap: float
     expert_imbalance: float
     workspace_bytes: float
+    fragmentation: float
+    fragmentation_expandable: float
+    memory_error: float
+    memory_margin: float
     logit_bytes: float
     fp8_cache_bytes: float
     optimizer_bytes: float

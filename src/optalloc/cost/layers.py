@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network, all_reduce_s, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.memory import core_bytes_per_token, element_bytes
+from optalloc.cost.memory import core_bytes_per_token, element_bytes, matrix_input_bytes
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.workload import Training
 
@@ -38,8 +38,10 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     """Arrays of shape (num_keys, num_types) for one device.
 
-    Times of one micro-batch in seconds (``core_s``: the attention core of the forward pass), stored
-    bytes of one micro-batch (``core_bytes``: the part that recomputing the core saves), parameters.
+    Times of one micro-batch in seconds (``core_s``: what selective recomputation repeats of the
+    forward pass), stored bytes of one micro-batch (``core_bytes``: the part that it saves),
+    parameters, and those of them that are trained. Selective is the attention core; under FSDP it
+    goes operator by operator.
     """
 
     forward_s: Array
@@ -51,6 +53,8 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     input_bytes: Array
     dense_parameters: Array
     expert_parameters: Array
+    trained_dense: Array
+    trained_experts: Array
 
 
 def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int, int]:
@@ -83,6 +87,9 @@ def layer_table(
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
+    ``free`` names what an account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"),
+    the floor that the host sets ("host"), or a class of operations, with all they hold.
+
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
     columns = [
@@ -110,6 +117,7 @@ class _Layer:
         free: tuple[str, ...],
     ) -> None:
         self.layer, self.workload, self.unit = layer, workload, unit
+        self.free = free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")
@@ -129,9 +137,21 @@ class _Layer:
         self.forward, self.backward, self.weight = zero.copy(), zero.copy(), zero.copy()
         self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
         self.dense, self.expert = zero.copy(), zero.copy()
+        self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
+        self.kept, self.again_s = zero.copy(), zero.copy()
+        self.by_operator = workload.sharded_parameters
+        self.input_share = matrix_input_bytes(workload) / self.size
+        self.eager = workload.activation_kernel == "unfused"
+        # Adapters sit beside the matrices of the layers.
+        inner = layer.stack not in ("embedding", "head")
+        self.rank = float(workload.lora_rank) if inner else 0.0
+        self.frozen = workload.lora_rank > 0
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
+            if self.layer.op_class(op) in self.free:
+                continue
+            before = self.forward.copy()
             {
                 "gemm": self._gemm,
                 "attention": self._attention,
@@ -140,20 +160,30 @@ class _Layer:
                 "dispatch": self._dispatch,
                 "loss": self._loss,
             }[op.kind](op)
+            self.again_s += op.again * (self.forward - before)
             self._parameters(op)
-            self.held += self.size * op.saved * self._rows(op) * self._width_share(op)
+            self._store(op)
+        if self.workload.dropout:
+            self.held += self._masks()
         self._tensor_parallel()
-        self._host()
+        if "host" not in self.free:
+            self._host()
+        held = self.held + self.core_bytes
+        core_s, core_bytes = self.core_s, self.core_bytes
+        if self.by_operator:
+            core_s, core_bytes = self.again_s, np.maximum(0.0, held - self.kept)
         return {
             "forward_s": self.forward,
             "backward_s": self.backward,
             "weight_s": self.weight,
-            "core_s": self.core_s,
-            "held_bytes": self.held + self.core_bytes,
-            "core_bytes": self.core_bytes,
+            "core_s": core_s,
+            "held_bytes": held,
+            "core_bytes": core_bytes,
             "input_bytes": self.size * self.layer.hidden * self.tokens * self.sequence_share,
             "dense_parameters": self.dense,
             "expert_parameters": self.expert,
+            "trained_dense": self.trained_dense if self.frozen else self.dense,
+            "trained_experts": self.trained_experts if self.frozen else self.expert,
         }
 
     # -- shares ----------------------------------------------------------------------------------
@@ -188,7 +218,33 @@ class _Layer:
         columns: Array = op.n / self.tp + kv
         return columns
 
+    def _store(self, op: Op) -> None:
+        """What the op keeps for the backward pass, and what of it recomputation by operator does.
+
+        The output of a row-sharded product lies on the sequence's shards.
+        """
+        saved = op.saved + (op.eager if self.eager else 0.0)
+        if op.inputs > 0.0:
+            saved -= (1.0 - self.input_share) * op.inputs
+        elif self.input_share < 1.0:
+            saved -= self.input_share * op.inputs
+        self.held += self.size * saved * self._rows(op) * self._width_share(op)
+        if op.kept:
+            rows = self.tokens * self.sequence_share if op.shard == "row" else self._rows(op)
+            self.kept += self.size * op.kept * rows * self._width_share(op)
+
+    def _masks(self) -> Array:
+        """Dropout masks of a byte a value: behind attention and MLP, or behind the embedding.
+
+        The attention core counts its own.
+        """
+        count = {"embedding": 1.0, "head": 0.0}.get(self.layer.stack, 2.0)
+        masks: Array = count * self.layer.hidden * self.tokens * self.sequence_share
+        return masks
+
     def _parameters(self, op: Op) -> None:
+        if self.rank and op.kind == "gemm":
+            self._adapters(op)
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
         elif op.n_kv:  # key and value heads are repeated where tp exceeds them
@@ -197,6 +253,17 @@ class _Layer:
             self.dense += op.parameters / self.tp
         else:
             self.dense += float(op.parameters)
+
+    def _adapters(self, op: Op) -> None:
+        """Two matrices of the adapter's rank beside a frozen one, divided as it is."""
+        wide = self._columns(op) + (op.k / self.tp if op.shard == "row" else op.k)
+        if op.shard == "expert":
+            count = op.experts / self.ep * self.rank * (op.k + op.n)
+            self.expert += count
+            self.trained_experts += count
+        else:
+            self.dense += self.rank * wide
+            self.trained_dense += self.rank * wide
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -211,7 +278,13 @@ class _Layer:
             m = m / groups
         self.forward += unit.gemm_s(m, n, k, groups)
         self.backward += unit.gemm_s(m, k, n, groups)
-        self.weight += unit.gemm_s(k, n, m, groups)
+        if not self.frozen:
+            self.weight += unit.gemm_s(k, n, m, groups)
+        elif self.rank:
+            r = np.full_like(k, self.rank)
+            self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
+            self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
+            self.weight += unit.gemm_s(r, n, m, groups) + unit.gemm_s(k, r, m, groups)
 
     def _elementwise(self, op: Op) -> None:
         if op.elements == 0.0:
@@ -283,7 +356,8 @@ class _Layer:
         host = self.unit.constants.layer_host_s
         self.forward = np.maximum(self.forward, host)
         self.backward = np.maximum(self.backward, host / 2.0)
-        self.weight = np.maximum(self.weight, host / 2.0)
+        if not self.frozen:
+            self.weight = np.maximum(self.weight, host / 2.0)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
-from optalloc.training.plan import TrainingPlan
-from optalloc.training.strategy import Recompute
+from optalloc.plan.account import part_words
+from optalloc.plan.edited import edited_line
+from optalloc.plan.view import Plan, View, view
 from optalloc.units import format_bytes, format_seconds
 
 Value = int | float | str | None
@@ -60,25 +59,21 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two plans side by side; ``str()`` of it is for people.
 
     ``different_inputs`` names the inputs (model, cluster, workload, cost_model) that are not equal:
-    then the plans answer different questions. ``causes`` are sorted by the size of their difference
-    and sum to that of the step times.
+    then the plans answer different questions. ``changed`` names the decisions that differ.
+    ``causes``, and ``parts`` which split them, are sorted by the size of their difference and sum
+    to that of the step times. ``edited`` says of both what is not true in it (empty: nothing).
     """
 
+    format_version: str = "1.0"
+    summary: str = ""
+    edited: tuple[str, str] = ("", "")
     different_inputs: tuple[str, ...]
+    changed: tuple[str, ...]
     decisions: tuple[Decision, ...]
     measures: tuple[Measure, ...]
     causes: tuple[Cause, ...]
+    parts: tuple[Cause, ...]
     memory: tuple[Kind, ...]
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """Names of the decisions that differ."""
-        return tuple(decision.name for decision in self.decisions if decision.changed)
-
-    @property
-    def summary(self) -> str:
-        """The verdict in a sentence or two."""
-        return _verdict(self)
 
     def sections(self) -> list[Section]:
         """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
@@ -97,11 +92,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
                 tuple((m.name, m.first, m.second, _ratio(m)) for m in self.measures),
             ),
             (
-                "Where the time goes",
-                ("cause", "first", "second", "difference"),
+                "Where the time goes (stage that ends last)",
+                ("part", "first", "second", "difference"),
                 tuple(
-                    (c.name, format_seconds(c.first_s), format_seconds(c.second_s), _signed(c))
-                    for c in self.causes
+                    (
+                        part_words(c.name),
+                        format_seconds(c.first_s),
+                        format_seconds(c.second_s),
+                        _signed(c),
+                    )
+                    for c in self.parts
                 ),
             ),
             (
@@ -119,12 +119,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "\n\n".join(parts)
 
 
-def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
+def compare(first: Plan, second: Plan) -> Comparison:
     """What the second plan does differently from the first, and what that brings.
 
     Parameters
     ----------
-    first, second : TrainingPlan
+    first, second : TrainingPlan or MixedPlan
         Two plans, best of the same model, cluster and workload; where these differ the result says
         so.
 
@@ -132,64 +132,34 @@ def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
     -------
     Comparison
         Decisions, figures, time by cause (seconds) and memory by kind (bytes) side by side.
+
+    Raises
+    ------
+    InputError
+        If an edited plan breaks a rule of the space.
     """
-    return Comparison(
-        different_inputs=tuple(
-            name for name in _INPUTS if getattr(first, name) != getattr(second, name)
-        ),
-        decisions=tuple(
-            Decision(name=name, first=a, second=b)
-            for (name, a), (_, b) in zip(
-                decisions(first).items(), decisions(second).items(), strict=True
-            )
-        ),
-        measures=tuple(
-            Measure(name=name, first=getattr(first, name), second=getattr(second, name))
-            for name in (
-                "step_time_s",
-                "tokens_per_s",
-                "mfu",
-                "price_usd_per_step",
-                "energy_j_per_step",
-            )
-        ),
-        causes=_causes(first.breakdown_s, second.breakdown_s),
-        memory=_memory(first, second),
+    a, b = view(first), view(second)
+    names = [*a.decisions, *(name for name in b.decisions if name not in a.decisions)]
+    decided = tuple(
+        Decision(name=name, first=a.decisions.get(name, "-"), second=b.decisions.get(name, "-"))
+        for name in names
     )
-
-
-def decisions(plan: TrainingPlan) -> dict[str, int | str]:
-    """Everything a plan decides, by name, as numbers or short words."""
-    return {
-        **msgspec.structs.asdict(plan.degrees),
-        "sequence_parallel": "yes" if plan.sequence_parallel else "no",
-        "zero_stage": plan.zero_stage,
-        "shard_group": plan.shard_group or "all replicas",
-        "micro_batch": plan.micro_batch,
-        "num_microbatches": plan.num_microbatches,
-        "schedule": plan.schedule,
-        "num_devices": plan.num_devices,
-        "idle_devices": plan.idle_devices,
-        "layers_per_chunk": _runs(str(n) for n in plan.strategy.layers_per_chunk),
-        "recompute": _runs(_recompute(stage.recompute) for stage in plan.stages),
-    }
-
-
-def _recompute(rule: Recompute) -> str:
-    parts = [f"{n} {kind}" for n, kind in ((rule.full, "full"), (rule.selective, "selective")) if n]
-    return " + ".join(parts) or "none"
-
-
-def _runs(words: Iterable[str]) -> str:
-    """``"11 10*6 9"``: equal neighbours are counted."""
-    runs: list[tuple[str, int]] = []
-    for word in words:
-        if runs and runs[-1][0] == word:
-            runs[-1] = (word, runs[-1][1] + 1)
-        else:
-            runs.append((word, 1))
-    shown = [word if count == 1 else f"{word}*{count}" for word, count in runs]
-    return ", ".join(shown)
+    made = Comparison(
+        edited=(a.edited, b.edited),
+        different_inputs=tuple(
+            name for name in _INPUTS if getattr(a.plan, name) != getattr(b.plan, name)
+        ),
+        changed=tuple(decision.name for decision in decided if decision.changed),
+        decisions=decided,
+        measures=tuple(
+            Measure(name=name, first=a.measures[name], second=b.measures[name])
+            for name in a.measures
+        ),
+        causes=_causes(a.plan.breakdown_s, b.plan.breakdown_s),
+        parts=_causes(a.parts, b.parts),
+        memory=_memory(a, b),
+    )
+    return msgspec.structs.replace(made, summary=_verdict(made))
 
 
 def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, ...]:
@@ -206,22 +176,14 @@ def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, .
     return tuple(sorted(causes, key=lambda c: -abs(c.difference_s)))
 
 
-def _memory(first: TrainingPlan, second: TrainingPlan) -> tuple[Kind, ...]:
-    a, b = (
-        max(plan.stages, key=lambda stage: stage.memory_bytes["total"]) for plan in (first, second)
-    )
-    kinds = [*a.memory_bytes, *(kind for kind in b.memory_bytes if kind not in a.memory_bytes)]
-    kinds.sort(key=lambda kind: kind == "total")
+def _memory(a: View, b: View) -> tuple[Kind, ...]:
     rows = [
-        Kind(
-            name=kind,
-            first_bytes=a.memory_bytes.get(kind, 0),
-            second_bytes=b.memory_bytes.get(kind, 0),
-        )
-        for kind in kinds
+        Kind(name=kind, first_bytes=a.memory.get(kind, 0), second_bytes=b.memory.get(kind, 0))
+        for kind in a.memory | b.memory
     ]
+    total = Kind(name="total", first_bytes=a.total_bytes, second_bytes=b.total_bytes)
     capacity = Kind(name="capacity", first_bytes=a.capacity_bytes, second_bytes=b.capacity_bytes)
-    return (*rows, capacity)
+    return (*rows, total, capacity)
 
 
 def _ratio(measure: Measure) -> float | None:
@@ -245,14 +207,17 @@ def _verdict(comparison: Comparison) -> str:
             f"The second plan takes {format_seconds(b)} a step, {abs(b / a - 1):.1%} {word} than "
             f"the first with {format_seconds(a)}."
         )
-        same = [c for c in comparison.causes if c.difference_s * (b - a) > 0]
-        other = [c for c in comparison.causes if c.difference_s * (b - a) < 0]
+        same = [c for c in comparison.parts if c.difference_s * (b - a) > 0]
+        other = [c for c in comparison.parts if c.difference_s * (b - a) < 0]
         if same:
-            text += f" Most of it is {same[0].name} ({_signed(same[0])})"
-            text += f", less {other[0].name} ({_signed(other[0])})." if other else "."
+            text += f" Most of it is {part_words(same[0].name)} ({_signed(same[0])})"
+            less = f", less {part_words(other[0].name)} ({_signed(other[0])})" if other else ""
+            text += f"{less}."
     if comparison.different_inputs:
         names = ", ".join(name.replace("_", " ") for name in comparison.different_inputs)
         text += f" Mind that the inputs differ: {names}."
+    for which, reason in zip(("first", "second"), comparison.edited, strict=True):
+        text += f"\nThe {which}: {edited_line(reason)}." if reason else ""
     return text
 
 

@@ -121,7 +121,8 @@ class Ledger:
         state = sum(self.total("state_bytes", c, run) for c, run in pairs)
         logits = self.real["logits_bytes"] if stage == self.pp - 1 else 0.0
         scratch = max(self.scratch_bytes(run, rule) for run in runs)
-        return state + float(held.max()) + logits + scratch
+        # The logits are gone before the first layer is recomputed.
+        return state + float(held.max()) + max(logits, scratch)
 
     def tail_s(self, stage: int, runs: Sequence[Run]) -> float:
         """What follows the last operation of a stage, seconds.
@@ -186,10 +187,14 @@ def moments(
     if schedule != "zb-h1":
         return np.array([[m if schedule == "gpipe" else min(m, p - stage), 0]])
     # Behind e backwards: with forwards filled up and weight gradients done, and just before that.
+    # Between the first p backwards and the last p nothing changes.
+    m = min(m, 2 * p)
     e = np.arange(m + 1)
     after = np.stack([np.minimum(m - e, p - stage), np.minimum(e, stage)])
     before = np.stack([np.minimum(m - e, p - stage - 1), np.minimum(e, stage + 1)])[:, 1:]
-    return np.unique(np.concatenate([after, before], axis=1).T, axis=0)
+    rows = np.concatenate([after, before], axis=1).T
+    _, first = np.unique(rows[:, 0] * (m + 1) + rows[:, 1], return_index=True)
+    return rows[first]
 
 
 def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64]:
@@ -204,4 +209,11 @@ def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64
     ended = np.arange(total)
     ahead = 2 * (p - stage - 1) + (v - 1) * p + 1
     waiting = begun(np.minimum(total, ended + ahead)) - begun(ended)[:, ::-1]
-    return np.unique(np.concatenate([waiting, np.zeros_like(waiting)], axis=1), axis=0)
+    return _distinct(np.concatenate([waiting, np.zeros_like(waiting)], axis=1))
+
+
+def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each row once, in the order of the first of its kind."""
+    data, size = rows.tobytes(), rows.itemsize * rows.shape[1]
+    kept = dict.fromkeys(data[k : k + size] for k in range(0, len(data), size))
+    return np.frombuffer(b"".join(kept), rows.dtype).reshape(-1, rows.shape[1])

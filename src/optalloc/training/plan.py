@@ -40,7 +40,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``num_layers`` counts layers by type name. ``memory_bytes`` is that of the fullest device of the
     stage by kind (weights, gradients, optimizer, activations, logits, buffers) with their
-    ``total``. Times are those of one micro-batch over all chunks of the stage, seconds. ``devices``
+    ``total``; buffers are gathered weights and inputs, the allocator's gaps, and what lies outside
+    it. Times are those of one micro-batch over all chunks of the stage, seconds. ``devices``
     are ranges ``[first, end)`` of device indices in cluster order.
     """
 
@@ -66,6 +67,20 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     configurations: int
     pruned: dict[str, int]
     checked: bool = False
+
+
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plan of other degrees: its value, what it decides otherwise, and the memory that it
+    leaves on its fullest device. ``tie``: within the stated error of the cost model.
+    """
+
+    value: float
+    step_time_s: float
+    num_devices: int
+    tie: bool
+    differences: tuple[str, ...]
+    headroom_bytes: int
+    strategy: Strategy
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="training"):
@@ -99,6 +114,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     energy_j_per_step: float
     breakdown_s: dict[str, float]
     certificate: Certificate | None = None
+    alternatives: tuple[Rival, ...] = ()
 
     @property
     def fits(self) -> bool:

@@ -1,0 +1,154 @@
+"""Predict published training measurements, each row from its columns alone, and score them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import accuracy_metrics as metrics
+from benchmarks.accuracy_metrics import GIB, Scored
+from optalloc.cost.measured import Row, Unsupported, problem_of, read_rows
+from optalloc.cost.predict import predict
+
+COLUMNS = ("row_id", "status", "step_time_s", "mem_gb", "reason")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the study."""
+    parser.add_argument("rows", metavar="ROWS.csv", help="measurements, one a line")
+    parser.add_argument("--out", metavar="FILE", help="write row_id,status,step_time_s,mem_gb")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the N worst rows")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict, write, print; 0 if every row with model dimensions was predicted."""
+    rows = read_rows(arguments.rows)
+    scored, lines = score(rows)
+    if arguments.out is not None:
+        write(arguments.out, lines)
+    print(table(scored, len(lines)))
+    for s in sorted(metrics.timed(scored), key=lambda s: -abs(s.error))[: arguments.worst]:
+        print(_row_line(s))
+    return 0
+
+
+def score(rows: Sequence[Row]) -> tuple[list[Scored], list[tuple[str, ...]]]:
+    """Predictions of all rows that have dimensions, and the lines of the output file."""
+    scored: list[Scored] = []
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        try:
+            problem = problem_of(row)
+        except Unsupported as unsupported:
+            lines.append((row.get("row_id", ""), "unsupported", "", "", str(unsupported)))
+            continue
+        found = predict(problem)
+        remark = "; ".join(problem.remarks)
+        scored.append(
+            Scored(
+                row=row,
+                predicted_s=found.step_time_s,
+                measured_s=problem.measured_s,
+                memory_bytes=found.memory_bytes,
+                reported_bytes=found.reported_bytes,
+                capacity_bytes=found.capacity_bytes,
+                remark=remark,
+            )
+        )
+        memory = f"{found.reported_bytes / GIB:.4g}"
+        lines.append((problem.row_id, "ok", f"{found.step_time_s:.6g}", memory, remark))
+    return scored, lines
+
+
+def write(path: str, lines: Sequence[tuple[str, ...]]) -> None:
+    """One line a row, in the order of the table."""
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(lines)
+
+
+def table(scored: Sequence[Scored], num_rows: int) -> str:
+    """Everything the study measures, as Markdown."""
+    timed = metrics.timed(scored)
+    lines = [f"{len(scored)} of {num_rows} rows predicted, {len(timed)} with a step time", ""]
+    if timed:
+        lines += _errors(timed) + _jobs(timed)
+    lines += _memory(scored)
+    return "\n".join(lines)
+
+
+def _errors(timed: Sequence[Scored]) -> list[str]:
+    lines = [
+        "| source | rows | mean error | median | 90 % | bias |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for source, rows in metrics.by_source(timed).items():
+        lines.append(_error_line(source, rows))
+    lines.append(_error_line("all rows", timed))
+    return [*lines, f"| mean over sources | | {100 * metrics.macro(timed):.1f} % | | | |", ""]
+
+
+def _error_line(name: str, rows: Sequence[Scored]) -> str:
+    sizes = [abs(s.error) for s in rows]
+    cells = (
+        metrics.mape(rows),
+        statistics.median(sizes),
+        metrics.quantile(sizes, 0.9),
+        statistics.median(s.error for s in rows),
+    )
+    words = [f"{100 * c:.1f} %" for c in cells[:3]] + [f"{100 * cells[3]:+.1f} %"]
+    return f"| {name} | {len(rows)} | {' | '.join(words)} |"
+
+
+def _jobs(timed: Sequence[Scored]) -> list[str]:
+    lines = [
+        "| plans of one job | jobs | mean regret | 90 % | median rank correlation |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    every = metrics.jobs(timed)
+    sources = dict.fromkeys(rows[0].source for rows in every)
+    for name in (*sources, "all"):
+        chosen = [rows for rows in every if name in (rows[0].source, "all")]
+        if not chosen:
+            continue
+        regrets = [metrics.regret(rows) for rows in chosen]
+        ranks = [metrics.rank_correlation(rows) for rows in chosen]
+        lines.append(
+            f"| {name} | {len(chosen)} | {100 * statistics.fmean(regrets):.2f} % | "
+            f"{100 * metrics.quantile(regrets, 0.9):.2f} % | {statistics.median(ranks):.3f} |"
+        )
+    return [*lines, ""] if every else []
+
+
+def _memory(scored: Sequence[Scored]) -> list[str]:
+    lines = []
+    groups = [(n, e) for n, rows in metrics.by_source(scored).items()
+              if (e := metrics.memory_error(rows))]  # fmt: skip
+    if groups:
+        lines += ["| peak memory | rows | mean error | bias |", "|---|---:|---:|---:|"]
+        for name, errors in [*groups, ("all rows", [e for _, es in groups for e in es])]:
+            lines.append(
+                f"| {name} | {len(errors)} | {100 * statistics.fmean(map(abs, errors)):.1f} % | "
+                f"{100 * statistics.median(errors):+.1f} % |"
+            )
+    total, seen = metrics.out_of_memory(scored)
+    if total:
+        lines += ["", f"{seen} of {total} rows that ran out of memory are predicted above 95 % "
+                  "of the capacity"]  # fmt: skip
+    return lines
+
+
+def _row_line(s: Scored) -> str:
+    names = ("row_id", "source", "model", "gpu", "n_gpus", "precision", "seq_len", "gbs", "mbs",
+             "tp", "pp", "vpp", "cp", "ep", "dp", "recompute", "release")  # fmt: skip
+    cells = " ".join(f"{n}={s.row[n]}" for n in names if s.row.get(n))
+    return f"{100 * s.error:+7.1f} %  {s.predicted_s:.4g} s for {s.measured_s:.4g} s  {cells}"
+
+
+if __name__ == "__main__":
+    sys.exit("run it as python -m benchmarks training-accuracy ROWS.csv")

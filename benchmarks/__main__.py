@@ -17,6 +17,14 @@ STUDIES = {
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",
     ),
+    "training-search": (
+        "benchmarks.training_search",
+        "plan training at any scale: what was counted, pruned and proven, and the time it took",
+    ),
+    "training-uncertainty": (
+        "benchmarks.training_uncertainty",
+        "how uncertain compute and link efficiencies are, from published measurements",
+    ),
     "training-memory": (
         "benchmarks.training_memory",
         "predict published peaks of memory, with rows and sources left out of the fit",

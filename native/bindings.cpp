@@ -178,7 +178,8 @@ void bind_training(nb::module_& m) {
            const Array<std::int64_t, 1>& groups, const Array<std::int32_t, 1>& sequence,
            const Array<double, 1>& boundary, tr::ShapeCache& cache,
            const std::vector<std::int64_t>& leader_groups, const std::vector<double>& leader_values,
-           std::size_t num_leaders, double ceiling, std::int64_t work_limit, const Array<std::int32_t, 1>& cancel) {
+           std::size_t num_leaders, double ceiling, double margin, std::int64_t work_limit,
+           const Array<std::int32_t, 1>& cancel) {
             const auto meshes = mesh_costs(ints, reals, layers);
             std::vector<double> bounds, weights, fixed;
             for (std::size_t k = 0; k < meshes.size(); ++k) {
@@ -194,7 +195,7 @@ void bind_training(nb::module_& m) {
             std::vector<tr::Answer> answers;
             {
                 nb::gil_scoped_release release;
-                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, work_limit},
+                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, margin, work_limit},
                                           view(sequence), view(boundary), cache, leaders, num_leaders,
                                           cancel.data());
             }
@@ -219,6 +220,36 @@ void bind_training(nb::module_& m) {
                                               layers_per_chunk, full, selective, bytes, ends);
             return nb::make_tuple(value, bytes, ends);
         });
+    // Step time without the fixed part of each row of cuts and recomputation of one mesh; infinite where it does not fit.
+    m.def("evaluate_cuts",
+          [](const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals, const Array<double, 3>& layers,
+             const Array<std::int32_t, 1>& sequence, const Array<double, 1>& boundary,
+             const Array<std::int32_t, 2>& cuts, const Array<std::int32_t, 2>& full,
+             const Array<std::int32_t, 2>& selective) {
+              const auto meshes = mesh_costs(ints, reals, layers);
+              const tr::Shape& shape = meshes.at(0).shape;
+              const auto pp = static_cast<std::size_t>(shape.num_stages);
+              const std::size_t n = cuts.shape(0), chunks = static_cast<std::size_t>(shape.num_chunks());
+              if (cuts.shape(1) != chunks || full.shape(0) != n || full.shape(1) != pp || selective.shape(0) != n ||
+                  selective.shape(1) != pp) {
+                  throw nb::value_error("tables of cuts have the wrong shape");
+              }
+              for (std::size_t k = 0; k < n; ++k) {
+                  long long total = 0;
+                  for (std::size_t c = 0; c < chunks; ++c) {
+                      const int size = cuts.data()[k * chunks + c];
+                      if (size < 0) throw nb::value_error("a chunk of fewer than no layers");
+                      total += size;
+                  }
+                  if (total != static_cast<long long>(sequence.shape(0))) {
+                      throw nb::value_error("cuts that do not hold every layer");
+                  }
+              }
+              tr::ShapeFacts facts(shape);
+              return given(tr::evaluate_cuts(meshes[0], view(sequence), view(boundary), facts,
+                                             {cuts.data(), n * chunks}, {full.data(), n * pp},
+                                             {selective.data(), n * pp}));
+          });
     m.def(
         "run_schedule",
         [](int schedule, int num_stages, int chunks_per_stage, int num_micro, const Array<double, 1>& forward,
@@ -302,11 +333,11 @@ void bind_mixed(nb::module_& m) {
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));
              })
-        .def("improve", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+        .def("improve", [](tr::MixedSearch& self, double target, bool first, const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
             {
                 nb::gil_scoped_release release;
-                answer = self.improve(target, cancel.data());
+                answer = self.improve(target, first, cancel.data());
             }
             nb::list replicas;
             for (const tr::MixedReplica& r : answer.replicas) {
@@ -375,15 +406,24 @@ void bind_assignment(nb::module_& m) {
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
           nb::arg("threads") = 1);
     // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
+    // watch(value, units) -> stop? both None unless a better assignment was found.
     m.def("solve_sparse_assignment",
           [](const Array<std::int32_t, 2>& units, const Array<std::int64_t, 2>& costs,
              const Array<std::int64_t, 2>& loads, const Array<std::int64_t, 1>& capacities,
-             const Array<double, 1>& multipliers, double regret, double fraction, double stride, int rounds,
-             std::uint64_t seed, const nb::callable& stop) {
+             const Array<double, 1>& prices, int rounds, std::uint64_t seed, const nb::callable& watch) {
               const std::size_t n = units.shape(0), width = units.shape(1);
-              if (costs.shape(0) != n || loads.shape(0) != n || multipliers.shape(0) != n || costs.shape(1) != width ||
-                  loads.shape(1) != width) {
+              if (costs.shape(0) != n || loads.shape(0) != n || costs.shape(1) != width || loads.shape(1) != width ||
+                  prices.shape(0) != capacities.shape(0)) {
                   throw nb::value_error("candidate tables have the wrong shape");
+              }
+              for (std::size_t j = 0; j < n; ++j) {
+                  bool any = false;
+                  for (std::size_t e = j * width; e < (j + 1) * width; ++e) {
+                      const auto unit = static_cast<std::int64_t>(units.data()[e]);
+                      if (unit >= static_cast<std::int64_t>(capacities.shape(0))) throw nb::value_error("no such unit");
+                      any = any || unit >= 0;
+                  }
+                  if (!any) throw nb::value_error("a task has no candidate");
               }
               const as::Candidates candidates{.num_tasks = static_cast<int>(n),
                                               .num_units = static_cast<int>(capacities.shape(0)),
@@ -392,12 +432,13 @@ void bind_assignment(nb::module_& m) {
                                               .cost = {costs.data(), n * width},
                                               .load = {loads.data(), n * width},
                                               .capacity = view(capacities)};
-              const auto call = [&] {
+              const as::SparseWatch call = [&](std::int64_t value, const std::vector<int>* better) {
                   const nb::gil_scoped_acquire acquire;
-                  return nb::cast<bool>(stop());
+                  if (better == nullptr) return nb::cast<bool>(watch(nb::none(), nb::none()));
+                  return nb::cast<bool>(watch(value, *better));
               };
               const nb::gil_scoped_release release;
-              return as::solve_sparse(candidates, view(multipliers), regret, fraction, stride, rounds, seed, call);
+              return as::solve_sparse(candidates, view(prices), rounds, seed, call);
           });
 }
 

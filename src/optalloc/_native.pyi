@@ -46,6 +46,7 @@ def solve_meshes(
     leader_values: Sequence[float],
     num_leaders: int,
     ceiling: float,
+    margin: float,
     work_limit: int,
     cancel: _Ints,
     /,
@@ -63,6 +64,19 @@ def evaluate_mesh(
     selective: Sequence[int],
     /,
 ) -> tuple[float, list[float], list[float]]: ...
+
+# Step time of each row of cuts (n, chunks) and recomputation (n, stages); infinite: does not fit.
+def evaluate_cuts(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    cuts: _Ints,
+    full: _Ints,
+    selective: _Ints,
+    /,
+) -> _Reals: ...
 
 # (end of each stage, its operations as (pass, chunk, micro-batch, start))
 def run_schedule(
@@ -106,19 +120,16 @@ def solve_assignment(
     tuple[bytes, int, int, bool] | None,
 ]: ...
 
-# The unit of each task, or an empty list.
+# The unit of each task, or an empty list. watch(value, units), both None unless better -> stop?
 def solve_sparse_assignment(
     units: _Ints,
     costs: _Longs,
     loads: _Longs,
     capacities: _Longs,
-    multipliers: _Reals,
-    regret: float,
-    fraction: float,
-    stride: float,
+    prices: _Reals,
     rounds: int,
     seed: int,
-    stop: Callable[[], bool],
+    watch: Callable[[int | None, list[int] | None], bool],
     /,
 ) -> list[int]: ...
 
@@ -209,4 +220,4 @@ class MixedSearch:
         most_replicas: int,
         /,
     ) -> None: ...
-    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...
+    def improve(self, target: float, first: bool, cancel: _Ints, /) -> MixedAnswer: ...

@@ -16,7 +16,7 @@ from optalloc.plan.edited import as_written
 from optalloc.plan.explanation import Explanation, Rival, Share, StageMemory, summarised
 from optalloc.plan.figures import figures, memory_kinds
 from optalloc.plan.marginals import marginals
-from optalloc.plan.resolve import Stopped, best_s, mesh_pins
+from optalloc.plan.resolve import Stopped, best_value, mesh_pins
 from optalloc.plan.sensitivity import Turn, turns
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
@@ -80,7 +80,7 @@ def explain(
     parse_limits(pins, forbids)  # also where nothing is searched for, a misspelt one is an error
     cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
     try:
-        degrees_s = best_s(cost, mesh_pins(plan), [], stop)
+        degrees_s = best_value(cost, mesh_pins(plan), [], stop)
     except Stopped:
         degrees_s = None
     again = _replanned(plan, pins, forbids, stop) if replan else None
@@ -178,7 +178,7 @@ def _memory(cost: CostModel, plan: TrainingPlan) -> tuple[StageMemory, ...]:
                 free_bytes=free,
                 largest_kind=max(kinds, key=lambda kind: kinds[kind]),
                 next_layer_bytes=takes,
-                binds=takes is not None and takes > free,
+                binds=takes is not None and takes > free - cost.reserve_bytes,
             )
         )
     return tuple(rows)

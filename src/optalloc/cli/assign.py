@@ -250,8 +250,8 @@ def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list
         notes.append(f"The first {_MOST_ROWS} of {len(rows):,} units; -o FILE writes every task.")
     if prices is not None:
         notes.append(
-            "A price is what one more of that capacity saves in the linear relaxation, in the unit of "
-            "the objective."
+            "A price is what one more of that capacity saves in the linear relaxation, in the unit "
+            "of the objective."
         )
     if out:
         notes.insert(0, f"Left out: {'task' if len(out) == 1 else 'tasks'} {_listed(out)}")

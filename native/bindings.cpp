@@ -9,6 +9,7 @@
 #include "assignment/sparse.hpp"
 #include "serving/cover.hpp"
 #include "serving/placement.hpp"
+#include "serving/walk.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -332,11 +333,11 @@ void bind_mixed(nb::module_& m) {
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));
              })
-        .def("improve", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+        .def("improve", [](tr::MixedSearch& self, double target, bool first, const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
             {
                 nb::gil_scoped_release release;
-                answer = self.improve(target, cancel.data());
+                answer = self.improve(target, first, cancel.data());
             }
             nb::list replicas;
             for (const tr::MixedReplica& r : answer.replicas) {
@@ -405,15 +406,24 @@ void bind_assignment(nb::module_& m) {
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
           nb::arg("threads") = 1);
     // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
+    // watch(value, units) -> stop? both None unless a better assignment was found.
     m.def("solve_sparse_assignment",
           [](const Array<std::int32_t, 2>& units, const Array<std::int64_t, 2>& costs,
              const Array<std::int64_t, 2>& loads, const Array<std::int64_t, 1>& capacities,
-             const Array<double, 1>& multipliers, double regret, double fraction, double stride, int rounds,
-             std::uint64_t seed, const nb::callable& stop) {
+             const Array<double, 1>& prices, int rounds, std::uint64_t seed, const nb::callable& watch) {
               const std::size_t n = units.shape(0), width = units.shape(1);
-              if (costs.shape(0) != n || loads.shape(0) != n || multipliers.shape(0) != n || costs.shape(1) != width ||
-                  loads.shape(1) != width) {
+              if (costs.shape(0) != n || loads.shape(0) != n || costs.shape(1) != width || loads.shape(1) != width ||
+                  prices.shape(0) != capacities.shape(0)) {
                   throw nb::value_error("candidate tables have the wrong shape");
+              }
+              for (std::size_t j = 0; j < n; ++j) {
+                  bool any = false;
+                  for (std::size_t e = j * width; e < (j + 1) * width; ++e) {
+                      const auto unit = static_cast<std::int64_t>(units.data()[e]);
+                      if (unit >= static_cast<std::int64_t>(capacities.shape(0))) throw nb::value_error("no such unit");
+                      any = any || unit >= 0;
+                  }
+                  if (!any) throw nb::value_error("a task has no candidate");
               }
               const as::Candidates candidates{.num_tasks = static_cast<int>(n),
                                               .num_units = static_cast<int>(capacities.shape(0)),
@@ -422,12 +432,13 @@ void bind_assignment(nb::module_& m) {
                                               .cost = {costs.data(), n * width},
                                               .load = {loads.data(), n * width},
                                               .capacity = view(capacities)};
-              const auto call = [&] {
+              const as::SparseWatch call = [&](std::int64_t value, const std::vector<int>* better) {
                   const nb::gil_scoped_acquire acquire;
-                  return nb::cast<bool>(stop());
+                  if (better == nullptr) return nb::cast<bool>(watch(nb::none(), nb::none()));
+                  return nb::cast<bool>(watch(value, *better));
               };
               const nb::gil_scoped_release release;
-              return as::solve_sparse(candidates, view(multipliers), regret, fraction, stride, rounds, seed, call);
+              return as::solve_sparse(candidates, view(prices), rounds, seed, call);
           });
 }
 
@@ -505,6 +516,31 @@ void bind_serving(nb::module_& m) {
         }
         return nb::make_tuple(cover.bound, cover.cost);
     });
+    // (excess, layers, plain, out, in): the cheapest walk, and how much of each item it uses.
+    m.def("cheapest_walk",
+          [](const Array<std::int32_t, 1>& region, const Array<double, 1>& weight, const Array<double, 1>& price,
+             const Array<double, 1>& out, const Array<double, 1>& in, int levels, int parts,
+             const Array<double, 1>& leaves, const Array<double, 1>& enters, const Array<std::int32_t, 1>& visit,
+             double cover) {
+              const std::size_t n = region.shape(0), regions = leaves.shape(0);
+              if (weight.shape(0) != n || price.shape(0) != n || out.shape(0) != n || in.shape(0) != n ||
+                  enters.shape(0) != regions || visit.shape(0) != regions || regions > 8 || levels < 1 || parts < 1) {
+                  throw nb::value_error("walk arrays have the wrong shape");
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  if (region.data()[i] < 0 || region.data()[i] >= static_cast<std::int32_t>(regions)) {
+                      throw nb::value_error("an item names no region");
+                  }
+              }
+              sv::Walk walk{};
+              {
+                  nb::gil_scoped_release release;
+                  walk = sv::cheapest_walk({view(region), view(weight), view(price), view(out), view(in)},
+                                           {static_cast<int>(regions), levels, parts, view(leaves), view(enters),
+                                            view(visit), cover});
+              }
+              return nb::make_tuple(walk.excess, walk.layers, walk.plain, walk.out, walk.in);
+          });
     // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
     m.def("improve_placement",
           [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,

@@ -120,19 +120,16 @@ def solve_assignment(
     tuple[bytes, int, int, bool] | None,
 ]: ...
 
-# The unit of each task, or an empty list.
+# The unit of each task, or an empty list. watch(value, units), both None unless better -> stop?
 def solve_sparse_assignment(
     units: _Ints,
     costs: _Longs,
     loads: _Longs,
     capacities: _Longs,
-    multipliers: _Reals,
-    regret: float,
-    fraction: float,
-    stride: float,
+    prices: _Reals,
     rounds: int,
     seed: int,
-    stop: Callable[[], bool],
+    watch: Callable[[int | None, list[int] | None], bool],
     /,
 ) -> list[int]: ...
 
@@ -155,6 +152,22 @@ def solve_rows(
 def cheapest_cover(
     weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
 ) -> tuple[float, float]: ...
+
+# (excess, layers, plain, out, in), the last three by item
+def cheapest_walk(
+    region: _Ints,
+    weight: _Reals,
+    price: _Reals,
+    out: _Reals,
+    in_: _Reals,
+    levels: int,
+    parts: int,
+    leaves: _Reals,
+    enters: _Reals,
+    visit: _Ints,
+    cover: float,
+    /,
+) -> tuple[float, float, list[float], list[float], list[float]]: ...
 def improve_placement(
     throughput: _Reals,
     links: _Reals,
@@ -207,4 +220,4 @@ class MixedSearch:
         most_replicas: int,
         /,
     ) -> None: ...
-    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...
+    def improve(self, target: float, first: bool, cancel: _Ints, /) -> MixedAnswer: ...

@@ -110,10 +110,10 @@ def solve_large(
     InputError
         If there is no task or unit, or the numbers are too large for 64-bit integers.
 
-    Complexity
-    ----------
-    Three passes over the pairs and the sample; O(N K) memory, and O(N K) a step of prices and of
-    the plan.
+    Notes
+    -----
+    Complexity: three passes over the pairs and the sample; O(N K) memory, and O(N K) a step of
+    prices and of the plan.
     """
     begin, cpu = time.perf_counter(), time.process_time()
     rule: StopRule = stop if stop is not None else Never()
@@ -220,8 +220,9 @@ def _joined(one: Lists, other: Lists) -> Lists:
 def _message(answer: _Answer, has_plan: bool) -> str:
     if answer.conflict:
         return "prices of capacity prove that nothing fits"
-    if not has_plan and answer.ended:
-        return "no plan was found, and none is ruled out"
+    if not has_plan:
+        why = "no plan was found" if answer.ended else "stopped before there was a plan"
+        return f"{why}; prices of capacity prove the bound"
     return "prices of capacity prove the bound over all pairs"
 
 

@@ -64,6 +64,7 @@ def test_status_says_what_was_found(folder: Path, capsys: pytest.CaptureFixture[
     """5: a gap remains; 4: no plan in no time; 3: too little capacity; 2: a wrong option."""
     assert main(["assign", str(folder), "--require-optimal"]) == 5
     assert main(["assign", str(folder), "--time-limit", "0s"]) == 4
+    assert "stopped before there was a plan" in capsys.readouterr().out
     assert main(["assign", str(folder), "--method", "milp"]) == 2
     assert main(["assign", str(folder), "--proof", "p"]) == 2
     assert main(["assign", str(folder), "--objective", "bottleneck"]) == 2

@@ -41,13 +41,33 @@ class Network(msgspec.Struct, frozen=True):
 
     levels: tuple[Level, ...]
 
+    is_free: bool = False
+
     def free(self) -> Network:
         """The same levels with links that take no time."""
         return Network(
             tuple(
                 msgspec.structs.replace(level, bandwidth_bytes_per_s=math.inf, latency_s=0.0)
                 for level in self.levels
-            )
+            ),
+            is_free=True,
+        )
+
+    def columns(self) -> Network:
+        """For groups in columns: figures that are arrays of one entry a mesh as columns too."""
+        if not isinstance(self.levels[0].bandwidth_bytes_per_s, np.ndarray):
+            return self
+        return Network(
+            tuple(
+                msgspec.structs.replace(
+                    level,
+                    num_devices=np.reshape(level.num_devices, (-1, 1)),
+                    bandwidth_bytes_per_s=np.reshape(level.bandwidth_bytes_per_s, (-1, 1)),
+                    latency_s=np.reshape(level.latency_s, (-1, 1)),
+                )
+                for level in self.levels
+            ),
+            is_free=self.is_free,
         )
 
     def spans(self, size: Ints | int, stride: Ints | int) -> list[Span]:

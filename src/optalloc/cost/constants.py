@@ -31,24 +31,40 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     gemm_efficiency: float
     gemm_efficiency_fp8: float
+    gemm_efficiency_fp4: float
+    gemm_efficiency_fp32: float
     gemm_tile_s: float
     gemm_tile: float
+    wave_share: float
+    cast_passes: float
     attention_efficiency: float
     attention_backward_ratio: float
     attention_backward_efficiency: float
+    attention_head_dim: float
+    softmax_passes: float
     memory_efficiency: float
     launch_s: float
     layer_host_s: float
+    backward_host: float
+    tp_host_s: float
+    expert_host_s: float
+    expert_imbalance: float
+    expert_overlap: float
+    micro_s: float
+    hop_s: float
+    collective_s: float
+    tp_overlap: float
     node_link_efficiency: float
     network_efficiency: float
     data_overlap: float
     context_overlap: float
-    expert_imbalance: float
     workspace_bytes: float
     logit_bytes: float
     fp8_cache_bytes: float
     optimizer_bytes: float
+    update_host_s: float
     fixed_s: float
+    straggler: float
     power_share: float
 
 

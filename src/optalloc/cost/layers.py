@@ -35,6 +35,42 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: Ints
 
 
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
+
+    Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, and whether
+    the attention kernel is fused. ``workload`` is None where only times are asked for.
+    """
+
+    source: Array | float
+    target: Array | float
+    element_bytes: Array | float
+    fused: NDArray[np.bool_] | bool
+    lora_rank: Array | float
+    workload: Training | None
+
+    @staticmethod
+    def of(workload: Training) -> Setting:
+        """The setting of one workload."""
+        source = workload.sequence_length
+        return Setting(
+            source=float(source),
+            target=float(workload.decoder_sequence_length or source),
+            element_bytes=element_bytes(workload),
+            fused=workload.attention_kernel == "fused",
+            lora_rank=float(workload.lora_rank),
+            workload=workload,
+        )
+
+    def tokens(self, layer: LayerGraph, *, encoder_decoder: bool) -> Array | float:
+        """Tokens of one sequence that pass the layer."""
+        if not encoder_decoder:
+            return self.source
+        if layer.stack == "embedding":
+            return self.source + self.target
+        return self.source if layer.stack == "encoder" else self.target
+
+
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     """Arrays of shape (num_keys, num_types) for one device.
 
@@ -64,18 +100,21 @@ def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int,
     return (source if layer.stack == "encoder" else target), source
 
 
-def attended(op: Op, length: float) -> float:
+def attended(op: Op, length: Array | float) -> Array | float:
     """Mean number of the ``length`` positions of its own sequence that a token attends to.
 
     A causal window of w positions is still growing over the first w tokens: w - w (w-1) / (2 s).
     """
-    window = op.window if op.window and op.window < length else length
-    return window - window * (window - 1.0) / (2.0 * length) if op.causal else window
+    window = np.minimum(np.where(np.equal(op.window, 0), length, op.window), length)
+    mean: Array | float = window
+    if op.causal:
+        mean = window - window * (window - 1.0) / (2.0 * length)
+    return mean
 
 
 def layer_table(
     graph: Graph,
-    workload: Training,
+    work: Training | Setting,
     unit: Unit,
     network: Network,
     keys: Keys,
@@ -83,10 +122,14 @@ def layer_table(
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
+    The figures of ``graph``, ``work``, ``unit`` and ``network`` are numbers, or arrays of one entry
+    a key where the keys belong to different problems of equal structure.
+
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
+    setting = Setting.of(work) if isinstance(work, Training) else work
     columns = [
-        _Layer(layer, graph, workload, unit, network, keys, free).row() for layer in graph.types
+        _Layer(layer, graph, setting, unit, network, keys, free).row() for layer in graph.types
     ]
     return LayerTable(
         **{
@@ -103,13 +146,13 @@ class _Layer:
         self,
         layer: LayerGraph,
         graph: Graph,
-        workload: Training,
+        setting: Setting,
         unit: Unit,
         network: Network,
         keys: Keys,
         free: tuple[str, ...],
     ) -> None:
-        self.layer, self.workload, self.unit = layer, workload, unit
+        self.layer, self.setting, self.unit = layer, setting, unit
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")
@@ -118,17 +161,18 @@ class _Layer:
         self.cp = keys.cp.astype(np.float64)
         self.ep = keys.ep.astype(np.float64)
         self.keys = keys
-        own, source = tokens_of(layer, graph, workload)
-        self.length, self.source_length = float(own), float(source)
+        self.length = setting.tokens(layer, encoder_decoder=graph.encoder_decoder)
+        self.source_length = setting.source
         batch = keys.micro_batch.astype(np.float64)
-        self.tokens = batch * own / self.cp
-        self.source_tokens = batch * source / self.cp
+        self.tokens: Array = batch * self.length / self.cp
+        self.source_tokens: Array = batch * self.source_length / self.cp
         self.sequence_share = np.where(keys.sequence > 0, 1.0 / self.tp, 1.0)
-        self.size = element_bytes(workload)
+        self.size = setting.element_bytes
         zero = np.zeros_like(self.tp)
         self.forward, self.backward, self.weight = zero.copy(), zero.copy(), zero.copy()
         self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
         self.dense, self.expert = zero.copy(), zero.copy()
+        self.experts: Array | float = 0.0  # of one rank
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
@@ -172,7 +216,7 @@ class _Layer:
         """Share of the op's values that one rank holds."""
         if op.shard not in ("column", "tensor"):
             return np.ones_like(self.tp)
-        if op.kv_heads and op.kind == "attention" and not op.cross:
+        if np.all(op.kv_heads) and op.kind == "attention" and not op.cross:
             # queries and outputs divide; keys and values stop dividing at one head a rank
             q = op.heads * (op.qk_dim + op.v_dim)
             kv = op.kv_heads * (op.qk_dim + op.v_dim)
@@ -183,20 +227,20 @@ class _Layer:
 
     def _columns(self, op: Op) -> Array:
         if op.shard != "column":
-            return np.full_like(self.tp, float(op.n))
-        kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / max(1, op.kv_heads))
+            return op.n + np.zeros_like(self.tp)
+        kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / np.maximum(1, op.kv_heads))
         columns: Array = op.n / self.tp + kv
         return columns
 
     def _parameters(self, op: Op) -> None:
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
-        elif op.n_kv:  # key and value heads are repeated where tp exceeds them
+        elif np.any(op.n_kv):  # key and value heads are repeated where tp exceeds them
             self.dense += op.parameters * self._columns(op) / (op.n + op.n_kv)
         elif op.shard in ("column", "row", "tensor"):
             self.dense += op.parameters / self.tp
         else:
-            self.dense += float(op.parameters)
+            self.dense += op.parameters
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -204,7 +248,7 @@ class _Layer:
         unit = self.unit
         m = self._rows(op)
         n = self._columns(op)
-        k = op.k / self.tp if op.shard == "row" else np.full_like(self.tp, float(op.k))
+        k = op.k / self.tp if op.shard == "row" else op.k + np.zeros_like(self.tp)
         groups: Array | float = 1.0
         if op.shard == "expert":
             groups = np.maximum(1.0, op.experts / self.ep)
@@ -214,13 +258,14 @@ class _Layer:
         self.weight += unit.gemm_s(k, n, m, groups)
 
     def _elementwise(self, op: Op) -> None:
-        if op.elements == 0.0:
+        if not np.any(op.elements):
             return
         moved = self.size * op.elements * self._rows(op) * self._width_share(op)
         self.forward += self.unit.stream_s(moved)
         self.backward += self.unit.stream_s(2.0 * moved)
 
     def _attention(self, op: Op) -> None:
+        unit = self.unit
         share = self.sequence_share if op.shard == "sequence" else 1.0 / self.tp
         heads = op.heads * share
         span = self._attended(op)
@@ -229,25 +274,25 @@ class _Layer:
             op.qk_dim + op.v_dim
         )
         moved = self.size * self.tokens * width
-        if self.workload.attention_kernel == "unfused":
-            # scores and softmax are each written and read once
-            length = self.source_length if op.cross else self.length
-            moved = moved + 4.0 * self.size * heads * self.tokens * length
-        forward, backward = self.unit.attention_s(flops, moved)
+        length = self.source_length if op.cross else self.length
+        scores = np.where(self.setting.fused, 0.0, self.size * heads * self.tokens * length)
+        forward, backward = unit.attention_s(flops, moved, scores, op.qk_dim)
         exchanged_f, exchanged_b = self._ring(op, forward, backward)
         self.forward += forward + exchanged_f
         self.backward += backward + exchanged_b
         self.core_s += forward
-        self.core_bytes += self.tokens * core_bytes_per_token(
-            op, heads, self.source_length if op.cross else self.length, self.workload
-        )
+        if self.setting.workload is not None:
+            self.core_bytes += self.tokens * core_bytes_per_token(
+                op, heads, float(length), self.setting.workload
+            )
         self._elementwise(op)
 
-    def _attended(self, op: Op) -> float:
+    def _attended(self, op: Op) -> Array | float:
         """Mean number of positions the kernel computes for a token; an unfused one masks later."""
-        if op.cross or self.workload.attention_kernel == "unfused":
-            return self.source_length if op.cross else self.length
-        return attended(op, self.length)
+        if op.cross:
+            return self.source_length
+        mean: Array | float = np.where(self.setting.fused, attended(op, self.length), self.length)
+        return mean
 
     def _ring(self, op: Op, forward: Array, backward: Array) -> tuple[Array, Array]:
         """What stays visible of the exchange of keys and values between context-parallel ranks."""
@@ -263,7 +308,9 @@ class _Layer:
     def _dispatch(self, op: Op) -> None:
         self._elementwise(op)
         sent = self.size * op.k * self._rows(op)
-        exchange = 2.0 * all_to_all_s(self.ep_network, self.keys.ep, 1, sent)
+        seen = 1.0 - self.unit.constants.expert_overlap
+        exchange = 2.0 * seen * all_to_all_s(self.ep_network, self.keys.ep, 1, sent)
+        self.experts = np.maximum(1.0, op.experts / self.ep)
         self.forward += exchange
         self.backward += exchange
 
@@ -275,15 +322,21 @@ class _Layer:
     def _host(self) -> None:
         """A pass over a layer takes at least as long as the host needs to launch its kernels.
 
-        Input and weight gradients launch half of a backward each. What one has left does not
-        shorten the other: a faster device must not make either of them longer.
+        Each collective and each expert of a rank is launched by itself. Input and weight gradients
+        launch half of a backward each. What one has left does not shorten the other: a faster
+        device must not make either of them longer. The ends of the model launch few kernels, but
+        a micro-batch begins and ends there.
         """
+        c = self.unit.constants
         if self.layer.stack in ("embedding", "head"):
+            self.forward += c.micro_s
+            self.backward += c.micro_s
             return
-        host = self.unit.constants.layer_host_s
+        host = c.layer_host_s + c.expert_host_s * self.experts
+        host = host + np.where(self.tp > 1, c.tp_host_s * self.layer.tp_reduces, 0.0)
         self.forward = np.maximum(self.forward, host)
-        self.backward = np.maximum(self.backward, host / 2.0)
-        self.weight = np.maximum(self.weight, host / 2.0)
+        self.backward = np.maximum(self.backward, c.backward_host * host / 2.0)
+        self.weight = np.maximum(self.weight, c.backward_host * host / 2.0)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.
@@ -295,8 +348,12 @@ class _Layer:
         """
         full = self.size * self.tokens * self.layer.hidden
         keys = self.keys
-        gather = gather_s(self.tp_network, keys.tp, 1, full)
-        reduce = all_reduce_s(self.tp_network, keys.tp, 1, full)
+        c = self.unit.constants
+        seen, begun = 1.0 - c.tp_overlap, np.where(keys.tp > 1, c.collective_s, 0.0)
+        if self.tp_network.is_free:
+            begun = np.zeros_like(self.tp)
+        gather = seen * gather_s(self.tp_network, keys.tp, 1, full) + begun
+        reduce = seen * all_reduce_s(self.tp_network, keys.tp, 1, full) + begun
         sharded = keys.sequence > 0
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)
@@ -305,6 +362,6 @@ class _Layer:
             self.forward += np.where(sharded, gather, reduce)
             self.backward += np.where(sharded, gather, 0.0)
         else:
-            count = float(self.layer.tp_reduces)
+            count = self.layer.tp_reduces
             self.forward += count * np.where(sharded, 2.0 * gather, reduce)
             self.backward += count * np.where(sharded, 3.0 * gather, reduce)

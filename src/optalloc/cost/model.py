@@ -18,8 +18,8 @@ from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
-from optalloc.cost.memory import StateBytes, element_bytes
+from optalloc.cost.layers import Keys, LayerTable, Setting, attended, layer_table, tokens_of
+from optalloc.cost.memory import StateBytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -172,7 +172,12 @@ class CostModel:
         self.graph: Graph = lower(model)
         self.constants = constants or values(read_constants(name))
         self.device = cluster.nodes[0].device
-        self.unit = Unit.of(self.device, workload.dtype, self.constants)
+        self.unit = slowed(
+            Unit.of(self.device, workload.dtype, self.constants),
+            self.constants,
+            cluster.num_devices,
+        )
+        self.setting = Setting.of(workload)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
         # Sorted codes of keys already evaluated, and their table, by the free axes.
@@ -236,7 +241,7 @@ class CostModel:
                 if op.kind == "gemm":
                     total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
                 elif op.kind == "attention":
-                    span = source if op.cross else attended(op, own)
+                    span = source if op.cross else float(attended(op, own))
                     total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
         return 3.0 * total * self.workload.global_batch
 
@@ -260,7 +265,7 @@ class CostModel:
                 return known[1], row
         codes, first, row = np.unique(code, return_index=True, return_inverse=True)
         keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
-        table = layer_table(self.graph, self.workload, self.unit, self.network, keys, free)
+        table = layer_table(self.graph, self.setting, self.unit, self.network, keys, free)
         if len(codes) and (known is None or len(codes) > len(known[0])):
             self._known[free] = (codes, table)
         return table, row
@@ -271,62 +276,26 @@ class CostModel:
         Complexity: O(n * types), vectorised.
         """
         table, row = self.layer_costs(meshes)
-        types = len(self.graph.types)
         n = len(meshes)
-        c = self.constants
-        layers = np.empty((n, types, len(LAYER_FIELDS)))
-        forward, backward = table.forward_s[row], table.backward_s[row]
-        weight, core = table.weight_s[row], table.core_s[row]
-        held, core_bytes = table.held_bytes[row], table.core_bytes[row]
         dense, expert = self._parameters(meshes, table, row)
-        groups = _groups(meshes)
-        zero = meshes.zero_stage[:, None].astype(np.float64)
-        shard, expert_shard = groups.shards.astype(float), groups.expert_shards.astype(float)
-        state = dense * self.states.total(zero, shard)
-        state += expert * self.states.total(zero, expert_shard)
-        updated = dense / np.where(zero >= 1, shard, 1.0)
-        updated += expert / np.where(zero >= 1, expert_shard, 1.0)
-        update = self._update_s(updated)
-        traffic = Traffic(
-            network=self.network,
-            weight_bytes=element_bytes(self.workload),
-            gradient_bytes=self.states.gradients,
-            overlap=c.data_overlap,
-        )
-        reduce, gather, more_f, more_b = traffic.times(
-            groups, zero, dense, expert, forward, backward + weight
-        )
-        fields = {
-            "forward_s": forward + more_f,
-            "backward_s": backward + more_b,
-            "weight_s": weight,
-            "extra_selective_s": core,
-            "extra_full_s": forward.copy(),
-            "held_bytes": held,
-            "held_selective_bytes": held - core_bytes,
-            "held_full_bytes": np.minimum(table.input_bytes[row], held),
-            "scratch_selective_bytes": core_bytes,
-            "scratch_full_bytes": held,
-            "state_bytes": state,
-            "reduce_s": reduce,
-            "gather_s": gather,
-            "update_s": update,
-        }
+        fields = self._times(meshes, table, row, dense, expert)
+        fields |= self._bytes(meshes, table, row, dense, expert)
+        layers = np.empty((n, len(self.graph.types), len(LAYER_FIELDS)))
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
         # Embedding and head are never recomputed.
         for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
 
+        c = self.constants
         reals = np.zeros((n, len(REAL_FIELDS)))
-        working = np.where(meshes.zero_stage >= 3, self._gathered_bytes(dense + expert), 0.0)
         put = {
-            "capacity_bytes": self.device.memory_bytes - c.workspace_bytes - working,
+            "capacity_bytes": self._room_bytes(meshes, dense, expert),
             "logits_bytes": self._logits(meshes),
-            "overlap": np.full(n, c.data_overlap),
+            "overlap": c.data_overlap + np.zeros(n),
             "tied_s": self._tied_s(meshes),
             "weight": np.ones(n),
-            "fixed_s": np.full(n, c.fixed_s),
+            "fixed_s": c.fixed_s + np.zeros(n),
         } | self._links(meshes)
         for name, values_ in put.items():
             reals[:, REAL_FIELDS.index(name)] = values_
@@ -337,12 +306,66 @@ class CostModel:
                 meshes.virtual_stages,
                 self.num_microbatches(meshes),
                 meshes.num_devices // meshes.pp,
-                np.full(n, self.cluster.levels()[0].num_devices),
+                self.network.levels[0].num_devices + np.zeros(n, np.int64),
                 meshes.recompute_rule,
             ],
             axis=1,
         ).astype(np.int32)
         return MeshTables(ints=ints, reals=reals, layers=layers)
+
+    def _times(
+        self, meshes: Meshes, table: LayerTable, row: Ints, dense: Array, expert: Array
+    ) -> dict[str, Array]:
+        """The layer fields in seconds, each of shape (n, types)."""
+        forward, backward = table.forward_s[row], table.backward_s[row]
+        weight = table.weight_s[row]
+        groups = _groups(meshes)
+        zero = meshes.zero_stage[:, None].astype(np.float64)
+        updated = dense / np.where(zero >= 1, groups.shards, 1.0)
+        updated += expert / np.where(zero >= 1, groups.expert_shards, 1.0)
+        traffic = Traffic(
+            network=self.network.columns(),
+            weight_bytes=_column(self.setting.element_bytes),
+            gradient_bytes=_column(self.states.gradients),
+            overlap=_column(self.constants.data_overlap),
+        )
+        reduce, gather, more_f, more_b = traffic.times(
+            groups, zero, dense, expert, forward, backward + weight
+        )
+        return {
+            "forward_s": forward + more_f,
+            "backward_s": backward + more_b,
+            "weight_s": weight,
+            "extra_selective_s": table.core_s[row],
+            "extra_full_s": forward.copy(),
+            "reduce_s": reduce,
+            "gather_s": gather,
+            "update_s": self._update_s(updated),
+        }
+
+    def _bytes(
+        self, meshes: Meshes, table: LayerTable, row: Ints, dense: Array, expert: Array
+    ) -> dict[str, Array]:
+        """The layer fields in bytes, each of shape (n, types)."""
+        held, core_bytes = table.held_bytes[row], table.core_bytes[row]
+        groups = _groups(meshes)
+        zero = meshes.zero_stage[:, None].astype(np.float64)
+        state = dense * self.states.total(zero, groups.shards.astype(float))
+        state += expert * self.states.total(zero, groups.expert_shards.astype(float))
+        return {
+            "held_bytes": held,
+            "held_selective_bytes": held - core_bytes,
+            "held_full_bytes": np.minimum(table.input_bytes[row], held),
+            "scratch_selective_bytes": core_bytes,
+            "scratch_full_bytes": held,
+            "state_bytes": state,
+        }
+
+    def _room_bytes(self, meshes: Meshes, dense: Array, expert: Array) -> Array:
+        """What the states and activations of a device may fill."""
+        working = np.where(meshes.zero_stage >= 3, self._gathered_bytes(dense + expert), 0.0)
+        room: Array = self.device.memory_bytes - self.constants.workspace_bytes - working
+        return room
 
     def state_bytes(self, meshes: Meshes) -> dict[str, Array]:
         """Weights, gradients, optimizer of each type on one device, bytes, shape (n, types)."""
@@ -385,12 +408,13 @@ class CostModel:
         The constant is that of AdamW with a master copy and fp32 gradients: gradients read, master
         and moments read and written, weights written. Other layouts move in proportion.
         """
-        size = element_bytes(self.workload)
-        weights = size if size == 2.0 else 2.0 * size  # fp32 weights are their own master copy
-        moved = self.states.gradients + 2.0 * self.states.optimizer + weights
-        bytes_ = self.constants.optimizer_bytes * moved / _ADAMW_BYTES
-        time_s: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
-        return time_s
+        size = _column(self.setting.element_bytes)
+        weights = np.where(np.equal(size, 2.0), size, 2.0 * size)  # fp32: their own master copy
+        moved = _column(self.states.gradients) + 2.0 * _column(self.states.optimizer) + weights
+        c = self.constants
+        bytes_ = _column(c.optimizer_bytes) * moved / _ADAMW_BYTES
+        time_s: Array = parameters * bytes_ / _column(self.unit.bandwidth_bytes_per_s)
+        return time_s + _column(c.update_host_s)
 
     def _logits(self, meshes: Meshes) -> Array:
         if not self.model.has_head:
@@ -402,22 +426,20 @@ class CostModel:
 
     def _tied_s(self, meshes: Meshes) -> Array:
         """All-reduce of the tied embedding's gradient between first and last stage, seconds."""
-        gradient = self.graph.tied_parameters * self.states.gradients / meshes.tp
-        if self.graph.tied_parameters == 0:
-            return np.zeros(len(meshes))
+        gradient: Array = self.graph.tied_parameters * self.states.gradients / meshes.tp
         two = np.full(len(meshes), 2)
         apart = meshes.num_devices // meshes.pp * np.maximum(1, meshes.pp - 1)
-        return all_reduce_s(self.network, two, apart, gradient)
+        return np.where(gradient > 0.0, all_reduce_s(self.network, two, apart, gradient), 0.0)
 
     def _links(self, meshes: Meshes) -> dict[str, Array]:
         share = np.where(meshes.sequence > 0, 1.0 / meshes.tp, 1.0)
-        tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
-        sent = element_bytes(self.workload) * tokens * self.model.hidden * share
+        tokens = meshes.micro_batch * self.setting.source / meshes.cp
+        sent = self.setting.element_bytes * tokens * self.graph.head.hidden * share
         near, far = self.network.levels[0], self.network.levels[-1]
-        ones = np.ones(len(meshes))
+        begun = self.constants.hop_s + np.zeros(len(meshes))
         return {
-            "latency_near_s": near.latency_s * ones,
-            "latency_far_s": far.latency_s * ones,
+            "latency_near_s": near.latency_s + begun,
+            "latency_far_s": far.latency_s + begun,
             "transfer_near_s": send_s(near, sent) - near.latency_s,
             "transfer_far_s": send_s(far, sent) - far.latency_s,
         }
@@ -431,6 +453,22 @@ class CostModel:
     @property
     def watts_per_device(self) -> float:
         return price.watts_per_device(self.cluster, self.constants)
+
+
+def _column(figure: Array | float) -> Array | float:
+    """An array of one entry a mesh as a column; a number as it is."""
+    return np.reshape(figure, (-1, 1)) if isinstance(figure, np.ndarray) else figure
+
+
+def slowed(unit: Unit, constants: Constants, num_devices: Array | float) -> Unit:
+    """The unit in step with the slowest of many: ``1 + straggler log2(machines of eight)``."""
+    factor = 1.0 + constants.straggler * np.log2(np.maximum(1.0, np.asarray(num_devices) / 8.0))
+    return msgspec.structs.replace(
+        unit,
+        matrix_flops_per_s=unit.matrix_flops_per_s / factor,
+        attention_flops_per_s=unit.attention_flops_per_s / factor,
+        bandwidth_bytes_per_s=unit.bandwidth_bytes_per_s / factor,
+    )
 
 
 def _groups(meshes: Meshes) -> Groups:

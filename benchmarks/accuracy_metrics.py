@@ -37,6 +37,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     predicted_s: float
     measured_s: float | None
     memory_bytes: float
+    reported_bytes: float
     capacity_bytes: float
     remark: str
 
@@ -120,7 +121,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def memory_error(scored: Sequence[Scored]) -> list[float]:
     """Relative errors of peak memory on the rows that report it and did not run out, signed."""
     return [
-        s.memory_bytes / s.measured_bytes - 1.0
+        s.reported_bytes / s.measured_bytes - 1.0
         for s in scored
         if s.measured_bytes and s.row.get("oom", "") != "1"
     ]

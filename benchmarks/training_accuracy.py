@@ -54,11 +54,12 @@ def score(rows: Sequence[Row]) -> tuple[list[Scored], list[tuple[str, ...]]]:
                 predicted_s=found.step_time_s,
                 measured_s=problem.measured_s,
                 memory_bytes=found.memory_bytes,
+                reported_bytes=found.reported_bytes,
                 capacity_bytes=found.capacity_bytes,
                 remark=remark,
             )
         )
-        memory = f"{found.memory_bytes / GIB:.4g}"
+        memory = f"{found.reported_bytes / GIB:.4g}"
         lines.append((problem.row_id, "ok", f"{found.step_time_s:.6g}", memory, remark))
     return scored, lines
 

@@ -59,7 +59,8 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         }
         peak = std::max(peak, sum);
     }
-    return state + peak + scratch + (stage == pp_ - 1 ? mesh_.logits : 0.0);
+    // The logits are gone before the first layer is recomputed.
+    return state + peak + std::max(scratch, stage == pp_ - 1 ? mesh_.logits : 0.0);
 }
 
 void Solver::chunk_times(const Range& r, bool first, bool last, int full, int selective,

@@ -11,7 +11,7 @@ from optalloc import files
 from optalloc.errors import InputError
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8", "fp4"]
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "lion", "sgd"]
 
 FRAMEWORKS = (
     "megatron",
@@ -47,15 +47,22 @@ class Training(
     dtype : {"bf16", "fp16", "fp8", "fp4", "fp32"}
         Type of the matrix multiplications and of the stored activations (fp8 and fp4 store 16-bit
         ones).
-    optimizer : {"adamw", "sgd"}
-        AdamW keeps a master copy and two moments in fp32; SGD a master copy and a momentum.
+    optimizer : {"adamw", "lion", "sgd"}
+        AdamW keeps a master copy and two moments; Lion and SGD a master copy and a momentum.
+    moment_dtype : {"fp32", "bf16"}
+        Type of the optimizer's moments; the master copy is fp32.
     gradient_dtype : {"fp32", "bf16"}
         Type in which gradients are accumulated and reduced.
     attention_kernel : {"fused", "unfused"}
         A fused (flash) kernel keeps one number a head and token; an unfused one the whole softmax.
+    activation_kernel : {"fused", "unfused"}
+        A fused kernel keeps the input of the MLP's activation; an unfused one every step between.
+    dropout : bool
+        Whether the model trains with dropout, whose masks are stored.
     framework : str
         The family of software that runs the step (:data:`FRAMEWORKS`); the cost model knows some by
-        their own constants and takes the common ones for any other name.
+        their own constants and takes the common ones for any other name. It decides the layout of
+        states and what selective recomputation repeats.
     release : str
         Its release as year and month, "25.11"; empty: the newest that the cost model knows.
     lora_rank : int
@@ -70,6 +77,9 @@ class Training(
     optimizer: Optimizer = "adamw"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     attention_kernel: Literal["fused", "unfused"] = "fused"
+    moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_kernel: Literal["fused", "unfused"] = "fused"
+    dropout: bool = False
     framework: str = "megatron"
     release: str = ""
     lora_rank: int = 0
@@ -89,6 +99,11 @@ class Training(
                 pointer="$.lora_rank",
                 fix="give a whole number; 0 trains every parameter",
             )
+
+    @property
+    def sharded_parameters(self) -> bool:
+        """True for FSDP: weights live as fp32 shards and are gathered in 16 bits."""
+        return self.framework.startswith("fsdp")
 
 
 Workload = Training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import types
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def test_allocate_prints_the_plan_and_what_is_missing(capsys: pytest.CaptureFixt
     assert lines[:2] == ["optimal: nodes (1, 2, 0, 1, 0, -1)", "cost 28, fullest 100.0%"]
     assert lines[3].startswith("tasks 2 and 4 do not fit together in any distribution")
     assert lines[4].startswith("raise the capacity of resource 1 of unit 2 by 2 ")
+
+
+@pytest.mark.parametrize("name", ["explain"])
+def test_python_in_the_how_to_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its blocks one after another, as a reader would type them."""
+    text = (EXAMPLES.parent / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    exec("\n".join(blocks), {})
+    assert "mlp" in capsys.readouterr().out

@@ -6,10 +6,8 @@ import argparse
 import os
 import sys
 
-import msgspec
-
+from optalloc.cli.plans import read_as_it_is
 from optalloc.plan.compare import Comparison, compare
-from optalloc.plan.plan import load_plan
 from optalloc.report.table import Table, render
 
 
@@ -24,22 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    comparison = compare(load_plan(arguments.first), load_plan(arguments.second))
-    data = {
-        **msgspec.to_builtins(comparison),
-        "changed": comparison.changed,
-        "summary": comparison.summary,
-    }
+    comparison = compare(read_as_it_is(arguments.first), read_as_it_is(arguments.second))
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(comparison.summary)
-    print(render(_tables(comparison), data, arguments.format, color=color), end="")
+    print(render(_tables(comparison), comparison, arguments.format, color=color), end="")
     return 0
 
 
 def _tables(comparison: Comparison) -> list[Table]:
     """The sections as tables; the decisions come first and are the CSV."""
     return [
-        Table(title=title, columns=columns, rows=rows)
-        for title, columns, rows in comparison.sections()
+        Table(title=title, columns=columns, rows=rows, right=() if number == 0 else columns[1:])
+        for number, (title, columns, rows) in enumerate(comparison.sections())
     ]

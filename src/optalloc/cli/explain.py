@@ -11,11 +11,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
     parser.add_argument(
-        "--replan", action="store_true", help="also search again for each change (seven searches)"
+        "--replan",
+        action="store_true",
+        help="also search the whole space again, as it is and after each change",
+    )
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="also find at which bandwidth, batch and sequence length another plan is better",
+    )
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what these searches keep, as it was given to train",
+    )
+    parser.add_argument(
+        "--forbid", action="append", default=[], metavar="NAME=VALUE", help="what they leave out"
     )
     parser.add_argument(
         "--time-limit", metavar="TIME", help="wall-clock limit of each search, for example 30s"
     )
+    parser.add_argument("--html", metavar="FILE", help="write it as one self-contained page")
     parser.add_argument(
         "--format", choices=("table", "json", "csv"), default="table", help="default: table"
     )
@@ -23,40 +41,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain and print; returns the exit status."""
-    import msgspec
-
+    from optalloc import files
+    from optalloc.cli.plans import read_as_it_is
+    from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
-    from optalloc.plan.plan import load_plan
-    from optalloc.report.table import Table, render
+    from optalloc.report.explanation import explanation_tables
+    from optalloc.report.page import page
+    from optalloc.report.table import render
     from optalloc.stop import TimeLimit
     from optalloc.units import parse_duration
 
     stop = None
     if arguments.time_limit is not None:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
-    explanation = explain(load_plan(arguments.plan), replan=arguments.replan, stop=stop)
-    tables = [
-        Table(title=title, columns=columns, rows=rows, right=_NUMBERS)
-        for title, columns, rows in explanation.sections()
-    ]
-    data = {**msgspec.to_builtins(explanation), "summary": explanation.summary}
+    plan = read_as_it_is(arguments.plan)
+    explanation = explain(
+        plan,
+        replan=arguments.replan,
+        sensitivity=arguments.sensitivity,
+        pin=arguments.pin,
+        forbid=arguments.forbid,
+        stop=stop,
+    )
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(explanation.summary + "\n")
-    print(render(tables, data, arguments.format, color=color), end="")
-    if arguments.format == "table" and not arguments.replan:
-        print(f"Next: optalloc explain {arguments.plan} --replan searches again for each change.")
+    tables = explanation_tables(explanation)
+    print(render(tables, explanation, arguments.format, color=color), end="")
+    if arguments.html is not None:
+        files.write_text(arguments.html, page(as_written(plan)[0], explanation))
+    if arguments.format == "table":
+        print(_next(arguments))
     return 0
 
 
-_NUMBERS = (
-    "time",
-    "share",
-    "total",
-    "free",
-    "storing one layer more",
-    "step",
-    "gain",
-    "replanned",
-    "gain then",
-)
+def _next(arguments: argparse.Namespace) -> str:
+    """What to type next."""
+    if arguments.html is not None:
+        return f"Saved {arguments.html}: open it in a browser."
+    words = []
+    if not arguments.replan:
+        words.append("--replan searches again for each change")
+    if not arguments.sensitivity:
+        words.append("--sensitivity finds where the choice turns")
+    words.append("--html page.html draws it")
+    return f"Next: optalloc explain {arguments.plan} with\n      " + "\n      ".join(words)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from optalloc.cli.plans import read_plan
 from optalloc.export.base import TARGETS, export
-from optalloc.plan.plan import load_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    for path in export(load_plan(arguments.plan), arguments.to, arguments.output):
+    for path in export(read_plan(arguments.plan), arguments.to, arguments.output):
         print(path)
     return 0

@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
+from optalloc.cli.plans import read_plan
 from optalloc.execute.run import Run, run_plan
-from optalloc.plan.plan import load_plan
 from optalloc.report.table import Cell, Table, render
 from optalloc.units import format_seconds, parse_duration
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run and print; returns 1 if the losses differ from the one-process run's."""
     result = run_plan(
-        load_plan(arguments.plan),
+        read_plan(arguments.plan),
         processes=arguments.processes,
         steps=arguments.steps,
         timeout_s=parse_duration(arguments.time_limit, path="--time-limit"),

@@ -16,6 +16,8 @@ from optalloc.units import dimension_of
 FORMATS = {
     "assignment": ("optalloc.assignment.formats", "AssignmentFile", False),
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
+    "comparison": ("optalloc.plan.compare", "Comparison", False),
+    "explanation": ("optalloc.plan.explanation", "Explanation", False),
     "model": ("optalloc.model.load", "ModelFile", True),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
     "workload": ("optalloc.workload", "Workload", True),

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from optalloc.plan.plan import load_plan
+from optalloc.cli.plans import read_plan
 from optalloc.report.table import Table, render
 from optalloc.simulate.simulation import Simulation, simulate
 from optalloc.units import format_bytes, format_seconds
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay and print; returns the exit status."""
-    simulation = simulate(load_plan(arguments.plan))
+    simulation = simulate(read_plan(arguments.plan))
     if arguments.trace is not None:
         simulation.trace.write(arguments.trace)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -59,6 +59,9 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     data_overlap: float
     context_overlap: float
     workspace_bytes: float
+    fragmentation: float
+    memory_error: float
+    memory_margin: float
     logit_bytes: float
     fp8_cache_bytes: float
     optimizer_bytes: float

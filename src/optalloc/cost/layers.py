@@ -38,8 +38,10 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
 
-    Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, and whether
-    the attention kernel is fused. ``workload`` is None where only times are asked for.
+    Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
+    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
+    selective recomputation goes by operators, and what is stored besides: eager activations and
+    dropout masks. ``workload`` is None where only times are asked for.
     """
 
     source: Array | float
@@ -47,6 +49,10 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     element_bytes: Array | float
     fused: NDArray[np.bool_] | bool
     lora_rank: Array | float
+    frozen: bool
+    by_operator: bool
+    eager: bool
+    dropout: bool
     workload: Training | None
 
     @staticmethod
@@ -59,6 +65,10 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             element_bytes=element_bytes(workload),
             fused=workload.attention_kernel == "fused",
             lora_rank=float(workload.lora_rank),
+            frozen=workload.lora_rank > 0,
+            by_operator=workload.sharded_parameters,
+            eager=workload.activation_kernel == "unfused",
+            dropout=workload.dropout,
             workload=workload,
         )
 
@@ -74,8 +84,10 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     """Arrays of shape (num_keys, num_types) for one device.
 
-    Times of one micro-batch in seconds (``core_s``: the attention core of the forward pass), stored
-    bytes of one micro-batch (``core_bytes``: the part that recomputing the core saves), parameters.
+    Times of one micro-batch in seconds (``core_s``: what selective recomputation repeats of the
+    forward pass), stored bytes of one micro-batch (``core_bytes``: the part that it saves),
+    parameters, and those of them that are trained. Selective is the attention core; under FSDP it
+    goes operator by operator.
     """
 
     forward_s: Array
@@ -87,6 +99,8 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     input_bytes: Array
     dense_parameters: Array
     expert_parameters: Array
+    trained_dense: Array
+    trained_experts: Array
 
 
 def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int, int]:
@@ -123,7 +137,9 @@ def layer_table(
     """Evaluate every layer type for every key.
 
     The figures of ``graph``, ``work``, ``unit`` and ``network`` are numbers, or arrays of one entry
-    a key where the keys belong to different problems of equal structure.
+    a key where the keys belong to different problems of equal structure. ``free`` names what an
+    account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"), the floor that the host
+    sets ("host"), or a class of operations, with all they hold.
 
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
@@ -153,6 +169,7 @@ class _Layer:
         free: tuple[str, ...],
     ) -> None:
         self.layer, self.setting, self.unit = layer, setting, unit
+        self.free = free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")
@@ -173,9 +190,19 @@ class _Layer:
         self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
         self.dense, self.expert = zero.copy(), zero.copy()
         self.experts: Array | float = 0.0  # of one rank
+        self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
+        self.kept, self.again_s = zero.copy(), zero.copy()
+        self.by_operator = setting.by_operator
+        self.frozen = setting.frozen
+        # Adapters sit beside the matrices of the layers.
+        self.adapted = setting.frozen and layer.stack not in ("embedding", "head")
+        self.rank = setting.lora_rank
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
+            if self.layer.op_class(op) in self.free:
+                continue
+            before = self.forward.copy()
             {
                 "gemm": self._gemm,
                 "attention": self._attention,
@@ -184,20 +211,30 @@ class _Layer:
                 "dispatch": self._dispatch,
                 "loss": self._loss,
             }[op.kind](op)
+            self.again_s += op.again * (self.forward - before)
             self._parameters(op)
-            self.held += self.size * op.saved * self._rows(op) * self._width_share(op)
+            self._store(op)
+        if self.setting.dropout:
+            self.held += self._masks()
         self._tensor_parallel()
-        self._host()
+        if "host" not in self.free:
+            self._host()
+        held = self.held + self.core_bytes
+        core_s, core_bytes = self.core_s, self.core_bytes
+        if self.by_operator:
+            core_s, core_bytes = self.again_s, np.maximum(0.0, held - self.kept)
         return {
             "forward_s": self.forward,
             "backward_s": self.backward,
             "weight_s": self.weight,
-            "core_s": self.core_s,
-            "held_bytes": self.held + self.core_bytes,
-            "core_bytes": self.core_bytes,
+            "core_s": core_s,
+            "held_bytes": held,
+            "core_bytes": core_bytes,
             "input_bytes": self.size * self.layer.hidden * self.tokens * self.sequence_share,
             "dense_parameters": self.dense,
             "expert_parameters": self.expert,
+            "trained_dense": self.trained_dense if self.frozen else self.dense,
+            "trained_experts": self.trained_experts if self.frozen else self.expert,
         }
 
     # -- shares ----------------------------------------------------------------------------------
@@ -232,7 +269,29 @@ class _Layer:
         columns: Array = op.n / self.tp + kv
         return columns
 
+    def _store(self, op: Op) -> None:
+        """What the op keeps for the backward pass, and what of it recomputation by operator does.
+
+        The output of a row-sharded product lies on the sequence's shards.
+        """
+        saved = op.saved + (op.eager if self.setting.eager else 0.0)
+        self.held += self.size * saved * self._rows(op) * self._width_share(op)
+        if np.any(op.kept):
+            rows = self.tokens * self.sequence_share if op.shard == "row" else self._rows(op)
+            self.kept += self.size * op.kept * rows * self._width_share(op)
+
+    def _masks(self) -> Array:
+        """Dropout masks of a byte a value: behind attention and MLP, or behind the embedding.
+
+        The attention core counts its own.
+        """
+        count = {"embedding": 1.0, "head": 0.0}.get(self.layer.stack, 2.0)
+        masks: Array = count * self.layer.hidden * self.tokens * self.sequence_share
+        return masks
+
     def _parameters(self, op: Op) -> None:
+        if self.adapted and op.kind == "gemm":
+            self._adapters(op)
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
         elif np.any(op.n_kv):  # key and value heads are repeated where tp exceeds them
@@ -241,6 +300,17 @@ class _Layer:
             self.dense += op.parameters / self.tp
         else:
             self.dense += op.parameters
+
+    def _adapters(self, op: Op) -> None:
+        """Two matrices of the adapter's rank beside a frozen one, divided as it is."""
+        wide = self._columns(op) + (op.k / self.tp if op.shard == "row" else op.k)
+        if op.shard == "expert":
+            count = op.experts / self.ep * self.rank * (op.k + op.n)
+            self.expert += count
+            self.trained_experts += count
+        else:
+            self.dense += self.rank * wide
+            self.trained_dense += self.rank * wide
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -255,7 +325,13 @@ class _Layer:
             m = m / groups
         self.forward += unit.gemm_s(m, n, k, groups)
         self.backward += unit.gemm_s(m, k, n, groups)
-        self.weight += unit.gemm_s(k, n, m, groups)
+        if not self.frozen:
+            self.weight += unit.gemm_s(k, n, m, groups)
+        elif self.adapted:
+            r = self.rank + np.zeros_like(k)
+            self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
+            self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
+            self.weight += unit.gemm_s(r, n, m, groups) + unit.gemm_s(k, r, m, groups)
 
     def _elementwise(self, op: Op) -> None:
         if not np.any(op.elements):
@@ -336,7 +412,8 @@ class _Layer:
         host = host + np.where(self.tp > 1, c.tp_host_s * self.layer.tp_reduces, 0.0)
         self.forward = np.maximum(self.forward, host)
         self.backward = np.maximum(self.backward, c.backward_host * host / 2.0)
-        self.weight = np.maximum(self.weight, c.backward_host * host / 2.0)
+        if not self.frozen:
+            self.weight = np.maximum(self.weight, c.backward_host * host / 2.0)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.

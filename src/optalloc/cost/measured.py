@@ -36,6 +36,10 @@ from optalloc.workload import Dtype, Training
 
 Row = dict[str, str]
 
+MemoryKind = Literal["device", "reserved", "allocated", "analytic"]
+"""What a peak counts: all of the device, what the allocator reserved or handed out, or the states
+and activations of the first stage alone."""
+
 COLUMNS = ("layers", "hidden", "gpu", "n_gpus", "seq_len")
 """The columns without which a table holds no training measurements."""
 
@@ -84,7 +88,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a table of measurements.
+    """The rows of a table of measurements, each with the model that ran (:func:`reconciled`).
 
     Raises
     ------
@@ -111,7 +115,46 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
             path=str(path),
             fix="name the columns in the first line as docs/reference/training-rows.md does",
         )
-    return rows
+    return reconciled(rows)
+
+
+def reconciled(rows: list[Row]) -> list[Row]:
+    """The rows, with the model that ran where the notes of a row contradict its dimensions.
+
+    A row whose notes deal out another number of layers than its model has (with or without
+    embedding and head) takes the dimensions of the model of its source that has as many.
+    """
+    models: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        models.setdefault((row.get("source", ""), _whole(row, "layers")), row)
+    result = []
+    for row in rows:
+        count, sizes = _whole(row, "layers"), _noted_layers(row)
+        other = models.get((row.get("source", ""), sum(sizes) - 2))
+        whole = len(sizes) == max(1, _whole(row, "pp", 1))
+        if whole and other is not None and sum(sizes) not in (count, count + 2):
+            row = row | {name: other.get(name, "") for name in _DIMENSIONS}
+        result.append(row)
+    return result
+
+
+_DIMENSIONS = [
+    "arch",
+    "n_params_b",
+    "layers",
+    "hidden",
+    "ffn",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab",
+    "gated_mlp",
+    "n_experts",
+    "topk",
+    "moe_ffn",
+    "n_shared_experts",
+    "n_dense_layers",
+]
 
 
 def problem_of(row: Row) -> Problem:
@@ -130,17 +173,19 @@ def problem_of(row: Row) -> Problem:
     stages = _stage_devices(row, degrees["pp"], remarks)
     specs = stages or [_device(row.get("gpu", ""), _real(row, "gpu_mem_gb"), remarks)]
     clusters = tuple(_cluster(row, spec, degrees) for spec in specs)
-    dtype = _dtype(row.get("precision", ""), specs, remarks)
+    dtype = _dtype(_precision(row, remarks), specs, remarks)
     batch, meshes = _meshes(row, degrees, model, remarks)
     lora = row.get("task", "").lower() in ("lora", "peft", "qlora")
     workload = Training(
         global_batch=batch,
         sequence_length=max(1, _whole(row, "seq_len", 2048)),
         dtype=dtype,
-        gradient_dtype="bf16" if dtype == "fp16" or _framework(row) == "fsdp" else "fp32",
+        gradient_dtype=_gradient_dtype(row, dtype),
         attention_kernel=_attention_kernel(row),
+        activation_kernel=_activation_kernel(row),
+        dropout=_framework(row) in _UNFUSED and not _is_sailor(row),
         framework=_framework(row),
-        release=row.get("release", ""),
+        release=_release(row),
         lora_rank=16 if lora else 0,
     )
     published = _real(row, "gbs")
@@ -150,7 +195,7 @@ def problem_of(row: Row) -> Problem:
         clusters=clusters,
         workload=workload,
         meshes=meshes,
-        layers=_layers(row, model, degrees["pp"]) if len(clusters) > 1 else (),
+        layers=_layers(row, model, degrees["pp"]),
         recompute=_recompute(row),
         share=published / batch if published else 1.0,
         remarks=tuple(remarks),
@@ -245,9 +290,13 @@ def _model(row: Row, remarks: list[str]) -> ModelSpec:
     )
 
 
+def _noted_layers(row: Row) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", _noted(row, "layers/stage"))]
+
+
 def _layers(row: Row, model: ModelSpec, pp: int) -> tuple[int, ...]:
     """Layers a stage from the notes, which may count embedding and head as layers."""
-    sizes = [int(word) for word in re.findall(r"\d+", _noted(row, "layers/stage"))]
+    sizes = _noted_layers(row)
     total = sum(run.count for run in model.layers)
     if len(sizes) != pp:
         return ()
@@ -374,9 +423,16 @@ def _framework(row: Row) -> str:
     old = row.get("gpu", "").upper().startswith(("A100", "V100"))
     if family == "megatron" and old and "lm" in word:
         return "megatron-lm"
-    if family == "fsdp2" and "compile" in row.get("notes", "").lower():
+    compiled = "compile" in row.get("notes", "").lower() or "8" in row.get("precision", "")
+    if family == "fsdp2" and compiled:  # fp8 is slower than 16 bits unless compiled
         return "fsdp2-compiled"
     return family
+
+
+def _release(row: Row) -> str:
+    """As published, or the year and month in the name of the file that it is from."""
+    found = re.search(r"20(\d\d)-?([01]\d)\D", row.get("source_ref", "").rpartition("/")[2])
+    return row.get("release", "") or (".".join(found.groups()) if found else "")
 
 
 def _attention_kernel(row: Row) -> Literal["fused", "unfused"]:
@@ -384,7 +440,43 @@ def _attention_kernel(row: Row) -> Literal["fused", "unfused"]:
     return "unfused" if _framework(row) in _UNFUSED else "fused"
 
 
+def _activation_kernel(row: Row) -> Literal["fused", "unfused"]:
+    """Eager SwiGLU is two kernels; Sailor's copy of Megatron builds GELU from its parts."""
+    eager = _framework(row) in ("fsdp", "fsdp2") and row.get("gated_mlp", "") != "0"
+    return "unfused" if eager or _is_sailor(row) else "fused"
+
+
+def _is_sailor(row: Row) -> bool:
+    return "sailor" in row.get("framework", "").lower()
+
+
 _UNFUSED = ("megatron-deepspeed", "megatron-lm", "deepspeed")
+
+
+def _precision(row: Row, remarks: list[str]) -> str:
+    """As published; Megatron-DeepSpeed's default where the row says that it is assumed."""
+    notes = row.get("notes", "")
+    if "precision" in notes and "assumed" in notes and _framework(row) == "megatron-deepspeed":
+        remarks.append("assumed precision taken as FP16")
+        return "FP16"
+    return row.get("precision", "")
+
+
+def _gradient_dtype(row: Row, dtype: Dtype) -> Literal["fp32", "bf16"]:
+    """Megatron accumulates in fp32; DeepSpeed's fp16 optimizer and FSDP work in 16 bits."""
+    family = _framework(row)
+    half = (dtype == "fp16" and family != "megatron-lm") or family == "fsdp"
+    return "bf16" if half else "fp32"
+
+
+def memory_kind(row: Row) -> MemoryKind:
+    """What the published peak memory counts."""
+    word = row.get("mem_kind", "").lower()
+    if "params" in word and "activations" in word:
+        return "analytic"
+    if "reserved" in word:
+        return "reserved"
+    return "allocated" if "allocated" in word else "device"
 
 
 def _recompute(row: Row) -> str:
@@ -426,6 +518,8 @@ def _meshes(
     if local * dp != batch:
         remarks.append(f"a batch of {batch} taken as {local * dp}")
     layers = sum(run.count for run in model.layers)
+    if not named and pp > 1 and _framework(row).startswith("fsdp2"):
+        sizes = {max(1, local // pp)}  # PyTorch's pipelines cut a local batch into one a stage
     named_v = _whole(row, "vpp")
     chunks = [1]
     if pp > 1 and (row.get("schedule", "").startswith("interleaved") or named_v > 1):
@@ -441,10 +535,14 @@ def _meshes(
     ]
     choices = sorted(set(open_choices))
     zero = max(0, min(3, _whole(row, "zero_stage", 1)))
-    if row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
+    if row.get("source", "") == "bigscience":
+        # Its tables say 0 for small models too, whose memory falls with dp as stage 1 makes it.
+        zero = max(1, zero)
+    elif row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
         zero = 0
     group = dp * degrees["cp"]
-    shard = _whole(row, "fsdp") if zero >= 2 else 0
+    # Context-parallel ranks join the group that shards over all replicas.
+    shard = _whole(row, "fsdp") if zero >= 2 and _whole(row, "fsdp") != dp else 0
     tp = degrees["tp"]
     ep = degrees["ep"] if (tp * group) % degrees["ep"] == 0 else 1
     sequence = int(tp > 1 and (row.get("sp", "") == "1" or bool(_whole(row, "n_experts"))))

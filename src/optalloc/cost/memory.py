@@ -1,7 +1,14 @@
-"""Bytes on one device: model states by ZeRO stage, stored activations, logits.
+"""Bytes on one device: model states by framework and ZeRO stage, stored activations, logits.
 
-States: Rajbhandari et al., "ZeRO" (2020), section 3.1, and the layouts of Megatron-LM. Activations:
-Korthikanti et al. (2022), section 4.
+What a device allocates is counted tensor by tensor. The peak that a monitor shows is more by two
+fitted constants: the allocator's fragmentation, a share of what is allocated, and what lies outside
+it (the device's context, communication buffers, libraries), a fixed size:
+
+    peak = runtime + fragmentation * (states + activations + logits + working set)
+
+References: Rajbhandari et al., "ZeRO" (2020), section 3.1; Korthikanti et al., "Reducing Activation
+Recomputation in Large Transformer Models" (2022), section 4; the layouts of Megatron-LM, DeepSpeed
+and PyTorch's FSDP as their sources allocate them.
 """
 
 from __future__ import annotations
@@ -16,30 +23,72 @@ from optalloc.workload import Training
 
 Array = NDArray[np.float64]
 
+# Bytes a logit at the peak of the loss. A fused cross entropy over 16-bit logits is a constant of
+# the cost model; software without it holds the 16-bit logits, their fp32 copy, the softmax (2 + 4 +
+# 4), and of its gradient the 16-bit form, or in eager PyTorch the fp32 one. A compiled loss keeps
+# the 16-bit logits and their gradient alone; before 2025 only the layers were compiled.
+_LOGIT_BYTES = {
+    "megatron-lm": 8.0,
+    "megatron-deepspeed": 8.0,
+    "deepspeed": 8.0,
+    "fsdp": 14.0,
+    "fsdp2": 14.0,
+    "fsdp2-compiled": 4.0,
+}
+
 
 class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes per parameter of weights, gradients, and optimizer (master copy and moments)."""
+    """Bytes per parameter of weights, gradients, and optimizer (master copy and moments).
+
+    With ``sharded_parameters`` the optimizer's master copy is the only one at rest: ZeRO stage 3
+    keeps no 16-bit weights beside it, and below it gradients of the whole weights are accumulated
+    before their shards are. ``reduced`` are the bytes of a gradient that travels.
+    """
 
     weights: float
     gradients: float
     optimizer: float
+    reduced: float
+    sharded_parameters: bool = False
 
     @staticmethod
     def of(workload: Training, constants: Constants) -> StateBytes:
-        moments = 8.0 if workload.optimizer == "adamw" else 4.0
+        """The layout of a framework.
+
+        16-bit gradients under fp16 loss scaling are copied to fp32 by the optimizer; DeepSpeed's
+        bf16 optimizer accumulates fp32 gradients beside the 16-bit ones.
+        """
+        size = 4.0 if workload.moment_dtype == "fp32" else 2.0
+        moments = size * (2.0 if workload.optimizer == "adamw" else 1.0)
         if workload.dtype == "fp32":
-            return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
-        cache = constants.fp8_cache_bytes if workload.dtype in ("fp8", "fp4") else 0.0
+            return StateBytes(weights=4.0, gradients=4.0, optimizer=moments, reduced=4.0)
         gradients = 4.0 if workload.gradient_dtype == "fp32" else 2.0
-        return StateBytes(weights=2.0 + cache, gradients=gradients, optimizer=4.0 + moments)
+        weights, optimizer = 2.0, 4.0 + moments
+        if workload.sharded_parameters:
+            return StateBytes(
+                weights=weights,
+                gradients=4.0,
+                optimizer=optimizer,
+                reduced=gradients,
+                sharded_parameters=True,
+            )
+        if workload.dtype == "fp16" and gradients == 2.0:
+            optimizer += 4.0
+        elif workload.dtype == "bf16" and workload.framework == "megatron-deepspeed":
+            weights += 2.0
+        weights += {"fp8": 1.0, "fp4": 0.5}.get(workload.dtype, 0.0) * constants.fp8_cache_bytes
+        return StateBytes(
+            weights=weights, gradients=gradients, optimizer=optimizer, reduced=gradients
+        )
 
     def split(self, zero_stage: Array, shards: Array) -> tuple[Array, Array, Array]:
         """Weights, gradients and optimizer per parameter after sharding over ``shards`` devices."""
-        return (
-            self.weights / np.where(zero_stage >= 3, shards, 1.0),
-            self.gradients / np.where(zero_stage >= 2, shards, 1.0),
-            self.optimizer / np.where(zero_stage >= 1, shards, 1.0),
-        )
+        weights = self.weights / np.where(zero_stage >= 3, shards, 1.0)
+        gradients = self.gradients / np.where(zero_stage >= 2, shards, 1.0)
+        if self.sharded_parameters:
+            weights = np.where(zero_stage >= 3, 0.0, weights)
+            gradients = np.where(zero_stage == 2, self.gradients + gradients, gradients)
+        return weights, gradients, self.optimizer / np.where(zero_stage >= 1, shards, 1.0)
 
     def total(self, zero_stage: Array, shards: Array) -> Array:
         """Bytes per parameter after sharding."""
@@ -47,20 +96,33 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
         total: Array = weights + gradients + optimizer
         return total
 
+    def frozen(self, zero_stage: Array, shards: Array) -> Array:
+        """Bytes per parameter that is not trained: its weights alone."""
+        kept: Array = self.weights / np.where(zero_stage >= 3, shards, 1.0)
+        return kept
+
 
 def element_bytes(workload: Training) -> float:
     """Bytes of one stored activation value."""
     return 4.0 if workload.dtype == "fp32" else 2.0
 
 
+def logit_bytes(workload: Training, constants: Constants) -> float:
+    """Bytes of one logit on the last stage at the peak of the loss."""
+    if workload.framework == "fsdp2-compiled" and "" < workload.release < "25":
+        return 12.0
+    return _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
+
+
 def core_bytes_per_token(op: Op, heads: Array, source_tokens: float, workload: Training) -> Array:
     """Bytes per token that recomputing the attention core saves.
 
     The fused kernel keeps one fp32 log-sum-exp a head; the unfused one keeps the softmax of every
-    head over all source tokens.
+    head over all source tokens, and under dropout a mask of one byte and what it leaves.
     """
     if op.kind != "attention" or op.v_dim == 0:
         return np.zeros_like(heads)
     if workload.attention_kernel == "fused":
         return 4.0 * heads
-    return element_bytes(workload) * heads * source_tokens
+    size = element_bytes(workload)
+    return (2.0 * size + 1.0 if workload.dropout else size) * heads * source_tokens

@@ -18,8 +18,9 @@ from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, Setting, attended, layer_table, tokens_of
-from optalloc.cost.memory import StateBytes
+from optalloc.cost.flops import forward_flops
+from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table, tokens_of
+from optalloc.cost.memory import StateBytes, element_bytes, logit_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -31,6 +32,9 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+# Values of one bucket of DeepSpeed's reductions and gathers (its default).
+_BUCKET = 5e8
 
 # Bytes per parameter that the constant ``optimizer_bytes`` stands for: 4 + 2 * 12 + 2.
 _ADAMW_BYTES = 30.0
@@ -231,26 +235,19 @@ class CostModel:
     def model_flops_per_step(self) -> float:
         """Forward and backward matrix FLOPs of one step, causal attention halved.
 
-        Recomputation is not counted.
+        Recomputation is not counted. Frozen weights have no gradient.
         """
-        total = 0.0
-        for layer, count in zip(self.graph.types, self.type_counts, strict=True):
-            own, source = tokens_of(layer, self.graph, self.workload)
-            for op in layer.ops:
-                tokens = source if op.source else own
-                if op.kind == "gemm":
-                    total += count * 2.0 * tokens * op.copies * op.k * (op.n + op.n_kv)
-                elif op.kind == "attention":
-                    span = source if op.cross else float(attended(op, own))
-                    total += count * 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)
-        return 3.0 * total * self.workload.global_batch
+        forward, core = forward_flops(self.graph, self.workload)
+        backward = forward + core if self.workload.lora_rank else 2.0 * forward
+        step = float(self.type_counts @ (forward + backward))
+        return step * self.workload.global_batch
 
     # -- meshes ----------------------------------------------------------------------------------
 
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
         """The layer table of the distinct keys among ``meshes``, and each mesh's row in it.
 
-        The exchanges of the axes named in ``free`` ("tp", "cp", "ep") cost nothing: what a
+        What ``free`` names costs nothing (see :func:`optalloc.cost.layers.layer_table`): what a
         breakdown compares with.
         """
         names = ("tp", "sequence", "cp", "ep", "micro_batch")
@@ -277,21 +274,23 @@ class CostModel:
         """
         table, row = self.layer_costs(meshes)
         n = len(meshes)
-        dense, expert = self._parameters(meshes, table, row)
-        fields = self._times(meshes, table, row, dense, expert)
-        fields |= self._bytes(meshes, table, row, dense, expert)
+        dense, expert, trained = self._parameters(meshes, table, row)
+        fields = self._times(meshes, table, row, dense, expert, trained)
+        fields |= self._bytes(meshes, table, row)
         layers = np.empty((n, len(self.graph.types), len(LAYER_FIELDS)))
+        c = self.constants
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
+            if name.endswith("_bytes"):
+                layers[:, :, k] *= c.fragmentation
         # Embedding and head are never recomputed.
         for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
 
-        c = self.constants
         reals = np.zeros((n, len(REAL_FIELDS)))
         put = {
-            "capacity_bytes": self._room_bytes(meshes, dense, expert),
-            "logits_bytes": self._logits(meshes),
+            "capacity_bytes": self._capacity_bytes(meshes, dense + expert),
+            "logits_bytes": c.fragmentation * self.logits_bytes(meshes),
             "overlap": c.data_overlap + np.zeros(n),
             "tied_s": self._tied_s(meshes),
             "weight": np.ones(n),
@@ -314,23 +313,29 @@ class CostModel:
         return MeshTables(ints=ints, reals=reals, layers=layers)
 
     def _times(
-        self, meshes: Meshes, table: LayerTable, row: Ints, dense: Array, expert: Array
+        self,
+        meshes: Meshes,
+        table: LayerTable,
+        row: Ints,
+        dense: Array,
+        expert: Array,
+        trained: tuple[Array, Array],
     ) -> dict[str, Array]:
         """The layer fields in seconds, each of shape (n, types)."""
         forward, backward = table.forward_s[row], table.backward_s[row]
         weight = table.weight_s[row]
         groups = _groups(meshes)
         zero = meshes.zero_stage[:, None].astype(np.float64)
-        updated = dense / np.where(zero >= 1, groups.shards, 1.0)
-        updated += expert / np.where(zero >= 1, groups.expert_shards, 1.0)
+        updated = trained[0] / np.where(zero >= 1, groups.shards, 1.0)
+        updated += trained[1] / np.where(zero >= 1, groups.expert_shards, 1.0)
         traffic = Traffic(
             network=self.network.columns(),
             weight_bytes=_column(self.setting.element_bytes),
-            gradient_bytes=_column(self.states.gradients),
+            gradient_bytes=_column(self.states.reduced),
             overlap=_column(self.constants.data_overlap),
         )
         reduce, gather, more_f, more_b = traffic.times(
-            groups, zero, dense, expert, forward, backward + weight
+            groups, zero, (dense, expert), trained, forward, backward + weight
         )
         return {
             "forward_s": forward + more_f,
@@ -343,64 +348,112 @@ class CostModel:
             "update_s": self._update_s(updated),
         }
 
-    def _bytes(
-        self, meshes: Meshes, table: LayerTable, row: Ints, dense: Array, expert: Array
-    ) -> dict[str, Array]:
-        """The layer fields in bytes, each of shape (n, types)."""
-        held, core_bytes = table.held_bytes[row], table.core_bytes[row]
-        groups = _groups(meshes)
-        zero = meshes.zero_stage[:, None].astype(np.float64)
-        state = dense * self.states.total(zero, groups.shards.astype(float))
-        state += expert * self.states.total(zero, groups.expert_shards.astype(float))
+    def _bytes(self, meshes: Meshes, table: LayerTable, row: Ints) -> dict[str, Array]:
+        """The layer fields in bytes, each of shape (n, types), before fragmentation."""
+        held, short = self._stored_bytes(meshes, table, row)
+        core_bytes = table.core_bytes[row]
+        state = np.zeros_like(held)
+        for part in self.state_bytes(meshes).values():
+            state += part
         return {
             "held_bytes": held,
             "held_selective_bytes": held - core_bytes,
-            "held_full_bytes": np.minimum(table.input_bytes[row], held),
+            "held_full_bytes": np.minimum(short, held),
             "scratch_selective_bytes": core_bytes,
             "scratch_full_bytes": held,
             "state_bytes": state,
         }
 
-    def _room_bytes(self, meshes: Meshes, dense: Array, expert: Array) -> Array:
+    def _capacity_bytes(self, meshes: Meshes, parameters: Array) -> Array:
         """What the states and activations of a device may fill."""
-        working = np.where(meshes.zero_stage >= 3, self._gathered_bytes(dense + expert), 0.0)
-        room: Array = self.device.memory_bytes - self.constants.workspace_bytes - working
+        working = self._working_bytes(meshes, parameters)
+        capacity: Array = self.room_bytes - self.constants.fragmentation * working
+        return capacity
+
+    @property
+    def reserve_bytes(self) -> float:
+        """Kept free on every device against the error of the memory estimate."""
+        return self.constants.memory_margin * self.device.memory_bytes
+
+    @property
+    def room_bytes(self) -> float:
+        """What the allocator of one device may hold in a plan."""
+        room: float = self.device.memory_bytes - self.constants.workspace_bytes - self.reserve_bytes
         return room
 
     def state_bytes(self, meshes: Meshes) -> dict[str, Array]:
-        """Weights, gradients, optimizer of each type on one device, bytes, shape (n, types)."""
+        """Weights, gradients, optimizer of each type on one device, bytes, shape (n, types).
+
+        Frozen parameters have weights alone.
+        """
         table, row = self.layer_costs(meshes)
-        dense, expert = self._parameters(meshes, table, row)
+        dense, expert, trained = self._parameters(meshes, table, row)
         zero = meshes.zero_stage[:, None].astype(np.float64)
         groups = _groups(meshes)
-        parts = zip(
-            self.states.split(zero, groups.shards.astype(float)),
-            self.states.split(zero, groups.expert_shards.astype(float)),
-            strict=True,
-        )
         names = ("weights", "gradients", "optimizer")
-        return {
-            name: dense * own + expert * theirs
-            for name, (own, theirs) in zip(names, parts, strict=True)
-        }
+        total = {name: np.zeros_like(dense) for name in names}
+        for everything, own, shards in (
+            (dense, trained[0], groups.shards.astype(float)),
+            (expert, trained[1], groups.expert_shards.astype(float)),
+        ):
+            for name, each in zip(names, self.states.split(zero, shards), strict=True):
+                total[name] += own * each
+            total["weights"] += (everything - own) * self.states.frozen(zero, shards)
+        return total
 
-    def _parameters(self, meshes: Meshes, table: LayerTable, row: Ints) -> tuple[Array, Array]:
-        """Dense and expert parameters of each layer type on one device, shape (n, types)."""
+    def _parameters(
+        self, meshes: Meshes, table: LayerTable, row: Ints
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
+        """Dense and expert parameters of each layer type on one device, and those trained.
+
+        Each of shape (n, types).
+        """
         dense, expert = table.dense_parameters[row], table.expert_parameters[row]
+        trained_dense, trained_experts = table.trained_dense[row], table.trained_experts[row]
         # One stage holds both ends: the head's matrix is the embedding's.
-        dense[:, -1] -= np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
-        return dense, expert
+        twice = np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
+        dense[:, -1] -= twice
+        if not self.setting.frozen:
+            trained_dense[:, -1] -= twice
+        return dense, expert, (trained_dense, trained_experts)
+
+    def _stored_bytes(self, meshes: Meshes, table: LayerTable, row: Ints) -> tuple[Array, Array]:
+        """What a layer stores of one micro-batch, and what it does when recomputed whole.
+
+        DeepSpeed's pipeline also keeps the output of a stage until its backward: one more input
+        among the pp / L layers of a stage.
+        """
+        held, short = table.held_bytes[row], table.input_bytes[row]
+        if self.workload.framework == "megatron-deepspeed":
+            share = np.where(meshes.pp > 1, meshes.pp / self.num_layers, 0.0)[:, None]
+            held[:, 1:-1] += share * short[:, 1:-1]
+            short[:, 1:-1] += share * short[:, 1:-1]
+        return held, short
 
     def num_microbatches(self, meshes: Meshes) -> Ints:
         """Micro-batches of one step on one data-parallel replica."""
         return self.workload.global_batch // (meshes.dp * meshes.micro_batch)
 
-    def _gathered_bytes(self, parameters: Array) -> Array:
-        """Weights that ZeRO-3 has gathered at once: two layers, or one and an end of the model."""
+    def _working_bytes(self, meshes: Meshes, parameters: Array) -> Array:
+        """What comes and goes with the layers: gathered weights and gathered activations.
+
+        ZeRO-3 has gathered two layers at once, or one and an end of the model, and FSDP holds the
+        whole gradients of one besides. Sequence parallelism gathers the input of a block, and in
+        the backward pass its gradient. DeepSpeed copies gradients and weights through buckets.
+        """
         layer = np.max(parameters[:, 1:-1], axis=1)
         end = np.maximum(parameters[:, 0], parameters[:, -1])
-        together: Array = (layer + np.maximum(layer, end)) * self.states.weights
-        return together
+        weights = (layer + np.maximum(layer, end)) * self.states.weights
+        if self.workload.sharded_parameters:
+            weights += layer * self.states.reduced
+        size = element_bytes(self.workload)
+        tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
+        gathered = 2.0 * size * tokens * self.model.hidden
+        working: Array = np.where(meshes.zero_stage >= 3, weights, 0.0)
+        if self.workload.framework in ("megatron-deepspeed", "deepspeed"):
+            bucket = np.minimum(_BUCKET, parameters @ self.type_counts / meshes.pp)
+            working += bucket * self.states.reduced
+        return working + np.where((meshes.sequence > 0) & (meshes.tp > 1), gathered, 0.0)
 
     def _update_s(self, parameters: Array) -> Array:
         """Optimizer time of the parameters a device updates, seconds.
@@ -416,17 +469,19 @@ class CostModel:
         time_s: Array = parameters * bytes_ / _column(self.unit.bandwidth_bytes_per_s)
         return time_s + _column(c.update_host_s)
 
-    def _logits(self, meshes: Meshes) -> Array:
+    def logits_bytes(self, meshes: Meshes) -> Array:
+        """Logits of one micro-batch at the peak of the loss, bytes on the last stage."""
         if not self.model.has_head:
             return np.zeros(len(meshes))
         tokens, _ = tokens_of(self.graph.head, self.graph, self.workload)
         local = meshes.micro_batch * tokens / meshes.cp
-        logits: Array = self.constants.logit_bytes * local * self.model.vocabulary / meshes.tp
+        each = logit_bytes(self.workload, self.constants)
+        logits: Array = each * local * self.model.vocabulary / meshes.tp
         return logits
 
     def _tied_s(self, meshes: Meshes) -> Array:
         """All-reduce of the tied embedding's gradient between first and last stage, seconds."""
-        gradient: Array = self.graph.tied_parameters * self.states.gradients / meshes.tp
+        gradient: Array = self.graph.tied_parameters * self.states.reduced / meshes.tp
         two = np.full(len(meshes), 2)
         apart = meshes.num_devices // meshes.pp * np.maximum(1, meshes.pp - 1)
         return np.where(gradient > 0.0, all_reduce_s(self.network, two, apart, gradient), 0.0)

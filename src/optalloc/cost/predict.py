@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -11,7 +11,7 @@ import numpy as np
 from optalloc import _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.measured import Problem, split
+from optalloc.cost.measured import Problem, memory_kind, split
 from optalloc.cost.model import CostModel, MeshTables
 
 
@@ -25,10 +25,14 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """Step time in seconds, bytes of the fullest device and its capacity."""
+    """Step time in seconds, bytes of the fullest device and its capacity.
+
+    ``reported_bytes`` is the part of them that the row's kind of memory counts.
+    """
 
     step_time_s: float
     memory_bytes: float
+    reported_bytes: float
     capacity_bytes: float
     choice: Choice
 
@@ -67,10 +71,8 @@ def recomputations(rule: str, most: int) -> Iterator[tuple[int, int]]:
         yield 0, 0
     elif rule == "full":
         yield most, 0
-    elif rule == "selective":
+    elif rule in ("selective", "operators"):
         yield 0, most
-    elif rule == "operators":
-        yield (2 * most + 4) // 5, 0
     else:
         yield 0, 0
         yield 0, most
@@ -98,12 +100,16 @@ def evaluate(
         )
         runs.append((value + float(table.real("fixed_s")[k]), used))
     capacities = [cost.device.memory_bytes for cost in costs]
-    rooms = [float(table.real("capacity_bytes")[k]) for table in tables]
+    rooms = [
+        float(table.real("capacity_bytes")[k]) + cost.reserve_bytes
+        for cost, table in zip(costs, tables, strict=True)
+    ]
     if len(costs) == 1:
         time_s, used = runs[0]
         return Prediction(
             step_time_s=time_s * problem.share,
             memory_bytes=max(used) + capacities[0] - rooms[0],
+            reported_bytes=_reported_bytes(problem, costs[0], used, k),
             capacity_bytes=float(capacities[0]),
             choice=choice,
         )
@@ -112,9 +118,25 @@ def evaluate(
     return Prediction(
         step_time_s=_mixed_s(costs, tables, choice) * problem.share,
         memory_bytes=fill[worst],
+        reported_bytes=max(fill),
         capacity_bytes=float(capacities[worst]),
         choice=choice,
     )
+
+
+def _reported_bytes(problem: Problem, cost: CostModel, used: Sequence[float], mesh: int) -> float:
+    """Peak memory as the row counts it; ``used`` are the bytes of each stage's allocator."""
+    kind, c = memory_kind(problem.row), cost.constants
+    meshes = problem.meshes.take(np.array([mesh]))
+    tables = cost.tables(meshes)
+    if kind == "analytic":
+        own = used[0] / c.fragmentation
+        return own - float(cost.logits_bytes(meshes)[0]) * (len(used) == 1)
+    working = cost.room_bytes - float(tables.real("capacity_bytes")[0])
+    reserved = max(used) + working
+    if kind == "allocated":
+        return reserved / c.fragmentation
+    return reserved if kind == "reserved" else reserved + c.workspace_bytes
 
 
 def _mixed_s(costs: list[CostModel], tables: list[MeshTables], choice: Choice) -> float:

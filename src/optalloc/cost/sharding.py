@@ -69,8 +69,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         self,
         groups: Groups,
         zero_stage: Array,
-        dense: Array,
-        expert: Array,
+        parameters: tuple[Array, Array],
+        trained: tuple[Array, Array],
         forward_s: Array,
         backward_s: Array,
     ) -> tuple[Array, Array, Array, Array]:
@@ -79,8 +79,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         Parameters
         ----------
         zero_stage : ndarray of float64, shape (n, 1)
-        dense, expert : ndarray of float64, shape (n, types)
-            Parameters on one device.
+        parameters, trained : pair of ndarray of float64, shape (n, types)
+            Dense and expert parameters on one device, and those that have gradients.
         forward_s, backward_s : ndarray of float64, shape (n, types)
             The passes of one micro-batch, which hide the traffic of stages 2 and 3.
 
@@ -90,12 +90,14 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
             Reduction and gathering once a step (hidden or not: the pipeline decides), and the
             visible part of what runs with every forward and every backward.
         """
-        scatter, outer, gather, everything = (np.zeros_like(dense) for _ in range(4))
-        for parameters, whole, shards, stride in (
-            (dense, groups.whole, groups.shards, groups.tp),
-            (expert, groups.expert_whole, groups.expert_shards, groups.ep),
-        ):
-            gradients, weights = parameters * self.gradient_bytes, parameters * self.weight_bytes
+        scatter, outer, gather, everything = (np.zeros_like(parameters[0]) for _ in range(4))
+        sharing = (
+            (groups.whole, groups.shards, groups.tp),
+            (groups.expert_whole, groups.expert_shards, groups.ep),
+        )
+        for every, own, (whole, shards, stride) in zip(parameters, trained, sharing, strict=True):
+            gradients = own * self.gradient_bytes
+            weights = np.where(zero_stage >= 3, every, own) * self.weight_bytes
             scatter += gather_s(self.network, shards, stride, gradients)
             apart = whole // shards
             outer += all_reduce_s(self.network, apart, stride * shards, gradients / shards)

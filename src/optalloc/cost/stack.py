@@ -8,6 +8,7 @@ problem where a single problem has numbers; nothing is written twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -39,17 +40,22 @@ _FIGURES = (
     "copies",
     "elements",
     "saved",
+    "eager",
+    "kept",
+    "again",
     "parameters",
 )
 
 
-def structure(graph: Graph) -> tuple[object, ...]:
-    """Equal for graphs whose layer types have the same operations, whatever their sizes."""
-    return tuple(
+def structure(cost: CostModel) -> tuple[object, ...]:
+    """Equal for problems whose layer types have the same operations, whatever their sizes."""
+    graph, setting = cost.graph, cost.setting
+    kind = (setting.frozen, setting.by_operator)
+    return kind + tuple(
         (
             layer.stack,
             *(
-                (op.kind, op.shard, op.source, op.cross, op.causal, op.n_kv > 0, op.elements > 0)
+                (op.kind, op.shard, op.source, op.cross, op.causal, op.n_kv > 0, op.elements > 0, op.kept > 0)
                 for op in layer.ops
             ),
         )
@@ -63,7 +69,7 @@ class Stack(CostModel):
     Parameters
     ----------
     costs : sequence of CostModel
-        Of graphs with one :func:`structure`.
+        Of one :func:`structure`.
     meshes : Meshes
         The mesh of each.
     """
@@ -78,19 +84,21 @@ class Stack(CostModel):
             element_bytes=_array(settings, lambda s: s.element_bytes),
             fused=_array(settings, lambda s: s.fused).astype(bool),
             lora_rank=_array(settings, lambda s: s.lora_rank),
+            frozen=settings[0].frozen,
+            by_operator=settings[0].by_operator,
+            eager=False,
+            dropout=False,
             workload=None,
         )
         states = [cost.states for cost in costs]
         fields: dict[str, Any] = {
-            name: _array(states, lambda s, name=name: getattr(s, name))
-            for name in StateBytes.__struct_fields__
+            name: _array(states, attrgetter(name))
+            for name in ("weights", "gradients", "optimizer", "reduced")
         }
         self.states = StateBytes(**fields)
         self._batches = _array(costs, lambda c: c.workload.global_batch).astype(np.int64)
         self._devices = _array(costs, lambda c: c.cluster.num_devices)
-        self._units = [
-            Unit.of(cost.device, cost.workload.dtype, cost.constants) for cost in costs
-        ]
+        self._units = [Unit.of(cost.device, cost.workload.dtype, cost.constants) for cost in costs]
         self._dtypes = [cost.workload.dtype for cost in costs]
         self._small = np.array([dtype in ("fp8", "fp4") for dtype in self._dtypes])
         self._peak = _array(costs, lambda c: peak_flops_per_s(c.device, c.workload.dtype))
@@ -150,10 +158,10 @@ class Stack(CostModel):
         zero = np.zeros((len(self.costs), len(self.graph.types)))
         return {f"{name}_bytes": zero for name in (*names, "state")}
 
-    def _room_bytes(self, meshes: Meshes, dense: Array, expert: Array) -> Array:  # noqa: ARG002
+    def _capacity_bytes(self, meshes: Meshes, parameters: Array) -> Array:  # noqa: ARG002
         return np.full(len(meshes), np.inf)
 
-    def _logits(self, meshes: Meshes) -> Array:
+    def logits_bytes(self, meshes: Meshes) -> Array:
         return np.zeros(len(meshes))
 
 
@@ -190,7 +198,7 @@ def _layer(layers: Sequence[LayerGraph]) -> LayerGraph:
 
 def _op(ops: Sequence[Op]) -> Op:
     figures: dict[str, Any] = {
-        name: _array(ops, lambda op, name=name: getattr(op, name)) for name in _FIGURES
+        name: _array(ops, attrgetter(name)) for name in _FIGURES
     }
     return msgspec.structs.replace(ops[0], **figures)
 
@@ -208,7 +216,7 @@ def _levels(costs: Sequence[CostModel]) -> list[Level]:
     found = []
     for k, name in enumerate(names):
         level: Any = {
-            field: _array(rows, lambda row, k=k, field=field: getattr(row[k], field))
+            field: _array([row[k] for row in rows], attrgetter(field))
             for field in ("num_devices", "bandwidth_bytes_per_s", "latency_s")
         }
         level["num_devices"] = level["num_devices"].astype(np.int64)

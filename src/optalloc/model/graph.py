@@ -10,6 +10,7 @@ from optalloc.model.spec import LayerRun, Stack
 
 OpKind = Literal["gemm", "attention", "elementwise", "lookup", "dispatch", "loss"]
 Shard = Literal["column", "row", "tensor", "sequence", "replicated", "expert"]
+OpClass = Literal["projections", "attention", "mlp", "experts", "norms", "embedding", "head"]
 
 
 class Op(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,13 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
         Values read and written per token by the forward pass.
     saved : float
         16-bit values per token kept for the backward pass.
+    eager : float
+        Further ones where it is not one kernel.
+    kept : float
+        Those that recomputation operator by operator keeps: it repeats all but the attention core
+        and every other matrix product, and stores what these give.
+    again : float
+        Share of the forward pass that it repeats.
     copies : int
         How many experts a token visits (1 for everything else).
     source : bool
@@ -59,6 +67,9 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 1
     elements: float = 0.0
     saved: float = 0.0
+    eager: float = 0.0
+    kept: float = 0.0
+    again: float = 1.0
     source: bool = False
     parameters: int = 0
 
@@ -79,6 +90,22 @@ class LayerGraph(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parameters(self) -> int:
         return sum(op.parameters for op in self.ops)
+
+    def op_class(self, op: Op) -> OpClass:
+        """The kind of work that an account of time puts the op under.
+
+        Router, shared experts and the sorting of tokens belong to ``experts``; rotary embedding to
+        ``attention``; the final norm and the loss to ``head``.
+        """
+        if self.stack in ("embedding", "head"):
+            return "head" if self.stack == "head" else "embedding"
+        if op.kind == "attention":
+            return "attention"
+        if op.shard == "expert" or op.name == "router" or op.name.startswith("shared_"):
+            return "experts"
+        if op.name.startswith("mlp_"):
+            return "mlp"
+        return "projections" if op.kind == "gemm" else "norms"
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):

@@ -123,6 +123,7 @@ def _lower_layer(layer: Layer) -> LayerGraph:
         shard="sequence",
         elements=moved,
         saved=stored_norms,
+        kept=float(h),
         parameters=rest,  # norms, biases and small tables: repeated on every tensor-parallel rank
     )
     return LayerGraph(
@@ -143,7 +144,16 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
     cross = name == "cross"
     a, k, g = attention.heads, attention.kv_heads, attention.head_dim
     projections = [
-        Op(name=f"{name}_q", kind="gemm", shard="column", k=h, n=a * g, parameters=h * a * g),
+        Op(
+            name=f"{name}_q",
+            kind="gemm",
+            shard="column",
+            k=h,
+            n=a * g,
+            kept=float(a * g),
+            again=0.0,
+            parameters=h * a * g,
+        ),
         Op(
             name=f"{name}_kv",
             kind="gemm",
@@ -153,6 +163,8 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
             kv_heads=k,
             source=True,
             saved=2.0 * k * g,
+            kept=float(k * g),
+            again=0.5,
             parameters=2 * h * k * g,
         ),
     ]
@@ -167,6 +179,8 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
                 n=a * g,
                 n_kv=2 * k * g,
                 kv_heads=k,
+                kept=float((a + k) * g),  # of queries, keys and values the first and the last
+                again=k / (a + 2 * k),
                 parameters=size,
             )
         ]
@@ -184,6 +198,8 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
         # rotary embedding and norms of queries and keys
         elements=2.0 * (a + (0 if cross else k)) * g,
         saved=2.0 * a * g + (0.0 if cross else 2.0 * k * g),
+        kept=float(a * g),
+        again=0.0,
     )
     out = Op(name=f"{name}_out", kind="gemm", shard="row", k=a * g, n=h, parameters=a * g * h)
     return [*projections, core, out]
@@ -205,6 +221,8 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
                 k=h,
                 n=q,
                 saved=2.0 * q,
+                kept=float(q),
+                again=0.0,
                 parameters=h * q,
             ),
             Op(name="q_up", kind="gemm", shard="column", k=q, n=a * qk, parameters=q * a * qk),
@@ -217,6 +235,8 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
             k=h,
             n=c + rope,
             saved=2.0 * c + rope,
+            kept=float(c + rope),
+            again=0.0,
             parameters=h * (c + rope),
         ),
         Op(
@@ -273,6 +293,8 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
             window=mla.indexer_top_k,
             elements=2.0 * a * 2 * rope,
             saved=2.0 * a * (qk + value),
+            kept=float(a * value),
+            again=0.0,
         ),
         Op(
             name="self_out",
@@ -296,6 +318,8 @@ def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:
             shard="column",
             k=h,
             n=matrices * f,
+            kept=float(f),
+            again=(matrices - 1) / matrices,
             parameters=matrices * h * f,
         ),
         Op(
@@ -304,9 +328,33 @@ def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:
             shard="tensor",
             elements=float((matrices + 1) * f),
             saved=float((matrices + 1) * f),
+            eager=_eager(mlp.gated) * f,
         ),
-        Op(name=f"{name}_down", kind="gemm", shard="row", k=f, n=h, parameters=h * f),
+        _down(name, f, h, gated=mlp.gated),
     ]
+
+
+def _eager(gated: bool) -> float:
+    """16-bit values per value of the MLP that an activation of several kernels keeps besides.
+
+    SiLU's output before it meets the other half; of the tanh form of GELU, which runs in fp32, the
+    input, x cubed, the scaled sum, the tanh, one more than it, the half of x and their product.
+    """
+    return 1.0 if gated else 14.0
+
+
+def _down(name: str, f: int, h: int, *, gated: bool) -> Op:
+    """The MLP's last matrix: of seven products in a gated layer the last is kept, of six not."""
+    return Op(
+        name=f"{name}_down",
+        kind="gemm",
+        shard="row",
+        k=f,
+        n=h,
+        kept=float(h) if gated else 0.0,
+        again=0.0 if gated else 1.0,
+        parameters=h * f,
+    )
 
 
 def _experts(moe: Experts, h: int) -> list[Op]:
@@ -339,6 +387,7 @@ def _experts(moe: Experts, h: int) -> list[Op]:
             kind="elementwise",
             elements=float((matrices + 1) * f),
             saved=float((matrices + 1) * f),
+            eager=_eager(moe.gated) * f,
             shard="expert",
             experts=e,
             copies=top,

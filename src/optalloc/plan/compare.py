@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from optalloc.cost.model import CostModel
+from optalloc.plan.account import Part, account, part_words
+from optalloc.plan.edited import as_written, edited_line
+from optalloc.plan.figures import figures, memory_kinds
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.strategy import Recompute
 from optalloc.units import format_bytes, format_seconds
@@ -60,25 +64,21 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two plans side by side; ``str()`` of it is for people.
 
     ``different_inputs`` names the inputs (model, cluster, workload, cost_model) that are not equal:
-    then the plans answer different questions. ``causes`` are sorted by the size of their difference
-    and sum to that of the step times.
+    then the plans answer different questions. ``changed`` names the decisions that differ.
+    ``causes``, and ``parts`` which split them, are sorted by the size of their difference and sum
+    to that of the step times. ``edited`` says of both what is not true in it (empty: nothing).
     """
 
+    format_version: str = "1.0"
+    summary: str = ""
+    edited: tuple[str, str] = ("", "")
     different_inputs: tuple[str, ...]
+    changed: tuple[str, ...]
     decisions: tuple[Decision, ...]
     measures: tuple[Measure, ...]
     causes: tuple[Cause, ...]
+    parts: tuple[Cause, ...]
     memory: tuple[Kind, ...]
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """Names of the decisions that differ."""
-        return tuple(decision.name for decision in self.decisions if decision.changed)
-
-    @property
-    def summary(self) -> str:
-        """The verdict in a sentence or two."""
-        return _verdict(self)
 
     def sections(self) -> list[Section]:
         """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
@@ -97,11 +97,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
                 tuple((m.name, m.first, m.second, _ratio(m)) for m in self.measures),
             ),
             (
-                "Where the time goes",
-                ("cause", "first", "second", "difference"),
+                "Where the time goes (stage that ends last)",
+                ("part", "first", "second", "difference"),
                 tuple(
-                    (c.name, format_seconds(c.first_s), format_seconds(c.second_s), _signed(c))
-                    for c in self.causes
+                    (
+                        part_words(c.name),
+                        format_seconds(c.first_s),
+                        format_seconds(c.second_s),
+                        _signed(c),
+                    )
+                    for c in self.parts
                 ),
             ),
             (
@@ -133,29 +138,58 @@ def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
     Comparison
         Decisions, figures, time by cause (seconds) and memory by kind (bytes) side by side.
     """
-    return Comparison(
+    first, of_first = as_written(first)
+    second, of_second = as_written(second)
+    measures = tuple(
+        Measure(name=name, first=a, second=b)
+        for (name, a), (_, b) in zip(
+            _measures(first).items(), _measures(second).items(), strict=True
+        )
+    )
+    made = Comparison(
+        edited=(of_first, of_second),
         different_inputs=tuple(
             name for name in _INPUTS if getattr(first, name) != getattr(second, name)
         ),
+        changed=tuple(name for name, a in decisions(first).items() if decisions(second)[name] != a),
         decisions=tuple(
             Decision(name=name, first=a, second=b)
             for (name, a), (_, b) in zip(
                 decisions(first).items(), decisions(second).items(), strict=True
             )
         ),
-        measures=tuple(
-            Measure(name=name, first=getattr(first, name), second=getattr(second, name))
-            for name in (
-                "step_time_s",
-                "tokens_per_s",
-                "mfu",
-                "price_usd_per_step",
-                "energy_j_per_step",
-            )
-        ),
+        measures=measures,
         causes=_causes(first.breakdown_s, second.breakdown_s),
+        parts=_causes(_times(first), _times(second)),
         memory=_memory(first, second),
     )
+    return msgspec.structs.replace(made, summary=_verdict(made))
+
+
+def _cost(plan: TrainingPlan) -> CostModel:
+    return CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
+
+
+def _times(plan: TrainingPlan) -> dict[str, float]:
+    parts: tuple[Part, ...] = account(_cost(plan), plan)
+    return {part.name: part.time_s for part in parts}
+
+
+def _measures(plan: TrainingPlan) -> dict[str, float | None]:
+    """Figures by name; the unit is the end of the name."""
+    f = figures(_cost(plan), plan)
+    return {
+        "step_time_s": plan.step_time_s,
+        "tokens_per_s": f.tokens_per_s,
+        "tokens_per_s_per_device": f.tokens_per_s_per_device,
+        "mfu_causal": f.mfu_causal,
+        "mfu_square": f.mfu_square,
+        "hfu_causal": f.hfu_causal,
+        "price_usd_per_step": plan.price_usd_per_step,
+        "usd_per_trillion_tokens": f.usd_per_trillion_tokens,
+        "energy_j_per_step": plan.energy_j_per_step,
+        "energy_j_per_trillion_tokens": f.energy_j_per_trillion_tokens,
+    }
 
 
 def decisions(plan: TrainingPlan) -> dict[str, int | str]:
@@ -210,8 +244,7 @@ def _memory(first: TrainingPlan, second: TrainingPlan) -> tuple[Kind, ...]:
     a, b = (
         max(plan.stages, key=lambda stage: stage.memory_bytes["total"]) for plan in (first, second)
     )
-    kinds = [*a.memory_bytes, *(kind for kind in b.memory_bytes if kind not in a.memory_bytes)]
-    kinds.sort(key=lambda kind: kind == "total")
+    kinds = [*(memory_kinds(a) | memory_kinds(b)), "total"]
     rows = [
         Kind(
             name=kind,
@@ -245,14 +278,17 @@ def _verdict(comparison: Comparison) -> str:
             f"The second plan takes {format_seconds(b)} a step, {abs(b / a - 1):.1%} {word} than "
             f"the first with {format_seconds(a)}."
         )
-        same = [c for c in comparison.causes if c.difference_s * (b - a) > 0]
-        other = [c for c in comparison.causes if c.difference_s * (b - a) < 0]
+        same = [c for c in comparison.parts if c.difference_s * (b - a) > 0]
+        other = [c for c in comparison.parts if c.difference_s * (b - a) < 0]
         if same:
-            text += f" Most of it is {same[0].name} ({_signed(same[0])})"
-            text += f", less {other[0].name} ({_signed(other[0])})." if other else "."
+            text += f" Most of it is {part_words(same[0].name)} ({_signed(same[0])})"
+            less = f", less {part_words(other[0].name)} ({_signed(other[0])})" if other else ""
+            text += f"{less}."
     if comparison.different_inputs:
         names = ", ".join(name.replace("_", " ") for name in comparison.different_inputs)
         text += f" Mind that the inputs differ: {names}."
+    for which, reason in zip(("first", "second"), comparison.edited, strict=True):
+        text += f"\nThe {which}: {edited_line(reason)}." if reason else ""
     return text
 
 

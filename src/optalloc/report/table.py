@@ -41,7 +41,11 @@ def render(tables: list[Table], data: Any, format: Format, *, color: bool = Fals
         writer.writerow(tables[0].columns)
         writer.writerows(tables[0].rows)
         return out.getvalue()
-    return "".join(_rich(table, color) for table in tables)
+    last = len(tables) - 1
+    return "".join(
+        _rich(table, color) + ("\n" if table.notes and number < last else "")
+        for number, table in enumerate(tables)
+    )
 
 
 def _rich(table: Table, color: bool) -> str:

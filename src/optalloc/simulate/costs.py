@@ -52,8 +52,8 @@ class PipelineCosts(msgspec.Struct, frozen=True, kw_only=True):
         Activations one micro-batch keeps on a chunk until its backward, and between the gradients
         of inputs and of weights where these are two operations.
     resident_bytes : tuple of float, length num_stages
-        On one device all through the step: model states, buffers, logits of the last stage, and the
-        working set of recomputation.
+        On one device all through the step: model states, buffers, and the larger of the working set
+        of recomputation and, on the last stage, the logits.
     capacity_bytes : float
         Memory of one device.
     tails : tuple of Tail, length num_stages
@@ -248,9 +248,10 @@ class _Book:
             full, selective, _ = self.recomputed(chunk)
             scratch += self.fields["scratch_full_bytes"][full].tolist()
             scratch += self.fields["scratch_selective_bytes"][selective].tolist()
-        buffers = self.cost.device.memory_bytes - self.real("capacity_bytes")
+        buffers = self.cost.device.memory_bytes - self.cost.reserve_bytes
+        buffers -= self.real("capacity_bytes")
         logits = self.real("logits_bytes") if stage == self.strategy.pp - 1 else 0.0
-        return self.stage_sum("state_bytes", stage) + buffers + logits + max(scratch)
+        return self.stage_sum("state_bytes", stage) + buffers + max(logits, *scratch)
 
     def tail(self, stage: int) -> Tail:
         """One micro-batch's backwards without recomputation hide reductions, its forwards

@@ -20,6 +20,8 @@ from optalloc.training.space import GPIPE, INTERLEAVED, ZB_H1
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_ONE, _THREE = np.array(1.0), np.array(3.0)  # ZeRO stages
+
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One micro-batch over all stages without recomputation, and the least of one layer; arrays,
@@ -238,20 +240,33 @@ class ShapeFacts:
         counts = cost.type_counts
         group = (shapes.dp * shapes.cp).astype(np.float64)
         spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert = (
-            (table.dense_parameters @ counts)[row],
-            (table.expert_parameters @ counts)[row],
+        dense, expert, own_dense, own_experts = (
+            (values @ counts)[row]
+            for values in (
+                table.dense_parameters,
+                table.expert_parameters,
+                table.trained_dense,
+                table.trained_experts,
+            )
         )
         held = self._against_pp((table.held_bytes @ counts)[row])
         short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
         again = self._against_pp((table.forward_s[:, 1:-1] @ counts[1:-1])[row])
-        per = cost.states
         tied = cost.graph.tied_parameters / shapes.tp
-        sharded = per.weights + per.gradients + per.optimizer
-        least = (dense - tied) * sharded / group + expert * sharded / spread + short
-        room = (cost.device.memory_bytes - cost.constants.workspace_bytes) * self.pp
-        states = dense * (per.weights + per.gradients + per.optimizer / group)
-        states += expert * (per.weights + per.gradients + per.optimizer / spread)
+        # Sharded by stage 3 over everything is the least of all layouts.
+        least, states = short, np.zeros_like(short)
+        for whole, own, shared, n in (
+            (dense, own_dense, tied, group),
+            (expert, own_experts, 0.0, spread),
+        ):
+            frozen = whole - own
+            mine = own if cost.workload.lora_rank else own - shared
+            least = least + mine * cost.states.total(_THREE, n)
+            least = least + (frozen - (shared if cost.workload.lora_rank else 0.0)) * (
+                cost.states.frozen(_THREE, n)
+            )
+            states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
+        room = cost.room_bytes / cost.constants.fragmentation * self.pp
         least, short, states = (self._against_pp(values) for values in (least, short, states))
         m = self._against_pp(self.m)
         flying = np.minimum(m, self.pp)

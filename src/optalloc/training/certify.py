@@ -168,7 +168,7 @@ def _broken_layout(plan: TrainingPlan, cost: CostModel) -> Iterator[str]:
 def _check_stages(plan: TrainingPlan, cost: CostModel, ledger: Ledger, runs: list[Run]) -> None:
     """Memory of the fullest device and times of one micro-batch, stage by stage."""
     device_bytes = cost.device.memory_bytes
-    buffers = device_bytes - ledger.real["capacity_bytes"]
+    buffers = device_bytes - cost.reserve_bytes - ledger.real["capacity_bytes"]
     for i, stage in enumerate(plan.stages):
         mine, rule = runs[i :: plan.degrees.pp], stage.recompute
         pairs = list(zip(ledger.stage_chunks(i), mine, strict=True))
@@ -180,8 +180,9 @@ def _check_stages(plan: TrainingPlan, cost: CostModel, ledger: Ledger, runs: lis
             raise CertificateError(f"the kinds of memory of stage {i} do not sum to {total}")
         if stage.capacity_bytes != device_bytes:
             raise CertificateError(f"a device has {device_bytes} bytes, not {stage.capacity_bytes}")
-        if plan.certificate is not None and needed > device_bytes * (1.0 + 1e-12):
-            raise CertificateError(f"stage {i} needs {needed:.0f} bytes of {device_bytes}")
+        room = device_bytes - cost.reserve_bytes
+        if plan.certificate is not None and needed > room * (1.0 + 1e-12):
+            raise CertificateError(f"stage {i} needs {needed:.0f} bytes of {room:.0f}")
         forward = sum(ledger.total("forward_s", c, run) for c, run in pairs)
         backward = sum(
             ledger.backward_s(c, run, rule) + ledger.total("weight_s", c, run) for c, run in pairs

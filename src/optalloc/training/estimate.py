@@ -245,11 +245,15 @@ class _Builder:
         kinds = self.cost.state_bytes(self.meshes)
         counts = self._counts(i).astype(np.float64)
         states = {name: float(counts @ values[0]) for name, values in kinds.items()}
-        logits = float(self.tables.real("logits_bytes")[0]) if i == self.strategy.pp - 1 else 0.0
+        last = i == self.strategy.pp - 1
+        logits = float(self.cost.logits_bytes(self.meshes)[0]) if last else 0.0
+        allocated = self.bytes[i] / self.cost.constants.fragmentation
+        rest = self.cost.room_bytes + self.cost.constants.workspace_bytes
+        rest -= float(self.tables.real("capacity_bytes")[0])
         memory = states | {
-            "activations": max(0.0, self.bytes[i] - sum(states.values()) - logits),
+            "activations": max(0.0, allocated - sum(states.values()) - logits),
             "logits": logits,
-            "buffers": self.cost.device.memory_bytes - float(self.tables.real("capacity_bytes")[0]),
+            "buffers": rest + self.bytes[i] - allocated,
         }
         whole = {name: int(np.ceil(size - 1e-6)) for name, size in memory.items()}
         return whole | {"total": sum(whole.values())}

@@ -121,7 +121,8 @@ class Ledger:
         state = sum(self.total("state_bytes", c, run) for c, run in pairs)
         logits = self.real["logits_bytes"] if stage == self.pp - 1 else 0.0
         scratch = max(self.scratch_bytes(run, rule) for run in runs)
-        return state + float(held.max()) + logits + scratch
+        # The logits are gone before the first layer is recomputed.
+        return state + float(held.max()) + max(logits, scratch)
 
     def tail_s(self, stage: int, runs: Sequence[Run]) -> float:
         """What follows the last operation of a stage, seconds.

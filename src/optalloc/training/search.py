@@ -11,7 +11,7 @@ layers of stage i recomputed whole and in their attention core.
                        (native/training/pipeline.cpp)
                tail_i  gradient reduction and weight gathering that stay visible, optimizer
                        (stage.cpp, as the memory)
-               states_i + max over time of held activations + logits + scratch <= capacity
+               states_i + max over time of held activations + max(logits, scratch) <= capacity
 
 Why it is exact
 ---------------

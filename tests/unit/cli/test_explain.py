@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from optalloc.cli.__main__ import main
+from optalloc.cli.schema import schema
 from optalloc.cluster.load import load_cluster
 from optalloc.model.load import load_model
 from optalloc.training.estimate import estimate
@@ -36,7 +38,9 @@ def test_table_shows_time_memory_and_margins(path: str, capsys: pytest.CaptureFi
     parts = [
         "limits it:",
         "Where the time goes",
-        "Memory, the tightest",
+        "MFU, causal",
+        "trillion tokens",
+        "tightest stages first",
         "What a little more",
         "--replan",
     ]
@@ -48,14 +52,36 @@ def test_table_shows_time_memory_and_margins(path: str, capsys: pytest.CaptureFi
 def test_json_is_the_explanation(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", path, "--format", "json", "--replan"]) == 0
     data = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(schema("explanation")).validate(data)
     assert data["summary"].startswith("gpt2 on 2xh100-sxm")
     assert sum(c["time_s"] for c in data["causes"]) == pytest.approx(data["step_time_s"])
     assert all(m["replanned_gain_s"] is not None for m in data["marginals"])
 
 
-def test_csv_has_a_row_a_cause(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_has_a_row_a_part(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", path, "--format", "csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "cause,time,share"
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head == "part,time,share,hidden behind computation"
+
+
+def test_the_page_holds_plan_and_explanation_and_fetches_nothing(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One file; its data are the plan and the explanation, unchanged; no address is in it."""
+    words = ["explain", path, "--sensitivity", "--html", "page.html", "--format", "json"]
+    assert main(words) == 0
+    explanation = json.loads(capsys.readouterr().out)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    start = text.index('id="data">') + len('id="data">')
+    data = json.loads(text[start : text.index("</script>", start)])
+    assert data["explanation"] == explanation
+    assert data["plan"] == json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert len(data["timeline"]["stages"]) == 2
+    assert sum(len(s["passes"]) for s in data["timeline"]["stages"]) == 2 * 2 * 8
+    assert [word for word in ("http://", "https://", "@import", "src=") if word in text] == [
+        "http://"  # the name of the SVG namespace
+    ]
+    assert "@" + "DATA@" not in text
 
 
 def test_a_broken_plan_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ cluster has 8 devices a node at 100 GB/s, nodes at 10 GB/s a device, no latency.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import numpy as np
 import pytest
@@ -14,9 +16,12 @@ from optalloc.cluster.catalog import device
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.constants import Constants, read_constants, values
+from optalloc.cost.flops import Convention, forward_flops
 from optalloc.cost.model import CostModel, Meshes
 from optalloc.errors import InputError
+from optalloc.model.graph import OpClass
 from optalloc.model.load import load_model
+from optalloc.model.lower import lower
 from optalloc.model.spec import ModelSpec
 from optalloc.workload import Training
 
@@ -292,3 +297,32 @@ def test_a_mixed_cluster_is_refused(llama: ModelSpec) -> None:
     """Names the kinds of device and what to do."""
     with pytest.raises(InputError, match=r"h100-sxm, a100-sxm-80g.*uniform part by itself"):
         CostModel(llama, load_cluster("8xh100-sxm+8xa100-sxm-80g"), WORK)
+
+
+def test_flops_of_a_layer_in_both_conventions(llama: ModelSpec) -> None:
+    """A token passes 15,204,352 weights, and sees 1,024.5 of 2,048 positions, or all of them.
+
+    Scores and values of 8 heads of 128 take 2 * 8 * 2 * 128 FLOPs a token and position.
+    """
+    graph = lower(llama)
+    matrices = 2 * 2048 * 15_204_352
+    conventions: dict[Convention, float] = {"causal": 1024.5, "square": 2048.0}
+    for convention, seen in conventions.items():
+        whole, core = forward_flops(graph, WORK, convention)
+        assert core[1] == 2048 * 2 * 8 * 2 * 128 * seen
+        assert whole[1] == matrices + core[1]
+        assert whole[-1] == 2 * 2048 * 1024 * 32000
+        assert (whole[0], core[-1]) == (0.0, 0.0)
+
+
+def test_leaving_every_class_out_leaves_nothing(llama: ModelSpec, moe: ModelSpec) -> None:
+    """Exchanges, the host's floor and the seven classes of operations are all that takes time."""
+    for model in (llama, moe):
+        cost = CostModel(model, _cluster(), WORK)
+        classes = get_args(OpClass)
+        table, _ = cost.layer_costs(
+            _meshes({"tp": 2, "sequence": 1}), ("tp", "cp", "ep", "host", *classes)
+        )
+        assert not table.forward_s.any()
+        assert not table.backward_s.any()
+        assert not table.weight_s.any()

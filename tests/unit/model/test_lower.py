@@ -173,3 +173,20 @@ def test_equal_models_share_a_graph() -> None:
     """Lowering is remembered."""
     model = load_model("llama-3.1-8b")
     assert lower(model) is lower(model)
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_every_operation_has_a_class(name: str) -> None:
+    """Matrices of attention, of the MLP and of experts are apart; the ends stand alone."""
+    graph = lower(load_model(name))
+    for layer in graph.layers:
+        for op in layer.ops:
+            found = layer.op_class(op)
+            if op.kind == "gemm":
+                words = ("mlp_", "shared_", "experts_", "router")
+                assert (found == "projections") == (not op.name.startswith(words))
+                assert (found == "mlp") == op.name.startswith("mlp_")
+            assert (found == "attention") == (op.kind == "attention")
+            assert (found == "norms") == (op.name == "norms")
+    for layer, word in ((graph.embedding, "embedding"), (graph.head, "head")):
+        assert {layer.op_class(op) for op in layer.ops} == {word}

@@ -3,67 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
-import msgspec
+import jsonschema
 import pytest
 
 from optalloc.cli.__main__ import main
+from optalloc.cli.schema import schema
 from optalloc.cluster.load import load_cluster
 from optalloc.model.load import load_model
 from optalloc.plan.compare import compare
-from optalloc.training.plan import Chunk, Degrees, StagePlan, TrainingPlan
-from optalloc.training.strategy import Recompute
+from optalloc.training.estimate import estimate
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.strategy import Recompute, Strategy
+from optalloc.units import format_seconds
 from optalloc.workload import Training
 
-GIB = 2**30
+
+def made(strategy: Strategy, *, batch: int = 8, cluster: str = "8xh100-sxm") -> TrainingPlan:
+    """GPT-2 under a written strategy."""
+    workload = Training(global_batch=batch, sequence_length=512)
+    return estimate(load_model("gpt2"), load_cluster(cluster), workload, strategy)
 
 
-def _stage(index: int, first: int, layers: int, total_gib: int, recompute: Recompute) -> StagePlan:
-    last = first + layers == 12
-    return StagePlan(
-        index=index,
-        num_layers={"dense": layers},
-        chunks=(Chunk(first_layer=first, num_layers=layers, embedding=first == 0, head=last),),
-        num_devices=4,
-        devices=((4 * index, 4 * index + 4),),
-        memory_bytes={"total": total_gib * GIB, "weights": 2 * GIB},
-        capacity_bytes=80 * GIB,
-        recompute=recompute,
-        forward_s=1.0,
-        backward_s=2.0,
-    )
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan() -> TrainingPlan:
-    """GPT-2 on 8 devices in stages of 7 and 5 layers: 8 s a step, of which 7 compute."""
-    return TrainingPlan(
-        tool_version="0",
-        model=load_model("gpt2"),
-        cluster=load_cluster("8xh100-sxm"),
-        workload=Training(global_batch=8, sequence_length=512),
-        digests={},
-        cost_model="roofline-1",
-        degrees=Degrees(tp=1, cp=1, pp=2, dp=4, ep=1, virtual_stages=1),
-        sequence_parallel=False,
-        micro_batch=1,
-        num_microbatches=2,
-        zero_stage=1,
-        shard_group=0,
-        schedule="1f1b",
-        num_devices=8,
-        idle_devices=0,
-        stages=(
-            _stage(0, 0, 7, 10, Recompute(2, 1)),
-            _stage(1, 7, 5, 12, Recompute()),
-        ),
-        step_time_s=8.0,
-        mfu=0.4,
-        tokens_per_s=512.0,
-        price_usd_per_step=None,
-        energy_j_per_step=5600.0,
-        breakdown_s={"compute": 7.0, "bubble": 1.0},
+    """Stages of 7 and 5 layers on 8 devices."""
+    rules = (Recompute(2, 1), Recompute())
+    return made(Strategy(pp=2, dp=4, zero_stage=1, layers_per_chunk=(7, 5), recompute=rules))
+
+
+@pytest.fixture(scope="module")
+def other() -> TrainingPlan:
+    """Twice the micro-batch of half as many, GPipe, equal stages without recomputation."""
+    return made(
+        Strategy(pp=2, dp=4, zero_stage=1, micro_batch=2, schedule="gpipe", layers_per_chunk=(6, 6))
     )
 
 
@@ -72,19 +47,11 @@ def test_equal_plans_differ_in_nothing(plan: TrainingPlan) -> None:
     comparison = compare(plan, plan)
     assert comparison.changed == ()
     assert comparison.different_inputs == ()
-    assert {cause.difference_s for cause in comparison.causes} == {0.0}
-    assert comparison.summary == "Both plans take 8.00 s a step."
+    assert {cause.difference_s for cause in (*comparison.causes, *comparison.parts)} == {0.0}
+    assert comparison.summary == f"Both plans take {format_seconds(plan.step_time_s)} a step."
 
 
-def test_changed_decisions_are_named(plan: TrainingPlan) -> None:
-    """Twice the micro-batch of half as many, GPipe, equal stages without recomputation."""
-    other = msgspec.structs.replace(
-        plan,
-        micro_batch=2,
-        num_microbatches=1,
-        schedule="gpipe",
-        stages=(_stage(0, 0, 6, 10, Recompute()), _stage(1, 6, 6, 12, Recompute())),
-    )
+def test_changed_decisions_are_named(plan: TrainingPlan, other: TrainingPlan) -> None:
     comparison = compare(plan, other)
     assert comparison.changed == (
         "micro_batch",
@@ -98,61 +65,80 @@ def test_changed_decisions_are_named(plan: TrainingPlan) -> None:
     assert shown["recompute"] == ("2 full + 1 selective, none", "none*2")
 
 
-def test_causes_add_up_to_the_difference(plan: TrainingPlan) -> None:
-    """From 7 + 1 to 6 + 0.5 + 3.5 seconds: reductions cost 3.5 s, which 1.5 s elsewhere soften."""
-    other = msgspec.structs.replace(
-        plan, step_time_s=10.0, breakdown_s={"compute": 6.0, "bubble": 0.5, "reduction": 3.5}
-    )
+def test_causes_and_parts_add_up_to_the_difference(plan: TrainingPlan, other: TrainingPlan) -> None:
+    """Both views, sorted by the size of the difference."""
     comparison = compare(plan, other)
-    causes = [(c.name, c.difference_s) for c in comparison.causes]
-    assert causes == [("reduction", 3.5), ("compute", -1.0), ("bubble", -0.5)]
-    assert sum(c.difference_s for c in comparison.causes) == 2.0
-    assert comparison.summary == (
-        "The second plan takes 10.00 s a step, 25.0% slower than the first with 8.00 s. "
-        "Most of it is reduction (+3.50 s), less compute (-1.00 s)."
-    )
+    change = other.step_time_s - plan.step_time_s
+    for rows in (comparison.causes, comparison.parts):
+        found = [row.difference_s for row in rows]
+        assert math.fsum(found) == pytest.approx(change, rel=1e-9)
+        assert [abs(x) for x in found] == sorted((abs(x) for x in found), reverse=True)
+    assert "recomputed_layers" in {row.name for row in comparison.parts}
+    word = "faster" if change < 0 else "slower"
+    assert f"{abs(change / plan.step_time_s):.1%} {word} than the first" in comparison.summary
 
 
-def test_memory_is_that_of_the_fullest_stage(plan: TrainingPlan) -> None:
-    """12 GiB on the second stage against 15 GiB on the first; total and capacity come last."""
-    full = (_stage(0, 0, 7, 15, Recompute()), plan.stages[1])
-    comparison = compare(plan, msgspec.structs.replace(plan, stages=full))
-    rows = [(k.name, k.first_bytes // GIB, k.second_bytes // GIB) for k in comparison.memory]
-    assert rows == [("weights", 2, 2), ("total", 12, 15), ("capacity", 80, 80)]
+def test_figures_stand_in_both_conventions(plan: TrainingPlan, other: TrainingPlan) -> None:
+    """The causal MFU is that of the plan, the square one is larger, HFU counts recomputation."""
+    measures = {m.name: (m.first, m.second) for m in compare(plan, other).measures}
+    assert measures["mfu_causal"] == (plan.mfu, other.mfu)
+    assert measures["tokens_per_s_per_device"][0] == plan.tokens_per_s / 8
+    first, second = measures["mfu_square"]
+    assert first is not None
+    assert second is not None
+    assert first > plan.mfu
+    assert measures["hfu_causal"][1] == other.mfu
+    hfu = measures["hfu_causal"][0]
+    assert hfu is not None
+    assert hfu > plan.mfu
+
+
+def test_memory_is_that_of_the_fullest_stage(plan: TrainingPlan, other: TrainingPlan) -> None:
+    """Total and capacity come last, and the kinds sum to the total."""
+    rows = {k.name: (k.first_bytes, k.second_bytes) for k in compare(plan, other).memory}
+    assert next(iter(rows)) == "weights"
+    assert list(rows)[-2:] == ["total", "capacity"]
+    assert rows["total"][0] == max(s.memory_bytes["total"] for s in plan.stages)
+    kinds = [rows[name] for name in rows if name not in ("total", "capacity")]
+    assert tuple(map(sum, zip(*kinds, strict=True))) == rows["total"]
 
 
 def test_different_inputs_are_pointed_out(plan: TrainingPlan) -> None:
     """Plans of two workloads answer different questions."""
-    workload = Training(global_batch=16, sequence_length=512)
-    comparison = compare(plan, msgspec.structs.replace(plan, workload=workload))
+    comparison = compare(plan, made(plan.strategy, batch=16))
     assert comparison.different_inputs == ("workload",)
     assert comparison.summary.endswith("Mind that the inputs differ: workload.")
 
 
 def test_text_shows_every_section(plan: TrainingPlan) -> None:
-    """The printed form has the verdict, both decisions and an unknown price as a dash."""
-    other = msgspec.structs.replace(plan, schedule="gpipe")
-    text = str(compare(plan, other))
-    assert text.startswith("Both plans take 8.00 s a step.\n\nDecisions\n")
-    assert "schedule           1f1b" in text
-    assert "gpipe" in text
-    price = next(line for line in text.splitlines() if "price_usd_per_step" in line)
-    assert price.split() == ["price_usd_per_step", "-", "-", "-"]
+    """The printed form has the verdict and both decisions; an unknown price is a dash."""
+    bare = made(Strategy(), cluster="1xmi250x")
+    text = str(compare(plan, bare))
+    assert "\n\nDecisions\n" in text
+    assert "1f1b" in text
+    price = next(line for line in text.splitlines() if "usd_per_trillion_tokens" in line)
+    assert price.split()[-2:] == ["-", "-"]
 
 
 def test_verb_prints_the_comparison(
-    plan: TrainingPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan: TrainingPlan,
+    other: TrainingPlan,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As a table with the verdict, as JSON, and as CSV of the decisions."""
+    """As a table with the verdict, as JSON of the published schema, and as CSV of the decisions."""
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     plan.save(first)
-    msgspec.structs.replace(plan, zero_stage=3, step_time_s=9.0).save(second)
+    other.save(second)
     words = ["compare", str(first), str(second)]
     assert main(words) == 0
-    assert "12.5% slower" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "than the first" in shown
+    assert max(map(len, shown.splitlines()[2:])) <= 100
     assert main([*words, "--format", "json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data["changed"] == ["zero_stage"]
-    assert data["measures"][0] == {"name": "step_time_s", "first": 8.0, "second": 9.0}
+    jsonschema.Draft202012Validator(schema("comparison")).validate(data)
+    assert data["changed"][0] == "micro_batch"
+    assert data["measures"][0]["first"] == plan.step_time_s
     assert main([*words, "--format", "csv"]) == 0
-    assert "zero_stage,1,3,changed" in capsys.readouterr().out.splitlines()
+    assert "schedule,1f1b,gpipe,changed" in capsys.readouterr().out.splitlines()

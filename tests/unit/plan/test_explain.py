@@ -8,7 +8,8 @@ import pytest
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
 from optalloc.model.load import load_model
-from optalloc.plan.explain import Explanation, explain
+from optalloc.plan.explain import explain
+from optalloc.plan.explanation import Explanation
 from optalloc.training.estimate import estimate
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training
@@ -46,7 +47,9 @@ def test_causes_and_limits_sum_to_the_step() -> None:
     assert sum(c.time_s for c in e.causes) == pytest.approx(plan.step_time_s, rel=1e-12)
     assert sum(c.time_s for c in e.limits) == pytest.approx(plan.step_time_s, rel=1e-12)
     assert sum(c.share for c in e.limits) == pytest.approx(1.0, rel=1e-12)
+    assert sum(c.time_s for c in e.parts) == pytest.approx(plan.step_time_s, rel=1e-12)
     assert [c.time_s for c in e.causes] == sorted((c.time_s for c in e.causes), reverse=True)
+    assert [sum(m.kinds.values()) for m in e.memory] == [m.total_bytes for m in e.memory]
 
 
 def test_a_faster_link_is_the_same_strategy_on_the_faster_cluster() -> None:
@@ -63,6 +66,43 @@ def test_a_faster_link_is_the_same_strategy_on_the_faster_cluster() -> None:
     by_hand = plan.step_time_s - estimate(MODEL, faster, WORKLOAD, strategy).step_time_s
     assert gain(explain(plan), "node-link") == pytest.approx(by_hand, rel=1e-9)
     assert by_hand > 0
+
+
+def test_gains_are_told_by_the_unit() -> None:
+    """A tenth of 450 GB/s is 45 GB/s; one node more is four devices."""
+    plan = plan_training(MODEL, cluster(), WORKLOAD).plan
+    found = {m.unit: m for m in explain(plan, replan=True).marginals}
+    assert found["device"].amount == 4
+    assert found["GiB"].amount == 1
+    assert (found["GiB"].kept, found["device"].kept) == ("mesh", "strategy")
+    link = next(m for m in explain(plan).marginals if "node-link" in m.change)
+    assert link.amount == pytest.approx(cluster().nodes[0].node_link.bandwidth_bytes_per_s / 1e10)
+    for m in found.values():
+        assert m.gain_s is not None
+        assert m.replanned_gain_s is not None
+        assert m.gain_per_unit_s == m.gain_s / m.amount
+        assert m.replanned_gain_per_unit_s == m.replanned_gain_s / m.amount
+
+
+def test_rivals_are_those_of_a_new_search() -> None:
+    """The best plans of other degrees, slower than the plan, with the reason."""
+    plan = plan_training(MODEL, cluster(), WORKLOAD).plan
+    e = explain(plan, replan=True)
+    assert e.rivals
+    assert all(r.step_time_s >= plan.step_time_s and r.reason for r in e.rivals)
+    assert explain(plan).rivals == ()
+
+
+def test_pins_hold_in_the_searches_of_an_explanation() -> None:
+    """A plan pinned to tp = 4 is the best of its space; without the pin a better one is found."""
+    plan = plan_training(MODEL, cluster(), WORKLOAD, pin=["tp=4"]).plan
+    pinned = explain(plan, replan=True, pin=["tp=4"])
+    assert pinned.replanned_step_time_s == pytest.approx(plan.step_time_s, rel=1e-9)
+    free = explain(plan, replan=True, sensitivity=True)
+    assert free.replanned_step_time_s is not None
+    assert free.replanned_step_time_s < plan.step_time_s
+    assert free.turns == ()
+    assert "Another mesh is better" in free.summary
 
 
 def test_one_device_gains_nothing_from_links() -> None:

@@ -1,0 +1,81 @@
+"""Edited plans: a file that no longer says the truth is read as a written configuration.
+
+A plan is a text that people change: one number, and its figures and its certificate are those of
+another plan. Whoever reads a plan to show, replay or export it takes the decisions in it, computes
+its figures anew, and says what did not hold. :func:`optalloc.certify` refuses such a plan.
+"""
+
+from __future__ import annotations
+
+from optalloc.cost.model import CostModel
+from optalloc.errors import CertificateError, InputError
+from optalloc.training.certify import check_plan
+from optalloc.training.estimate import build_plan
+from optalloc.training.plan import TrainingPlan
+
+
+def as_written(plan: TrainingPlan) -> tuple[TrainingPlan, str]:
+    """The plan with true figures, and what it says that is not true (empty: all of it is).
+
+    An edited plan keeps its decisions; its figures are predicted anew and it has no certificate.
+
+    Raises
+    ------
+    InputError
+        If its stages and chunks do not fit together, or its decisions break a rule of the space.
+
+    Complexity: O(stages * chunks a stage * micro-batches).
+    """
+    try:
+        check_plan(plan)
+    except CertificateError as error:
+        _check_shape(plan)
+        cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
+        return build_plan(cost, plan.strategy), str(error)
+    return plan, ""
+
+
+def edited_line(reason: str) -> str:
+    """What to tell the reader of an edited plan."""
+    return (
+        f"the plan was edited, and its figures and certificate do not match it: {reason}. Its "
+        "decisions are taken as written and its figures computed anew; nothing is proven about it"
+    )
+
+
+def _check_shape(plan: TrainingPlan) -> None:
+    """Raise if the decisions cannot even be read from the stages."""
+    degrees = plan.degrees
+    if len(plan.stages) != degrees.pp:
+        raise InputError(
+            f"the plan has {len(plan.stages)} stages for pp = {degrees.pp}",
+            pointer="$.stages",
+            fix="give one entry a stage, or make the plan again",
+        )
+    done = 0
+    for number in range(degrees.pp * degrees.virtual_stages):
+        turn, index = divmod(number, degrees.pp)
+        chunks = plan.stages[index].chunks
+        if len(chunks) != degrees.virtual_stages:
+            raise InputError(
+                f"stage {index} has {len(chunks)} chunks for virtual_stages = "
+                f"{degrees.virtual_stages}",
+                pointer=f"$.stages[{index}].chunks",
+                fix="give every stage as many chunks, or make the plan again",
+            )
+        if chunks[turn].first_layer != done:
+            raise InputError(
+                f"the chunk begins at layer {chunks[turn].first_layer}, but the one before ends at "
+                f"{done}",
+                pointer=f"$.stages[{index}].chunks[{turn}].first_layer",
+                fix="let chunks follow one another in model order, or make the plan again",
+            )
+        done += chunks[turn].num_layers
+    sequences = degrees.dp * plan.micro_batch * plan.num_microbatches
+    if sequences != plan.workload.global_batch:
+        raise InputError(
+            f"dp * micro_batch * num_microbatches is {sequences} for a global batch of "
+            f"{plan.workload.global_batch}",
+            pointer="$.num_microbatches",
+            fix="let the micro-batches make up the batch, or make the plan again",
+        )

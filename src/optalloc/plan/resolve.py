@@ -1,0 +1,58 @@
+"""Resolve: search again around a plan, with changed inputs or within its mesh."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from optalloc.cost.model import CostModel
+from optalloc.stop import StopRule
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.search import Search
+from optalloc.training.space import Limits, Space, parse_limits
+
+
+def mesh_pins(plan: TrainingPlan) -> list[str]:
+    """Pins of every decision of the mesh; cuts and recomputation stay free."""
+    d = plan.degrees
+    replicas = d.dp * d.cp
+    # Where there is nothing to shard or to order, the space has one way to say so.
+    sharded = replicas > 1 or d.tp * replicas > d.ep
+    decisions = {
+        **msgspec.structs.asdict(d),
+        "micro_batch": plan.micro_batch,
+        "zero_stage": plan.zero_stage if sharded else 0,
+        "shard_group": plan.shard_group if plan.shard_group < replicas else 0,
+        "schedule": plan.schedule if d.pp > 1 else "1f1b",
+        "sequence_parallel": "on" if plan.sequence_parallel else "off",
+    }
+    return [f"{name}={value}" for name, value in decisions.items()]
+
+
+def best_s(
+    cost: CostModel,
+    pin: list[str],
+    forbid: list[str],
+    stop: StopRule | None,
+    *,
+    below_s: float = np.inf,
+) -> float | None:
+    """The best step time under some limits, seconds; None: no plan, or none ``below_s``.
+
+    Raises
+    ------
+    Stopped
+        If ``stop`` or the keyboard ended the search before the answer was proven.
+    """
+    limits: Limits = parse_limits(pin, forbid)
+    space = Space(cost.graph, cost.cluster, cost.workload, limits)
+    outcome = Search(cost, space, leaders=1, ceiling_s=below_s).run(stop)
+    if outcome.stopped and (not outcome.found or below_s == np.inf):
+        if stop is None:
+            raise KeyboardInterrupt
+        raise Stopped
+    return outcome.found[0].value if outcome.found else None
+
+
+class Stopped(Exception):
+    """A search was ended before its answer was proven."""

@@ -1,0 +1,236 @@
+"""Sensitivity: how far an input can move before another plan is the better one.
+
+Each probe solves exactly, for one value of one input: the best plan of the chosen mesh (its cuts
+and recomputation chosen anew for that value), then the whole space for a plan that is better by
+more than ``WORTH``. Values move away from the present one by factors of two; between the last that
+holds and the first that does not the turn is bisected. What holds at two values need not hold
+between them: the turn found is one, and the nearest one that this ladder meets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from optalloc.cost.model import CostModel
+from optalloc.errors import InputError
+from optalloc.plan.compare import Decision, decisions
+from optalloc.plan.marginals import links, with_link
+from optalloc.plan.resolve import Stopped, best_s, mesh_pins
+from optalloc.stop import StopRule
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.solve import plan_training
+from optalloc.units import GB
+
+#: A plan counts as better where it takes less by more than this share of the step.
+WORTH = 1e-3
+#: The furthest factor tried either way.
+FURTHEST = 16
+_PRECISION = 1.05  # of a turn: the ratio of the values around it
+_TOKENS = 128  # sequence lengths tried are multiples of this
+
+Direction = Literal["less", "more"]
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one input can move in one direction, and what then is better.
+
+    ``holds_at`` is the furthest value at which the mesh was proven to be the best to within
+    ``WORTH``, ``changes_at`` the nearest tried at which it was not (None: it holds as far as was
+    tried, or the search was stopped). ``decisions`` are those of the better plan that differ;
+    ``gain`` is what it saves, as a share of the step. Where the mesh has no plan there, ``gain`` is
+    None and ``why`` says so.
+    """
+
+    quantity: str
+    unit: str
+    direction: Direction
+    now: float
+    holds_at: float
+    changes_at: float | None
+    gain: float | None
+    decisions: tuple[Decision, ...]
+    why: str
+
+
+class _Input(msgspec.Struct, frozen=True, kw_only=True):
+    """An input that can move: its present value, and the cost model at another one."""
+
+    quantity: str
+    unit: str
+    now: float
+    step: int  # values are multiples of it; 0: any number
+    at: Callable[[float], CostModel]
+
+
+def turns(
+    cost: CostModel,
+    plan: TrainingPlan,
+    *,
+    pin: list[str],
+    forbid: list[str],
+    stop: StopRule | None,
+) -> tuple[Turn, ...]:
+    """Where the choice of a plan turns, for each bandwidth, the batch and the sequence length.
+
+    Parameters
+    ----------
+    pin, forbid : list of str
+        What narrows the whole space.
+
+    Returns
+    -------
+    tuple of Turn
+        Two an input, less first. Empty if another mesh is already better by more than ``WORTH``.
+
+    Complexity: at most nine pairs of searches a turn.
+    """
+    probe = _Probe(plan, pin, forbid, stop)
+    try:
+        if not probe.holds(cost):
+            return ()
+    except Stopped:
+        return ()
+    directions: tuple[Direction, Direction] = ("less", "more")
+    return tuple(
+        _turn(probe, which, direction) for which in _inputs(cost, plan) for direction in directions
+    )
+
+
+def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:
+    cluster, work = cost.cluster, cost.workload
+    group = cluster.nodes[0]
+
+    def linked(name: str, now: float) -> Callable[[float], CostModel]:
+        return lambda value: CostModel(
+            plan.model, with_link(cluster, name, value / now), work, name=plan.cost_model
+        )
+
+    def worked(field: str) -> Callable[[float], CostModel]:
+        def at(value: float) -> CostModel:
+            moved = msgspec.structs.replace(work, **{field: round(value)})
+            return CostModel(plan.model, cluster, moved, name=plan.cost_model)
+
+        return at
+
+    found = []
+    for name, words in links(cluster).items():
+        now = getattr(group, name).bandwidth_bytes_per_s / GB
+        found.append(
+            _Input(
+                quantity=f"{words} bandwidth", unit="GB/s", now=now, step=0, at=linked(name, now)
+            )
+        )
+    d = plan.degrees
+    together = d.dp * plan.micro_batch * (d.pp if plan.schedule == "interleaved" else 1)
+    found.append(
+        _Input(
+            quantity="global batch",
+            unit="sequences",
+            now=float(work.global_batch),
+            step=together,
+            at=worked("global_batch"),
+        )
+    )
+    found.append(
+        _Input(
+            quantity="sequence length",
+            unit="tokens",
+            now=float(work.sequence_length),
+            step=math.lcm(2 * d.cp, d.tp * d.cp, _TOKENS),
+            at=worked("sequence_length"),
+        )
+    )
+    return found
+
+
+class _Probe:
+    """Asks of one cost model whether the plan's mesh is still the best."""
+
+    def __init__(
+        self, plan: TrainingPlan, pin: list[str], forbid: list[str], stop: StopRule | None
+    ) -> None:
+        self.plan, self.pin, self.forbid, self.stop = plan, pin, forbid, stop
+        self.mesh = mesh_pins(plan)
+
+    def holds(self, cost: CostModel) -> bool:
+        """True if no plan is better than the best of the mesh by more than ``WORTH``: proven."""
+        own_s = best_s(cost, self.mesh, [], self.stop)
+        if own_s is None:
+            return False
+        below_s = own_s * (1.0 - WORTH)
+        return best_s(cost, self.pin, self.forbid, self.stop, below_s=below_s) is None
+
+    def better(self, cost: CostModel) -> tuple[float | None, tuple[Decision, ...], str]:
+        """What the best plan saves, what it decides differently, and why if nothing is known."""
+        own_s = best_s(cost, self.mesh, [], self.stop)
+        result = plan_training(
+            cost.model,
+            cost.cluster,
+            cost.workload,
+            pin=self.pin,
+            forbid=self.forbid,
+            stop=self.stop,
+            cost_model=cost.name,
+        )
+        if result.best is None:
+            return None, (), "nothing fits"
+        ours, theirs = decisions(self.plan), decisions(result.best)
+        # How many micro-batches, and where the cuts lie, follows from the input that moved.
+        follow = ("num_microbatches", "layers_per_chunk", "recompute", "num_devices")
+        different = tuple(
+            Decision(name=name, first=ours[name], second=theirs[name])
+            for name in ours
+            if ours[name] != theirs[name] and name not in (*follow, "idle_devices")
+        )
+        if own_s is None:
+            return None, different, "it does not fit"
+        return 1.0 - result.best.step_time_s / own_s, different, ""
+
+
+def _turn(probe: _Probe, which: _Input, direction: Direction) -> Turn:
+    """Climb the ladder, then bisect."""
+    holds, fails = which.now, None
+    stopped = False
+    try:
+        for power in range(1, int(math.log2(FURTHEST)) + 1):
+            factor = 2.0**power if direction == "more" else 0.5**power
+            value = _rounded(which.now * factor, which.step)
+            if not value or value == holds:
+                break
+            if not probe.holds(which.at(value)):
+                fails = value
+                break
+            holds = value
+        while fails is not None and max(fails / holds, holds / fails) > _PRECISION:
+            middle = _rounded(math.sqrt(fails * holds), which.step)
+            if not min(holds, fails) < middle < max(holds, fails):
+                break
+            if probe.holds(which.at(middle)):
+                holds = middle
+            else:
+                fails = middle
+        gain, different, why = (None, (), "") if fails is None else probe.better(which.at(fails))
+    except Stopped:
+        gain, different, why, stopped = None, (), "the search was stopped", True
+    except InputError as error:  # a value that no workload may have
+        gain, different, why = None, (), error.what
+    return Turn(
+        quantity=which.quantity,
+        unit=which.unit,
+        direction=direction,
+        now=which.now,
+        holds_at=holds,
+        changes_at=None if stopped else fails,
+        gain=gain,
+        decisions=different,
+        why=why,
+    )
+
+
+def _rounded(value: float, step: int) -> float:
+    """The nearest multiple of the step, downwards."""
+    return value if step == 0 else float(math.floor(value / step) * step)

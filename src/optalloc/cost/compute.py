@@ -105,6 +105,19 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
             constants=constants,
         )
 
+    def plain(self) -> Unit:
+        """The unit for products that stay in 16 bits whatever the rest runs in."""
+        return msgspec.structs.replace(
+            self,
+            matrix_flops_per_s=np.minimum(self.matrix_flops_per_s, self.attention_flops_per_s),
+            matrix_efficiency=np.where(
+                np.greater(self.matrix_flops_per_s, self.attention_flops_per_s),
+                self.constants.gemm_efficiency,
+                self.matrix_efficiency,
+            ),
+            cast_passes=0.0,
+        )
+
     def gemm_s(self, m: Array, n: Array, k: Array, groups: Array | float = 1.0) -> Array:
         """``groups`` equal products ``[m, k] x [k, n]`` in one launch, seconds (broadcast)."""
         c = self.constants
@@ -134,6 +147,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         speed = (
             speed * (1.0 + c.attention_head_dim / 128.0) / (1.0 + c.attention_head_dim / head_dim)
         )
+        # Matrix instructions read eight 16-bit values of a head at a time.
+        uneven = np.greater(scores_bytes, 0.0) & (np.remainder(head_dim, 8.0) > 0.0)
+        speed = speed * np.where(uneven, c.unaligned, 1.0)
         stream = moved_bytes / self.bandwidth_bytes_per_s
         passes = c.softmax_passes * scores_bytes / self.bandwidth_bytes_per_s
         kernels = np.where(np.greater(scores_bytes, 0.0), 4.0, 1.0)

@@ -42,10 +42,15 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     attention_backward_efficiency: float
     attention_head_dim: float
     softmax_passes: float
+    softmax_fallback: float
+    fallback_host_s: float
+    unaligned: float
+    accumulate_bytes: float
     memory_efficiency: float
     launch_s: float
     layer_host_s: float
     backward_host: float
+    layer_gap_s: float
     tp_host_s: float
     expert_host_s: float
     expert_imbalance: float
@@ -55,6 +60,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     collective_s: float
     tp_overlap: float
     node_link_efficiency: float
+    host_link_efficiency: float
     network_efficiency: float
     data_overlap: float
     context_overlap: float

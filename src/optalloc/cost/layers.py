@@ -190,6 +190,7 @@ class _Layer:
         self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
         self.dense, self.expert = zero.copy(), zero.copy()
         self.experts: Array | float = 0.0  # of one rank
+        self.fallbacks: Array | float = 0.0
         self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
         self.kept, self.again_s = zero.copy(), zero.copy()
         self.by_operator = setting.by_operator
@@ -315,7 +316,9 @@ class _Layer:
     # -- operations ------------------------------------------------------------------------------
 
     def _gemm(self, op: Op) -> None:
-        unit = self.unit
+        # The router and the logits stay in 16 bits.
+        inner = self.layer.stack != "head" and op.name != "router"
+        unit = self.unit if inner else self.unit.plain()
         m = self._rows(op)
         n = self._columns(op)
         k = op.k / self.tp if op.shard == "row" else op.k + np.zeros_like(self.tp)
@@ -326,7 +329,9 @@ class _Layer:
         self.forward += unit.gemm_s(m, n, k, groups)
         self.backward += unit.gemm_s(m, k, n, groups)
         if not self.frozen:
-            self.weight += unit.gemm_s(k, n, m, groups)
+            # Each micro-batch adds its gradient to that of the step.
+            grown = groups * k * n * unit.constants.accumulate_bytes
+            self.weight += unit.gemm_s(k, n, m, groups) + grown / unit.bandwidth_bytes_per_s
         elif self.adapted:
             r = self.rank + np.zeros_like(k)
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
@@ -352,6 +357,13 @@ class _Layer:
         moved = self.size * self.tokens * width
         length = self.source_length if op.cross else self.length
         scores = np.where(self.setting.fused, 0.0, self.size * heads * self.tokens * length)
+        # The fused softmax of Megatron-LM takes matrices in groups of four; else it is left to
+        # several kernels.
+        alone = ~np.asarray(self.setting.fused) & (
+            np.remainder(heads * self.keys.micro_batch, 4.0) > 0.0
+        )
+        self.fallbacks = np.where(alone, 1.0, self.fallbacks)
+        scores = scores * np.where(alone, unit.constants.softmax_fallback, 1.0)
         forward, backward = unit.attention_s(flops, moved, scores, op.qk_dim)
         exchanged_f, exchanged_b = self._ring(op, forward, backward)
         self.forward += forward + exchanged_f
@@ -385,7 +397,7 @@ class _Layer:
         self._elementwise(op)
         sent = self.size * op.k * self._rows(op)
         seen = 1.0 - self.unit.constants.expert_overlap
-        exchange = 2.0 * seen * all_to_all_s(self.ep_network, self.keys.ep, 1, sent)
+        exchange = 2.0 * seen * all_to_all_s(self.ep_network, self.keys.ep, 1, sent, op.copies)
         self.experts = np.maximum(1.0, op.experts / self.ep)
         self.forward += exchange
         self.backward += exchange
@@ -410,10 +422,12 @@ class _Layer:
             return
         host = c.layer_host_s + c.expert_host_s * self.experts
         host = host + np.where(self.tp > 1, c.tp_host_s * self.layer.tp_reduces, 0.0)
-        self.forward = np.maximum(self.forward, host)
-        self.backward = np.maximum(self.backward, c.backward_host * host / 2.0)
+        host = host + c.fallback_host_s * self.fallbacks
+        half = c.backward_host / 2.0
+        self.forward = np.maximum(self.forward + c.layer_gap_s, host)
+        self.backward = np.maximum(self.backward + c.layer_gap_s, half * host)
         if not self.frozen:
-            self.weight = np.maximum(self.weight, c.backward_host * host / 2.0)
+            self.weight = np.maximum(self.weight + c.layer_gap_s, half * host)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.

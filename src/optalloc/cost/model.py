@@ -190,6 +190,8 @@ class CostModel:
     def _effective(self, level: Level) -> Level:
         c = self.constants
         share = c.network_efficiency if level.name == "network" else c.node_link_efficiency
+        if level.name != "network" and self.device.link.startswith("pcie"):
+            share = c.host_link_efficiency
         bandwidth = level.bandwidth_bytes_per_s * share
         return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
 
@@ -282,7 +284,7 @@ class CostModel:
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
             if name.endswith("_bytes"):
-                layers[:, :, k] *= c.fragmentation
+                layers[:, :, k] *= _column(c.fragmentation)
         # Embedding and head are never recomputed.
         for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0

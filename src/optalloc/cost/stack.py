@@ -55,7 +55,16 @@ def structure(cost: CostModel) -> tuple[object, ...]:
         (
             layer.stack,
             *(
-                (op.kind, op.shard, op.source, op.cross, op.causal, op.n_kv > 0, op.elements > 0, op.kept > 0)
+                (
+                    op.kind,
+                    op.shard,
+                    op.source,
+                    op.cross,
+                    op.causal,
+                    op.n_kv > 0,
+                    op.elements > 0,
+                    op.kept > 0,
+                )
                 for op in layer.ops
             ),
         )
@@ -106,6 +115,7 @@ class Stack(CostModel):
         self._memory = _array(costs, lambda c: c.device.memory_bandwidth_bytes_per_s)
         self._processors = _array(self._units, lambda u: u.multiprocessors)
         self._levels = _levels(costs)
+        self._bus = np.array([cost.device.link.startswith("pcie") for cost in costs])
         self._named = [self._is_dtype("fp8"), self._is_dtype("fp4"), self._is_dtype("fp32")]
 
     def _is_dtype(self, name: str) -> NDArray[np.bool_]:
@@ -136,7 +146,11 @@ class Stack(CostModel):
                 msgspec.structs.replace(
                     level,
                     bandwidth_bytes_per_s=level.bandwidth_bytes_per_s
-                    * (c.network_efficiency if level.name == "network" else c.node_link_efficiency),
+                    * (
+                        c.network_efficiency
+                        if level.name == "network"
+                        else np.where(self._bus, c.host_link_efficiency, c.node_link_efficiency)
+                    ),
                 )
                 for level in self._levels
             )
@@ -197,9 +211,7 @@ def _layer(layers: Sequence[LayerGraph]) -> LayerGraph:
 
 
 def _op(ops: Sequence[Op]) -> Op:
-    figures: dict[str, Any] = {
-        name: _array(ops, attrgetter(name)) for name in _FIGURES
-    }
+    figures: dict[str, Any] = {name: _array(ops, attrgetter(name)) for name in _FIGURES}
     return msgspec.structs.replace(ops[0], **figures)
 
 

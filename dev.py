@@ -34,8 +34,10 @@ UNFINISHED = VENV / "set-up-unfinished"
 TORCH = "2.13.0"
 CHECKED = ("src", "tests", "benchmarks", "examples", "dev.py")
 NOT_HERE = "not torch and not gpu and not browser"
+# Under the sanitizers the large counts of random instances add time and no path of the code.
 KERNELS = (
-    "native or kernel or exact or knapsack or rows or threads or partition or pipeline or search"
+    "(native or kernel or exact or knapsack or rows or threads or partition or pipeline or search)"
+    " and not on_many"
 )
 
 
@@ -189,6 +191,12 @@ def _install(name: str, env: dict[str, str]) -> None:
             "afresh. To choose a compiler set CXX, for example CXX=clang++.",
             with_compiler,
         )
+        step(
+            "Compiling the Python modules",
+            [PYTHON, "-m", "compileall", "-q", ROOT / "src"],
+            "read the message above.",
+            env,
+        )
 
 
 def _pip_install(lock: str, what: str, env: dict[str, str]) -> None:
@@ -282,7 +290,7 @@ def test(*, torch: bool, sanitize: bool) -> int:
     env = set_up(torch=torch)
     if torch:
         chosen: dict[str, list[object]] = {
-            "pytest (torch)": [PYTHON, "-m", "pytest", "-m", "torch and not gpu"]
+            "pytest (torch)": [PYTHON, "-m", "pytest", "-n", "2", "-m", "torch and not gpu"]
         }
     elif sanitize:
         return _sanitized(env)
@@ -351,7 +359,7 @@ def _sanitized(env: dict[str, str]) -> int:
     }
     base = Path(sys.base_exec_prefix) / "bin" / "python3"
     # Nothing is captured: a report is written just before the process ends.
-    words: list[object] = [base, "-m", "pytest", "-s", "-k", KERNELS, "-m", NOT_HERE]
+    words: list[object] = [base, "-m", "pytest", "-n", "2", "-s", "-k", KERNELS, "-m", NOT_HERE]
     return _run_all({"pytest (sanitized)": words}, checked)
 
 

@@ -16,6 +16,10 @@ STUDIES = {
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",
     ),
+    "training-memory": (
+        "benchmarks.training_memory",
+        "predict published peaks of memory, with rows and sources left out of the fit",
+    ),
     "gap-page": ("benchmarks.gap_page", "make the results page from the rows of gap"),
 }
 

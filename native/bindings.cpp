@@ -7,6 +7,8 @@
 #include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
 #include "assignment/sparse.hpp"
+#include "training/bounds.hpp"
+#include "training/mixed.hpp"
 #include "training/partition.hpp"
 
 namespace nb = nanobind;
@@ -73,7 +75,99 @@ std::span<const T> view(const Array<T, 1>& array) {
     return {array.data(), array.shape(0)};
 }
 
+// A vector handed over to NumPy.
+template <typename T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> given(std::vector<T>&& values) {
+    auto* kept = new std::vector<T>(std::move(values));
+    const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return {kept->data(), {kept->size()}, owner};
+}
+
+using Longs = Array<std::int64_t, 1>;
+using Reals = Array<double, 1>;
+using Flags = Array<std::uint8_t, 1>;
+
+// The arguments of both kernels over stems, checked: no array may be shorter than what indexes it.
+struct StemInput {
+    tr::Stems stems;
+    tr::Stages stages;
+
+    StemInput(const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
+              const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+              const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
+              const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
+              int layers)
+        : stems{view(ranks), view(most),        view(micro),       view(shardings),  view(work),       view(least),
+                view(again), view(least_bytes), view(state_bytes), view(held_bytes), view(short_bytes)},
+          stages{view(weight), view(devices), view(allowed), view(tried), view(schedules), room_bytes, fixed_s,
+                 layers} {
+        const std::size_t n = ranks.shape(0), most_stages = allowed.shape(0);
+        bool fits = most.shape(0) == n && micro.shape(0) == n && shardings.shape(0) == n && work.shape(0) == n &&
+                    least.shape(0) == n && again.shape(0) == n && least_bytes.shape(0) == n &&
+                    state_bytes.shape(0) == n && held_bytes.shape(0) == n && short_bytes.shape(0) == n &&
+                    tried.shape(0) == most_stages && schedules.shape(0) == 2 * most_stages &&
+                    weight.shape(0) == devices.shape(0);
+        for (std::size_t k = 0; fits && k < n; ++k) {
+            fits = stems.ranks[k] > 0 && stems.most[k] < static_cast<std::int64_t>(most_stages) &&
+                   stems.ranks[k] * stems.most[k] < static_cast<std::int64_t>(weight.shape(0));
+        }
+        if (!fits) throw nb::value_error("tables of stems have the wrong shape");
+    }
+};
+
 void bind_training(nb::module_& m) {
+    m.def("path_bounds", [](const Array<double, 2>& work, const Array<std::int32_t, 1>& schedules,
+                            const Array<std::int32_t, 1>& chunks, const Longs& stages, const Longs& micro, int layers) {
+        const std::size_t n = work.shape(0), count = schedules.shape(0);
+        if (work.shape(1) != tr::kWorkFields || chunks.shape(0) != count || stages.shape(0) != n ||
+            micro.shape(0) != n) {
+            throw nb::value_error("tables of work have the wrong shape");
+        }
+        auto* bounds = new double[std::max<std::size_t>(1, count * n)];
+        const nb::capsule owner(bounds, [](void* p) noexcept { delete[] static_cast<double*>(p); });
+        for (std::size_t k = 0; k < n; ++k) {
+            const double* w = work.data() + k * tr::kWorkFields;
+            const tr::Work one{w[0], w[1], w[2], w[3], w[4], w[5], w[6]};
+            for (std::size_t c = 0; c < count; ++c) {
+                bounds[c * n + k] = tr::path_bound(one, schedules.data()[c], chunks.data()[c], stages.data()[k],
+                                                   micro.data()[k], layers);
+            }
+        }
+        return nb::ndarray<nb::numpy, double, nb::ndim<2>>(bounds, {count, n}, owner);
+    });
+    // (configurations, least bound, least bound of each stem, configurations of each, stems and stages of the seeds)
+    m.def("survey_stems",
+          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
+             const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+             const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
+             const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
+             int layers, std::size_t num_seeds) {
+              const StemInput in(ranks, most, micro, shardings, work, least, again, least_bytes, state_bytes,
+                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, room_bytes,
+                                 fixed_s, layers);
+              tr::Survey out = tr::survey(in.stems, in.stages, num_seeds);
+              return nb::make_tuple(out.configurations, out.floor, given(std::move(out.floors)),
+                                    given(std::move(out.counts)), given(std::move(out.seed_stem)),
+                                    given(std::move(out.seed_stages)));
+          });
+    // (stem, stages, configurations, bound of each shape, configurations that the bound and memory exclude)
+    m.def("promising_shapes",
+          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
+             const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+             const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
+             const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
+             int layers, const Reals& floors, const Longs& counts, double goal, double ceiling) {
+              const StemInput in(ranks, most, micro, shardings, work, least, again, least_bytes, state_bytes,
+                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, room_bytes,
+                                 fixed_s, layers);
+              if (floors.shape(0) != ranks.shape(0) || counts.shape(0) != ranks.shape(0)) {
+                  throw nb::value_error("tables of stems have the wrong shape");
+              }
+              tr::Promising out = tr::promising(in.stems, in.stages, view(floors), view(counts), goal, ceiling);
+              return nb::make_tuple(given(std::move(out.stem)), given(std::move(out.stages)),
+                                    given(std::move(out.counts)), given(std::move(out.bounds)), out.pruned_by_bound,
+                                    out.pruned_by_memory);
+          });
     nb::class_<tr::ShapeCache>(m, "ShapeCache").def(nb::init<>());
     m.def(
         "solve_meshes",
@@ -148,6 +242,76 @@ void bind_training(nb::module_& m) {
         return tr::held_vectors({static_cast<tr::Schedule>(schedule), num_stages, chunks_per_stage, num_micro},
                                 stage);
     });
+}
+
+// Columns of the kinds of a mixed search; training/mixed/solve.py builds them in this order.
+enum KindReal { kKindCapacity, kKindLogits, kKindSent, kKindTied, kKindReduce, kKindGather, kKindReals };
+
+void bind_mixed(nb::module_& m) {
+    nb::class_<tr::MixedSearch>(m, "MixedSearch")
+        .def("__init__",
+             [](tr::MixedSearch* self, const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals,
+                const Array<double, 3>& layers, const Array<double, 2>& heads,
+                const std::vector<int>& available, const std::vector<int>& domain,
+                const Array<double, 3>& links, const Array<std::int32_t, 1>& sequence,
+                const Array<double, 1>& boundary, double overlap, int num_micro, int most_stages,
+                int least_replicas, int most_replicas) {
+                 const std::size_t count = ints.shape(0), types = layers.shape(1), groups = available.size();
+                 if (ints.shape(1) != 2 || reals.shape(0) != count || reals.shape(1) != kKindReals ||
+                     layers.shape(0) != count || layers.shape(2) != tr::kLayerFields ||
+                     heads.shape(0) != count || heads.shape(1) != tr::kLayerFields ||
+                     domain.size() != groups || groups > tr::kMostGroups || links.shape(0) != groups ||
+                     links.shape(1) != groups + 2 || links.shape(2) != 2) {
+                     throw nb::value_error("the tables of a mixed search have the wrong shape");
+                 }
+                 const auto cost = [](const double* c) {
+                     return tr::LayerCost{c[0], c[1], c[2], c[3],  c[4],  c[5],  c[6],
+                                          c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
+                 };
+                 tr::MixedInput input;
+                 for (std::size_t k = 0; k < count; ++k) {
+                     const double* r = reals.data() + k * kKindReals;
+                     tr::MixedKind kind{ints(k, 0),      ints(k, 1),        r[kKindCapacity], r[kKindLogits],
+                                        r[kKindSent],    r[kKindTied],      r[kKindReduce],   r[kKindGather],
+                                        {},              cost(heads.data() + k * tr::kLayerFields)};
+                     for (std::size_t t = 0; t < types; ++t) {
+                         kind.layer.push_back(cost(layers.data() + (k * types + t) * tr::kLayerFields));
+                     }
+                     input.kinds.push_back(std::move(kind));
+                 }
+                 input.available = available;
+                 input.domain = domain;
+                 for (std::size_t g = 0; g < groups; ++g) {  // near, far, then to every group
+                     const auto link = [&](std::size_t to) {
+                         return tr::MixedLink{links(g, to, 0), links(g, to, 1)};
+                     };
+                     input.near.push_back(link(0));
+                     input.far.push_back(link(1));
+                     input.across.emplace_back();
+                     for (std::size_t h = 0; h < groups; ++h) input.across.back().push_back(link(h + 2));
+                 }
+                 input.sequence.assign(sequence.data(), sequence.data() + sequence.shape(0));
+                 input.boundary.assign(boundary.data(), boundary.data() + boundary.shape(0));
+                 input.overlap = overlap;
+                 input.num_micro = num_micro;
+                 input.most_stages = most_stages;
+                 input.least_replicas = least_replicas;
+                 input.most_replicas = most_replicas;
+                 new (self) tr::MixedSearch(std::move(input));
+             })
+        .def("improve", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+            tr::MixedAnswer answer;
+            {
+                nb::gil_scoped_release release;
+                answer = self.improve(target, cancel.data());
+            }
+            nb::list replicas;
+            for (const tr::MixedReplica& r : answer.replicas) {
+                replicas.append(nb::make_tuple(r.num_micro, r.value, r.kinds, r.layers, r.full, r.selective));
+            }
+            return nb::make_tuple(static_cast<int>(answer.status), answer.value, replicas, answer.shapes,
+                                  answer.refined, answer.solved, answer.packings);
+        });
 }
 
 // ---- assignment --------------------------------------------------------------------------------------
@@ -293,6 +457,7 @@ void bind_rows(nb::module_& m) {
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of optalloc; each has a NumPy reference beside it in Python.";
     bind_training(m);
+    bind_mixed(m);
     bind_assignment(m);
     bind_rows(m);
 }

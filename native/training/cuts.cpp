@@ -6,6 +6,27 @@
 
 namespace optalloc::training {
 
+namespace {
+
+// The largest of low..high that holds, or low - 1, where what holds ends somewhere. The search begins at `hint` and
+// doubles its steps.
+template <typename Holds>
+int largest(int hint, int low, int high, const Holds& holds) {
+    if (high < low) return low - 1;
+    int size = std::clamp(hint, low, high);
+    --low;   // holds, or is none
+    ++high;  // does not hold
+    for (int step = 1; low + 1 < high; step *= 2) {
+        const bool fit = holds(size);
+        (fit ? low : high) = size;
+        const int next = fit ? low + step : high - step;
+        size = next > low && next < high ? next : (low + high) / 2;
+    }
+    return low;
+}
+
+}  // namespace
+
 // A stage's work times m is a path through the schedule, and so is the round trip with the stage's other
 // work: both bound its size, and with it where every stage can begin.
 void Solver::set_window(double limit) {
@@ -86,6 +107,44 @@ double Solver::turn_path(int stage, const StageOption& o) const {
     const double forwards = (m - facts_.warmup[i]) * o.forward;
     if (!s.splits_backward()) return forwards + (m - 1.0) * (o.backward + o.weight);
     return forwards + (m - 1.0) * o.backward + (m - facts_.trailing[i]) * o.weight;
+}
+
+// Can stages that take as many layers as path bounds allow hold them all by `limit`? Quick, and true for too many.
+//
+// Let P_i(e) be the path down and back over the first e layers on i stages without recomputation, over the cheapest
+// links, and x_i(e) the end of the largest stage i that begins at e, whose states fit and for which P_i(e) + own_path
+// and round_ + turn_path stay within the limit with `least_extra` for its recomputation. If e < e' <= x_i(e), the
+// stage [e', x_i(e)) holds less, has at most own_path less m times the work of [e, e'), and P_i(e') is larger by at
+// most that work once: so x_i(e') >= x_i(e), and stages that each reach as far as they can end behind those of any
+// partition.
+bool Solver::reaches(double limit) const {
+    const Shape& s = mesh_.shape;
+    const double most = limit * (1.0 + 1e-9);
+    const auto down_and_back = [&](const LayerCost& c) {
+        return c.forward + c.backward + (s.splits_backward() ? 0.0 : c.weight);
+    };
+    // Of a fixed number recomputed whole, a later stage may recompute others, and need more memory.
+    const bool shrinks = mesh_.recompute_rule < 4 || chain_.run_end.front() == static_cast<std::size_t>(num_layers_);
+    double links = 0.0;
+    int done = 0, size = num_layers_ / pp_;
+    for (int i = 0; i < pp_; ++i) {
+        const auto at = static_cast<std::size_t>(done);
+        double before = links;
+        if (i > 0) before += down_and_back(chain_.at[at]) + down_and_back(mesh_.layer.front());
+        const auto holds = [&](int count) {
+            const Range r{done, done + count};
+            const std::span<const Range> one(&r, 1);
+            StageOption o = timed(one, i, 0, 0);
+            o.backward += least_extra(i, one);
+            return before + own_path(i, o) <= most && round_ + turn_path(i, o) <= most &&
+                   (!shrinks || any_choice(i, one));
+        };
+        size = largest(size, 1, num_layers_ - done, holds);
+        done += size;
+        if (done == num_layers_) return true;
+        links += 2.0 * link(i, nearest_);
+    }
+    return false;
 }
 
 // entry_[i][e]: the largest prefix with which stage i may start after e layers so that the rest can still
@@ -254,18 +313,14 @@ bool Solver::follow_tables(double limit, Pick& pick) {
 }
 
 // The largest stage that fits from this begin on, or -1. Dropping the last layer never needs more memory.
-int Solver::largest_fit(int stage, int begin) const {
+int Solver::largest_fit(int stage, int begin, int hint) const {
     const auto holds = [&](int size) {
         const Range r{begin, begin + size};
         return any_choice(stage, std::span<const Range>(&r, 1));
     };
-    int low = least(stage), high = num_layers_ - begin - std::max(0, pp_ - 2 - stage);
-    if (high < low || !holds(low)) return -1;
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (holds(middle)) low = middle; else high = middle - 1;
-    }
-    return low;
+    const int least_size = least(stage);
+    const int size = largest(hint, least_size, num_layers_ - begin - std::max(0, pp_ - 2 - stage), holds);
+    return size < least_size ? -1 : size;
 }
 
 // Is there a cut of which every stage fits? Stages that take as many layers as they can hold end behind those of
@@ -276,18 +331,19 @@ bool Solver::fits() const {
     if (mesh_.recompute_rule < 4 || chain_.run_end.front() == static_cast<std::size_t>(num_layers_)) {
         int done = 0, size = 0;
         for (int i = 0; i < pp_ && size >= 0; ++i) {
-            size = largest_fit(i, done);
+            size = largest_fit(i, done, i == 0 ? num_layers_ / pp_ : size);
             done += size;
         }
         if (size >= 0) return done == num_layers_;
     }
     std::vector<char> begins(static_cast<std::size_t>(num_layers_) + 1, 0), ends;
     begins[0] = 1;
+    int size = num_layers_ / pp_;
     for (int i = 0; i < pp_; ++i) {
         ends.assign(begins.size(), 0);
         for (int begin = 0; begin <= num_layers_; ++begin) {
             if (!begins[static_cast<std::size_t>(begin)]) continue;
-            const int size = largest_fit(i, begin);
+            size = largest_fit(i, begin, size);
             if (size >= 0) std::fill(ends.begin() + begin + least(i), ends.begin() + begin + size + 1, 1);
         }
         begins.swap(ends);
@@ -312,14 +368,14 @@ void Solver::solve_single() {
     // partition is a proven bound, and the first one with a partition has the best one.
     double best = limit_, cap = tightest_;
     bool searched = false;
-    if (best < kInf && !suffix_tables(best)) {  // most meshes end here
+    if (best < kInf && !(reaches(best) && suffix_tables(best))) {  // most meshes end here
         tightest_ = best;
         answer_.outcome = Outcome::kStageBound;
         return;
     }
     for (double step = 0.001;; step = std::min(1.0, step * 1.5)) {
         cap = std::min(cap * (1.0 + step), best);
-        if (suffix_tables(cap)) {
+        if (reaches(cap) && suffix_tables(cap)) {
             if (!searched && follow_tables(cap, current_)) {
                 limit_ = best;
                 offer(current_);

@@ -24,12 +24,16 @@ void Solver::try_layout(std::span<const int> sizes) {
     const auto take = [&](std::size_t i) {
         for (std::size_t k = 0; k < mine.size(); ++k) mine[k] = pick.chunks[k * pp + i];
     };
-    // Without recomputation first: it is cheap.
+    take(0);
+    if (layout_excludes(timed(mine, 0, 0, 0).tail)) {
+        any_fits_ = true;  // it was not looked at
+        return;
+    }
+    // What memory surely costs a stage, before the choices are listed.
     for (std::size_t i = 0; i < pp; ++i) {
         take(i);
-        pick.options[i] = timed(mine, static_cast<int>(i), 0, 0);
-        if (path_excludes(i)) {
-            any_fits_ = true;  // it was not looked at
+        if (before_[i] + mesh_.shape.num_micro * (own_[i] + least_extra(static_cast<int>(i), mine)) >= limit_) {
+            any_fits_ = true;
             return;
         }
     }
@@ -37,9 +41,42 @@ void Solver::try_layout(std::span<const int> sizes) {
         take(i);
         options(static_cast<int>(i), mine, choices_[i]);
         if (choices_[i].empty()) return;
+        // The least recomputation of this stage behind earlier ones without any.
+        if (before_[i] + mesh_.shape.num_micro * choices_[i].front().work() >= limit_) {
+            any_fits_ = true;
+            return;
+        }
     }
     any_fits_ = true;
     combine(0);
+}
+
+// The bound of `path_excludes` for every stage without recomputation, from sums over the chain alone; leaves the path
+// before each stage in `before_`.
+bool Solver::layout_excludes(double first_tail) {
+    const auto pp = static_cast<std::size_t>(pp_);
+    const auto work_of = [&](std::size_t begin, std::size_t end) {
+        const LayerCost &hi = chain_.at[end], &lo = chain_.at[begin];
+        return (hi.forward - lo.forward) + (hi.backward - lo.backward) + (hi.weight - lo.weight);
+    };
+    const auto work_at = [](const LayerCost& end) { return end.forward + end.backward + end.weight; };
+    const auto& chunks = current_.chunks;
+    double links = first_tail;
+    for (std::size_t i = 0; i < pp; ++i) {
+        double own = 0.0;
+        for (std::size_t c = i; c < chunks.size(); c += pp) {
+            own += work_of(static_cast<std::size_t>(chunks[c].begin), static_cast<std::size_t>(chunks[c].end));
+        }
+        double before = links;
+        if (i == 0) own += work_at(mesh_.layer.front());
+        else before += work_of(0, static_cast<std::size_t>(chunks[i].begin)) + work_at(mesh_.layer.front());
+        if (i + 1 == pp) own += work_at(mesh_.layer.back());
+        before_[i] = before;
+        own_[i] = own;
+        if (before + mesh_.shape.num_micro * own >= limit_) return true;
+        links += 2.0 * link(static_cast<int>(i), chunks[i].end);
+    }
+    return false;
 }
 
 // A stage's work, after the first chunks of the earlier stages on the way down and back, is a path.
@@ -76,6 +113,8 @@ void Solver::solve_interleaved() {
     current_.chunks.resize(static_cast<std::size_t>(count));
     current_.options.resize(static_cast<std::size_t>(pp_));
     choices_.resize(static_cast<std::size_t>(pp_));
+    before_.resize(static_cast<std::size_t>(pp_));
+    own_.resize(static_cast<std::size_t>(pp_));
     std::vector<int> sizes(static_cast<std::size_t>(count));
     double cuts = 1.0;  // binomial(layers - middle + count - 1, count - 1)
     for (int k = 1; k < count; ++k) cuts = cuts * (num_layers_ - middle + k) / k;

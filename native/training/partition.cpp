@@ -44,13 +44,17 @@ ShapeFacts::ShapeFacts(const Shape& shape) : clock(shape) {
     for (int i = 0; i < shape.num_stages; ++i) {
         held.push_back(held_vectors(shape, i));
         const auto v = static_cast<std::size_t>(shape.chunks_per_stage);
-        int most = 0;
+        int most = 0, waiting = 1;
         for (std::size_t k = 0; k < held.back().size(); k += 2 * v) {
             int least = std::numeric_limits<int>::max();
-            for (std::size_t c = k; c < k + v; ++c) least = std::min(least, held.back()[c] + held.back()[c + v]);
+            for (std::size_t c = k; c < k + v; ++c) {
+                least = std::min(least, held.back()[c] + held.back()[c + v]);
+                waiting = std::max(waiting, held.back()[c]);
+            }
             most = std::max(most, least);
         }
         in_flight.push_back(most);
+        most_held.push_back(waiting);
         warmup.push_back(warmup_forwards(shape, i));
         trailing.push_back(trailing_weights(shape, i));
     }

@@ -60,6 +60,7 @@ struct ShapeFacts {
     EventClock clock;
     std::vector<std::vector<int>> held;      // per stage, flattened vectors
     std::vector<int> in_flight;              // per stage, micro-batches that each of its layers holds at least
+    std::vector<int> most_held;              // per stage, micro-batches of one chunk that wait at once
     std::vector<int> warmup, trailing;       // per stage
 };
 

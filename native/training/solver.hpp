@@ -112,9 +112,15 @@ class Solver {
         const LayerCost &all = chain_.at.back(), &head = mesh.layer.back(), &tail = mesh.layer.front();
         round_ = all.forward + all.backward + head.forward + head.backward + tail.forward + tail.backward;
         if (!mesh.shape.splits_backward()) round_ += all.weight + head.weight + tail.weight;
-        const int nearest = static_cast<int>(std::min_element(boundary.begin(), boundary.end()) -
-                                             boundary.begin());
-        for (int i = 0; v_ == 1 && i + 1 < pp_; ++i) round_ += 2.0 * link(i, nearest);
+        nearest_ = static_cast<int>(std::min_element(boundary.begin(), boundary.end()) - boundary.begin());
+        for (std::size_t t = 1; t + 1 < mesh.layer.size(); ++t) {
+            const LayerCost& c = mesh.layer[t];
+            if (c.held > c.held_full) price_ = std::min(price_, c.extra_full / (c.held - c.held_full));
+            if (c.held > c.held_selective) {
+                price_ = std::min(price_, c.extra_selective / (c.held - c.held_selective));
+            }
+        }
+        for (int i = 0; v_ == 1 && i + 1 < pp_; ++i) round_ += 2.0 * link(i, nearest_);
     }
 
     double link(int chunk, int layers_done) const;
@@ -143,6 +149,7 @@ class Solver {
     template <typename Visit>
     void each_choice(int stage, std::span<const Range> chunks, const Visit& visit) const;
     bool any_choice(int stage, std::span<const Range> chunks) const;
+    double least_extra(int stage, std::span<const Range> chunks) const;
     void options(int stage, std::span<const Range> chunks, std::vector<StageOption>& out) const;
     StageOption timed(std::span<const Range> chunks, int stage, int full, int selective) const;
     void chunk_times(const Range& r, bool first, bool last, int full, int selective, double out[3]) const;
@@ -157,8 +164,9 @@ class Solver {
     Sizes sizes(int stage, int begin) const;
     const StageOption& single(int stage, int begin, int size);
     int least(int stage) const { return stage == 0 || stage == pp_ - 1 ? 0 : 1; }
-    int largest_fit(int stage, int begin) const;
+    int largest_fit(int stage, int begin, int hint) const;
     bool fits() const;
+    bool reaches(double limit) const;
     bool suffix_tables(double limit);
     double own_path(int stage, const StageOption& o) const;
     double advance(int stage, int layers_done, const StageOption& o) const;
@@ -172,6 +180,7 @@ class Solver {
     void solve_interleaved();
     void all_layouts(std::vector<int>& sizes, std::size_t chunk, int left);
     void try_layout(std::span<const int> sizes);
+    bool layout_excludes(double first_tail);
     bool path_excludes(std::size_t stage) const;
     void combine(std::size_t stage);
 
@@ -183,6 +192,8 @@ class Solver {
     int num_layers_, pp_, v_;
     std::vector<int> counts_;  // layers of each type
     double round_ = 0.0;
+    int nearest_ = 0;  // layers before the boundary that is cheapest to cross
+    double price_ = kInf;  // least time of recomputation for each byte that it saves of one micro-batch
 
     double limit_ = kInf;      // only values below are wanted
     double tightest_ = 0.0;    // largest value proven impossible to beat
@@ -197,6 +208,7 @@ class Solver {
     std::vector<double> stage_end_, f_, b_, w_, l_;
     Pick current_;
     std::vector<std::vector<StageOption>> choices_;  // of each stage of a layout
+    std::vector<double> before_, own_;               // of a layout: least path to each stage, its own work
 };
 
 }  // namespace optalloc::training

@@ -195,10 +195,25 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
     return best;
 }
 
+// The extremes first: where one of them fits, as it mostly does, nothing else need be looked at.
 bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
+    if (mesh_.recompute_rule == 0) {
+        int largest = 0;
+        for (const Range& r : chunks) largest = std::max(largest, r.size());
+        if (memory(stage, chunks, largest, 0) <= mesh_.capacity) return true;
+        if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
+    }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });
     return found;
+}
+
+// A lower bound of the time that recomputation adds to one micro-batch so that a stage fits. The fullest moment holds
+// at most `most_held` micro-batches of any layer, so each byte it has too many costs at least price_ / most_held.
+double Solver::least_extra(int stage, std::span<const Range> chunks) const {
+    const double over = memory(stage, chunks, 0, 0, false) - mesh_.capacity;
+    if (over <= 0.0) return 0.0;
+    return over * price_ / facts_.most_held[static_cast<std::size_t>(stage)] * (1.0 - 1e-9);
 }
 
 // With several chunks: every choice that fits, but those as slow as another in each chunk.

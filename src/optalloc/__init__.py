@@ -41,7 +41,10 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.certify import certify as certify
     from optalloc.plan.compare import compare as compare
     from optalloc.plan.explain import explain as explain
+    from optalloc.plan.mixed import load_mixed_plan as load_mixed_plan
     from optalloc.plan.plan import load_plan as load_plan
+    from optalloc.plan.sweep import grid as grid
+    from optalloc.plan.sweep import sweep as sweep
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
@@ -53,6 +56,10 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.stop import Progress as Progress
     from optalloc.stop import TimeLimit as TimeLimit
     from optalloc.training.estimate import estimate as estimate
+    from optalloc.training.mixed.estimate import estimate_mixed as estimate_mixed
+    from optalloc.training.mixed.plan import MixedPlan as MixedPlan
+    from optalloc.training.mixed.solve import plan_mixed as plan_mixed
+    from optalloc.training.mixed.strategy import MixedStrategy as MixedStrategy
     from optalloc.training.plan import TrainingPlan as TrainingPlan
     from optalloc.training.solve import TrainingResult as TrainingResult
     from optalloc.training.solve import plan_training as plan_training
@@ -76,6 +83,8 @@ _HOME = {
     "Gap": "optalloc.stop",
     "InputError": "optalloc.errors",
     "MissingExtra": "optalloc.errors",
+    "MixedPlan": "optalloc.training.mixed.plan",
+    "MixedStrategy": "optalloc.training.mixed.strategy",
     "ModelSpec": "optalloc.model.spec",
     "NoPlan": "optalloc.errors",
     "NodeLimit": "optalloc.stop",
@@ -97,22 +106,27 @@ _HOME = {
     "certify_assignment": "optalloc.assignment.certify",
     "compare": "optalloc.plan.compare",
     "estimate": "optalloc.training.estimate",
+    "estimate_mixed": "optalloc.training.mixed.estimate",
     "explain": "optalloc.plan.explain",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "global_optimal_allocation": "optalloc.assignment.reference",
+    "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
+    "load_mixed_plan": "optalloc.plan.mixed",
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
     "plan_for_target": "optalloc.export.pins",
+    "plan_mixed": "optalloc.training.mixed.solve",
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
     "solve_assignment": "optalloc.assignment.solve",
+    "sweep": "optalloc.plan.sweep",
     "total_parameters": "optalloc.model.parameters",
 }
 

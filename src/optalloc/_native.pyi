@@ -12,6 +12,24 @@ _Bytes = NDArray[np.uint8]
 
 # -- training --
 
+# Bounds of shape (schedules, n); work (n, 7).
+def path_bounds(
+    work: _Reals, schedules: _Ints, chunks: _Ints, stages: _Longs, micro: _Longs, layers: int, /
+) -> _Reals: ...
+
+# Eleven arrays of stems, then eight tables and figures by number of stages and devices (Stems and
+# Stages in native/training/bounds.hpp), then how many seeds. Returns (configurations, least bound,
+# least bound of each stem, configurations of each, stems and stages of the seeds).
+def survey_stems(
+    *arguments: _Longs | _Reals | _Bytes | float,
+) -> tuple[int, float, _Reals, _Longs, _Longs, _Longs]: ...
+
+# The same with the bounds and counts of stems, goal and ceiling. Returns (stem, stages,
+# configurations, bound of each shape, configurations excluded by the bound and by memory).
+def promising_shapes(
+    *arguments: _Longs | _Reals | _Bytes | float,
+) -> tuple[_Longs, _Longs, _Longs, _Reals, int, int]: ...
+
 class ShapeCache:
     def __init__(self) -> None: ...
 
@@ -116,3 +134,38 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
+# -- training on mixed clusters --
+
+# (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is
+# (micro-batches, value, kinds, layers, full, selective), the last four by stage.
+MixedAnswer = tuple[
+    int,
+    float,
+    list[tuple[int, float, list[int], list[int], list[int], list[int]]],
+    int,
+    int,
+    int,
+    int,
+]
+
+class MixedSearch:
+    def __init__(
+        self,
+        ints: _Ints,
+        reals: _Reals,
+        layers: _Reals,
+        heads: _Reals,
+        available: Sequence[int],
+        domain: Sequence[int],
+        links: _Reals,
+        sequence: _Ints,
+        boundary: _Reals,
+        overlap: float,
+        num_micro: int,
+        most_stages: int,
+        least_replicas: int,
+        most_replicas: int,
+        /,
+    ) -> None: ...
+    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...

@@ -69,8 +69,9 @@ class Case:
             layers=np.stack([fields[name] for name in LAYER_FIELDS], axis=1)[None],
         )
 
-    def solve(self) -> float | None:
-        """What the kernel finds, seconds without the fixed part."""
+    def solve(self, below: float | None = None) -> float | None:
+        """What the kernel finds, seconds without the fixed part; with a rival, only if better."""
+        rival = [] if below is None else [below + self.fixed_s]
         _, value, _, _, layers, _, _ = _native.solve_meshes(
             self.tables.ints,
             self.tables.reals,
@@ -79,8 +80,8 @@ class Case:
             self.sequence,
             self.boundary,
             _native.ShapeCache(),
-            [],
-            [],
+            [1] * len(rival),
+            rival,
             1,
             np.inf,
             ALL_OF_IT,
@@ -136,6 +137,9 @@ def _compare(schedule: int, count: int, seed: int) -> None:
         if best is not None:
             solved += 1
             assert found == pytest.approx(best.step_s, rel=1e-8), name
+            near = case.solve(below=best.step_s * (1.0 + 1e-6))
+            assert near == pytest.approx(best.step_s, rel=1e-8), name
+            assert case.solve(below=best.step_s * (1.0 - 1e-6)) is None, name
     assert 0.3 * count < solved < 0.95 * count
 
 

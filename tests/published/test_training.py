@@ -41,7 +41,7 @@ MEDIANS = {
     "torchtitan": 0.18,
     "megatron_sc21": 0.10,
     "seqsel": 0.15,
-    "sailor": 0.50,  # precision and sequence length are assumed
+    "sailor": 0.66,  # its memory says 16 bits; no constant is fitted to its software yet
 }
 
 
@@ -79,16 +79,30 @@ def test_the_predicted_best_of_a_job_is_nearly_its_best(predictions: list[Scored
     assert statistics.fmean(regrets) < 0.05
 
 
-@pytest.mark.slow
-def test_first_stage_memory_of_gpt_models(predictions: list[Scored]) -> None:
-    """Korthikanti et al. (2022), figure 1: three models with sequence parallelism within 15 %.
+# Source -> largest mean and median of the absolute relative error of peak memory that we accept.
+PEAKS = {
+    "bigscience": (0.055, 0.045),
+    "torchtitan": (0.075, 0.065),
+    "seqsel_memory": (0.04, 0.04),  # Korthikanti et al. (2022), figure 1, counted by its authors
+    "sailor": (0.25, 0.06),  # one row reports less than the states of its model take
+}
 
-    Rows that keep the attention's dropout masks are left out: the model has no dropout.
-    """
-    rows = metrics.by_source(predictions)["seqsel_memory"]
-    errors = metrics.memory_error([s for s in rows if s.row["recompute"] == "selective"])
-    assert len(errors) == 2
-    assert all(abs(e) < 0.15 for e in errors)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", PEAKS)
+def test_peak_memory_of_a_source(predictions: list[Scored], source: str) -> None:
+    """Mean and median lie within the tolerance of the table."""
+    errors = [abs(e) for e in metrics.memory_error(metrics.by_source(predictions)[source])]
+    mean, median = PEAKS[source]
+    assert statistics.fmean(errors) <= mean
+    assert statistics.median(errors) <= median
+
+
+@pytest.mark.slow
+def test_runs_out_of_memory_are_seen(predictions: list[Scored]) -> None:
+    """Three of four; the fourth is like a run that fitted with a sixth of the memory to spare."""
+    total, seen = metrics.out_of_memory(predictions)
+    assert (total, seen) == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,13 @@ def test_allocate_prints_the_plan_and_what_is_missing(capsys: pytest.CaptureFixt
     assert lines[4].startswith("raise the capacity of resource 1 of unit 2 by 2 ")
 
 
-@pytest.mark.parametrize("name", ["explain"])
-def test_python_in_the_how_to_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "word"), [("explain", "mlp"), ("sweep", "h100-sxm")])
+def test_python_in_the_how_to_runs(
+    name: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its blocks one after another, as a reader would type them."""
     text = (EXAMPLES.parent / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
     exec("\n".join(blocks), {})
-    assert "mlp" in capsys.readouterr().out
+    assert word in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_sizes_below_one_are_refused(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "pointer"),
-    [('dtype = "int3"', "$.dtype"), ('optimizer = "lion"', "$.optimizer"), ("extra = 1", "$")],
+    [('dtype = "int3"', "$.dtype"), ('optimizer = "muon"', "$.optimizer"), ("extra = 1", "$")],
 )
 def test_an_unknown_choice_names_its_key(tmp_path: Path, line: str, pointer: str) -> None:
     """The pointer leads to it."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 # verb -> (module, what it does); only the standard library is imported before the verb is known.
 VERBS = {
     "train": ("optalloc.cli.train", "plan training: the best plan, proven"),
     "estimate": ("optalloc.cli.estimate", "predict one training configuration without searching"),
+    "sweep": ("optalloc.cli.sweep", "plan a grid of devices, sequences, batches and kinds"),
     "explain": ("optalloc.cli.explain", "say where the time of a plan goes and what binds it"),
     "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
                 path="optalloc",
                 fix=f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(VERBS)}",
             )
+        # Our matrix products are small: starting threads for them costs more than they save.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         module = importlib.import_module(VERBS[verb][0])
         parser = argparse.ArgumentParser(prog=f"optalloc {verb}", description=VERBS[verb][1])
         module.add_arguments(parser)

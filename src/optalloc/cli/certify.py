@@ -8,7 +8,9 @@ import sys
 
 import msgspec
 
+from optalloc.cli import mixed
 from optalloc.plan.certify import CHECKS, Claim, certify
+from optalloc.plan.mixed import is_mixed_plan
 from optalloc.plan.plan import load_plan
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check and print; returns the exit status. What is not true is raised."""
+    if is_mixed_plan(arguments.plan):
+        return mixed.certify(arguments)
     claim = certify(load_plan(arguments.plan))
     data = {
         "valid": True,

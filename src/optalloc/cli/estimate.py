@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ from optalloc import files
 from optalloc.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from optalloc.cluster.topology import Cluster
     from optalloc.cost.model import CostModel
     from optalloc.training.strategy import Recompute, Strategy
 
@@ -49,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="the configuration, for example tp=8 pp=4 dp=2 micro_batch=1 recompute=full "
-        f"layers=20,20,20,20. Names: {', '.join(_NAMES)}. Recompute: none, selective, full, or one "
-        "entry a stage such as 13,0,0,0 (the first layers of each chunk)",
+        f"layers=20,20,20,20. Names: {', '.join(_NAMES)}. Recompute: none, selective, full, auto "
+        "(the least that fits, equal on all stages), or one entry a stage such as 13,0,0,0 (the "
+        "first layers of each chunk)",
     )
     parser.add_argument(
         "--strategy", metavar="FILE", help="the same as a TOML file; --set comes before it"
@@ -72,6 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     model, cluster, workload = read_inputs(arguments)
     words = parse_words(arguments.set)
+    if is_mixed(cluster, words, arguments.strategy):
+        from optalloc.cli import mixed
+        from optalloc.training.mixed.estimate import estimate_mixed
+        from optalloc.training.mixed.strategy import MixedStrategy
+
+        written = files.read_toml(arguments.strategy, MixedStrategy)
+        return mixed.show_estimate(arguments, estimate_mixed(model, cluster, workload, written))
     cost = CostModel(model, cluster, workload)
     try:
         plan = build_plan(cost, strategy_of(cost, words, arguments.strategy))
@@ -90,6 +100,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "table" and arguments.output is not None:
         print(f"Saved {arguments.output}. Next: optalloc explain {arguments.output}")
     return 0
+
+
+def is_mixed(cluster: Cluster, words: dict[str, str], path: str | None) -> bool:
+    """True if a strategy of unequal stages is to be predicted.
+
+    Raises
+    ------
+    InputError
+        If the cluster is mixed and no file says which stage runs where.
+    """
+    if not cluster.is_uniform and (words or path is None):
+        raise InputError(
+            f"the cluster is mixed ({cluster.mixture}), and its stages differ",
+            path="--set",
+            fix="write micro_batch and [[replicas]] with their stages to a file for --strategy",
+        )
+    if path is None:
+        return False
+    try:
+        return not cluster.is_uniform or "replicas" in tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError:
+        return False  # its reader says what is wrong
 
 
 def parse_words(words: list[str]) -> dict[str, str]:
@@ -124,7 +156,9 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     Sequence parallelism is on where tp > 1 allows it; several chunks are interleaved.
     """
     from optalloc.training.estimate import complete
+    from optalloc.training.recompute import least_recompute
     from optalloc.training.strategy import Strategy
+    from optalloc.training.valid import check_strategy
 
     strategy = Strategy() if path is None else files.read_toml(path, Strategy)
     fields = {name: _whole(name, words[name]) for name in _NUMBERS if name in words}
@@ -154,6 +188,9 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     strategy = complete(strategy, cost.num_layers)
     if "recompute" not in words:
         return strategy
+    if words["recompute"] == "auto":
+        check_strategy(cost, strategy)
+        return msgspec.structs.replace(strategy, recompute=least_recompute(cost, strategy))
     return msgspec.structs.replace(strategy, recompute=_recompute(words["recompute"], strategy))
 
 
@@ -240,5 +277,5 @@ def _rule(word: str, most: int) -> Recompute:
         f"{word!r} is no kind of recomputation",
         path="--set",
         pointer="recompute",
-        fix=f"did you mean {near[0]!r}?" if near else "use none, selective, full or a number",
+        fix=f"did you mean {near[0]!r}?" if near else "use none, selective, full, auto or a number",
     )

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optalloc.plan.sensitivity import Turn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cli.plans import read_as_it_is
     from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
+    from optalloc.plan.mixed import is_mixed_plan
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
@@ -54,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     stop = None
     if arguments.time_limit is not None:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    if is_mixed_plan(arguments.plan):
+        from optalloc.cli import mixed
+
+        return mixed.explain(arguments, stop)
     plan = read_as_it_is(arguments.plan)
     explanation = explain(
         plan,
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         pin=arguments.pin,
         forbid=arguments.forbid,
         stop=stop,
+        on_turn=_progress if sys.stderr.isatty() else None,
     )
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
@@ -73,6 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "table":
         print(_next(arguments))
     return 0
+
+
+def _progress(turn: Turn) -> None:
+    """One line a turn."""
+    to = "-" if turn.changes_at is None else f"{turn.changes_at:,.6g}"
+    words = f"{turn.quantity}, {turn.direction}: holds to {turn.holds_at:,.6g}, changes at {to}"
+    print(words, file=sys.stderr)
 
 
 def _next(arguments: argparse.Namespace) -> str:

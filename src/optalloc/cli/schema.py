@@ -19,7 +19,9 @@ FORMATS = {
     "comparison": ("optalloc.plan.compare", "Comparison", False),
     "explanation": ("optalloc.plan.explanation", "Explanation", False),
     "model": ("optalloc.model.load", "ModelFile", True),
+    "mixed-plan": ("optalloc.training.mixed.plan", "MixedPlan", False),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from optalloc.cli import mixed
 from optalloc.cli.plans import read_plan
+from optalloc.plan.mixed import is_mixed_plan
 from optalloc.report.table import Table, render
-from optalloc.simulate.simulation import Simulation, simulate
+from optalloc.simulate.simulation import MOST_PASSES, Simulation, simulate
 from optalloc.units import format_bytes, format_seconds
 
 
@@ -22,17 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", metavar="FILE", help="write the step as a trace for ui.perfetto.dev"
     )
     parser.add_argument(
+        "--trace-all",
+        action="store_true",
+        help="write every pass of a long step; without it, the beginning and the end of each stage",
+    )
+    parser.add_argument(
         "--format", choices=("table", "json", "csv"), default="table", help="default: table"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay and print; returns the exit status."""
+    if is_mixed_plan(arguments.plan):
+        return mixed.simulate(arguments)
     simulation = simulate(read_plan(arguments.plan))
     if arguments.trace is not None:
-        simulation.trace.write(arguments.trace)
+        whole = arguments.trace_all
+        (simulation.trace if whole else simulation.short_trace()).write(arguments.trace)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    table = _raw(simulation) if arguments.format == "csv" else _table(simulation, arguments.trace)
+    csv = arguments.format == "csv"
+    table = _raw(simulation) if csv else _table(simulation, arguments)
     print(render([table], _plain(simulation), arguments.format, color=color), end="")
     return 0
 
@@ -50,7 +61,7 @@ def _plain(simulation: Simulation) -> dict[str, Any]:
     }
 
 
-def _table(simulation: Simulation, trace: str | None) -> Table:
+def _table(simulation: Simulation, arguments: argparse.Namespace) -> Table:
     rows = tuple(
         (
             use.index,
@@ -70,8 +81,13 @@ def _table(simulation: Simulation, trace: str | None) -> Table:
         f"Stages are idle for {idle:.1%} of the step. Tail: visible gradient reduction, optimizer "
         "and weight gathering behind the last pass.",
     ]
-    if trace is not None:
-        notes.append(f"Trace: {trace} (open it at https://ui.perfetto.dev).")
+    if arguments.trace is not None:
+        notes.append(f"Trace: {arguments.trace} (open it at https://ui.perfetto.dev).")
+        if simulation.num_passes > MOST_PASSES and not arguments.trace_all:
+            notes.append(
+                f"It shows about {MOST_PASSES:,} of {simulation.num_passes:,} passes, those at the "
+                "beginning and the end of each stage; --trace-all writes every one."
+            )
     return Table(
         title=f"Simulated step: {format_seconds(simulation.step_time_s)} (estimate)",
         columns=("stage", "busy", "tail", "idle", "last pass", "peak memory", "at", "capacity"),

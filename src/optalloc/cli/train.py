@@ -73,6 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         plan_with = partial(plan_for_target, arguments.tool)
     model, cluster, workload = read_inputs(arguments)
+    if not cluster.is_uniform:
+        from optalloc.cli import mixed
+
+        return mixed.train(
+            arguments, (model, cluster, workload), stop, target_s, _limits(arguments)
+        )
     line = None
     if sys.stderr.isatty():
         line = ProgressLine(lambda value: report.value_text(arguments.objective, value))

@@ -38,13 +38,18 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="CLUSTER",
         help="for example 64xh100-sxm, or a cluster.toml",
     )
-    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
     parser.add_argument(
         "--global-batch", type=int, metavar="N", help="sequences of one optimizer step"
     )
     parser.add_argument(
         "--seq-len", type=int, metavar="N", dest="sequence_length", help="tokens of one sequence"
     )
+    add_step(parser)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a step beside its batch and its sequences."""
+    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
     parser.add_argument(
         "--decoder-seq-len",
         type=int,
@@ -55,7 +60,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp8", "fp4", "fp32"), help="default: bf16"
     )
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
+    parser.add_argument("--optimizer", choices=("adamw", "lion", "sgd"), help="default: adamw")
     parser.add_argument("--gradient-dtype", choices=("fp32", "bf16"), help="default: fp32")
     parser.add_argument("--attention-kernel", choices=("fused", "unfused"), help="default: fused")
     parser.add_argument(

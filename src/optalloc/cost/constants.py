@@ -66,6 +66,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     context_overlap: float
     workspace_bytes: float
     fragmentation: float
+    fragmentation_expandable: float
     memory_error: float
     memory_margin: float
     logit_bytes: float

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network, all_reduce_s, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.memory import core_bytes_per_token, element_bytes
+from optalloc.cost.memory import core_bytes_per_token, element_bytes, matrix_input_bytes
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.workload import Training
 
@@ -40,8 +40,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
     attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
-    selective recomputation goes by operators, and what is stored besides: eager activations and
-    dropout masks. ``workload`` is None where only times are asked for.
+    selective recomputation goes by operators, what is stored besides (eager activations, dropout
+    masks), and the bytes of a stored input of a matrix over those of another value. ``workload`` is
+    None where only times are asked for.
     """
 
     source: Array | float
@@ -53,6 +54,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     by_operator: bool
     eager: bool
     dropout: bool
+    input_share: float
     workload: Training | None
 
     @staticmethod
@@ -69,6 +71,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             by_operator=workload.sharded_parameters,
             eager=workload.activation_kernel == "unfused",
             dropout=workload.dropout,
+            input_share=matrix_input_bytes(workload) / element_bytes(workload),
             workload=workload,
         )
 
@@ -194,6 +197,7 @@ class _Layer:
         self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
         self.kept, self.again_s = zero.copy(), zero.copy()
         self.by_operator = setting.by_operator
+        self.input_share = setting.input_share
         self.frozen = setting.frozen
         # Adapters sit beside the matrices of the layers.
         self.adapted = setting.frozen and layer.stack not in ("embedding", "head")
@@ -276,6 +280,10 @@ class _Layer:
         The output of a row-sharded product lies on the sequence's shards.
         """
         saved = op.saved + (op.eager if self.setting.eager else 0.0)
+        if np.all(op.inputs > 0.0):
+            saved -= (1.0 - self.input_share) * op.inputs
+        elif self.input_share < 1.0:
+            saved -= self.input_share * op.inputs
         self.held += self.size * saved * self._rows(op) * self._width_share(op)
         if np.any(op.kept):
             rows = self.tokens * self.sequence_share if op.shard == "row" else self._rows(op)

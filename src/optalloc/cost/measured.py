@@ -464,9 +464,12 @@ def _precision(row: Row, remarks: list[str]) -> str:
 
 
 def _gradient_dtype(row: Row, dtype: Dtype) -> Literal["fp32", "bf16"]:
-    """Megatron accumulates in fp32; DeepSpeed's fp16 optimizer and FSDP work in 16 bits."""
-    family = _framework(row)
+    """Megatron accumulates in fp32, but not in NVIDIA's recipes for speed; DeepSpeed's fp16
+    optimizer and FSDP work in 16 bits.
+    """
+    family, word = _framework(row), row.get("framework", "").lower()
     half = (dtype == "fp16" and family != "megatron-lm") or family == "fsdp"
+    half = half or (family == "megatron" and ("bridge" in word or "nemo" in word))
     return "bf16" if half else "fp32"
 
 

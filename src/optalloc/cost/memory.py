@@ -22,6 +22,7 @@ from optalloc.model.graph import Op
 from optalloc.workload import Training
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # Bytes a logit at the peak of the loss. A fused cross entropy over 16-bit logits is a constant of
 # the cost model; software without it holds the 16-bit logits, their fp32 copy, the softmax (2 + 4 +
@@ -76,7 +77,10 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
             optimizer += 4.0
         elif workload.dtype == "bf16" and workload.framework == "megatron-deepspeed":
             weights += 2.0
-        weights += {"fp8": 1.0, "fp4": 0.5}.get(workload.dtype, 0.0) * constants.fp8_cache_bytes
+        if workload.dtype == "fp8":  # 8-bit weights are the primary ones, 16-bit ones not kept
+            weights = constants.fp8_cache_bytes
+        elif workload.dtype == "fp4":
+            weights += 0.5 * constants.fp8_cache_bytes
         return StateBytes(
             weights=weights, gradients=gradients, optimizer=optimizer, reduced=gradients
         )
@@ -107,11 +111,35 @@ def element_bytes(workload: Training) -> float:
     return 4.0 if workload.dtype == "fp32" else 2.0
 
 
-def logit_bytes(workload: Training, constants: Constants) -> float:
-    """Bytes of one logit on the last stage at the peak of the loss."""
-    if workload.framework == "fsdp2-compiled" and "" < workload.release < "25":
-        return 12.0
-    return _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
+def fragmentation(workload: Training, constants: Constants) -> float:
+    """Bytes that the allocator reserves over those handed out, at the peak.
+
+    Megatron-Core's launchers let segments grow in place, which leaves few gaps.
+    """
+    grown = workload.framework == "megatron"
+    return constants.fragmentation_expandable if grown else constants.fragmentation
+
+
+def matrix_input_bytes(workload: Training) -> float:
+    """Bytes of a stored value that only a matrix product reads.
+
+    Transformer Engine keeps it as it multiplied it; other software casts what it stored.
+    """
+    if workload.framework == "megatron" and workload.dtype in ("fp8", "fp4"):
+        return 1.0 if workload.dtype == "fp8" else 0.5
+    return element_bytes(workload)
+
+
+def logit_bytes(workload: Training, constants: Constants, tp: Array | Ints) -> Array:
+    """Bytes of one logit on the last stage at the peak of the loss.
+
+    A loss over a sharded vocabulary is not compiled.
+    """
+    each = _LOGIT_BYTES.get(workload.framework, constants.logit_bytes)
+    if workload.framework != "fsdp2-compiled":
+        return np.full(len(tp), each)
+    old = "" < workload.release < "25"
+    return np.where(tp > 1, _LOGIT_BYTES["fsdp2"], 12.0 if old else each)
 
 
 def core_bytes_per_token(op: Op, heads: Array, source_tokens: float, workload: Training) -> Array:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
@@ -20,7 +21,7 @@ from optalloc.cost.compute import Unit
 from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.flops import forward_flops
 from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table, tokens_of
-from optalloc.cost.memory import StateBytes, element_bytes, logit_bytes
+from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -166,10 +167,9 @@ class CostModel:
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
-                f"the cluster is mixed ({cluster.mixture}); training plans over mixed clusters are "
-                "not in this release",
+                f"the cluster is mixed ({cluster.mixture}), and this cost model is of equal nodes",
                 path=cluster.name,
-                fix="plan each uniform part by itself",
+                fix="use plan_mixed, or plan each uniform part by itself",
             )
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload
@@ -184,6 +184,7 @@ class CostModel:
         self.setting = Setting.of(workload)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
+        self.fragmentation = fragmentation(workload, self.constants)
         # Sorted codes of keys already evaluated, and their table, by the free axes.
         self._known: dict[tuple[str, ...], tuple[Ints, LayerTable]] = {}
 
@@ -244,6 +245,12 @@ class CostModel:
         step = float(self.type_counts @ (forward + backward))
         return step * self.workload.global_batch
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the three inputs."""
+        inputs = {"model": self.model, "cluster": self.cluster, "workload": self.workload}
+        return {name: files.digest(value) for name, value in inputs.items()}
+
     # -- meshes ----------------------------------------------------------------------------------
 
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
@@ -284,7 +291,7 @@ class CostModel:
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
             if name.endswith("_bytes"):
-                layers[:, :, k] *= _column(c.fragmentation)
+                layers[:, :, k] *= self.fragmentation
         # Embedding and head are never recomputed.
         for name in ("extra_selective_s", "extra_full_s", "scratch_full_bytes"):
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
@@ -292,7 +299,7 @@ class CostModel:
         reals = np.zeros((n, len(REAL_FIELDS)))
         put = {
             "capacity_bytes": self._capacity_bytes(meshes, dense + expert),
-            "logits_bytes": c.fragmentation * self.logits_bytes(meshes),
+            "logits_bytes": self.fragmentation * self.logits_bytes(meshes),
             "overlap": c.data_overlap + np.zeros(n),
             "tied_s": self._tied_s(meshes),
             "weight": np.ones(n),
@@ -369,7 +376,7 @@ class CostModel:
     def _capacity_bytes(self, meshes: Meshes, parameters: Array) -> Array:
         """What the states and activations of a device may fill."""
         working = self._working_bytes(meshes, parameters)
-        capacity: Array = self.room_bytes - self.constants.fragmentation * working
+        capacity: Array = self.room_bytes - self.fragmentation * working
         return capacity
 
     @property
@@ -477,7 +484,7 @@ class CostModel:
             return np.zeros(len(meshes))
         tokens, _ = tokens_of(self.graph.head, self.graph, self.workload)
         local = meshes.micro_batch * tokens / meshes.cp
-        each = logit_bytes(self.workload, self.constants)
+        each = logit_bytes(self.workload, self.constants, meshes.tp)
         logits: Array = each * local * self.model.vocabulary / meshes.tp
         return logits
 

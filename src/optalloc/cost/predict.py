@@ -130,12 +130,12 @@ def _reported_bytes(problem: Problem, cost: CostModel, used: Sequence[float], me
     meshes = problem.meshes.take(np.array([mesh]))
     tables = cost.tables(meshes)
     if kind == "analytic":
-        own = used[0] / c.fragmentation
+        own = used[0] / cost.fragmentation
         return own - float(cost.logits_bytes(meshes)[0]) * (len(used) == 1)
     working = cost.room_bytes - float(tables.real("capacity_bytes")[0])
     reserved = max(used) + working
     if kind == "allocated":
-        return reserved / c.fragmentation
+        return reserved / cost.fragmentation
     return reserved if kind == "reserved" else reserved + c.workspace_bytes
 
 

@@ -41,6 +41,7 @@ _FIGURES = (
     "elements",
     "saved",
     "eager",
+    "inputs",
     "kept",
     "again",
     "parameters",
@@ -97,6 +98,7 @@ class Stack(CostModel):
             by_operator=settings[0].by_operator,
             eager=False,
             dropout=False,
+            input_share=1.0,
             workload=None,
         )
         states = [cost.states for cost in costs]
@@ -105,6 +107,7 @@ class Stack(CostModel):
             for name in ("weights", "gradients", "optimizer", "reduced")
         }
         self.states = StateBytes(**fields)
+        self.fragmentation = 1.0
         self._batches = _array(costs, lambda c: c.workload.global_batch).astype(np.int64)
         self._devices = _array(costs, lambda c: c.cluster.num_devices)
         self._units = [Unit.of(cost.device, cost.workload.dtype, cost.constants) for cost in costs]

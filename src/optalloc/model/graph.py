@@ -35,6 +35,9 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
         Values read and written per token by the forward pass.
     saved : float
         16-bit values per token kept for the backward pass.
+    inputs : float
+        Those of them that only a matrix product reads, which keeps them in its own type; less than
+        zero where it keeps a copy beside one that is needed anyway.
     eager : float
         Further ones where it is not one kernel.
     kept : float
@@ -67,6 +70,7 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 1
     elements: float = 0.0
     saved: float = 0.0
+    inputs: float = 0.0
     eager: float = 0.0
     kept: float = 0.0
     again: float = 1.0

@@ -123,6 +123,7 @@ def _lower_layer(layer: Layer) -> LayerGraph:
         shard="sequence",
         elements=moved,
         saved=stored_norms,
+        inputs=stored_norms / 2.0,
         kept=float(h),
         parameters=rest,  # norms, biases and small tables: repeated on every tensor-parallel rank
     )
@@ -198,6 +199,7 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
         # rotary embedding and norms of queries and keys
         elements=2.0 * (a + (0 if cross else k)) * g,
         saved=2.0 * a * g + (0.0 if cross else 2.0 * k * g),
+        inputs=-float(a * g),
         kept=float(a * g),
         again=0.0,
     )
@@ -293,6 +295,7 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
             window=mla.indexer_top_k,
             elements=2.0 * a * 2 * rope,
             saved=2.0 * a * (qk + value),
+            inputs=-float(a * value),
             kept=float(a * value),
             again=0.0,
         ),
@@ -328,6 +331,7 @@ def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:
             shard="tensor",
             elements=float((matrices + 1) * f),
             saved=float((matrices + 1) * f),
+            inputs=float(f),
             eager=_eager(mlp.gated) * f,
         ),
         _down(name, f, h, gated=mlp.gated),
@@ -370,7 +374,8 @@ def _experts(moe: Experts, h: int) -> list[Op]:
             copies=top,
             experts=e,
             elements=4.0 * h,
-            saved=2.0 * h,
+            saved=float(h),  # the router's weights meet the activation: outputs are not kept
+            inputs=float(h),
         ),
         Op(
             name="experts_up",
@@ -387,6 +392,7 @@ def _experts(moe: Experts, h: int) -> list[Op]:
             kind="elementwise",
             elements=float((matrices + 1) * f),
             saved=float((matrices + 1) * f),
+            inputs=float(f),
             eager=_eager(moe.gated) * f,
             shard="expert",
             experts=e,

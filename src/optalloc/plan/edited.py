@@ -29,8 +29,8 @@ def as_written(plan: TrainingPlan) -> tuple[TrainingPlan, str]:
     try:
         check_plan(plan)
     except CertificateError as error:
-        _check_shape(plan)
         cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
+        check_shape(plan, cost.num_layers)
         return build_plan(cost, plan.strategy), str(error)
     return plan, ""
 
@@ -38,13 +38,20 @@ def as_written(plan: TrainingPlan) -> tuple[TrainingPlan, str]:
 def edited_line(reason: str) -> str:
     """What to tell the reader of an edited plan."""
     return (
-        f"the plan was edited, and its figures and certificate do not match it: {reason}. Its "
-        "decisions are taken as written and its figures computed anew; nothing is proven about it"
+        f"the plan does not match its figures and its certificate: {reason}. It was edited, or "
+        "made by another release. Its decisions are taken as written and its figures computed "
+        "anew; nothing is proven about it"
     )
 
 
-def _check_shape(plan: TrainingPlan) -> None:
-    """Raise if the decisions cannot even be read from the stages."""
+def check_shape(plan: TrainingPlan, num_layers: int) -> None:
+    """Raise if stages, chunks, layers and micro-batches do not add up.
+
+    Raises
+    ------
+    InputError
+        With the place in the plan.
+    """
     degrees = plan.degrees
     if len(plan.stages) != degrees.pp:
         raise InputError(
@@ -71,6 +78,12 @@ def _check_shape(plan: TrainingPlan) -> None:
                 fix="let chunks follow one another in model order, or make the plan again",
             )
         done += chunks[turn].num_layers
+    if done != num_layers:
+        raise InputError(
+            f"the stages hold {done} layers of the model's {num_layers}",
+            pointer="$.stages",
+            fix="place every layer on one chunk, or make the plan again",
+        )
     sequences = degrees.dp * plan.micro_batch * plan.num_microbatches
     if sequences != plan.workload.global_batch:
         raise InputError(

@@ -6,6 +6,8 @@ again; none is a derivative or a rule of thumb.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from optalloc.cost.model import CostModel
@@ -14,12 +16,13 @@ from optalloc.plan.edited import as_written
 from optalloc.plan.explanation import Explanation, Rival, Share, StageMemory, summarised
 from optalloc.plan.figures import figures, memory_kinds
 from optalloc.plan.marginals import marginals
-from optalloc.plan.resolve import Stopped, best_s, mesh_pins
-from optalloc.plan.sensitivity import turns
+from optalloc.plan.resolve import Stopped, best_value, mesh_pins
+from optalloc.plan.sensitivity import Turn, turns
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
+from optalloc.training.space import parse_limits
 from optalloc.training.strategy import Recompute
 
 # What limits a plan, and the parts of its breakdown that count as it.
@@ -40,6 +43,7 @@ def explain(
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
     stop: StopRule | None = None,
+    on_turn: Callable[[Turn], None] | None = None,
 ) -> Explanation:
     """Where the time of a plan goes, what binds it, and what a little more would bring.
 
@@ -55,6 +59,8 @@ def explain(
         What narrows the space in these searches, as it was given to :func:`optalloc.plan_training`.
     stop : StopRule, optional
         Ends each of these searches early.
+    on_turn : callable, optional
+        Called with every turn as it is found: progress of ``sensitivity``.
 
     Returns
     -------
@@ -71,9 +77,10 @@ def explain(
     """
     plan, edited = as_written(plan)
     pins, forbids = list(pin), list(forbid)
+    parse_limits(pins, forbids)  # also where nothing is searched for, a misspelt one is an error
     cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
     try:
-        degrees_s = best_s(cost, mesh_pins(plan), [], stop)
+        degrees_s = best_value(cost, mesh_pins(plan), [], stop)
     except Stopped:
         degrees_s = None
     again = _replanned(plan, pins, forbids, stop) if replan else None
@@ -104,7 +111,11 @@ def explain(
             degrees_step_time_s=degrees_s,
             replanned_step_time_s=replanned_s,
             rivals=() if again is None else _rivals(again),
-            turns=turns(cost, plan, pin=pins, forbid=forbids, stop=stop) if sensitivity else None,
+            turns=(
+                turns(cost, plan, pin=pins, forbid=forbids, stop=stop, on_turn=on_turn)
+                if sensitivity
+                else None
+            ),
         )
     )
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.flops import forward_flops
+from optalloc.cost.flops import Convention, forward_flops
 from optalloc.cost.model import CostModel
 from optalloc.training.plan import StagePlan, TrainingPlan
 
 _TRILLION = 1e12
+_CONVENTIONS: tuple[Convention, Convention] = ("causal", "square")
 # Kinds of memory in the order in which they are shown; a saved plan has them sorted.
 _KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
 
@@ -53,14 +54,16 @@ def figures(cost: CostModel, plan: TrainingPlan) -> Figures:
     peak = peak_flops_per_s(cost.device, cost.workload.dtype)
     able = plan.step_time_s * plan.num_devices * peak
     causal = cost.model_flops_per_step
-    forward, _ = forward_flops(cost.graph, cost.workload, "square")
-    square = 3.0 * float(cost.type_counts @ forward) * cost.workload.global_batch
+    halved, whole = (
+        float(cost.type_counts @ forward_flops(cost.graph, cost.workload, convention)[0])
+        for convention in _CONVENTIONS
+    )
     tokens = plan.tokens_per_s * plan.step_time_s
     usd = plan.price_usd_per_step
     price = cost.device.price_usd_per_h
     return Figures(
         mfu_causal=causal / able,
-        mfu_square=square / able,
+        mfu_square=causal / able * whole / halved,
         hfu_causal=(causal + _recomputed_flops(cost, plan)) / able,
         tokens_per_s=plan.tokens_per_s,
         tokens_per_s_per_device=plan.tokens_per_s / plan.num_devices,

@@ -14,7 +14,7 @@ import msgspec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import CostModel
-from optalloc.plan.resolve import Stopped, best_s, mesh_pins
+from optalloc.plan.resolve import Stopped, best_value, mesh_pins
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan
 from optalloc.training.plan import TrainingPlan
@@ -110,7 +110,7 @@ def _or_none(
     cost: CostModel, pin: list[str], forbid: list[str], stop: StopRule | None
 ) -> float | None:
     try:
-        return best_s(cost, pin, forbid, stop)
+        return best_value(cost, pin, forbid, stop)
     except Stopped:
         return None
 

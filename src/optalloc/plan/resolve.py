@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import numpy as np
 
@@ -29,24 +31,40 @@ def mesh_pins(plan: TrainingPlan) -> list[str]:
     return [f"{name}={value}" for name, value in decisions.items()]
 
 
-def best_s(
+def objective_of(plan: TrainingPlan) -> str:
+    """What the plan was found for: step_time, price or energy.
+
+    The fewest devices are a step time on as many devices.
+    """
+    found = plan.certificate.objective if plan.certificate is not None else "step_time"
+    return found if found in ("price", "energy") else "step_time"
+
+
+def best_value(
     cost: CostModel,
     pin: list[str],
     forbid: list[str],
     stop: StopRule | None,
     *,
+    objective: str = "step_time",
     below_s: float = np.inf,
 ) -> float | None:
-    """The best step time under some limits, seconds; None: no plan, or none ``below_s``.
+    """The best step under some limits: seconds, dollars or joules by ``objective``.
+
+    None: no plan, or none with a step ``below_s`` seconds.
 
     Raises
     ------
     Stopped
-        If ``stop`` or the keyboard ended the search before the answer was proven.
+        If ``stop`` ended the search before the answer was proven.
+    KeyboardInterrupt
+        If the keyboard did.
     """
     limits: Limits = parse_limits(pin, forbid)
     space = Space(cost.graph, cost.cluster, cost.workload, limits)
-    outcome = Search(cost, space, leaders=1, ceiling_s=below_s).run(stop)
+    rate = {"price": cost.usd_per_device_s, "energy": cost.watts_per_device}.get(objective)
+    weight = None if rate is None else partial(np.multiply, rate)
+    outcome = Search(cost, space, weight=weight, leaders=1, ceiling_s=below_s).run(stop)
     if outcome.stopped and (not outcome.found or below_s == np.inf):
         if stop is None:
             raise KeyboardInterrupt

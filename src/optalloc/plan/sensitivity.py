@@ -19,13 +19,13 @@ from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.plan.compare import Decision, decisions
 from optalloc.plan.marginals import links, with_link
-from optalloc.plan.resolve import Stopped, best_s, mesh_pins
+from optalloc.plan.resolve import Stopped, best_value, mesh_pins, objective_of
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training
 from optalloc.units import GB
 
-#: A plan counts as better where it takes less by more than this share of the step.
+#: A plan counts as better where it takes less by more than this share of its objective.
 WORTH = 1e-3
 #: The furthest factor tried either way.
 FURTHEST = 16
@@ -41,8 +41,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     ``holds_at`` is the furthest value at which the mesh was proven to be the best to within
     ``WORTH``, ``changes_at`` the nearest tried at which it was not (None: it holds as far as was
     tried, or the search was stopped). ``decisions`` are those of the better plan that differ;
-    ``gain`` is what it saves, as a share of the step. Where the mesh has no plan there, ``gain`` is
-    None and ``why`` says so.
+    ``gain`` is what it saves, as a share of the step (of its price or energy where the plan was
+    found for that). Where the mesh has no plan there, ``gain`` is None and ``why`` says so.
     """
 
     quantity: str
@@ -73,6 +73,7 @@ def turns(
     pin: list[str],
     forbid: list[str],
     stop: StopRule | None,
+    on_turn: Callable[[Turn], None] | None = None,
 ) -> tuple[Turn, ...]:
     """Where the choice of a plan turns, for each bandwidth, the batch and the sequence length.
 
@@ -80,6 +81,8 @@ def turns(
     ----------
     pin, forbid : list of str
         What narrows the whole space.
+    on_turn : callable, optional
+        Called with every turn as it is found.
 
     Returns
     -------
@@ -95,9 +98,13 @@ def turns(
     except Stopped:
         return ()
     directions: tuple[Direction, Direction] = ("less", "more")
-    return tuple(
-        _turn(probe, which, direction) for which in _inputs(cost, plan) for direction in directions
-    )
+    found = []
+    for which in _inputs(cost, plan):
+        for direction in directions:
+            found.append(_turn(probe, which, direction))
+            if on_turn is not None:
+                on_turn(found[-1])
+    return tuple(found)
 
 
 def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:
@@ -153,24 +160,34 @@ class _Probe:
     def __init__(
         self, plan: TrainingPlan, pin: list[str], forbid: list[str], stop: StopRule | None
     ) -> None:
-        self.plan, self.pin, self.forbid, self.stop = plan, pin, forbid, stop
-        self.mesh = mesh_pins(plan)
+        self.plan, self.forbid, self.stop = plan, forbid, stop
+        self.mesh, self.objective = mesh_pins(plan), objective_of(plan)
+        fewest = plan.certificate is not None and plan.certificate.objective == "devices"
+        self.pin = [*pin, f"num_devices={plan.num_devices}"] if fewest else pin
+
+    def _best(self, cost: CostModel, pin: list[str], below_s: float = math.inf) -> float | None:
+        forbid = [] if pin is self.mesh else self.forbid
+        return best_value(cost, pin, forbid, self.stop, objective=self.objective, below_s=below_s)
 
     def holds(self, cost: CostModel) -> bool:
         """True if no plan is better than the best of the mesh by more than ``WORTH``: proven."""
-        own_s = best_s(cost, self.mesh, [], self.stop)
-        if own_s is None:
+        own = self._best(cost, self.mesh)
+        if own is None:
             return False
-        below_s = own_s * (1.0 - WORTH)
-        return best_s(cost, self.pin, self.forbid, self.stop, below_s=below_s) is None
+        least = own * (1.0 - WORTH)
+        if self.objective == "step_time":  # a search below a ceiling ends much earlier
+            return self._best(cost, self.pin, least) is None
+        best = self._best(cost, self.pin)
+        return best is not None and best >= least
 
     def better(self, cost: CostModel) -> tuple[float | None, tuple[Decision, ...], str]:
         """What the best plan saves, what it decides differently, and why if nothing is known."""
-        own_s = best_s(cost, self.mesh, [], self.stop)
+        own = self._best(cost, self.mesh)
         result = plan_training(
             cost.model,
             cost.cluster,
             cost.workload,
+            objective=self.objective,
             pin=self.pin,
             forbid=self.forbid,
             stop=self.stop,
@@ -186,9 +203,9 @@ class _Probe:
             for name in ours
             if ours[name] != theirs[name] and name not in (*follow, "idle_devices")
         )
-        if own_s is None:
+        if own is None or result.bounds.primal is None:
             return None, different, "it does not fit"
-        return 1.0 - result.best.step_time_s / own_s, different, ""
+        return 1.0 - result.bounds.primal / own, different, ""
 
 
 def _turn(probe: _Probe, which: _Input, direction: Direction) -> Turn:

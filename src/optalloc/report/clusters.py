@@ -193,7 +193,7 @@ def _sums(cluster: Cluster) -> list[str]:
         "per direction.",
     ]
     if not cluster.is_uniform:
-        sums.append(f"Mixed ({cluster.mixture}): plans over mixed clusters are not made yet.")
+        sums.append(f"Mixed ({cluster.mixture}): stages and replicas of its plans may differ.")
     return sums
 
 

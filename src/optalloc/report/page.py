@@ -16,6 +16,7 @@ import msgspec
 
 from optalloc.plan.account import part_words
 from optalloc.plan.explanation import Explanation
+from optalloc.simulate.excerpt import excerpt
 from optalloc.simulate.simulation import simulate
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.schedule import Operation
@@ -60,20 +61,19 @@ def timeline(plan: TrainingPlan) -> dict[str, Any]:
     A pass is ``[kind, micro_batch, chunk, start, end]``; the middle of a long stage is one pass of
     the kind ``steady``.
     """
-    run = simulate(plan)
-    step_s = run.step_time_s
-    most = max(8, MOST_PASSES // len(run.run.operations))
+    simulation = simulate(plan)
+    step_s = simulation.step_time_s
+    counters = [(one.time_s, one.memory_bytes) for one in simulation.memory]
+    part = excerpt(simulation.run, counters, MOST_PASSES)
     stages = []
-    for operations, end_s, tail in zip(
-        run.run.operations, run.run.stage_end_s, run.tails, strict=True
+    for operations, end_s, tail, gap in zip(
+        part.run.operations, part.run.stage_end_s, simulation.tails, part.gaps, strict=True
     ):
         drawn = [_drawn(op, step_s) for op in operations]
-        if len(drawn) > most:
-            cut, back = most // 2, len(drawn) - most // 2
-            middle = ["steady", -1, -1, drawn[cut][3], drawn[back - 1][4]]
-            drawn = [*drawn[:cut], middle, *drawn[back:]]
+        if gap is not None:
+            drawn.append(["steady", -1, -1, gap.start_s / step_s, gap.end_s / step_s])
         stages.append({"passes": drawn, "tail": [end_s / step_s, (end_s + tail.total_s) / step_s]})
-    return {"stages": stages, "fixed": [1.0 - run.fixed_s / step_s, 1.0]}
+    return {"stages": stages, "fixed": [1.0 - simulation.fixed_s / step_s, 1.0]}
 
 
 def _drawn(op: Operation, step_s: float) -> list[Any]:

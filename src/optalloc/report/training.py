@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from optalloc.cost.constants import read_constants, values
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
 from optalloc.training.plan import StagePlan, TrainingPlan
@@ -45,6 +46,13 @@ def estimate_headline(plan: TrainingPlan) -> str:
         f"a step (estimate of {plan.cost_model}) as written, without search",
         *plan_lines(plan, step=False),
     ]
+    fullest = max(_total(stage) / stage.capacity_bytes for stage in plan.stages)
+    error = values(read_constants(plan.cost_model)).memory_error
+    if plan.fits and fullest * (1.0 + error) > 1.0:
+        lines.append(
+            f"  MAY NOT FIT: {fullest:.0%} of the memory is predicted to be used, and one such "
+            f"estimate in ten is off by more than {error:.0%}."
+        )
     if not plan.fits:
         most = max(plan.stages, key=lambda stage: _total(stage) - stage.capacity_bytes)
         over = sum(_total(stage) > stage.capacity_bytes for stage in plan.stages)
@@ -201,6 +209,7 @@ def memory_table(plan: TrainingPlan) -> Table:
     """Memory by kind on the fullest device of each group of stages, against its capacity."""
     kinds = [kind for kind in plan.stages[0].memory_bytes if kind != "total"]
     capacity = plan.stages[0].capacity_bytes
+    error = values(read_constants(plan.cost_model)).memory_error
     rows: list[tuple[Cell, ...]] = []
     for group in _shown(stage_groups(plan)):
         if group is None:
@@ -219,7 +228,8 @@ def memory_table(plan: TrainingPlan) -> Table:
             )
         )
     return Table(
-        title=f"Memory of the fullest device, GiB (capacity {capacity / GIB:.1f})",
+        title=f"Memory of the fullest device, GiB (capacity {capacity / GIB:.1f}; "
+        f"nine estimates in ten are within {error:.0%})",
         columns=("stage", *kinds, "total", "used"),
         rows=tuple(rows),
         right=(*kinds, "total", "used"),

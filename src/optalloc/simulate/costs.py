@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
-from optalloc.errors import InputError
+from optalloc.plan.edited import check_shape
 from optalloc.training.plan import Chunk, TrainingPlan
 from optalloc.training.strategy import Recompute, Strategy
 
@@ -83,9 +83,8 @@ def plan_costs(plan: TrainingPlan) -> PipelineCosts:
 
     Complexity: O(number of layers).
     """
-    _check_stages(plan)
     cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
-    _check_totals(plan, len(cost.sequence))
+    check_shape(plan, cost.num_layers)
     strategy = plan.strategy
     book = _Book(plan, strategy, cost, cost.tables(_mesh(strategy)))
     stages, chunks = range(strategy.pp), range(strategy.pp * strategy.virtual_stages)
@@ -101,52 +100,6 @@ def plan_costs(plan: TrainingPlan) -> PipelineCosts:
         tails=tuple(book.tail(i) for i in stages),
         fixed_s=float(book.real("fixed_s")),
     )
-
-
-def _check_stages(plan: TrainingPlan) -> None:
-    degrees = plan.degrees
-    if len(plan.stages) != degrees.pp:
-        raise InputError(
-            f"the plan has {len(plan.stages)} stages for pp = {degrees.pp}",
-            pointer="$.stages",
-            fix="give one entry a stage, or make the plan again",
-        )
-    for stage in plan.stages:
-        if len(stage.chunks) != degrees.virtual_stages:
-            raise InputError(
-                f"stage {stage.index} has {len(stage.chunks)} chunks for virtual_stages = "
-                f"{degrees.virtual_stages}",
-                pointer=f"$.stages[{stage.index}].chunks",
-                fix="give every stage as many chunks, or make the plan again",
-            )
-
-
-def _check_totals(plan: TrainingPlan, num_layers: int) -> None:
-    done = 0
-    for number in range(plan.degrees.pp * plan.degrees.virtual_stages):
-        turn, stage = divmod(number, plan.degrees.pp)
-        chunk = plan.stages[stage].chunks[turn]
-        if chunk.first_layer != done:
-            raise InputError(
-                f"the chunk begins at layer {chunk.first_layer}, but the one before ends at {done}",
-                pointer=f"$.stages[{stage}].chunks[{turn}].first_layer",
-                fix="let chunks follow one another in model order, or make the plan again",
-            )
-        done += chunk.num_layers
-    if done != num_layers:
-        raise InputError(
-            f"the stages hold {done} layers of the model's {num_layers}",
-            pointer="$.stages",
-            fix="place every layer on one chunk, or make the plan again",
-        )
-    sequences = plan.degrees.dp * plan.micro_batch * plan.num_microbatches
-    if sequences != plan.workload.global_batch:
-        raise InputError(
-            f"dp * micro_batch * num_microbatches is {sequences} for a global batch of "
-            f"{plan.workload.global_batch}",
-            pointer="$.num_microbatches",
-            fix="let the micro-batches make up the batch, or make the plan again",
-        )
 
 
 def _mesh(strategy: Strategy) -> Meshes:

@@ -7,9 +7,13 @@ from functools import cached_property
 import msgspec
 
 from optalloc.simulate.costs import PipelineCosts, Tail, plan_costs
+from optalloc.simulate.excerpt import excerpt
 from optalloc.simulate.trace import Trace, trace_events
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.schedule import PipelineRun, run_pipeline
+
+#: Passes of a trace that is not asked for whole: about 5 MB.
+MOST_PASSES = 10_000
 
 
 class StageUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +75,26 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def trace(self) -> Trace:
         """The step as a trace for Perfetto; ``trace.write(path)`` saves it."""
-        memory = [(one.time_s, one.memory_bytes) for one in self.memory]
+        counters = [(one.time_s, one.memory_bytes) for one in self.memory]
         return Trace(
-            events=trace_events(self.run, self.tails, memory, self.fixed_s, self.step_time_s)
+            events=trace_events(self.run, self.tails, counters, self.fixed_s, self.step_time_s)
         )
+
+    def short_trace(self, most_passes: int = MOST_PASSES) -> Trace:
+        """The same with the beginning and the end of each stage alone, where there is more."""
+        part = excerpt(
+            self.run, [(one.time_s, one.memory_bytes) for one in self.memory], most_passes
+        )
+        return Trace(
+            events=trace_events(
+                part.run, self.tails, part.memory, self.fixed_s, self.step_time_s, part.gaps
+            )
+        )
+
+    @property
+    def num_passes(self) -> int:
+        """Passes of all stages."""
+        return sum(len(operations) for operations in self.run.operations)
 
 
 def simulate(plan: TrainingPlan) -> Simulation:

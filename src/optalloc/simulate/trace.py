@@ -17,6 +17,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.simulate.costs import Tail
+from optalloc.simulate.excerpt import Gap
 from optalloc.training.schedule import Operation, PipelineRun, Transfer
 
 Arguments = dict[str, str | int]
@@ -54,6 +55,7 @@ def trace_events(
     memory: Sequence[tuple[Sequence[float], Sequence[int]]],
     fixed_s: float,
     step_time_s: float,
+    gaps: Sequence[Gap | None] = (),
 ) -> tuple[Event, ...]:
     """All events of a step.
 
@@ -67,6 +69,8 @@ def trace_events(
         Steps of the memory counter, one pair a stage.
     fixed_s, step_time_s : float
         Overhead at the end of the step and end of the step, seconds.
+    gaps : sequence of Gap or None
+        What an excerpt leaves out of each stage.
 
     Complexity: O(n log n) for n passes and transfers.
     """
@@ -76,6 +80,10 @@ def trace_events(
         events += _named(process, f"stage {stage}", stage)
         events.append(_thread(process, PASSES, "passes"))
         events += [_pass(op) for op in operations]
+        gap = gaps[stage] if gaps else None
+        if gap is not None:
+            words = f"{gap.num_passes:,} passes not shown"
+            events.append(_slice(words, process, PASSES, gap.start_s, gap.end_s, "gap"))
         events += _tail(process, run.stage_end_s[stage], tails[stage])
         times, sizes = memory[stage]
         events += [

@@ -1,69 +1,64 @@
 """Lower bounds of the step time of whole families of configurations, O(1) work each.
 
-Shapes (tp, sequence parallelism, cp, pp, dp, ep, micro-batch) come first: :class:`ShapeFacts`
-bounds every
-refinement of a shape, by its work, by its least memory, and by schedule. Meshes (a shape with ZeRO,
-shard
-group, schedule and chunks) follow: :class:`MeshFacts` adds what is paid behind the last
-micro-batch.
+Stems (tp, sequence parallelism, cp, dp, ep, micro-batch) with every number of stages come first:
+:class:`StemFacts` bounds every refinement of such a shape by its work and by its least memory.
+:class:`ShapeFacts` bounds a shape by schedule. Meshes (a shape with ZeRO, shard group, schedule and
+chunks) follow: :class:`MeshFacts` adds what is paid behind the last micro-batch. The arithmetic is
+in native/training/bounds.cpp, the proofs are here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import _native
 from optalloc.cost.model import CostModel, Meshes, MeshTables
-from optalloc.training.space import GPIPE, INTERLEAVED, ZB_H1
+from optalloc.training.space import Space
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _ONE, _THREE = np.array(1.0), np.array(3.0)  # ZeRO stages
+_SEEDS = 24
+_FEW_STAGES = {k << shift for k in (1, 3) for shift in range(12)}  # tried for the seeds
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """One micro-batch over all stages without recomputation, and the least of one layer; arrays,
-    seconds.
+def work_of(cost: CostModel, parts: tuple[Array, Array, Array], link_s: Array) -> Array:
+    """One micro-batch over all stages without recomputation, and the least of one layer.
 
-    ``link_s`` is at most one crossing of any boundary.
+    Parameters
+    ----------
+    parts : tuple of array, shape (n, types)
+        Forward, input gradient and weight gradient of each layer type, seconds.
+    link_s : array, shape (n,)
+        At most one crossing of any boundary, seconds.
+
+    Returns
+    -------
+    array, shape (n, 7)
+        Forward, input gradient and weight gradient of all layers; the same of the cheapest layer of
+        each kind; ``link_s``.
     """
-
-    forward_s: Array
-    backward_s: Array
-    weight_s: Array
-    least_forward_s: Array
-    least_backward_s: Array
-    least_weight_s: Array
-    link_s: Array
-
-    @staticmethod
-    def of(cost: CostModel, parts: tuple[Array, Array, Array], link_s: Array) -> Work:
-        """From times by layer type, shape (n, types)."""
-        total = [part @ cost.type_counts for part in parts]
-        least = [part[:, 1:-1].min(axis=1) for part in parts]
-        return Work(
-            forward_s=total[0],
-            backward_s=total[1],
-            weight_s=total[2],
-            least_forward_s=least[0],
-            least_backward_s=least[1],
-            least_weight_s=least[2],
-            link_s=link_s,
-        )
-
-    def take(self, rows: Ints | slice) -> Work:
-        """The rows at these positions."""
-        return Work(**{name: getattr(self, name)[rows] for name in self.__struct_fields__})
-
-    @property
-    def total_s(self) -> Array:
-        return self.forward_s + self.backward_s + self.weight_s
+    work = np.empty((len(link_s), 7))
+    for k, part in enumerate(parts):
+        work[:, k] = part @ cost.type_counts
+        work[:, 3 + k] = part[:, 1]
+        for t in range(2, part.shape[1] - 1):  # a minimum over a short axis is slow
+            np.minimum(work[:, 3 + k], part[:, t], out=work[:, 3 + k])
+    work[:, 6] = link_s
+    return work
 
 
-def path_bounds(work: Work, schedule: Ints, v: Ints, pp: Ints, m: Ints, layers: int) -> Array:
+def path_bounds(
+    work: Array, choices: Sequence[tuple[int, int]], pp: Ints, m: Ints, layers: int
+) -> Array:
     """A lower bound of the pipeline's time from paths every schedule has; seconds, O(1) each.
+
+    ``choices`` are schedules with their chunks a stage; the result has the shape (choices, n).
 
     Let S be the work of one micro-batch and R its way down and back over all links.
 
@@ -78,47 +73,9 @@ def path_bounds(work: Work, schedule: Ints, v: Ints, pp: Ints, m: Ints, layers: 
       one where all cuts are tried. The mean over the stages and the last middle stage, which has v
       q layers, are bounds.
     """
-    mf, stages = m.astype(np.float64), pp.astype(np.float64)
-    least = work.least_forward_s + work.least_backward_s + work.least_weight_s
-    fullest = np.ceil(layers / stages)
-    bound = mf * np.maximum(work.total_s / stages, fullest * least)
-    split = schedule == ZB_H1
-    back = work.forward_s + work.backward_s + np.where(split, 0.0, work.weight_s)
-    around = back + 2.0 * (stages - 1.0) * work.link_s
-    warm = np.where(schedule == GPIPE, 1.0, np.minimum(mf, stages))
-    late = np.where(split, np.minimum(mf, stages), 1.0)
-    turns = [
-        (mf - warm) * forward + (mf - 1.0) * backward + (mf - late) * weight
-        for forward, backward, weight in (
-            (work.forward_s / stages, work.backward_s / stages, work.weight_s / stages),
-            (
-                fullest * work.least_forward_s,
-                fullest * work.least_backward_s,
-                fullest * work.least_weight_s,
-            ),
-        )
-    ]
-    single = np.maximum(bound, around + np.maximum(turns[0], turns[1]))
-    paths = work.total_s / (1.0 - (1.0 - 1.0 / mf) ** stages)
-    single = np.where(split, single, np.maximum(single, paths))
-    # Interleaved.
-    chunks = stages * v
-    every_cut = _few_cuts(layers, pp, v)
-    q = np.where(every_cut, 1.0, np.ceil(layers / chunks))
-    step = q * least + 2.0 * work.link_s
-    sums = (stages - 1.0) * (stages - 2.0) / 2.0 * step
-    several = np.maximum(bound, (mf * work.total_s + sums) / stages)
-    middle = mf * v * q * least + np.maximum(0.0, stages - 3.0) * step
-    several = np.where(stages >= 3, np.maximum(several, middle), several)
-    result: Array = np.where(schedule == INTERLEAVED, several, single)
-    return result
-
-
-def _few_cuts(layers: int, pp: Ints, v: Ints) -> NDArray[np.bool_]:
-    """Where the native search tries all interleaved cuts; errs on the side of True."""
-    few: NDArray[np.bool_] = layers - pp * v + 2 <= 2
-    small: NDArray[np.bool_] = (layers - 1.0) ** 3 / 6.0 <= 1001.0 + 0.0 * (pp * v)
-    return few | small
+    schedules, chunks = np.array(choices, np.int32).reshape(-1, 2).T.copy()
+    pp, m = np.ascontiguousarray(pp), np.ascontiguousarray(m)
+    return _native.path_bounds(np.ascontiguousarray(work), schedules, chunks, pp, m, layers)
 
 
 class MeshFacts:
@@ -135,17 +92,17 @@ class MeshFacts:
         self.num_layers = cost.num_layers
         self.pp, self.m = meshes.pp, cost.num_microbatches(meshes)
         parts = (tables.field("forward_s"), tables.field("backward_s"), tables.field("weight_s"))
-        self.work = work = Work.of(cost, parts, _least_link_s(cost, tables))
+        self.work = work = work_of(cost, parts, _least_link_s(cost, tables))
         overlap = tables.real("overlap")
-        backward = work.backward_s + work.weight_s
+        backward = work[:, 1] + work[:, 2]
         tails = tables.field("update_s") @ counts
         tails += np.maximum(0.0, tables.field("reduce_s") @ counts - overlap * backward)
-        tails += np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work.forward_s)
-        self.mean_s: Array = (self.m * work.total_s + tails) / meshes.pp
+        tails += np.maximum(0.0, tables.field("gather_s") @ counts - overlap * work[:, 0])
+        self.mean_s: Array = (self.m * work[:, :3].sum(axis=1) + tails) / meshes.pp
         self.fixed_s = tables.real("fixed_s")
 
-    def bounds(self, schedule: Ints, v: Ints, rows: Ints | slice = slice(None)) -> Array:
-        """A lower bound of the step time of the meshes of some rows, seconds.
+    def bounds(self, choices: Sequence[tuple[int, int]]) -> Array:
+        """A lower bound of the step time with each schedule, seconds, shape (choices, n).
 
         The paths of :func:`path_bounds`, and the mean over the stages of work and tail,
 
@@ -154,9 +111,8 @@ class MeshFacts:
 
         (a maximum of sums is at least the sum's maximum with zero). Recomputation only adds work.
         """
-        work = self.work.take(rows)
-        paths = path_bounds(work, schedule, v, self.pp[rows], self.m[rows], self.num_layers)
-        bound: Array = np.maximum(paths, self.mean_s[rows]) + self.fixed_s[rows]
+        paths = path_bounds(self.work, choices, self.pp, self.m, self.num_layers)
+        bound: Array = np.maximum(paths, self.mean_s) + self.fixed_s
         return bound
 
 
@@ -183,60 +139,104 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
 
 
 class ShapeFacts:
-    """What holds for every refinement of each shape: work, least memory, a guess of the time.
+    """What holds for every refinement of each shape, by schedule."""
 
-    With ``pp``, numbers of stages of shape (columns,), the shapes are stems and what ``least`` and
-    ``memory`` return has the shape (stems, columns).
-    """
-
-    def __init__(self, cost: CostModel, shapes: Meshes, pp: Ints | None = None) -> None:
+    def __init__(self, cost: CostModel, shapes: Meshes) -> None:
         self.cost, self.shapes = cost, shapes
-        self.pp = shapes.pp if pp is None else pp
         self.m = cost.num_microbatches(shapes)
-        self.table, self.row = cost.layer_costs(shapes)
-        table = self.table
-        hop_s = min(level.latency_s for level in cost.network.levels)
-        hops = np.full(len(table.forward_s), hop_s)
-        self.by_key = Work.of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
-        self._crossed = pp is not None
+        self.work = _work_of_keys(cost, shapes)
 
-    def _against_pp(self, values: Array | Ints) -> Array:
-        """Values of the shapes, such that they meet ``pp`` in every operation."""
-        return values[:, None] if self._crossed else values  # type: ignore[return-value]
-
-    def bounds(self, schedule: int, v: int, rows: Ints) -> Array:
-        """A bound of the step time of some shapes with this schedule, seconds."""
-        pp = self.shapes.pp[rows]
-        full = np.ones_like(pp)
-        paths = path_bounds(
-            self.by_key.take(self.row[rows]),
-            schedule * full,
-            v * full,
-            pp,
-            self.m[rows],
-            self.cost.num_layers,
-        )
-        return paths + self.cost.constants.fixed_s
-
-    def least(self) -> Array:
-        """A bound over all schedules, seconds."""
-        key = self.by_key
-        one = key.least_forward_s + key.least_backward_s + key.least_weight_s
-        m = self.m.astype(np.float64)
-        total = self._against_pp(m * key.total_s[self.row]) / self.pp
-        fullest = self._against_pp(m * one[self.row]) * np.ceil(self.cost.num_layers / self.pp)
-        bound: Array = np.maximum(total, fullest) + self.cost.constants.fixed_s
+    def bounds(self, choices: Sequence[tuple[int, int]]) -> Array:
+        """A bound of the step time of each shape with each schedule, seconds, (choices, n)."""
+        cost = self.cost
+        paths = path_bounds(self.work, choices, self.shapes.pp, self.m, cost.num_layers)
+        bound: Array = paths + cost.constants.fixed_s
         return bound
 
-    def memory(self) -> tuple[NDArray[np.bool_], Array]:
-        """Which shapes fit in no refinement, and an estimate of the step time of the others,
-        seconds.
 
-        The estimate takes equal stages under 1F1B with sharded optimizer states, everything stored
-        or everything recomputed, and is infinite where that does not fit. It orders the search and
-        proves nothing.
+def _work_of_keys(cost: CostModel, shapes: Meshes) -> Array:
+    """:func:`work_of` of each shape, before what ZeRO adds."""
+    table, row = cost.layer_costs(shapes)
+    hop_s = min(level.latency_s for level in cost.network.levels)
+    hops = np.full(len(table.forward_s), hop_s)
+    by_key = work_of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
+    return by_key[row]
+
+
+class StemFacts:
+    """Bounds of every shape of a space, and which of them promise to be good.
+
+    A shape's bound holds for all its schedules and shardings. With S the work of one micro-batch
+    and t that of its cheapest layer,
+
+        T >= m max( S / pp, ceil(L / pp) t ) + fixed
+
+    for the mean stage works S / pp on each micro-batch and some stage has ceil(L / pp) layers.
+
+    Parameters
+    ----------
+    weight : array, shape (num_devices + 1,)
+        What one second costs, by number of devices.
+    """
+
+    def __init__(self, cost: CostModel, space: Space, weight: Array) -> None:
+        self.cost, self.stems = cost, space.stems()
+        self.m = cost.num_microbatches(self.stems)
+        table = np.arange(space.most_stages + 1)
+        devices = np.arange(space.num_devices + 1)
+        self.room_bytes, arrays = self._memory()
+        work = _work_of_keys(cost, self.stems)
+        layers, row = cost.layer_costs(self.stems)
+        again = (layers.forward_s[:, 1:-1] @ cost.type_counts[1:-1])[row]
+        self._stems = (
+            self.stems.tp * self.stems.cp * self.stems.dp,
+            self.stems.pp,
+            self.m,
+            space.num_shardings(self.stems),
+            work[:, :3].sum(axis=1),
+            work[:, 3:6].sum(axis=1),
+            again,
+            *arrays,
+        )
+        most = space.most_stages
+        few = np.isin(table, list(_FEW_STAGES)) | (table >= most - 2)
+        self._stages = (
+            weight,
+            space.limits.keep("num_devices", devices).view(np.uint8),
+            space.limits.keep("pp", table).view(np.uint8),
+            few.view(np.uint8),
+            space.num_schedules.ravel(),
+            self.room_bytes,
+            cost.constants.fixed_s,
+            cost.num_layers,
+        )
+        self.configurations, self.floor, self._floors, self._counts, *seeds = _native.survey_stems(
+            *self._stems, *self._stages, _SEEDS
+        )
+        self.seeds = self._shapes(*seeds)
+
+    def promising(self, goal: float, ceiling_s: float) -> tuple[Meshes, Array, Ints, int, int]:
+        """The shapes whose bound lies below ``goal`` and whose weight times ``ceiling_s`` does not,
+        and whose states fit: shapes, bounds, configurations of each; and how many configurations of
+        others the bound and memory excluded.
         """
-        cost, shapes, table, row = self.cost, self.shapes, self.table, self.row
+        stem, stages, counts, bounds, late, full = _native.promising_shapes(
+            *self._stems, *self._stages, self._floors, self._counts, goal, ceiling_s
+        )
+        return self._shapes(stem, stages), bounds, counts, late, full
+
+    def _shapes(self, stem: Ints, stages: Ints) -> Meshes:
+        return msgspec.structs.replace(self.stems.take(stem), pp=stages)
+
+    def _memory(self) -> tuple[float, tuple[Array, ...]]:
+        """The memory of one device that a plan may fill, and bytes of each stem over all stages:
+
+        the least that any sharding and recomputation leave, which excludes; and for the estimate
+        that orders the search and proves nothing (equal stages under 1F1B with sharded optimizer
+        states): states, activations of one micro-batch stored, and recomputed.
+        """
+        cost, shapes = self.cost, self.stems
+        table, row = cost.layer_costs(shapes)
         counts = cost.type_counts
         group = (shapes.dp * shapes.cp).astype(np.float64)
         spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
@@ -249,32 +249,19 @@ class ShapeFacts:
                 table.trained_experts,
             )
         )
-        held = self._against_pp((table.held_bytes @ counts)[row])
+        held = (table.held_bytes @ counts)[row]
         short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        again = self._against_pp((table.forward_s[:, 1:-1] @ counts[1:-1])[row])
         tied = cost.graph.tied_parameters / shapes.tp
-        # Sharded by stage 3 over everything is the least of all layouts.
+        lora = cost.workload.lora_rank > 0
+        # Sharded by stage 3 over everything is the least of all layouts. The tied matrix may exist
+        # once, frozen or not.
         least, states = short, np.zeros_like(short)
         for whole, own, shared, n in (
             (dense, own_dense, tied, group),
             (expert, own_experts, 0.0, spread),
         ):
             frozen = whole - own
-            mine = own if cost.workload.lora_rank else own - shared
-            least = least + mine * cost.states.total(_THREE, n)
-            least = least + (frozen - (shared if cost.workload.lora_rank else 0.0)) * (
-                cost.states.frozen(_THREE, n)
-            )
+            least = least + (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
+            least = least + (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
             states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
-        room = cost.room_bytes / cost.constants.fragmentation * self.pp
-        least, short, states = (self._against_pp(values) for values in (least, short, states))
-        m = self._against_pp(self.m)
-        flying = np.minimum(m, self.pp)
-        steps = (m + self.pp - 1.0) / self.pp
-        work = self._against_pp(self.by_key.total_s[row])
-        guess = np.where(
-            states + flying * held <= room,
-            steps * work,
-            np.where(states + flying * short <= room, steps * (work + again), np.inf),
-        )
-        return least > room, guess
+        return cost.room_bytes / cost.fragmentation, (least, states, held, short)

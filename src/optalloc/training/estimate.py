@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from optalloc import __version__, _native, files
+from optalloc import __version__, _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
@@ -146,11 +146,7 @@ class _Builder:
             model=cost.model,
             cluster=cost.cluster,
             workload=cost.workload,
-            digests={
-                "model": files.digest(cost.model),
-                "cluster": files.digest(cost.cluster),
-                "workload": files.digest(cost.workload),
-            },
+            digests=cost.digests,
             cost_model=cost.name,
             degrees=Degrees(
                 tp=s.tp, cp=s.cp, pp=s.pp, dp=s.dp, ep=s.ep, virtual_stages=s.virtual_stages
@@ -247,7 +243,7 @@ class _Builder:
         states = {name: float(counts @ values[0]) for name, values in kinds.items()}
         last = i == self.strategy.pp - 1
         logits = float(self.cost.logits_bytes(self.meshes)[0]) if last else 0.0
-        allocated = self.bytes[i] / self.cost.constants.fragmentation
+        allocated = self.bytes[i] / self.cost.fragmentation
         rest = self.cost.room_bytes + self.cost.constants.workspace_bytes
         rest -= float(self.tables.real("capacity_bytes")[0])
         memory = states | {

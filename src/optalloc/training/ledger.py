@@ -187,10 +187,12 @@ def moments(
     if schedule != "zb-h1":
         return np.array([[m if schedule == "gpipe" else min(m, p - stage), 0]])
     # Behind e backwards: with forwards filled up and weight gradients done, and just before that.
+    # Between the first p backwards and the last p nothing changes.
+    m = min(m, 2 * p)
     e = np.arange(m + 1)
     after = np.stack([np.minimum(m - e, p - stage), np.minimum(e, stage)])
     before = np.stack([np.minimum(m - e, p - stage - 1), np.minimum(e, stage + 1)])[:, 1:]
-    return np.unique(np.concatenate([after, before], axis=1).T, axis=0)
+    return _distinct(np.concatenate([after, before], axis=1).T)
 
 
 def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64]:
@@ -205,4 +207,11 @@ def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64
     ended = np.arange(total)
     ahead = 2 * (p - stage - 1) + (v - 1) * p + 1
     waiting = begun(np.minimum(total, ended + ahead)) - begun(ended)[:, ::-1]
-    return np.unique(np.concatenate([waiting, np.zeros_like(waiting)], axis=1), axis=0)
+    return _distinct(np.concatenate([waiting, np.zeros_like(waiting)], axis=1))
+
+
+def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each row once, in the order of the first of its kind."""
+    data, size = rows.tobytes(), rows.itemsize * rows.shape[1]
+    kept = dict.fromkeys(data[k : k + size] for k in range(0, len(data), size))
+    return np.frombuffer(b"".join(kept), rows.dtype).reshape(-1, rows.shape[1])

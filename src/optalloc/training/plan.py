@@ -40,7 +40,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``num_layers`` counts layers by type name. ``memory_bytes`` is that of the fullest device of the
     stage by kind (weights, gradients, optimizer, activations, logits, buffers) with their
-    ``total``. Times are those of one micro-batch over all chunks of the stage, seconds. ``devices``
+    ``total``; buffers are gathered weights and inputs, the allocator's gaps, and what lies outside
+    it. Times are those of one micro-batch over all chunks of the stage, seconds. ``devices``
     are ranges ``[first, end)`` of device indices in cluster order.
     """
 

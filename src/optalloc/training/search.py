@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -47,9 +47,9 @@ from optalloc import _native
 from optalloc.cost.model import REAL_FIELDS, CostModel, Meshes, MeshTables
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.bounds import MeshFacts, ShapeFacts, memory_excludes
+from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes
 from optalloc.training.found import Found, group_of, strategy_of
-from optalloc.training.space import Space, joined, scheduled
+from optalloc.training.space import Space
 from optalloc.training.strategy import Strategy
 
 Array = NDArray[np.float64]
@@ -63,13 +63,10 @@ PRUNED_NAMES = {
     MESH_BOUND: "mesh work bound",
 }
 # Operations of the event clock spent on one mesh before it is put off to a later round.
-WORK_LIMITS = (1_000_000, 30_000_000, 1_000_000_000)
+WORK_LIMITS = (100_000, 10_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
 _POLL_S = 0.05
-_STEMS = 4096  # looked at at once, each with every number of stages
-_SEEDS = 24
-_FEW_STAGES = {k << shift for k in (1, 3) for shift in range(12)}  # tried for the seeds
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
@@ -121,11 +118,11 @@ class Search:
     def run(self, stop: StopRule | None = None, on_progress: OnProgress | None = None) -> Outcome:
         """Search the whole space, or until ``stop`` or the keyboard says so."""
         self.begin, self.stop, self.on_progress = time.perf_counter(), stop, on_progress
-        stems = self.space.stems()
-        configurations, self.floor, seeds = self._survey(stems)
-        least = self.floor
+        weight = self.weight(np.arange(self.space.num_devices + 1))
+        stems = StemFacts(self.cost, self.space, weight)
+        self.floor = least = stems.floor
         try:
-            self._seed(seeds)
+            self._seed(stems.seeds)
             self._sweep(*self._promising(stems))
             self.floor = np.inf
             for work_limit in WORK_LIMITS[1:]:
@@ -140,86 +137,37 @@ class Search:
         return Outcome(
             found=tuple(found),
             bound=bound if bound < np.inf else None,
-            configurations=configurations,
+            configurations=stems.configurations,
             pruned=dict(self.pruned),
             nodes=self.nodes,
             incumbents=tuple(self.incumbents),
             stopped=bound < best,
         )
 
-    def _blocks(self, stems: Meshes) -> Iterator[tuple[Meshes, Array, Array, Ints]]:
-        """Some stems at a time with every number of stages: their weight, bound and number of
-        configurations, each of shape (stems, stages); the bound is infinite where none is valid."""
-        pp = np.arange(1, self.space.most_stages + 1)
-        self.cost.layer_costs(stems)  # all keys at once; they are remembered
-        for k in range(0, len(stems), _STEMS):
-            part = stems.take(slice(k, k + _STEMS))
-            fits = self.space.pipelines(part, pp)
-            weight = self.weight((part.tp * part.cp * part.dp)[:, None] * pp)
-            bounds = weight * ShapeFacts(self.cost, part, pp).least()
-            divides = self.cost.num_microbatches(part)[:, None] % pp == 0
-            counts = self.space.num_schedules[pp, divides.astype(np.intp)]
-            counts = fits * counts * self.space.num_shardings(part)[:, None]
-            yield part, weight, np.where(fits, bounds, np.inf), counts
-
-    def _survey(self, stems: Meshes) -> tuple[int, float, Meshes]:
-        """The number of configurations, the least bound, and shapes that promise to be good."""
-        most = self.space.most_stages
-        few = np.array([p for p in range(1, most + 1) if p in _FEW_STAGES or p >= most - 2])
-        configurations, floor = 0, np.inf
-        best: list[tuple[float, Meshes]] = []
-        for part, weight, bounds, counts in self._blocks(stems):
-            configurations += int(counts.sum())
-            floor = min(floor, float(bounds.min()))
-            too_large, times = ShapeFacts(self.cost, part, few).memory()
-            out = too_large | np.isinf(bounds[:, few - 1])
-            guess = np.where(out, np.inf, weight[:, few - 1] * times).ravel()
-            top = np.argsort(guess, kind="stable")[:_SEEDS]
-            top = top[np.isfinite(guess[top])]
-            row, column = np.unravel_index(top, out.shape)
-            shapes = msgspec.structs.replace(part.take(row), pp=few[column])
-            best += [(float(guess[t]), shapes.take(slice(n, n + 1))) for n, t in enumerate(top)]
-            best = sorted(best, key=lambda entry: entry[0])[:_SEEDS]
-        return configurations, floor, joined([stems.take(slice(0)), *(one for _, one in best)])
-
     def _seed(self, shapes: Meshes) -> None:
         """A few promising meshes first: good incumbents let the bounds cut most of the rest."""
-        meshes, _ = self.space.sharded(shapes)
-        meshes = meshes.take(meshes.shard_group == 0)
-        parts = [
-            scheduled(meshes.take(fits), schedule, v, rule)
-            for schedule, v, rule, fits in self.space.schedules(meshes)
-            if v <= 2
-        ]
-        if not parts:
-            return
-        meshes = joined(parts)
+        sharded, _ = self.space.sharded(shapes)
+        sharded = sharded.take(sharded.shard_group == 0)
+        rules, fits = self._choices(sharded)
+        which, rows = np.nonzero(fits & (np.array([v for _, v, _ in rules]) <= 2)[:, None])
+        meshes = _scheduled(sharded, rules, which, rows)
         tables = self.cost.tables(meshes)
         kept = np.flatnonzero(~memory_excludes(self.cost, meshes, tables))
-        known = MeshFacts(self.cost, meshes, tables)
-        bounds = known.bounds(meshes.schedule, meshes.virtual_stages)
-        bounds = self.weight(meshes.num_devices) * bounds
+        known = MeshFacts(self.cost, sharded, self.cost.tables(sharded))
+        bounds = known.bounds([rule[:2] for rule in rules])[which, rows]
+        bounds *= self.weight(meshes.num_devices)
         kept = kept[np.argsort(bounds[kept], kind="stable")]
         counted, waiting = dict(self.pruned), self.open
         self._solve(meshes.take(kept), tables.take(kept), bounds[kept], WORK_LIMITS[0])
         self.pruned, self.open = counted, waiting  # the sweep meets these meshes again
 
-    def _promising(self, stems: Meshes) -> tuple[Meshes, Array, Ints]:
+    def _promising(self, stems: StemFacts) -> tuple[Meshes, Array, Ints]:
         """The shapes that bounds leave, in the order of their bounds, and their refinements."""
-        parts, bounds, counts = [stems.take(slice(0))], [np.zeros(0)], [np.zeros(0, np.int64)]
-        for part, weight, bound, count in self._blocks(stems):
-            kept = bound < self._goals(weight)
-            self._count("shape work bound", count.sum() - count[kept].sum())
-            row, column = np.nonzero(kept)
-            shapes = msgspec.structs.replace(part.take(row), pp=column + 1)
-            too_large, _ = ShapeFacts(self.cost, shapes).memory()
-            self._count("memory", count[kept][too_large].sum())
-            parts.append(shapes.take(~too_large))
-            bounds.append(bound[kept][~too_large])
-            counts.append(count[kept][~too_large])
-        shapes, bound, count = joined(parts), np.concatenate(bounds), np.concatenate(counts)
-        order = np.argsort(bound, kind="stable")
-        return shapes.take(order), bound[order], count[order]
+        shapes, bounds, counts, late, full = stems.promising(self._goal(), self.ceiling_s)
+        self._count("shape work bound", late)
+        self._count("memory", full)
+        order = np.argsort(bounds, kind="stable")
+        return shapes.take(order), bounds[order], counts[order]
 
     def _sweep(self, shapes: Meshes, bounds: Array, counts: Ints) -> None:
         """Every shape in the order of its bound, with little work for each mesh."""
@@ -240,17 +188,14 @@ class Search:
 
     def _refine(self, shapes: Meshes, counts: Ints) -> None:
         """All refinements of some shapes that bounds leave, in the order of their bounds."""
-        facts, weight = ShapeFacts(self.cost, shapes), self.weight(shapes.num_devices)
+        weight = self.weight(shapes.num_devices)
         goals = self._goals(weight)
-        choices: list[tuple[int, int, int, NDArray[np.bool_]]] = []
-        left = np.zeros(len(shapes), np.int64)  # schedules
-        for schedule, v, rule, fits in self.space.schedules(shapes):
-            rows = np.flatnonzero(fits)
-            late = weight[rows] * facts.bounds(schedule, v, rows) >= goals[rows]
-            kept = fits.copy()
-            kept[rows[late]] = False
-            choices.append((schedule, v, rule, kept))
-            left += kept
+        rules, fits = self._choices(shapes)
+        choices = sorted({(schedule, v) for schedule, v, _ in rules})
+        same = [choices.index(rule[:2]) for rule in rules]  # recomputation has no bound of its own
+        early = weight * ShapeFacts(self.cost, shapes).bounds(choices) < goals
+        kept = fits & early[same]
+        left = kept.sum(axis=0)  # schedules
         shardings = self.space.num_shardings(shapes)
         self._count("schedule path bound", (counts - left * shardings).sum())
         alive = np.flatnonzero(left)
@@ -260,28 +205,28 @@ class Search:
         tables = self.cost.tables(sharded)
         full = memory_excludes(self.cost, sharded, tables)
         self._count("memory", left[row[full]].sum())
-        known = MeshFacts(self.cost, sharded, tables)
-        parts, rows_, bounds_ = [], [], []
-        for schedule, v, rule, kept in choices:
-            rows = np.flatnonzero(kept[row] & ~full)
-            if not len(rows):
-                continue
-            meshes = scheduled(sharded.take(rows), schedule, v, rule)
-            bounds = weight[row[rows]] * known.bounds(meshes.schedule, meshes.virtual_stages, rows)
-            near = bounds < goals[row[rows]]
-            self._count("mesh work bound", np.count_nonzero(~near))
-            parts.append(meshes.take(near))
-            rows_.append(rows[near])
-            bounds_.append(bounds[near])
-        if not parts:
-            return
-        meshes, rows, bounds = joined(parts), np.concatenate(rows_), np.concatenate(bounds_)
+        bounds = weight[row] * MeshFacts(self.cost, sharded, tables).bounds(choices)
+        kept = kept[:, row] & ~full
+        near = kept & (bounds < goals[row])[same]
+        self._count("mesh work bound", kept.sum() - near.sum())
+        which, rows = np.nonzero(near)
+        meshes = _scheduled(sharded, rules, which, rows)
+        bounds = bounds[np.array(same, np.intp)[which], rows]
         order = np.argsort(bounds, kind="stable")
         for k in range(0, len(order), _CALL):
             part = order[k : k + _CALL]
             some = meshes.take(part)
             own = tables.take(rows[part]).scheduled(some)
             self._solve(some, own, bounds[part], WORK_LIMITS[0])
+
+    def _choices(self, shapes: Meshes) -> tuple[list[tuple[int, int, int]], NDArray[np.bool_]]:
+        """Schedule, chunks and recomputation rule, and which shapes can have them, (rules, n)."""
+        rules, rows = [], [np.zeros((0, len(shapes)), bool)]
+        for schedule, v, rule, fits in self.space.schedules(shapes):
+            if fits.any():
+                rules.append((schedule, v, rule))
+                rows.append(fits[None])
+        return rules, np.concatenate(rows)
 
     def _take_up(self, work_limit: int) -> None:
         """Once more, with more work each, the meshes whose proof of not being best was put off."""
@@ -397,6 +342,15 @@ class Search:
     def _count(self, name: str, count: int | np.integer) -> None:
         if count:
             self.pruned[name] = self.pruned.get(name, 0) + int(count)
+
+
+def _scheduled(
+    sharded: Meshes, rules: list[tuple[int, int, int]], which: Ints, rows: Ints
+) -> Meshes:
+    """The meshes of some rows with the rule (schedule, chunks, recomputation) of each."""
+    columns = np.array(rules, np.int64).reshape(-1, 3)[which].T
+    names = ("schedule", "virtual_stages", "recompute_rule")
+    return msgspec.structs.replace(sharded.take(rows), **dict(zip(names, columns, strict=True)))
 
 
 class _Stopped(Exception):

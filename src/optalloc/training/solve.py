@@ -13,7 +13,7 @@ from optalloc.errors import InputError, NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
-from optalloc.training.bounds import Array, Ints, ShapeFacts
+from optalloc.training.bounds import Array, Ints, StemFacts
 from optalloc.training.certify import check_plan
 from optalloc.training.estimate import BREAKDOWN, build_plan
 from optalloc.training.infeasible import explain_infeasible
@@ -98,7 +98,8 @@ def plan_training(
     Raises
     ------
     InputError
-        For a mixed cluster, an unknown objective or decision, or an objective without data.
+        For a mixed cluster (that is for ``plan_mixed``), an unknown objective or decision, or an
+        objective without data.
 
     Complexity: exponential in the worst case; bounds of O(1) work cut nearly all configurations.
     """
@@ -168,13 +169,13 @@ def _fewest(
     on_progress: OnProgress | None,
 ) -> Outcome:
     """Device counts, ascending; the first that has a plan below the ceiling is the fewest."""
-    shapes = space.shapes()
-    facts = ShapeFacts(cost, shapes)
-    counts = space.counts(shapes)
-    possible = (facts.least() <= ceiling) & ~facts.memory()[0]
-    sizes = np.unique(shapes.num_devices[possible])
-    pruned = {"shape work bound or memory": int(counts[~possible].sum())}
-    nodes, total = 0, int(counts.sum())
+    stems = StemFacts(cost, space, np.ones(space.num_devices + 1))
+    shapes, _, _, late, full = stems.promising(np.inf, float(np.nextafter(ceiling, np.inf)))
+    sizes = np.unique(shapes.num_devices)
+    pruned = {
+        name: count for name, count in (("shape work bound", late), ("memory", full)) if count
+    }
+    nodes, total = 0, stems.configurations
     for count in sizes:
         limits = msgspec.structs.replace(
             space.limits, pin=space.limits.pin | {"num_devices": (int(count),)}

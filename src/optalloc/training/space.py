@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import msgspec
 import numpy as np
@@ -256,12 +256,6 @@ class Space:
         fits &= self.limits.keep("pp", pp) & self.limits.keep("num_devices", used)
         return fits
 
-    def shapes(self) -> Meshes:
-        """Every stem with every number of stages; the refining columns are at their defaults."""
-        stems, pp = self.stems(), np.arange(1, self.most_stages + 1)
-        row, column = np.nonzero(self.pipelines(stems, pp))
-        return msgspec.structs.replace(stems.take(row), pp=pp[column])
-
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
     def sharded(self, shapes: Meshes) -> tuple[Meshes, Ints]:
@@ -274,13 +268,6 @@ class Space:
             parts.append(msgspec.structs.replace(part, zero_stage=zeros, shard_group=shard[some]))
             rows.append(some)
         return joined(parts), np.concatenate(rows)
-
-    def counts(self, shapes: Meshes) -> Ints:
-        """How many refinements each shape has, without making them."""
-        micro = self.workload.global_batch // (shapes.dp * shapes.micro_batch)
-        divides = (micro % shapes.pp == 0).astype(np.int64)
-        counts: Ints = self.num_schedules[shapes.pp, divides] * self.num_shardings(shapes)
-        return counts
 
     def num_shardings(self, shapes: Meshes) -> Ints:
         """How many choices of ZeRO stage and shard group each shape, or each stem, has."""
@@ -353,17 +340,6 @@ class Space:
         return np.where(choice, inside, 0)
 
 
-def scheduled(meshes: Meshes, schedule: int, v: int, rule: int) -> Meshes:
-    """The meshes with this schedule, chunks per stage and recomputation rule."""
-    n = len(meshes)
-    return msgspec.structs.replace(
-        meshes,
-        schedule=np.full(n, schedule),
-        virtual_stages=np.full(n, v),
-        recompute_rule=np.full(n, rule),
-    )
-
-
 def joined(parts: list[Meshes]) -> Meshes:
     """All meshes of the parts, in their order."""
     return Meshes(
@@ -374,7 +350,8 @@ def joined(parts: list[Meshes]) -> Meshes:
     )
 
 
-def divisors(number: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
     """All divisors, ascending; O(sqrt(number))."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0] if number else []
-    return sorted({*small, *(number // d for d in small)})
+    return tuple(sorted({*small, *(number // d for d in small)}))

@@ -89,3 +89,9 @@ def test_a_broken_plan_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixtur
     path.write_text('{"kind": "training"}')
     assert main(["explain", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_a_misspelt_pin_is_bad_input(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where no search would use it."""
+    assert main(["explain", path, "--pin", "tq=2"]) == 2
+    assert "did you mean tp" in capsys.readouterr().err

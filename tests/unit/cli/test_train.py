@@ -232,7 +232,6 @@ def test_a_plan_for_a_tool_can_be_exported_to_it(
         (GPT2[:-2], "add --seq-len N"),
         (["gpt2", "--cluster", "8xh100-sxm"], "--global-batch and --seq-len are missing"),
         ([*GPT2[:4], "0", *GPT2[5:]], "global_batch is 0. Where: --global-batch"),
-        (["gpt2", "--cluster", "8xh100-sxm+8xa100-sxm-80g", *GPT2[3:]], "the cluster is mixed"),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_do(

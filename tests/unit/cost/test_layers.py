@@ -107,8 +107,55 @@ def test_full_recomputation_keeps_the_input(llama: ModelSpec) -> None:
 
 
 def test_experts_store_every_copy_of_a_token(moe: ModelSpec) -> None:
-    """2048 (8192 + 5120 + 2 (4h + 6 f_e)) with 4h + 6 f_e = 10240, and 65536."""
-    assert _table(moe, ep=4).held_bytes[0, 1] == 69_206_016 + 65_536
+    """2048 (8192 + 5120 + 2 (2h + 6 f_e)) with 2h + 6 f_e = 8192, and 65536."""
+    assert _table(moe, ep=4).held_bytes[0, 1] == 60_817_408 + 65_536
+
+
+def test_dropout_stores_its_masks(gpt: ModelSpec) -> None:
+    """34 s b h + 5 a s^2: two masks of a byte, and in the core a mask and what it leaves."""
+    work = msgspec.structs.replace(WORK, attention_kernel="unfused", dropout=True)
+    table = _table(gpt, work)
+    assert table.held_bytes[0, 1] == 71_303_168 + 167_772_160
+    assert table.core_bytes[0, 1] == 167_772_160
+    assert table.held_bytes[0, 0] == 2048 * 1024  # behind the embedding
+
+
+def test_fp8_keeps_the_inputs_of_products_in_8_bits(llama: ModelSpec) -> None:
+    """2048 (4h + 2h norms, 4g(a+k) + ag attention, 4f + f MLP) = 2048 x 32768, and 65536."""
+    work = msgspec.structs.replace(WORK, dtype="fp8")
+    assert _table(llama, work).held_bytes[0, 1] == 67_108_864 + 65_536
+    cast = msgspec.structs.replace(work, framework="fsdp2")  # casts what it stores in 16 bits
+    assert _table(llama, cast).held_bytes[0, 1] == 77_594_624 + 65_536
+
+
+def test_unfused_activations_store_every_step(llama: ModelSpec, gpt: ModelSpec) -> None:
+    """SiLU's output, f of 2 bytes; 14 f for GELU from its parts in fp32."""
+    work = msgspec.structs.replace(WORK, activation_kernel="unfused")
+    more = _table(llama, work).held_bytes - _table(llama).held_bytes
+    assert more[0, 1] == 2048 * 2 * 4096
+    more = _table(gpt, work).held_bytes - _table(gpt).held_bytes
+    assert more[0, 1] == 2048 * 2 * 14 * 4096
+
+
+def test_fsdp_recomputes_operator_by_operator(llama: ModelSpec) -> None:
+    """Kept: input h, q ag, v kg, core ag, gate f, output h: 2048 x 2 x 8448 bytes.
+
+    Repeated: keys, the output projection and one half of the gated pair, and what is not a product.
+    """
+    work = msgspec.structs.replace(WORK, framework="fsdp2")
+    table = _table(llama, work)
+    assert table.held_bytes[0, 1] - table.core_bytes[0, 1] == 34_603_008
+    assert 0.2 * table.forward_s[0, 1] < table.core_s[0, 1] < 0.6 * table.forward_s[0, 1]
+
+
+def test_adapters_train_beside_frozen_matrices(llama: ModelSpec) -> None:
+    """Rank 16: 16 (h + 1536 + 1024 + h + h + 8192 + 4096 + h) = 303,104."""
+    work = msgspec.structs.replace(WORK, lora_rank=16)
+    frozen, full = _table(llama, work), _table(llama)
+    assert frozen.trained_dense[0].tolist() == [0.0, 303_104.0, 0.0]
+    assert frozen.dense_parameters[0, 1] == full.dense_parameters[0, 1] + 303_104
+    assert frozen.weight_s[0, 1] < full.weight_s[0, 1]
+    assert frozen.weight_s[0, 2] == 0.0
 
 
 # -- parameters ----------------------------------------------------------------------------------

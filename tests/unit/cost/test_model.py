@@ -37,6 +37,9 @@ PLAIN = msgspec.structs.replace(
     launch_s=0.0,
     layer_host_s=0.0,
     workspace_bytes=0.0,
+    fragmentation=1.0,
+    fragmentation_expandable=1.0,
+    memory_margin=0.0,
 )
 LAYER = 15_204_352 + 2_048
 DEFAULTS = {
@@ -128,6 +131,43 @@ def test_zero_3_sets_gathered_weights_aside(llama: ModelSpec) -> None:
     free = tables.real("capacity_bytes")
     assert free[1] - free[0] == 2.0 * (LAYER + 32_769_024)
     assert free[1] == device("h100-sxm").memory_bytes
+
+
+def test_frozen_weights_cost_their_weights_alone(llama: ModelSpec) -> None:
+    """2 bytes for 15,206,400 frozen and 18 for 303,104 of the adapters; reductions of those."""
+    work = msgspec.structs.replace(WORK, lora_rank=16)
+    tables = _cost(llama, work).tables(_meshes({"dp": 4}))
+    assert tables.field("state_bytes")[0, 1] == 2.0 * LAYER + 18.0 * 303_104
+    whole = _cost(llama).tables(_meshes({"dp": 4}))
+    share = tables.field("reduce_s")[0, 1] / whole.field("reduce_s")[0, 1]
+    assert share == pytest.approx(303_104 / LAYER, rel=1e-9)
+
+
+def test_sequence_parallelism_gathers_its_inputs(llama: ModelSpec) -> None:
+    """The whole input of a block and its gradient: 2 x 2 x 2048 x 1024 bytes."""
+    meshes = _meshes({"tp": 2, "sequence": 1}, {"tp": 2})
+    free = _cost(llama).tables(meshes).real("capacity_bytes")
+    assert free[1] - free[0] == 8_388_608
+
+
+def test_fragmentation_and_margin_take_from_the_room(llama: ModelSpec) -> None:
+    """5 % kept free and 1 GB outside; what is allocated counts 1.25 times."""
+    constants = msgspec.structs.replace(
+        PLAIN, fragmentation_expandable=1.25, memory_margin=0.05, workspace_bytes=1e9
+    )
+    memory = 0.95 * device("h100-sxm").memory_bytes
+    tables = _cost(llama, constants=constants).tables(_meshes({}))
+    assert tables.real("capacity_bytes")[0] == pytest.approx(memory - 1e9)
+    assert tables.field("state_bytes")[0, 1] == 1.25 * 18.0 * LAYER
+
+
+def test_deepspeeds_pipeline_keeps_a_stages_output(gpt: ModelSpec) -> None:
+    """pp = 2 of L layers: 2 / L inputs more a layer."""
+    work = msgspec.structs.replace(WORK, framework="megatron-deepspeed")
+    cost = _cost(gpt, work, msgspec.structs.replace(PLAIN, fragmentation=1.0))
+    tables = cost.tables(_meshes({}, {"pp": 2}))
+    one, two = tables.field("held_full_bytes")[:, 1]
+    assert two == pytest.approx(one * (1.0 + 2.0 / cost.num_layers))
 
 
 # -- reduction, gathering, update -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import read_constants, values
 from optalloc.model.load import load_model
 from optalloc.plan.explain import explain
 from optalloc.plan.explanation import Explanation
@@ -143,7 +144,8 @@ def test_more_memory_saves_recomputation() -> None:
     """One GiB more where memory binds lets layers be stored: faster by re-evaluation."""
     strategy = Strategy(micro_batch=8, recompute=(Recompute(full=12),))
     needs = written(strategy).stages[0].memory_bytes["total"] / GIB
-    e = explain(written(strategy, memory_gib=needs + 0.01))
+    margin = values(read_constants()).memory_margin
+    e = explain(written(strategy, memory_gib=needs / (1.0 - margin) + 0.01))
     assert gain(e, "GiB") > 0
 
 

@@ -69,6 +69,19 @@ def test_a_turn_is_where_another_plan_becomes_better() -> None:
             assert turn.gain == pytest.approx(1 - best / own, rel=1e-9)
 
 
+@pytest.mark.parametrize("objective", ["price", "devices"])
+def test_a_turn_is_of_the_objective_that_the_plan_was_found_for(objective: str) -> None:
+    """The cheapest step, or the fewest devices: both leave devices idle and hold as they are."""
+    workload = Training(global_batch=32, sequence_length=1024)
+    model, cluster = load_model("gpt2"), load_cluster("4xa100-sxm-80g")
+    plan = plan_training(model, cluster, workload, objective=objective).plan
+    assert plan.idle_devices > 0
+    found = turns_of(plan)
+    assert len(found) == 6
+    for turn in found:
+        assert all(d.name != "dp" for d in turn.decisions) or objective == "price"
+
+
 def test_a_search_that_is_stopped_claims_nothing() -> None:
     """Without time nothing is proven: no turn at all."""
     plan = planned()

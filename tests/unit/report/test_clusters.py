@@ -66,12 +66,12 @@ def test_a_price_that_is_not_public_leaves_the_cluster_without_one() -> None:
     assert clusters.cluster_facts(load_cluster("8xh100-sxm+8xb300"))["price_usd_per_h"] is None
 
 
-def test_a_mixed_cluster_says_that_it_is_not_planned_yet() -> None:
+def test_a_mixed_cluster_says_what_that_means_for_its_plans() -> None:
     """A uniform one does not."""
     mixed = clusters.cluster_tables(load_cluster("8xh100-sxm+8xa100"))
     plain = clusters.cluster_tables(load_cluster("8xh100-sxm"))
-    assert any("mixed clusters" in note for note in mixed[1].notes)
-    assert not any("mixed clusters" in note for note in plain[1].notes)
+    assert any("may differ" in note for note in mixed[1].notes)
+    assert not any("may differ" in note for note in plain[1].notes)
 
 
 def test_links_show_rails_oversubscription_and_zones(tmp_path: Path) -> None:

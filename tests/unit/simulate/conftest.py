@@ -92,7 +92,8 @@ def _evaluate(cost: CostModel, strategy: Strategy) -> tuple[float, list[float], 
         [rule.full for rule in strategy.recompute],
         [rule.selective for rule in strategy.recompute],
     )
-    buffers = cost.device.memory_bytes - float(tables.real("capacity_bytes")[0])
+    buffers = cost.device.memory_bytes - cost.reserve_bytes
+    buffers -= float(tables.real("capacity_bytes")[0])
     return value, [one + buffers for one in bytes_], ends
 
 

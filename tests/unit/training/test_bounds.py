@@ -47,9 +47,8 @@ def test_a_network_faster_than_the_node_link_is_bounded(
     time_s = build_plan(cost, strategy).step_time_s
     meshes = meshes_of(strategy)
     known = MeshFacts(cost, meshes, cost.tables(meshes))
-    assert known.bounds(meshes.schedule, meshes.virtual_stages)[0] <= time_s
-    rows = meshes.tp - 1  # the one row
-    assert ShapeFacts(cost, meshes).bounds(ONE_F_ONE_B, 1, rows)[0] <= time_s
+    assert known.bounds([(ONE_F_ONE_B, 1)])[0, 0] <= time_s
+    assert ShapeFacts(cost, meshes).bounds([(ONE_F_ONE_B, 1)])[0, 0] <= time_s
     best = plan_training(
         cost.model, cluster, workload, pin=["pp=8", "micro_batch=6", "schedule=1f1b"]
     )
@@ -65,4 +64,4 @@ def test_the_short_output_of_a_decoder_is_bounded() -> None:
     time_s = build_plan(cost, strategy).step_time_s
     meshes = meshes_of(strategy)
     known = MeshFacts(cost, meshes, cost.tables(meshes))
-    assert known.bounds(meshes.schedule, meshes.virtual_stages)[0] <= time_s
+    assert known.bounds([(ONE_F_ONE_B, 1)])[0, 0] <= time_s

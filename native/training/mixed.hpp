@@ -1,0 +1,179 @@
+// The exact search over mixed clusters: which pipelines of unequal stages, how many micro-batches each. One
+// search is one micro-batch size, one set of allowed device groups and one range of the number of replicas;
+// src/optalloc/training/mixed/problem.py states the problem, solve.py the proof.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "training/partition.hpp"
+
+namespace optalloc::training {
+
+inline constexpr int kMostGroups = 4;
+
+// One way to run a stage: devices of one group and their degrees, with the costs of every layer type
+// (LayerCost::backward is the whole backward; state, reduce, gather and update are those of the search's
+// number of replicas).
+struct MixedKind {
+    int group, devices;
+    double capacity, logits;          // bytes
+    double sent;                      // bytes of one micro-batch that a device hands on
+    double tied;                      // seconds, added to the tails of the first and the last of several stages
+    double reduce0, gather0;          // seconds of latency, once a stage
+    std::vector<LayerCost> layer;     // embedding, layer types..., head
+    LayerCost head_alone;             // the head where one stage holds both ends
+};
+
+struct MixedLink {
+    double latency, seconds_per_byte;
+};
+
+struct MixedInput {
+    std::vector<MixedKind> kinds;
+    std::vector<int> available, domain;                  // by group
+    std::vector<MixedLink> near, far;                    // by group, inside a block
+    std::vector<std::vector<MixedLink>> across;          // by two groups
+    std::vector<int> sequence;                           // type of every layer
+    std::vector<double> boundary;                        // what crosses a cut, relative
+    double overlap;
+    int num_micro, most_stages, least_replicas, most_replicas;
+};
+
+struct MixedReplica {
+    int num_micro = 0;
+    double value = 0.0, beta = 0.0;                   // of num_micro micro-batches; the slowest stage
+    std::vector<int> kinds, layers, full, selective;  // by stage
+};
+
+enum class MixedStatus : int { kNone = 0, kFound = 1, kLimit = 2, kTooLarge = 3 };
+
+struct MixedAnswer {
+    MixedStatus status = MixedStatus::kNone;
+    double value = 0.0;
+    std::vector<MixedReplica> replicas;
+    std::int64_t shapes = 0, refined = 0, solved = 0, packings = 0;
+};
+
+// A stage on one range of layers.
+struct MixedOption {
+    double tau, tail;  // tau is infinite where it does not fit
+};
+
+// What stages cost, computed when asked for and kept.
+class MixedStages {
+  public:
+    explicit MixedStages(const MixedInput& input);
+    enum Role : int { kFirst = 0, kMiddle = 1, kLast = 2, kSingle = 3 };
+    const MixedOption& at(int kind, int in_flight, Role role, int begin, int end);
+    MixedOption compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective) const;
+
+    // The least time of any n = 0, 1, ... layers, as if each were the cheapest in every respect.
+    const std::vector<double>& row(int kind, int in_flight, Role role);
+    // A family of kinds, numbered on behind them; its row is the least of theirs.
+    void add_family(std::vector<int> members);
+    const std::vector<int>* family(int kind) const;
+
+  private:
+    struct Sums {
+        std::vector<LayerCost> at;            // prefix sums over the chain
+        std::vector<double> least_held;       // prefix sums of the least each layer can keep
+        std::vector<const LayerCost*> layers;
+    };
+    const MixedInput& input_;
+    std::size_t size_;
+    static Sums summed(std::vector<const LayerCost*> layers);
+    MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
+                     std::size_t end, int* full, int* selective) const;
+    std::vector<Sums> sums_, cheapest_;
+    std::vector<LayerCost> least_layer_;  // by kind
+    std::unordered_map<int, std::vector<MixedOption>> options_;
+    std::vector<std::vector<double>> rows_;
+    std::vector<std::vector<int>> families_;
+};
+
+// Blocks of equal stages in pipeline order; a group at most once. A block may still be of a family: of any of the
+// kinds of a group that take as many devices.
+struct MixedShape {
+    std::int8_t blocks = 0;
+    std::int16_t kind[kMostGroups] = {};
+    std::int16_t count[kMostGroups] = {};
+    bool measured = false;       // least_beta is known
+    bool exact = false;          // most_micro is the true number at the current target
+    std::int32_t most_micro = 0; // no more micro-batches than this reach the target
+    double least_beta = 0.0, links = 0.0, least_tail = 0.0;
+    int stages() const {
+        int total = 0;
+        for (const int c : count) total += c;
+        return total;
+    }
+};
+
+class MixedSearch {
+  public:
+    explicit MixedSearch(MixedInput input);
+    // The best plan of value at most `target`, or the proof that there is none.
+    MixedAnswer improve(double target, const int* cancel);
+
+  private:
+    struct Label {
+        double s, beta, theta;
+        std::int32_t from_end, from_index;
+    };
+    struct Column {
+        std::vector<int> usage;
+        std::vector<std::size_t> shapes;  // a heap, the most micro-batches on top
+        int micro = 0;
+        bool exact = false;
+    };
+    void add_families();
+    void enumerate(double target, MixedAnswer& answer);
+    void expand(Column& column, MixedShape shape, double target, MixedAnswer& answer);
+    void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
+    bool admit(MixedShape& shape, double target, MixedAnswer& answer);
+    double shape_links(const MixedShape& shape) const;
+    MixedLink link_behind(const MixedShape& shape, int stage) const;
+    int kind_of(const MixedShape& shape, int stage) const;
+    void measure(MixedShape& shape);
+    double roomy_beta(const MixedShape& shape, double low, double high);
+    void open_grid(double target);
+    const int* capacity(int step, int kind);
+    int most_within(const MixedShape& shape, double target, double beta) const;
+    double least_pass(const MixedShape& shape, double cap) const;
+    bool covers(const MixedShape& shape, double beta);
+    double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out);
+    void refine(MixedShape& shape, double target, int needed, MixedAnswer& answer);
+    void refresh(Column& column);
+    bool below(std::size_t a, std::size_t b) const;
+    bool sharpen(Column& column, double target, int needed, MixedAnswer& answer);
+    int needed(const Column& column, const std::vector<double>& prices, double bound) const;
+    int pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
+             MixedAnswer& answer, bool& too_large);
+    double relax(std::vector<double>& prices, std::vector<std::size_t>& basis) const;
+    MixedStages::Role role(int stage, int stages) const;
+
+    MixedInput input_;
+    MixedStages stages_;
+    int layers_;
+    std::vector<double> work_prefix_;     // share of the model's work before each layer
+    double work_first_ = 0.0, work_last_ = 0.0;
+    std::size_t num_kinds_;               // families follow
+    std::vector<double> rate_;            // by kind: work per second at best
+    std::vector<double> tail_;            // by kind: seconds of tail for a unit of work, at least
+    std::vector<double> device_rate_;     // by group: the best rate of one device
+    double least_state_ = 0.0;
+    double least_boundary_ = 0.0;
+    // By step of a geometric grid of beta and by kind: the most layers of a middle stage by its place from the end,
+    // added up, then those of a first stage, of a last and of a single one.
+    std::vector<int> capacity_;
+    int first_step_ = 0, last_step_ = -1;
+    double slack_ = 0.0;                  // micro-batches that can be wasted within the target
+    std::vector<MixedShape> shapes_;
+    std::vector<Column> columns_;
+    const int* cancel_ = nullptr;
+};
+
+}  // namespace optalloc::training

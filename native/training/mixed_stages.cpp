@@ -1,0 +1,206 @@
+// Stages of a mixed pipeline: the least time of a range of layers that fits in memory.
+#include <algorithm>
+#include <limits>
+
+#include "training/mixed.hpp"
+
+namespace optalloc::training {
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+void add(LayerCost& to, const LayerCost& c) {
+    to.forward += c.forward;
+    to.backward += c.backward;
+    to.extra_selective += c.extra_selective;
+    to.extra_full += c.extra_full;
+    to.held += c.held;
+    to.held_selective += c.held_selective;
+    to.held_full += c.held_full;
+    to.state += c.state;
+    to.reduce += c.reduce;
+    to.gather += c.gather;
+    to.update += c.update;
+}
+
+}  // namespace
+
+MixedStages::Sums MixedStages::summed(std::vector<const LayerCost*> layers) {
+    Sums sums;
+    sums.at.resize(layers.size() + 1, LayerCost{});
+    sums.least_held.resize(layers.size() + 1, 0.0);
+    for (std::size_t k = 0; k < layers.size(); ++k) {
+        const LayerCost& c = *layers[k];
+        sums.at[k + 1] = sums.at[k];
+        add(sums.at[k + 1], c);
+        sums.least_held[k + 1] = sums.least_held[k] + std::min({c.held, c.held_selective, c.held_full});
+    }
+    sums.layers = std::move(layers);
+    return sums;
+}
+
+MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1) {
+    least_layer_.reserve(input.kinds.size());
+    for (const MixedKind& kind : input.kinds) {
+        std::vector<const LayerCost*> layers;
+        for (const int type : input.sequence) layers.push_back(&kind.layer[static_cast<std::size_t>(type)]);
+        LayerCost least = *layers.front();
+        for (const LayerCost* c : layers) {
+            least.forward = std::min(least.forward, c->forward);
+            least.backward = std::min(least.backward, c->backward);
+            least.extra_selective = std::min(least.extra_selective, c->extra_selective);
+            least.extra_full = std::min(least.extra_full, c->extra_full);
+            least.held = std::min(least.held, c->held);
+            least.held_selective = std::min(least.held_selective, c->held_selective);
+            least.held_full = std::min(least.held_full, c->held_full);
+            least.scratch_selective = std::min(least.scratch_selective, c->scratch_selective);
+            least.scratch_full = std::min(least.scratch_full, c->scratch_full);
+            least.state = std::min(least.state, c->state);
+        }
+        least_layer_.push_back(least);
+        cheapest_.push_back(summed(std::vector<const LayerCost*>(layers.size(), &least_layer_.back())));
+        sums_.push_back(summed(std::move(layers)));
+    }
+    rows_.resize(input.kinds.size() * 256 * 4);
+}
+
+const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin, int end) {
+    const int key = (kind * 256 + in_flight) * 4 + role;
+    auto& row = options_[key];
+    if (row.empty()) row.assign(size_ * size_, MixedOption{-1.0, 0.0});
+    MixedOption& option = row[static_cast<std::size_t>(begin) * size_ + static_cast<std::size_t>(end)];
+    if (option.tau < 0.0) option = compute(kind, in_flight, role, begin, end, nullptr, nullptr);
+    return option;
+}
+
+const std::vector<double>& MixedStages::row(int kind, int in_flight, Role role) {
+    auto& row = rows_[static_cast<std::size_t>((kind * 256 + in_flight) * 4 + role)];
+    if (!row.empty()) return row;
+    if (const std::vector<int>* members = family(kind)) {
+        std::vector<double> least(size_, kInfinity);
+        for (const int member : *members) {
+            const auto& own = this->row(member, in_flight, role);
+            for (std::size_t n = 0; n < size_; ++n) least[n] = std::min(least[n], own[n]);
+        }
+        row = std::move(least);
+        return row;
+    }
+    const auto k = static_cast<std::size_t>(kind);
+    // While everything can be stored, times and bytes are linear in the number of layers.
+    const MixedKind& own = input_.kinds[k];
+    const LayerCost& layer = least_layer_[k];
+    const bool first = role == kFirst || role == kSingle, last = role == kLast || role == kSingle;
+    LayerCost ends{};
+    if (first) add(ends, own.layer.front());
+    if (last) add(ends, role == kSingle ? own.head_alone : own.layer.back());
+    const double bytes = ends.state + in_flight * ends.held + (last ? own.logits : 0.0);
+    row.reserve(size_);
+    for (std::size_t n = 0; n < size_; ++n) {
+        const auto count = static_cast<double>(n);
+        if ((bytes + count * (layer.state + in_flight * layer.held)) * (1.0 + 1e-12) > own.capacity) break;
+        // A sum of floats may be this much less when added up otherwise.
+        row.push_back((ends.forward + ends.backward + count * (layer.forward + layer.backward)) * (1.0 - 1e-13));
+    }
+    for (std::size_t n = row.size(); n < size_; ++n) {
+        row.push_back(row.empty() || row.back() < kInfinity
+                          ? best(input_.kinds[k], cheapest_[k], in_flight, role, 0, n, nullptr, nullptr).tau
+                          : kInfinity);
+    }
+    return row;
+}
+
+void MixedStages::add_family(std::vector<int> members) {
+    families_.push_back(std::move(members));
+    rows_.resize(rows_.size() + 256 * 4);
+}
+
+const std::vector<int>* MixedStages::family(int kind) const {
+    const auto k = static_cast<std::size_t>(kind);
+    return k < sums_.size() ? nullptr : &families_[k - sums_.size()];
+}
+
+MixedOption MixedStages::compute(int kind, int in_flight, Role role, int begin, int end, int* full,
+                                 int* selective) const {
+    const auto k = static_cast<std::size_t>(kind);
+    return best(input_.kinds[k], sums_[k], in_flight, role, static_cast<std::size_t>(begin),
+                static_cast<std::size_t>(end), full, selective);
+}
+
+// The recomputation of least extra time that fits: for every number of layers recomputed whole the fewest
+// recomputed in their core. The tail does not depend on it.
+MixedOption MixedStages::best(const MixedKind& k, const Sums& sums, int in_flight, Role role, std::size_t b,
+                              std::size_t e, int* full_out, int* selective_out) const {
+    const bool first = role == kFirst || role == kSingle, last = role == kLast || role == kSingle;
+    LayerCost ends{};
+    if (first) add(ends, k.layer.front());
+    if (last) add(ends, role == kSingle ? k.head_alone : k.layer.back());
+    const LayerCost &hi = sums.at[e], &lo = sums.at[b];
+    const double flight = in_flight;
+    const double state = ends.state + (hi.state - lo.state) + (last ? k.logits : 0.0) + flight * ends.held;
+    const double room = k.capacity - state;
+    if (flight * (sums.least_held[e] - sums.least_held[b]) > room) return {kInfinity, 0.0};
+
+    const int n = static_cast<int>(e - b);
+    const auto type = [&](int j) -> const LayerCost& {
+        return *sums.layers[b + static_cast<std::size_t>(j)];
+    };
+    // Kept by `full` whole and `selective` core layers, working sets apart.
+    const auto kept = [&](int full, int selective) {
+        const auto c1 = b + static_cast<std::size_t>(full), c2 = c1 + static_cast<std::size_t>(selective);
+        return flight * (sums.at[c1].held_full - lo.held_full + sums.at[c2].held_selective -
+                         sums.at[c1].held_selective + hi.held - sums.at[c2].held);
+    };
+    double best = kInfinity, scratch_full = 0.0;
+    int best_full = 0, best_selective = 0;
+    for (int full = 0; full <= n; ++full) {
+        if (full > 0) scratch_full = std::max(scratch_full, type(full - 1).scratch_full);
+        const auto c1 = b + static_cast<std::size_t>(full);
+        const double whole = sums.at[c1].extra_full - lo.extra_full;
+        if (whole >= best) break;
+        if (kept(full, 0) + scratch_full <= room) {
+            best = whole;
+            best_full = full;
+            best_selective = 0;
+            break;  // more layers recomputed whole only add time
+        }
+        if (full == n) break;
+        double scratch = std::max(scratch_full, type(full).scratch_selective);
+        if (kept(full, n - full) + scratch > room) continue;  // cores keep no more than whole layers stored
+        int low = 1, high = n - full;
+        while (low < high) {  // kept falls with more cores: the least number with the working set of one
+            const int middle = (low + high) / 2;
+            if (kept(full, middle) + scratch <= room) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        for (int j = 1; j < low; ++j) scratch = std::max(scratch, type(full + j).scratch_selective);
+        for (; low <= n - full; ++low) {
+            scratch = std::max(scratch, type(full + low - 1).scratch_selective);
+            if (kept(full, low) + scratch <= room) break;
+        }
+        if (low > n - full) continue;
+        const auto c2 = c1 + static_cast<std::size_t>(low);
+        const double extra = whole + sums.at[c2].extra_selective - sums.at[c1].extra_selective;
+        if (extra < best) {
+            best = extra;
+            best_full = full;
+            best_selective = low;
+        }
+    }
+    if (best == kInfinity) return {kInfinity, 0.0};
+    if (full_out != nullptr) *full_out = best_full;
+    if (selective_out != nullptr) *selective_out = best_selective;
+    const double forward = ends.forward + (hi.forward - lo.forward);
+    const double backward = ends.backward + (hi.backward - lo.backward);
+    const double reduce = k.reduce0 + ends.reduce + (hi.reduce - lo.reduce);
+    const double gather = k.gather0 + ends.gather + (hi.gather - lo.gather);
+    double tail = std::max(0.0, reduce - input_.overlap * backward) +
+                  std::max(0.0, gather - input_.overlap * forward) + ends.update + (hi.update - lo.update);
+    if (role == kFirst || role == kLast) tail += k.tied;
+    return {forward + backward + best, tail};
+}
+
+}  // namespace optalloc::training

@@ -1,0 +1,182 @@
+"""optalloc sweep: the best plan for every cell of a grid, as CSV and as a plot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optalloc.plan.cell import Cell, Row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    from optalloc.cli.training_inputs import add_step
+
+    parser.add_argument(
+        "model", metavar="MODEL", help="a bundled name, a config.json, or its folder"
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME,...", help="devices of the catalogue; needs --devices"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="CLUSTER,...",
+        help="in place of --gpu: 64xh100-sxm, or files; a file with --devices is resized",
+    )
+    parser.add_argument("--devices", metavar="N,...", help="numbers of devices")
+    parser.add_argument("--seq-len", metavar="N,...", help="tokens of one sequence")
+    parser.add_argument("--global-batch", metavar="N,...", help="sequences of one optimizer step")
+    add_step(parser)
+    parser.add_argument(
+        "--objective",
+        choices=("step_time", "price", "energy"),
+        default="step_time",
+        help="default: step_time",
+    )
+    parser.add_argument("--pin", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--forbid", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--time-limit", metavar="TIME", help="wall-clock limit of each cell")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes at the same time; default: one a core"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write rows to this CSV; rows it has are kept"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw speed against price, an SVG")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Solve the grid and print it; returns the exit status."""
+    from optalloc import files
+    from optalloc.plan.sweep import Sweep, sweep
+    from optalloc.report.scatter import sweep_svg
+    from optalloc.report.sweep import csv_text, front_text, read_csv, sweep_table
+    from optalloc.report.table import render
+
+    cells = _cells(arguments)
+    kept = read_csv(arguments.output) if arguments.output is not None else ()
+    jobs = arguments.jobs if arguments.jobs is not None else len(os.sched_getaffinity(0))
+    asked = {cell.digest for cell in cells}
+    book = _Book(arguments.output, kept, asked)
+    try:
+        rows = sweep(cells, jobs=jobs, done=kept, on_row=book)
+    except KeyboardInterrupt:
+        print(f"optalloc: interrupted. {book.kept_words()}", file=sys.stderr)
+        return 130
+    if arguments.output is not None:
+        others = [row for row in kept if row.digest not in asked]
+        files.write_text(arguments.output, csv_text([*others, *rows]))
+    if arguments.format == "csv":
+        print(csv_text(rows), end="")
+    else:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        tables = [sweep_table(rows)]
+        print(render(tables, Sweep(rows=rows), arguments.format, color=color), end="")
+    if arguments.format == "table":
+        print("\n" + front_text(rows), end="")
+    if arguments.plot is not None:  # behind the answer, which is then not lost with the file
+        title = f"{cells[0].model.name}: the best plan of each cell"
+        files.write_text(arguments.plot, sweep_svg(rows, title))
+    if arguments.format == "table":
+        for path in (arguments.output, arguments.plot):
+            if path is not None:
+                print(f"Saved {path}.")
+    return 0 if any(row.step_time_s is not None for row in rows) else 3
+
+
+class _Book:
+    """Says on stderr what each cell came to, and writes its row to the CSV as it comes."""
+
+    def __init__(self, path: str | None, kept: Sequence[Row], asked: set[str]) -> None:
+        self.path, self.rows = path, {row.digest: row for row in kept}
+        self.total = len(asked)
+        self.done = sum(row.digest in asked and row.status != "error" for row in kept)
+        if self.done:
+            print(f"{self.done} of {self.total} cells are in {path} already", file=sys.stderr)
+
+    def kept_words(self) -> str:
+        """What is left of a sweep that was interrupted."""
+        if self.path is None:
+            return "Nothing was kept: -o FILE keeps rows as they come"
+        return f"{self.done} of {self.total} rows are in {self.path}: the same command goes on"
+
+    def __call__(self, row: Row) -> None:
+        from optalloc import files
+        from optalloc.report.sweep import csv_text
+        from optalloc.units import format_seconds
+
+        self.done += 1
+        self.rows[row.digest] = row
+        if self.path is not None:
+            files.write_text(self.path, csv_text(list(self.rows.values())))
+        found = row.status if row.step_time_s is None else format_seconds(row.step_time_s)
+        print(
+            f"{self.done:>{len(str(self.total))}}/{self.total}  {row.devices} {row.device}, "
+            f"{row.sequence_length} tokens, batch {row.global_batch}: {found} "
+            f"({row.cpu_s:.1f} s of CPU)",
+            file=sys.stderr,
+        )
+
+
+def _cells(arguments: argparse.Namespace) -> tuple[Cell, ...]:
+    """The grid that the arguments ask for."""
+    from optalloc.cli.training_inputs import read_workload
+    from optalloc.errors import InputError
+    from optalloc.model.load import load_model
+    from optalloc.plan.sweep import grid
+    from optalloc.units import parse_duration
+
+    lengths = _numbers(arguments.seq_len, "--seq-len")
+    batches = _numbers(arguments.global_batch, "--global-batch")
+    devices = _numbers(arguments.devices, "--devices")
+    kinds, clusters = _words(arguments.gpu or ""), _words(arguments.cluster or "")
+    if bool(kinds) == bool(clusters):
+        raise InputError(
+            "a sweep needs either --gpu or --cluster",
+            path="the command line",
+            fix="add --gpu h100-sxm --devices 64,128, or --cluster 64xh100-sxm,128xh100-sxm",
+        )
+    if kinds and not devices:
+        raise InputError("--gpu needs --devices", path="--gpu", fix="add --devices 64,128")
+    arguments.sequence_length = lengths[0] if lengths else None
+    arguments.global_batch = batches[0] if batches else None
+    limit = arguments.time_limit
+    return grid(
+        load_model(arguments.model),
+        kinds or clusters,
+        read_workload(arguments),
+        devices=devices,
+        sequence_lengths=lengths,
+        global_batches=batches,
+        objective=arguments.objective,
+        pin=arguments.pin,
+        forbid=arguments.forbid,
+        time_limit_s=None if limit is None else parse_duration(limit, path="--time-limit"),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _numbers(text: str | None, flag: str) -> list[int]:
+    """Whole numbers of at least 1, separated by commas."""
+    from optalloc.errors import InputError
+
+    found = []
+    for word in _words(text or ""):
+        if not word.isdecimal() or int(word) < 1:
+            raise InputError(
+                f"{word!r} is no whole number of at least 1",
+                path=flag,
+                fix=f"separate numbers by commas: {flag} 64,128",
+            )
+        found.append(int(word))
+    return found

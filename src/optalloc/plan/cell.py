@@ -1,0 +1,177 @@
+"""One cell of a sweep: solve it, and a loop that solves cells for another process.
+
+python -m optalloc.plan.cell     reads a cell as JSON a line, writes its row as JSON a line
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Literal
+
+import msgspec
+
+from optalloc import __version__, files
+from optalloc.cluster.topology import Cluster
+from optalloc.cost.model import CostModel
+from optalloc.errors import OptallocError
+from optalloc.model.spec import ModelSpec
+from optalloc.plan.figures import figures
+from optalloc.result import Termination
+from optalloc.stop import StopRule, TimeLimit
+from optalloc.training.solve import TrainingResult, plan_training
+from optalloc.workload import Training
+
+Status = Literal["optimal", "limit", "infeasible", "error"]
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem of the grid; ``broken`` says what is wrong where its cluster could not be made."""
+
+    model: ModelSpec
+    device: str
+    devices: int
+    cluster: Cluster | None
+    workload: Training
+    objective: str = "step_time"
+    pin: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    time_limit_s: float | None = None
+    broken: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What the answer depends on, in short: the cell and the release."""
+        return files.digest({"cell": msgspec.to_builtins(self), "tool": __version__})
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a cell; the fields are the columns of the CSV.
+
+    ``status`` is optimal, limit (a plan with a gap, or none yet), infeasible (proven) or error;
+    ``reason`` says why where there is no optimum. ``gap`` is relative. ``front`` is True where no
+    other row is both faster and cheaper. Money and energy are estimates like the times. None: no
+    plan, or no price.
+    """
+
+    digest: str
+    model: str
+    device: str
+    devices: int
+    sequence_length: int
+    global_batch: int
+    dtype: str
+    objective: str
+    status: Status
+    reason: str = ""
+    step_time_s: float | None = None
+    gap: float | None = None
+    tokens_per_s: float | None = None
+    mfu_causal: float | None = None
+    price_usd_per_step: float | None = None
+    usd_per_trillion_tokens: float | None = None
+    energy_j_per_step: float | None = None
+    num_devices: int | None = None
+    tp: int | None = None
+    cp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    ep: int | None = None
+    virtual_stages: int | None = None
+    schedule: str | None = None
+    zero_stage: int | None = None
+    micro_batch: int | None = None
+    configurations: int | None = None
+    cpu_s: float = 0.0
+    front: bool = False
+
+
+def empty_row(cell: Cell, status: Status, reason: str) -> Row:
+    """The row of a cell without a plan."""
+    work = cell.workload
+    return Row(
+        digest=cell.digest,
+        model=cell.model.name,
+        device=cell.device,
+        devices=cell.devices,
+        sequence_length=work.sequence_length,
+        global_batch=work.global_batch,
+        dtype=work.dtype,
+        objective=cell.objective,
+        status=status,
+        reason=reason,
+    )
+
+
+def solve_cell(cell: Cell) -> Row:
+    """Solve one cell; what goes wrong is said in its row.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the keyboard ended the search.
+
+    Complexity: that of :func:`optalloc.plan_training`.
+    """
+    if cell.cluster is None:
+        return empty_row(cell, "error", cell.broken)
+    begin = time.process_time()
+    stop: StopRule | None = None if cell.time_limit_s is None else TimeLimit(cell.time_limit_s)
+    try:
+        result = plan_training(
+            cell.model,
+            cell.cluster,
+            cell.workload,
+            objective=cell.objective,
+            pin=cell.pin,
+            forbid=cell.forbid,
+            stop=stop,
+        )
+        in_time = cell.time_limit_s is None or result.stats.wall_s < cell.time_limit_s
+        if result.termination is Termination.LIMIT and in_time:
+            raise KeyboardInterrupt  # which the search takes for a stop
+        row = _row(cell, cell.cluster, result)
+    except OptallocError as error:
+        row = empty_row(cell, "error", str(error))
+    return msgspec.structs.replace(row, cpu_s=round(time.process_time() - begin, 3))
+
+
+def _row(cell: Cell, cluster: Cluster, result: TrainingResult) -> Row:
+    stats = {"configurations": result.stats.configurations}
+    if result.best is None:
+        if result.termination is Termination.INFEASIBLE:
+            bare = empty_row(cell, "infeasible", "; ".join(result.conflict))
+        else:
+            bare = empty_row(cell, "limit", "the search was stopped before it found a plan")
+        return msgspec.structs.replace(bare, **stats)
+    plan, proven = result.best, result.termination is Termination.OPTIMAL
+    f = figures(CostModel(cell.model, cluster, cell.workload, name=plan.cost_model), plan)
+    gap = result.bounds.gap
+    return msgspec.structs.replace(
+        empty_row(cell, "optimal" if proven else "limit", "" if proven else "stopped early"),
+        step_time_s=plan.step_time_s,
+        gap=None if gap == float("inf") else gap,
+        tokens_per_s=plan.tokens_per_s,
+        mfu_causal=f.mfu_causal,
+        price_usd_per_step=plan.price_usd_per_step,
+        usd_per_trillion_tokens=f.usd_per_trillion_tokens,
+        energy_j_per_step=plan.energy_j_per_step,
+        num_devices=plan.num_devices,
+        **msgspec.structs.asdict(plan.degrees),
+        schedule=plan.schedule,
+        zero_stage=plan.zero_stage,
+        micro_batch=plan.micro_batch,
+        **stats,
+    )
+
+
+def main() -> None:
+    """Answer cells until the input ends."""
+    decode = msgspec.json.Decoder(Cell).decode
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(msgspec.json.encode(solve_cell(decode(line))) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

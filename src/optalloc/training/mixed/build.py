@@ -1,0 +1,243 @@
+"""From model, cluster and workload to the mixed problem: one cost model a node group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cluster.topology import Cluster, Level
+from optalloc.cost.memory import element_bytes
+from optalloc.cost.model import LAYER_FIELDS, CostModel, Meshes
+from optalloc.errors import InputError
+from optalloc.model.spec import ModelSpec
+from optalloc.training.mixed.problem import (
+    BY_KIND,
+    FIELDS,
+    MOST_GROUPS,
+    STATE,
+    MixedProblem,
+    Wire,
+)
+from optalloc.training.mixed.strategy import Degrees
+from optalloc.training.space import Limits, Space, divisors
+from optalloc.workload import Training
+
+
+class MixedCosts:
+    """The costs of stages on every node group of a cluster, by the cost model of that group alone.
+
+    Parameters
+    ----------
+    model, cluster, workload
+        The three inputs of a plan; at most four node groups.
+    limits : Limits
+        Degrees that are pinned or forbidden: tp, cp, dp, ep, sequence_parallel, micro_batch.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        cluster: Cluster,
+        workload: Training,
+        *,
+        name: str = "roofline-1",
+        limits: Limits | None = None,
+    ) -> None:
+        if len(cluster.nodes) > MOST_GROUPS:
+            raise InputError(
+                f"the cluster has {len(cluster.nodes)} groups of nodes",
+                path=cluster.name,
+                fix=f"plan over at most {MOST_GROUPS} groups of equal nodes",
+            )
+        self.model, self.cluster, self.workload = model, cluster, workload
+        self.limits = limits or Limits()
+        alone = [
+            Cluster(name=f"{cluster.name}[{g}]", nodes=(group,))
+            for g, group in enumerate(cluster.nodes)
+        ]
+        self.costs = [CostModel(model, part, workload, name=name) for part in alone]
+        self.spaces = [
+            Space(cost.graph, part, workload, self.limits)
+            for cost, part in zip(self.costs, alone, strict=True)
+        ]
+
+    @property
+    def name(self) -> str:
+        return self.costs[0].name
+
+    # -- kinds -----------------------------------------------------------------------------------
+
+    def micro_batches(self) -> list[int]:
+        """Sizes that divide the global batch."""
+        return [
+            b for b in divisors(self.workload.global_batch) if self.limits.allows("micro_batch", b)
+        ]
+
+    def kinds(self, group: int, micro_batch: int) -> list[Degrees]:
+        """Every way to run a stage on one group.
+
+        tp is a power of two inside one domain and keeps the rules of heads and widths; cp a power
+        of two; dp divides the micro-batch; ep divides the experts and the stage's devices.
+        """
+        space, cost = self.spaces[group], self.costs[group]
+        total, domain = space.num_devices, cost.network.levels[0].num_devices
+        found = []
+        for tp in space.tensor_degrees():
+            if tp & (tp - 1) or domain % tp:
+                continue
+            for cp in space.context_degrees():
+                if cp & (cp - 1) or tp * cp > total:
+                    continue
+                for sequence in space.sequence_choices(tp, cp):
+                    for dp in divisors(micro_batch):
+                        size = tp * cp * dp
+                        if size > total or not self.limits.allows("dp", dp):
+                            continue
+                        found += [
+                            Degrees(group, tp, bool(sequence), cp, dp, ep)
+                            for ep in divisors(space.experts) or [1]
+                            if size % ep == 0 and self.limits.allows("ep", ep)
+                        ]
+        return found
+
+    # -- the problem -----------------------------------------------------------------------------
+
+    def problem(self, kinds: Sequence[Degrees], micro_batch: int) -> MixedProblem:
+        """The problem of these kinds of stage, in their order."""
+        order = [[i for i, k in enumerate(kinds) if k.group == g] for g in range(len(self.costs))]
+        tables = [
+            self._tables(g, [kinds[i] for i in own], micro_batch) if own else None
+            for g, own in enumerate(order)
+        ]
+        place = np.argsort(np.array([i for own in order for i in own], np.int64))
+        merged = {
+            name: np.concatenate([t[name] for t in tables if t is not None])[place]
+            for name in BY_KIND
+        }
+        zones = list(self.cluster.zones)
+        networks = []
+        for cost, group in zip(self.costs, self.cluster.nodes, strict=True):
+            share = cost.constants.network_efficiency
+            rate = group.network.shared_bandwidth_bytes_per_s * share
+            networks.append(Wire(group.network.latency_s, rate))
+        zone_wire = None
+        if self.cluster.zone_link is not None:
+            link = self.cluster.zone_link
+            share = min(cost.constants.network_efficiency for cost in self.costs)
+            zone_wire = Wire(link.latency_s, link.shared_bandwidth_bytes_per_s * share)
+        levels = [cost.network.levels for cost in self.costs]
+        return MixedProblem(
+            available=tuple(group.num_devices for group in self.cluster.nodes),
+            domain=tuple(own[0].num_devices for own in levels),
+            near=tuple(_wire(own[0]) for own in levels),
+            far=tuple(_wire(own[-1]) for own in levels),
+            network=tuple(networks),
+            zone=tuple(zones.index(group.zone) for group in self.cluster.nodes),
+            zone_wire=zone_wire,
+            sequence=self.costs[0].sequence,
+            boundary=self.costs[0].boundary,
+            overlap=self.costs[0].constants.data_overlap,
+            fixed_s=tuple(self._fixed_s(g) for g in range(len(self.costs))),
+            num_microbatches=self.workload.global_batch // micro_batch,
+            micro_batch=micro_batch,
+            **cast(Any, merged),
+        )
+
+    def meshes(self, kinds: Sequence[Degrees], micro_batch: int, pp: int) -> Meshes:
+        """The kinds as meshes of the cost model, one stage of ``pp``."""
+        columns = {
+            "tp": [k.tp for k in kinds],
+            "sequence": [int(k.sequence_parallel) for k in kinds],
+            "cp": [k.cp for k in kinds],
+            "dp": [k.dp for k in kinds],
+            "ep": [k.ep for k in kinds],
+            "micro_batch": [micro_batch // k.dp for k in kinds],
+            "pp": [pp] * len(kinds),
+            "zero_stage": [1] * len(kinds),
+            "shard_group": [0] * len(kinds),
+            "virtual_stages": [1] * len(kinds),
+            "schedule": [1] * len(kinds),
+            "recompute_rule": [0] * len(kinds),
+        }
+        return Meshes(**{name: np.array(values, np.int64) for name, values in columns.items()})
+
+    def _fixed_s(self, group: int) -> float:
+        one = self.meshes([Degrees(group)], 1, 1)
+        return float(self.costs[group].tables(one).real("fixed_s")[0])
+
+    def _tables(
+        self, group: int, kinds: Sequence[Degrees], micro_batch: int
+    ) -> dict[str, NDArray[Any]]:
+        """The kinds of one group; the last column is the head where one stage holds all."""
+        cost = self.costs[group]
+        pipelined = self.meshes(kinds, micro_batch, 2)
+        alone = self.meshes(kinds, micro_batch, 1)
+        tables, single = cost.tables(pipelined), cost.tables(alone)
+        bytes_ = {
+            name: np.concatenate([values, cost.state_bytes(alone)[name][:, -1:]], axis=1)
+            for name, values in cost.state_bytes(pipelined).items()
+        }
+        layers = np.concatenate([tables.layers, single.layers[:, -1:]], axis=1)
+        layers = layers[:, :, [LAYER_FIELDS.index(name) for name in FIELDS]].copy()
+        layers[:, :, FIELDS.index("backward_s")] += layers[:, :, FIELDS.index("weight_s")]
+        layers[:, :, FIELDS.index("weight_s")] = 0.0
+        layers[:, :, STATE] = bytes_["weights"] + bytes_["gradients"]
+        owned = bytes_["optimizer"] / cost.states.optimizer  # parameters a device updates
+        size = element_bytes(self.workload)
+        tp, cp, dp, sequence = (
+            getattr(pipelined, name).astype(np.float64) for name in ("tp", "cp", "dp", "sequence")
+        )
+        tokens = micro_batch / dp * self.workload.sequence_length / cp
+        sent = size * tokens * self.model.hidden * np.where(sequence > 0, 1.0 / tp, 1.0)
+        tied = self.costs[group].graph.tied_parameters * cost.states.gradients / tp
+        return {
+            "group": np.full(len(kinds), group, np.int32),
+            "devices": np.array([k.num_devices for k in kinds], np.int32),
+            "layers": np.ascontiguousarray(layers),
+            "optimizer_bytes": bytes_["optimizer"],
+            "gradient_bytes": owned * cost.states.gradients,
+            "weight_bytes": owned * size,
+            "capacity_bytes": tables.real("capacity_bytes").copy(),
+            "logits_bytes": tables.real("logits_bytes").copy(),
+            "sent_bytes": sent,
+            "tied_bytes": np.asarray(tied, np.float64),
+        }
+
+
+def _wire(level: Level) -> Wire:
+    return Wire(level.latency_s, level.bandwidth_bytes_per_s)
+
+
+def undominated(problem: MixedProblem) -> list[int]:
+    """Kinds worth a try: those that no other kind of the same group and size equals or beats.
+
+    A kind that is nowhere worse in time, bytes and exchange can take the place of another on every
+    stage: its stages take no longer and fit wherever the other's do. A shorter pass hides less of
+    the exchange, but by no more than the pass is shorter, so S + theta does not grow.
+    """
+    features = np.concatenate(
+        [
+            problem.layers.reshape(problem.num_kinds, -1),
+            problem.optimizer_bytes,
+            problem.gradient_bytes,
+            problem.weight_bytes,
+            -problem.capacity_bytes[:, None],
+            problem.logits_bytes[:, None],
+            problem.sent_bytes[:, None],
+            problem.tied_bytes[:, None],
+        ],
+        axis=1,
+    )
+    kept: list[int] = []
+    for k in range(problem.num_kinds):
+        rivals = np.flatnonzero(
+            (problem.group == problem.group[k]) & (problem.devices == problem.devices[k])
+        )
+        no_worse = (features[rivals] <= features[k]).all(axis=1)
+        better = (features[rivals] < features[k]).any(axis=1)
+        if not (no_worse & (better | (rivals < k))).any():
+            kept.append(k)
+    return kept

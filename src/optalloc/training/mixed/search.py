@@ -1,0 +1,409 @@
+"""The exact search: a native search for each set of groups, ring of replicas and micro-batch.
+
+Method
+------
+A *part* of the space fixes the micro-batch size, the groups that may be used, and a range of R in
+which the costs are the same. Within a part the native search (``native/training/mixed*.cpp``)
+answers: is there a plan of at most T seconds? It does so by
+
+- shapes: all sequences of blocks, each with an upper bound n of the micro-batches it takes in T;
+  the bound is closed form first, then by the least bottleneck over all cuts, then exact, by a
+  dynamic programme over (stage, layers done) that keeps the undominated (S, beta, theta);
+- a packing of shapes into the devices: its linear relaxation, then a dynamic programme over
+  (replicas, devices used of each group), says how many micro-batches fit in T at most. Only shapes
+  that a packing uses are made exact.
+
+Why it is exact
+---------------
+If the packing of the upper bounds takes fewer than M micro-batches, no plan of the part has
+J <= T. If it takes M with exact shapes, it is a plan. Shapes left out by a bound waste more than
+the difference of the relaxation and M, so no plan with them takes M in T. Costs depend on the
+groups used alone through the slowest link and the fixed time, which grow with the set: a plan
+found among more groups than it uses is worth no less in its own part, so the least over all parts
+is the optimum. T rises from the greatest lower bound, so each round ends in a plan, or in the
+proof that T is a lower bound of all plans.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from optalloc import _native
+from optalloc.result import Incumbent
+from optalloc.stop import OnProgress, Progress, StopRule
+from optalloc.training.mixed.problem import (
+    BY_KIND,
+    FIELDS,
+    GATHER,
+    REDUCE,
+    STATE,
+    UPDATE,
+    Array,
+    MixedProblem,
+    Replica,
+    Stage,
+    rings,
+    shards,
+)
+from optalloc.training.strategy import Recompute
+
+_Row = tuple[int, float, list[int], list[int], list[int], list[int]]
+_NONE, _FOUND, _LIMIT, _TOO_LARGE = range(4)
+_POLL_S = 0.05
+# Targets as multiples of the first bound. The last stands for no limit at all: what takes a million
+# times the work at its best takes it for want of memory, not of time.
+_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3, 1e7)
+_NO_LIMIT = 1e6
+_TIE = 1e-9
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the search found and proved; ``open`` parts were too large to close."""
+
+    value: float | None
+    problem: MixedProblem | None
+    replicas: tuple[Replica, ...]
+    bound: float | None
+    parts: int
+    open: int
+    shapes: int
+    solved: int
+    pruned: dict[str, int]
+    incumbents: tuple[Incumbent, ...]
+    stopped: bool
+
+
+class Part:
+    """One part of the space, with a lower bound of all its plans."""
+
+    def __init__(
+        self, problem: MixedProblem, used: Sequence[int], least: int, most: int, bound: float
+    ) -> None:
+        self.problem, self.used = problem, tuple(used)
+        self.least, self.most = least, most
+        self.bound = self.work_bound = bound
+        self.exactly = 0
+        self.fixed_s = max(problem.fixed_s[g] for g in used)
+        self.too_large = False
+        self._native: _native.MixedSearch | None = None
+
+    def native(self) -> _native.MixedSearch:
+        """The native search of this part, kept until :meth:`close`."""
+        if self._native is None:
+            self._native = self._made()
+        return self._native
+
+    def close(self) -> None:
+        """Forget what the native search has computed."""
+        self._native = None
+
+    def _made(self) -> _native.MixedSearch:
+        """Costs are those of the part's replicas and groups."""
+        p, used = self.problem, self.used
+        index = {g: i for i, g in enumerate(used)}
+        self.kinds = np.flatnonzero(np.isin(p.group, used))
+        exchange = p.exchange_link(used)
+        share, hops = p.ring(self.most)
+        rate, z = exchange.bandwidth_bytes_per_s, shards(self.least)
+        layers = p.layers[self.kinds].copy()
+        layers[:, :, STATE] += p.optimizer_bytes[self.kinds] / z
+        layers[:, :, REDUCE] += share * p.gradient_bytes[self.kinds] / rate
+        layers[:, :, GATHER] += share * p.weight_bytes[self.kinds] / rate
+        layers[:, :, UPDATE] /= z
+        tied = p.tied_bytes[self.kinds]
+        latency = np.full(len(self.kinds), hops * exchange.latency_s)
+        reals = [
+            p.capacity_bytes[self.kinds],
+            p.logits_bytes[self.kinds],
+            p.sent_bytes[self.kinds],
+            np.where(tied > 0, 2.0 * exchange.latency_s + tied / rate, 0.0),
+            latency,
+            latency,
+        ]
+        links = [
+            [
+                (w.latency_s, 1.0 / w.bandwidth_bytes_per_s)
+                for w in (p.near[g], p.far[g], *(p.wire(g, h) for h in used))
+            ]
+            for g in used
+        ]
+        ints = [[index[int(p.group[k])], int(p.devices[k])] for k in self.kinds]
+        return _native.MixedSearch(
+            np.array(ints, np.int32).reshape(-1, 2),
+            np.ascontiguousarray(np.stack(reals, axis=1)),
+            np.ascontiguousarray(layers[:, :-1]),
+            np.ascontiguousarray(layers[:, -1]),
+            [p.available[g] for g in used],
+            [p.domain[g] for g in used],
+            np.array(links),
+            p.sequence,
+            p.boundary,
+            p.overlap,
+            p.num_microbatches,
+            p.most_stages,
+            self.exactly or self.least,
+            self.exactly or min(self.most, p.num_microbatches, sum(p.available[g] for g in used)),
+        )
+
+    def replicas(self, rows: list[_Row]) -> tuple[Replica, ...]:
+        """The native answer in the problem's own numbers."""
+        return tuple(
+            Replica(
+                micro,
+                tuple(
+                    Stage(int(self.kinds[k]), n, Recompute(f, s))
+                    for k, n, f, s in zip(kinds, sizes, full, core, strict=True)
+                ),
+            )
+            for micro, _, kinds, sizes, full, core in rows
+        )
+
+
+def work_bound(problem: MixedProblem, used: Sequence[int]) -> float:
+    """A lower bound of J on these groups: all work spread over all devices at their best rates.
+
+    Give each layer type a share w of the work, the shares of all layers summing to 1. A device of
+    group g does at most c_g = max over kinds and types of w / (devices * seconds) of it a second,
+    so M <= J sum c_g available_g. True for any w; taken is the time that the groups together need.
+    """
+    seconds = problem.layers[:, :-1, FIELDS.index("forward_s")]
+    seconds = seconds + problem.layers[:, :-1, FIELDS.index("backward_s")]
+    counts = np.bincount(problem.sequence, minlength=seconds.shape[1]).astype(np.float64)
+    counts[0] = counts[-1] = 1.0
+    least: list[Array] = []
+    for g in used:
+        own = problem.group == g
+        if own.any():
+            least.append((seconds[own] * problem.devices[own, None]).min(axis=0))
+        else:
+            least.append(np.full(seconds.shape[1], np.inf))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        speed = sum(problem.available[g] / t for g, t in zip(used, least, strict=True))
+        work = np.where(np.isfinite(speed) & (speed > 0), 1.0 / speed, 0.0)
+        total = float(counts @ work)
+        if total <= 0.0:
+            return 0.0
+        work = work / total
+        rates = [float(np.max(np.where(work > 0, work / t, 0.0))) for t in least]
+    rate = sum(c * problem.available[g] for c, g in zip(rates, used, strict=True))
+    fixed = max(problem.fixed_s[g] for g in used)
+    return problem.num_microbatches / rate + fixed if rate > 0 else float("inf")
+
+
+def slim(problem: MixedProblem) -> list[int]:
+    """For every group and number of devices the fastest kind and the one of least memory."""
+    counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1) * 1.0
+    layers = problem.layers[:, :-1]
+    column = {name: layers[:, :, k] @ counts for k, name in enumerate(FIELDS)}
+    seconds = column["forward_s"] + column["backward_s"]
+    bytes_ = column["state_bytes"] + column["held_bytes"] - problem.capacity_bytes
+    kept: set[int] = set()
+    for g, n in {(int(g), int(n)) for g, n in zip(problem.group, problem.devices, strict=True)}:
+        own = np.flatnonzero((problem.group == g) & (problem.devices == n))
+        kept |= {int(own[np.argmin(seconds[own])]), int(own[np.argmin(bytes_[own])])}
+    return sorted(kept)
+
+
+def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
+    """The problem with these kinds alone."""
+    index = np.array(kinds, np.int64)
+    return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
+
+
+def parts_of(problems: Sequence[MixedProblem], replicas: Sequence[int] | None = None) -> list[Part]:
+    """All parts of the space, the least bound first; ``replicas`` restricts R."""
+    parts = []
+    for problem in problems:
+        groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
+        for size in range(1, len(groups) + 1):
+            for used in itertools.combinations(groups, size):
+                bound = work_bound(problem, used)
+                most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
+                low = 1
+                while low <= most:
+                    least, high = rings(low)
+                    if replicas is None:
+                        parts.append(Part(problem, used, least, high, bound))
+                    else:
+                        allowed = [r for r in replicas if least <= r <= min(high, most)]
+                        parts += [_only(problem, used, r, bound) for r in allowed]
+                    low = high + 1
+    return sorted(parts, key=lambda part: part.bound)
+
+
+def _only(problem: MixedProblem, used: Sequence[int], count: int, bound: float) -> Part:
+    part = Part(problem, used, *rings(count), bound)
+    part.exactly = count
+    return part
+
+
+class Search:
+    """Rounds of rising targets over the parts, with the incumbent shared among them."""
+
+    def __init__(
+        self,
+        problems: Sequence[MixedProblem],
+        *,
+        stop: StopRule | None = None,
+        on_progress: OnProgress | None = None,
+        ceiling_s: float = float("inf"),
+        replicas: Sequence[int] | None = None,
+        begin: float | None = None,
+    ) -> None:
+        self.problems, self.only = problems, replicas
+        self.parts = parts_of(problems, replicas)
+        self.stop, self.on_progress = stop, on_progress
+        self.ceiling_s = ceiling_s
+        self.begin = time.perf_counter() if begin is None else begin
+        self.cancel = np.zeros(1, np.int32)
+        self.value: float | None = None
+        self.found: tuple[MixedProblem, tuple[Replica, ...]] | None = None
+        self.incumbents: list[Incumbent] = []
+        self.shapes = self.refined = self.solved = 0
+        self.pruned: dict[str, int] = {}
+        self.floor: float | None = None
+        self.stopped = False
+
+    def run(self) -> Outcome:
+        """Search until the proof, the stop rule, or the keyboard."""
+        self._dive()
+        waiting = [part for part in self.parts if part.bound < np.inf]
+        first = waiting[0].bound if waiting else 0.0
+        targets = [first * factor for factor in _TARGETS] if self.value is None else [self.value]
+        for target in targets:
+            later = []
+            for part in waiting:
+                if part.bound >= self._goal():
+                    self._count("work bound")
+                elif self.stopped or part.bound >= min(target, self._goal()):
+                    later.append(part)
+                elif not self._try(part, min(target, self._goal())):
+                    later.append(part)
+                    continue
+                part.close()
+            waiting = later
+            self.floor = min((part.bound for part in waiting), default=None)
+            self._report()
+            if not waiting or self.stopped:
+                break
+        left = [part for part in waiting if part.bound < self._goal()]
+        bound = min((part.bound for part in left), default=self.value)
+        if bound is not None and self.value is not None:
+            bound = min(bound, self.value)
+        return Outcome(
+            value=self.value,
+            problem=None if self.found is None else self.found[0],
+            replicas=() if self.found is None else self.found[1],
+            bound=bound,
+            parts=len(self.parts),
+            open=sum(part.too_large for part in left),
+            shapes=self.shapes,
+            solved=self.solved,
+            pruned=self.pruned,
+            incumbents=tuple(self.incumbents),
+            stopped=self.stopped or bool(left),
+        )
+
+    def _dive(self) -> None:
+        """A first incumbent: the same search with the fastest and the leanest kinds of each size.
+
+        It proves nothing, but the search that follows then begins with the right target.
+        """
+        few = [slim(problem) for problem in self.problems]
+        if sum(p.num_kinds for p in self.problems) <= 2 * sum(len(kinds) for kinds in few):
+            return
+        problems = [chosen(p, kinds) for p, kinds in zip(self.problems, few, strict=True)]
+        dive = Search(
+            problems, stop=self.stop, ceiling_s=self.ceiling_s, replicas=self.only, begin=self.begin
+        )
+        dive.run()
+        self.solved, self.shapes, self.stopped = dive.solved, dive.shapes, dive.stopped
+        self.incumbents = dive.incumbents
+        if dive.found is None:
+            return
+        index = next(i for i, p in enumerate(problems) if p is dive.found[0])
+        replicas = tuple(
+            Replica(
+                r.num_microbatches,
+                tuple(Stage(few[index][s.kind], s.num_layers, s.recompute) for s in r.stages),
+            )
+            for r in dive.found[1]
+        )
+        self.value, self.found = dive.value, (self.problems[index], replicas)
+
+    def _goal(self) -> float:
+        """Plans at or above this are of no interest."""
+        value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
+        return min(value, self.ceiling_s)
+
+    def _try(self, part: Part, target: float) -> bool:
+        """Look for a plan of at most ``target`` in a part; True once nothing is left in it."""
+        if part.too_large:
+            return False
+        status, value, rows, shapes, refined, solved, _ = self._call(part, target - part.fixed_s)
+        self.shapes, self.solved = self.shapes + shapes, self.solved + solved
+        self.refined += refined
+        if rows:
+            replicas = part.replicas(rows)
+            # With fewer groups than allowed the exchange and the fixed time are no longer.
+            true = min(part.problem.evaluate(replicas), value + part.fixed_s)
+            if self.value is None or true < self.value:
+                self.value, self.found = true, (part.problem, replicas)
+                elapsed = time.perf_counter() - self.begin
+                self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
+        if status == _TOO_LARGE:
+            part.too_large = True
+            return False
+        if status == _LIMIT:
+            self.stopped = True
+            return False
+        if status == _FOUND:
+            self._count("packing bound")
+            return True  # improved until nothing better is left in the part
+        if target >= min(self._goal(), part.work_bound * _NO_LIMIT):
+            self._count("packing bound" if self.value is not None else "memory")
+            return True
+        part.bound = max(part.bound, target)
+        return False
+
+    def _call(self, part: Part, target: float) -> _native.MixedAnswer:
+        """The native search in a thread, so that the stop rule and the keyboard can end it."""
+        answers: list[_native.MixedAnswer] = []
+        native = part.native()
+        thread = threading.Thread(
+            target=lambda: answers.append(native.improve(target, self.cancel))
+        )
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                if thread.is_alive() and self.stop is not None and self.stop(self._progress()):
+                    self.cancel[0] = 1
+        except KeyboardInterrupt:
+            self.cancel[0] = 1
+            thread.join()
+        if self.stop is not None and self.stop(self._progress()):
+            self.cancel[0] = 1
+            self.stopped = True
+        return answers[0]
+
+    def _progress(self) -> Progress:
+        return Progress(
+            elapsed_s=time.perf_counter() - self.begin,
+            incumbent=self.value,
+            bound=self.floor,
+            nodes=self.solved,
+        )
+
+    def _report(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self._progress())
+
+    def _count(self, name: str) -> None:
+        self.pruned[name] = self.pruned.get(name, 0) + 1

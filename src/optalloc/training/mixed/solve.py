@@ -1,0 +1,219 @@
+"""plan_mixed: the best training plan on a cluster of unequal nodes, with its proof."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from optalloc.cluster.topology import Cluster
+from optalloc.errors import InputError, NoPlan
+from optalloc.model.spec import ModelSpec
+from optalloc.result import Bounds, Fix, Result, Stats, Termination
+from optalloc.stop import OnProgress, StopRule
+from optalloc.training.mixed.build import MixedCosts, undominated
+from optalloc.training.mixed.certify import check_mixed_plan
+from optalloc.training.mixed.estimate import build_mixed_plan
+from optalloc.training.mixed.plan import MixedPlan
+from optalloc.training.mixed.problem import MOST_STAGES
+from optalloc.training.mixed.search import Outcome, Search, chosen
+from optalloc.training.mixed.strategy import (
+    Degrees,
+    MixedStrategy,
+    ReplicaChoice,
+    StageChoice,
+)
+from optalloc.training.plan import Certificate
+from optalloc.training.space import parse_limits
+from optalloc.workload import Training
+
+#: Decisions that --pin and --forbid take on a mixed cluster.
+MIXED_PINNABLE = ("tp", "cp", "dp", "ep", "sequence_parallel", "micro_batch")
+
+
+class MixedResult(Result, frozen=True, kw_only=True):
+    """The answer of :func:`plan_mixed`; ``space`` states what was searched."""
+
+    space: str
+    best: MixedPlan | None = None
+    open_parts: int = 0
+
+    @property
+    def plan(self) -> MixedPlan:
+        """The best plan.
+
+        Raises
+        ------
+        NoPlan
+            If there is none; the message says why.
+        """
+        if self.best is None:
+            why = "; ".join(self.conflict) or "the search was stopped before it found one"
+            raise NoPlan(f"there is no training plan: {why}", result=self)
+        return self.best
+
+
+def plan_mixed(
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    *,
+    target_step_time_s: float | None = None,
+    pin: list[str] | tuple[str, ...] = (),
+    forbid: list[str] | tuple[str, ...] = (),
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    cost_model: str = "roofline-1",
+) -> MixedResult:
+    """The fastest step on a mixed cluster, proven.
+
+    Stages of one pipeline may lie on different groups of nodes with different degrees, replicas
+    may have unequal pipelines and unequal shares of the micro-batches, and devices may stay idle.
+
+    Parameters
+    ----------
+    target_step_time_s : float, optional
+        Only plans at or below this step time, seconds.
+    pin, forbid : list of str
+        Fix or exclude decisions of every stage; see :data:`MIXED_PINNABLE`.
+    stop : StopRule, optional
+        Ends the search early; the result then is LIMIT with the bound proven so far.
+
+    Returns
+    -------
+    MixedResult
+        OPTIMAL; LIMIT, also where a part of the space was too large to close, with a bound; or
+        INFEASIBLE.
+
+    Raises
+    ------
+    InputError
+        For more than four groups of nodes, or an unknown decision.
+
+    Complexity: exponential in the number of groups in the worst case.
+    """
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    limits = parse_limits(list(pin), list(forbid))
+    for name in (*limits.pin, *limits.forbid):
+        if name not in MIXED_PINNABLE:
+            raise InputError(
+                f"{name} cannot be fixed on a mixed cluster",
+                path="--pin",
+                fix=f"use one of {', '.join(MIXED_PINNABLE)}",
+            )
+    costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
+    problems, names = [], []
+    for micro_batch in costs.micro_batches():
+        kinds = [k for g in range(len(costs.costs)) for k in costs.kinds(g, micro_batch)]
+        if not kinds:
+            continue
+        problem = costs.problem(kinds, micro_batch)
+        kept = undominated(problem)
+        problems.append(chosen(problem, kept))
+        names.append([kinds[k] for k in kept])
+    ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
+    search = Search(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
+    outcome = search.run()
+    stats = Stats(
+        wall_s=time.perf_counter() - begin,
+        cpu_s=time.process_time() - begin_cpu,
+        nodes=outcome.solved,
+        configurations=outcome.shapes,
+        pruned=outcome.pruned,
+    )
+    if outcome.problem is None:
+        return _without_plan(costs, outcome, stats, ceiling)
+    index = next(i for i, p in enumerate(problems) if p is outcome.problem)
+    return _with_plan(costs, outcome, names[index], stats)
+
+
+def _with_plan(
+    costs: MixedCosts, outcome: Outcome, kinds: list[Degrees], stats: Stats
+) -> MixedResult:
+    assert outcome.problem is not None
+    rows = sorted(
+        outcome.replicas,
+        key=lambda r: (min(kinds[s.kind].group for s in r.stages), -r.num_microbatches),
+    )
+    strategy = MixedStrategy(
+        micro_batch=outcome.problem.micro_batch,
+        replicas=tuple(
+            ReplicaChoice(
+                num_microbatches=r.num_microbatches,
+                stages=tuple(
+                    StageChoice(
+                        **msgspec.structs.asdict(kinds[s.kind]),
+                        num_layers=s.num_layers,
+                        recompute=s.recompute,
+                    )
+                    for s in r.stages
+                ),
+            )
+            for r in rows
+        ),
+    )
+    space = describe_mixed_space(costs)
+    plan = build_mixed_plan(costs, strategy)
+    bound = plan.step_time_s if outcome.bound is None else min(outcome.bound, plan.step_time_s)
+    if not outcome.stopped:
+        bound = plan.step_time_s
+    certificate = Certificate(
+        objective="step_time",
+        value=plan.step_time_s,
+        bound=bound,
+        space=space,
+        configurations=outcome.shapes,
+        pruned=outcome.pruned,
+        checked=True,
+    )
+    plan = msgspec.structs.replace(plan, certificate=certificate)
+    check_mixed_plan(plan)
+    return MixedResult(
+        termination=Termination.LIMIT if outcome.stopped else Termination.OPTIMAL,
+        bounds=Bounds(primal=plan.step_time_s, dual=bound),
+        stats=stats,
+        incumbents=outcome.incumbents,
+        space=space,
+        best=plan,
+        open_parts=outcome.open,
+    )
+
+
+def _without_plan(costs: MixedCosts, outcome: Outcome, stats: Stats, ceiling: float) -> MixedResult:
+    conflict: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    if not outcome.stopped:
+        what = "memory: no pipeline of at most "
+        what += f"{MOST_STAGES} stages on these nodes holds the model with its activations"
+        if ceiling < float("inf"):
+            what = f"no plan takes at most {ceiling:.6g} s a step"
+        if costs.limits.pin or costs.limits.forbid:
+            what += " under what is pinned and forbidden"
+        conflict = (what,)
+        fixes = (
+            Fix(what="more devices, or devices with more memory"),
+            Fix(what="a shorter sequence length"),
+        )
+        if ceiling < float("inf"):
+            fixes = (Fix(what="a longer step time"),)
+    return MixedResult(
+        termination=Termination.LIMIT if outcome.stopped else Termination.INFEASIBLE,
+        bounds=Bounds(dual=outcome.bound),
+        stats=stats,
+        conflict=conflict,
+        fixes=fixes,
+        space=describe_mixed_space(costs),
+        open_parts=outcome.open,
+    )
+
+
+def describe_mixed_space(costs: MixedCosts) -> str:
+    """The decision space in words, stated with each answer."""
+    return (
+        f"any number of replicas on {costs.cluster.num_devices} devices, each a pipeline of at "
+        f"most {MOST_STAGES} stages under 1f1b: one block of equal stages for each of the "
+        f"{len(costs.costs)} node groups it uses, in any order; tp (a power of two in one domain), "
+        "sequence parallelism, cp (a power of two), dp and ep inside the stages of a block; all "
+        "cuts; recomputation whole, of the attention core or none, counted per stage; every "
+        "micro-batch size, and every share of the micro-batches; optimizer shared by replicas"
+    )

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
     from optalloc.cli.progress import ProgressLine
-    from optalloc.cli.training_inputs import read_inputs
+    from optalloc.cli.training_inputs import cost_model, read_inputs
     from optalloc.export.pins import plan_for_target, targets_of
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             forbid=arguments.forbid,
             stop=stop,
             on_progress=line,
+            cost_model=cost_model(arguments),
         )
     finally:
         if line is not None:

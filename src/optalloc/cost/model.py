@@ -18,7 +18,14 @@ from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.constants import Constants, read_constants, values
+from optalloc.cost.constants import (
+    DEFAULT,
+    Constants,
+    expected_error,
+    keys_of,
+    read_constants,
+    resolved,
+)
 from optalloc.cost.flops import forward_flops
 from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
@@ -153,7 +160,7 @@ class CostModel:
     constants : Constants, optional
         Other constants than those of ``name``.
     name : str
-        A cost model shipped with the package.
+        A cost model shipped with the package, or the path of a file that a calibration wrote.
     """
 
     def __init__(
@@ -163,7 +170,7 @@ class CostModel:
         workload: Training,
         *,
         constants: Constants | None = None,
-        name: str = "roofline-1",
+        name: str = DEFAULT,
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
@@ -174,8 +181,11 @@ class CostModel:
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload
         self.graph: Graph = lower(model)
-        self.constants = constants or values(read_constants(name))
         self.device = cluster.nodes[0].device
+        self.keys = keys_of(self.device.name, workload.framework, workload.release, workload.dtype)
+        file = read_constants(name)
+        self.constants = constants or resolved(file, self.keys)
+        self.error = None if constants else expected_error(file, self.keys)
         self.unit = slowed(
             Unit.of(self.device, workload.dtype, self.constants),
             self.constants,

@@ -30,7 +30,7 @@ def headline(result: TrainingResult, limits: str = "") -> str:
     goal = result.objective
     first = (
         f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
-        f"(estimate of {plan.cost_model}), {claim(result)}" + (f" with {limits}" if limits else "")
+        f"({estimate_of(plan)}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
     lines = _wrapped(first, "")
     return (
@@ -39,11 +39,18 @@ def headline(result: TrainingResult, limits: str = "") -> str:
     )
 
 
+def estimate_of(plan: TrainingPlan) -> str:
+    """The cost model behind a figure, and how far it was off on measurements like this."""
+    if plan.step_time_error is None:
+        return f"estimate of {plan.cost_model}"
+    return f"estimate of {plan.cost_model}, +-{plan.step_time_error:.0%} in 9 of 10 measured cases"
+
+
 def estimate_headline(plan: TrainingPlan) -> str:
     """What a written configuration is predicted to do, and whether it fits."""
     lines = [
         f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
-        f"a step (estimate of {plan.cost_model}) as written, without search",
+        f"a step ({estimate_of(plan)}) as written, without search",
         *plan_lines(plan, step=False),
     ]
     fullest = max(_total(stage) / stage.capacity_bytes for stage in plan.stages)

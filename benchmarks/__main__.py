@@ -12,9 +12,18 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",
+    ),
+    "training-search": (
+        "benchmarks.training_search",
+        "plan training at any scale: what was counted, pruned and proven, and the time it took",
+    ),
+    "training-uncertainty": (
+        "benchmarks.training_uncertainty",
+        "how uncertain compute and link efficiencies are, from published measurements",
     ),
     "training-memory": (
         "benchmarks.training_memory",

@@ -7,6 +7,8 @@
 #include "assignment/rows.hpp"
 #include "assignment/solve.hpp"
 #include "assignment/sparse.hpp"
+#include "serving/cover.hpp"
+#include "serving/placement.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -175,7 +177,8 @@ void bind_training(nb::module_& m) {
            const Array<std::int64_t, 1>& groups, const Array<std::int32_t, 1>& sequence,
            const Array<double, 1>& boundary, tr::ShapeCache& cache,
            const std::vector<std::int64_t>& leader_groups, const std::vector<double>& leader_values,
-           std::size_t num_leaders, double ceiling, std::int64_t work_limit, const Array<std::int32_t, 1>& cancel) {
+           std::size_t num_leaders, double ceiling, double margin, std::int64_t work_limit,
+           const Array<std::int32_t, 1>& cancel) {
             const auto meshes = mesh_costs(ints, reals, layers);
             std::vector<double> bounds, weights, fixed;
             for (std::size_t k = 0; k < meshes.size(); ++k) {
@@ -191,7 +194,7 @@ void bind_training(nb::module_& m) {
             std::vector<tr::Answer> answers;
             {
                 nb::gil_scoped_release release;
-                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, work_limit},
+                answers = tr::solve_block({meshes, bounds, weights, fixed, view(groups), ceiling, margin, work_limit},
                                           view(sequence), view(boundary), cache, leaders, num_leaders,
                                           cancel.data());
             }
@@ -216,6 +219,36 @@ void bind_training(nb::module_& m) {
                                               layers_per_chunk, full, selective, bytes, ends);
             return nb::make_tuple(value, bytes, ends);
         });
+    // Step time without the fixed part of each row of cuts and recomputation of one mesh; infinite where it does not fit.
+    m.def("evaluate_cuts",
+          [](const Array<std::int32_t, 2>& ints, const Array<double, 2>& reals, const Array<double, 3>& layers,
+             const Array<std::int32_t, 1>& sequence, const Array<double, 1>& boundary,
+             const Array<std::int32_t, 2>& cuts, const Array<std::int32_t, 2>& full,
+             const Array<std::int32_t, 2>& selective) {
+              const auto meshes = mesh_costs(ints, reals, layers);
+              const tr::Shape& shape = meshes.at(0).shape;
+              const auto pp = static_cast<std::size_t>(shape.num_stages);
+              const std::size_t n = cuts.shape(0), chunks = static_cast<std::size_t>(shape.num_chunks());
+              if (cuts.shape(1) != chunks || full.shape(0) != n || full.shape(1) != pp || selective.shape(0) != n ||
+                  selective.shape(1) != pp) {
+                  throw nb::value_error("tables of cuts have the wrong shape");
+              }
+              for (std::size_t k = 0; k < n; ++k) {
+                  long long total = 0;
+                  for (std::size_t c = 0; c < chunks; ++c) {
+                      const int size = cuts.data()[k * chunks + c];
+                      if (size < 0) throw nb::value_error("a chunk of fewer than no layers");
+                      total += size;
+                  }
+                  if (total != static_cast<long long>(sequence.shape(0))) {
+                      throw nb::value_error("cuts that do not hold every layer");
+                  }
+              }
+              tr::ShapeFacts facts(shape);
+              return given(tr::evaluate_cuts(meshes[0], view(sequence), view(boundary), facts,
+                                             {cuts.data(), n * chunks}, {full.data(), n * pp},
+                                             {selective.data(), n * pp}));
+          });
     m.def(
         "run_schedule",
         [](int schedule, int num_stages, int chunks_per_stage, int num_micro, const Array<double, 1>& forward,
@@ -452,6 +485,62 @@ void bind_rows(nb::module_& m) {
           nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
 }
 
+// ---- serving -----------------------------------------------------------------------------------------
+
+namespace sv = optalloc::serving;
+
+void bind_serving(nb::module_& m) {
+    // (bound, cost) of the cheapest cover; `counts` gets it.
+    m.def("cheapest_cover", [](const Array<double, 1>& weights, const Array<double, 1>& costs,
+                               const Array<std::int32_t, 1>& limits, const Out<std::int32_t, 1>& counts,
+                               std::size_t most_states) {
+        const std::size_t n = weights.shape(0);
+        if (costs.shape(0) != n || limits.shape(0) != n || counts.shape(0) != n) {
+            throw nb::value_error("cover arrays have the wrong shape");
+        }
+        sv::Cover cover{};
+        {
+            nb::gil_scoped_release release;
+            cover = sv::cheapest_cover(view(weights), view(costs), view(limits), {counts.data(), n}, most_states);
+        }
+        return nb::make_tuple(cover.bound, cover.cost);
+    });
+    // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
+    m.def("improve_placement",
+          [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
+             const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
+             std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
+             bool swaps_only, const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = throughput.shape(0);
+              if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
+                  ranges.shape(0) != n || ranges.shape(1) != 2) {
+                  throw nb::value_error("placement arrays have the wrong shape");
+              }
+              const sv::FlowInstance instance{static_cast<int>(n),
+                                              num_layers,
+                                              static_cast<int>(throughput.shape(1)),
+                                              partial,
+                                              {throughput.data(), throughput.size()},
+                                              {links.data(), links.size()},
+                                              view(source),
+                                              view(sink)};
+              std::vector<sv::Range> here(n);
+              for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
+              std::int64_t taken = 0;
+              double flow = 0.0;
+              {
+                  nb::gil_scoped_release release;
+                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, swaps_only},
+                                    cancel.data(), taken);
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  ranges.data()[2 * i] = here[i].begin;
+                  ranges.data()[2 * i + 1] = here[i].end;
+              }
+              return nb::make_tuple(flow, taken);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -460,4 +549,5 @@ NB_MODULE(_native, m) {
     bind_mixed(m);
     bind_assignment(m);
     bind_rows(m);
+    bind_serving(m);
 }

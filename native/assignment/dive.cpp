@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "assignment/lots.hpp"
+
 namespace optalloc::assignment {
 
 namespace {
@@ -10,14 +12,6 @@ namespace {
 constexpr double kMemory = 0.9;      // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
 constexpr double kSure = 0.99;       // share from which a task is placed at once
-
-// splitmix64, a double in [-1, 1).
-double draw(std::uint64_t& state) {
-    std::uint64_t z = (state += 0x9e3779b97f4a7c15ULL);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-52 - 1.0;
-}
 
 std::vector<std::vector<DivePair>> rows_of(const Instance& instance, Int scale) {
     std::vector<std::vector<DivePair>> rows(static_cast<std::size_t>(instance.num_units));
@@ -140,7 +134,7 @@ bool Diver::dive(const std::vector<double>& multiplier, const DiveRule& rule, st
     cover_.assign(n, 0);
     std::vector<double> lambda = multiplier, direction(n, 0.0);
     if (rule.noise > 0.0) {
-        for (double& l : lambda) l += rule.noise * regret_ * draw(seed);
+        for (double& l : lambda) l += rule.noise * regret_ * (2.0 * draw(seed) - 1.0);
     }
     pairs_ = rows_;
     num_open_ = num_tasks_;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "assignment/lots.hpp"
+
 namespace optalloc::assignment {
 
 namespace {
@@ -13,7 +15,9 @@ namespace {
 constexpr std::array<double, 5> kStrides = {0.02, 0.06, 0.01, 0.1, 0.003};
 constexpr double kFraction = 0.1;
 constexpr std::size_t kKept = 3;           // rules whose neighbours are tried
-constexpr double kLeastShare = 0.1;
+constexpr double kLeastWeight = 0.1;       // of a way that has not helped for long
+constexpr double kLeastBest = 0.5;         // of the way that helped last
+constexpr double kDecay = 0.95;
 constexpr std::int64_t kGroupNodes = 20;   // a turn of the group search
 
 }  // namespace
@@ -24,13 +28,16 @@ Explorer::Explorer(const Instance& instance, Int scale, Control& control, std::u
       diver_(instance, scale, control),
       improver_(instance),
       groups_(instance, scale, control, seed),
-      state_(seed ^ 0x5851f42d4c957f2dULL) {}
+      state_(seed ^ 0x5851f42d4c957f2dULL),
+      plunger_(instance, scale, control),
+      plunge_target_(std::numeric_limits<Int>::max()),
+      refused_(!plunger_.propagate()) {
+    plunge_base_ = plunger_.domain().mark();
+}
 
-double Explorer::draw() {  // splitmix64
-    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15ULL);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
+void Explorer::set_multiplier(const std::vector<double>& multiplier) {
+    multiplier_ = multiplier;
+    plunge_target_ = std::numeric_limits<Int>::max();
 }
 
 void Explorer::set_root(const Prices& prices) {
@@ -57,28 +64,70 @@ DiveRule Explorer::next_rule() {
     if (turn < kStrides.size()) return {.fraction = kFraction, .stride = kStrides[turn]};
     DiveRule rule{.fraction = kFraction, .stride = kStrides[turn % kStrides.size()]};
     if (!trials_.empty()) {
-        rule = trials_[static_cast<std::size_t>(draw() * static_cast<double>(trials_.size()))].rule;
+        rule = trials_[static_cast<std::size_t>(draw(state_) * static_cast<double>(trials_.size()))].rule;
     }
-    rule.fraction = std::clamp(rule.fraction * std::exp2(2.0 * draw() - 1.2), 0.01, 0.3);
-    rule.stride = std::clamp(rule.stride * std::exp2(2.0 * draw() - 1.0), 1e-4, 1.0);
-    rule.steps = std::clamp(static_cast<int>(rule.steps * std::exp2(draw() - 0.5)), 10, 100);
-    rule.noise = 0.3 * draw();
+    rule.fraction = std::clamp(rule.fraction * std::exp2(2.0 * draw(state_) - 1.2), 0.01, 0.3);
+    rule.stride = std::clamp(rule.stride * std::exp2(2.0 * draw(state_) - 1.0), 1e-4, 1.0);
+    rule.steps = std::clamp(static_cast<int>(rule.steps * std::exp2(draw(state_) - 0.5)), 10, 100);
+    rule.noise = 0.3 * draw(state_);
     return rule;
 }
 
 bool Explorer::dive(Assignment& out) {
     const DiveRule rule = next_rule();
-    const std::int64_t before = control_->work;
     std::vector<int> unit;
-    const bool ended = diver_.dive(multiplier_, rule, state_, unit) && improver_.complete(unit, out);
-    dive_work_ += control_->work - before;
-    if (!ended) return false;
+    if (!diver_.dive(multiplier_, rule, state_, unit) || !improver_.complete(unit, out)) return false;
     improver_.polish(out);
     const auto place = std::find_if(trials_.begin(), trials_.end(),
                                     [&](const Trial& trial) { return out.cost <= trial.cost; });
     trials_.insert(place, {rule, out.cost});
     if (trials_.size() > kKept) trials_.pop_back();
     return true;
+}
+
+// What costs at least as much as the known assignment leaves the plunger's domain.
+bool Explorer::fix_below(const Assignment& known, Assignment& out) {
+    plunge_target_ = known.cost - 1;
+    plunge_multiplier_ = multiplier_;
+    plunger_.undo(plunge_base_);
+    plunger_.set_target(plunge_target_);
+    refused_ = plunger_.ascend(plunge_multiplier_, Ascent{.steps = 60, .fix_every = 20}) == Outcome::kClosed;
+    if (!plunger_.has_best() || plunger_.best().cost >= known.cost) return false;
+    out = plunger_.best();
+    return true;
+}
+
+// Towards a cost drawn between the bound and the best known.
+bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
+    if (known.cost - 1 < plunge_target_ && fix_below(known, out)) return true;
+    if (refused_) return false;
+    plunger_.set_target(floor + static_cast<Int>(draw(state_) * static_cast<double>(plunge_target_ + 1 - floor)));
+    const auto spread = [this](double low, double high) { return low * std::pow(high / low, draw(state_)); };
+    PlungeRule rule;
+    rule.fraction = spread(0.02, 0.12);
+    rule.noise = 0.3 * draw(state_);
+    rule.steps = static_cast<int>(spread(8.0, 24.0));
+    rule.cell.patterns = static_cast<std::size_t>(spread(2e3, 32e3));
+    rule.cell.nodes = static_cast<std::int64_t>(spread(500.0, 8e3));
+    plunger_.plunge(plunge_multiplier_, rule, state_);
+    if (!plunger_.has_best() || plunger_.best().cost >= known.cost) return false;
+    out = plunger_.best();
+    improver_.polish(out);
+    return true;
+}
+
+Explorer::Way Explorer::next_way(bool known) const {
+    if (!known) return kDive;
+    Way chosen = kDive;
+    for (const Way way : {kGroups, kPlunge}) {
+        if (way == kGroups && exhausted_) continue;
+        if (way == kPlunge && refused_) continue;
+        if (static_cast<double>(efforts_[way].work) * efforts_[chosen].weight <
+            static_cast<double>(efforts_[chosen].work) * efforts_[way].weight) {
+            chosen = way;
+        }
+    }
+    return chosen;
 }
 
 bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, Assignment& best) {
@@ -88,27 +137,28 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
     while (control_->work < end && !control_->poll()) {
         const Assignment* known = better ? &best : now;
         if (known && known->cost <= floor) break;
-        const auto total = static_cast<double>(dive_work_ + group_work_);
-        if (!known || exhausted_ || static_cast<double>(dive_work_) <= dive_share_ * total) {
-            if (dive(trial) && (!known || trial.cost < known->cost)) {
-                best = trial;
-                better = true;
-                exhausted_ = false;
-                dive_share_ = 0.5;
-            } else {
-                dive_share_ = std::max(kLeastShare, 0.95 * dive_share_);
-            }
-            ++control_->nodes;
-            continue;
-        }
+        const Way way = next_way(known != nullptr);
         const std::int64_t before = control_->work;
-        trial = *known;
-        if (groups_.improve(trial, multiplier_, floor, kGroupNodes)) {
-            best = trial;
-            better = true;
+        bool gained = false;
+        if (way == kDive) {
+            ++control_->nodes;
+            gained = dive(trial) && (!known || trial.cost < known->cost);
+        } else if (way == kPlunge) {
+            ++control_->nodes;
+            gained = plunge(*known, floor, trial);
+        } else {
+            trial = *known;
+            gained = groups_.improve(trial, multiplier_, floor, kGroupNodes);
+            exhausted_ = groups_.exhausted();
         }
-        exhausted_ = groups_.exhausted();
-        group_work_ += control_->work - before;
+        Effort& effort = efforts_[way];
+        effort.work += control_->work - before;
+        if (gained) champion_ = way;
+        effort.weight = gained ? 1.0 : std::max(way == champion_ ? kLeastBest : kLeastWeight, kDecay * effort.weight);
+        if (!gained) continue;
+        best = trial;
+        better = true;
+        if (way != kGroups) exhausted_ = false;
     }
     return better;
 }

@@ -1,6 +1,7 @@
-// The heuristic side of the solver: dives under varied rules and the group search, by turns.
+// The heuristic side of the solver: dives, plunges and the group search, by turns; more of what helps.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -16,7 +17,7 @@ class Explorer {
 
     // Where the dives start and how long their steps are.
     void set_root(const Prices& prices);
-    void set_multiplier(const std::vector<double>& multiplier) { multiplier_ = multiplier; }
+    void set_multiplier(const std::vector<double>& multiplier);
 
     // Works for about `budget` steps of Control::work from the assignment (nullptr: none yet) towards `floor`,
     // a proven bound. True: `best` is a better one.
@@ -32,8 +33,17 @@ class Explorer {
         DiveRule rule;
         Int cost;
     };
+    // The ways to a better assignment, each with the work spent on it and its part of the work to come.
+    enum Way { kDive = 0, kGroups = 1, kPlunge = 2, kWays = 3 };
+    struct Effort {
+        std::int64_t work = 0;
+        double weight = 1.0;
+    };
+    Way next_way(bool known) const;
+    // True: an assignment better than the known one.
+    bool plunge(const Assignment& known, Int floor, Assignment& out);
+    bool fix_below(const Assignment& known, Assignment& out);
     DiveRule next_rule();
-    double draw();  // in [0, 1)
 
     const Instance* instance_;
     Control* control_;
@@ -44,9 +54,14 @@ class Explorer {
     std::vector<Trial> trials_;  // the best rules so far, best first
     std::uint64_t state_;
     int num_dives_ = 0;
-    std::int64_t dive_work_ = 0, group_work_ = 0;
-    double dive_share_ = 0.5;  // of the work
-    bool exhausted_ = false;
+    std::array<Effort, kWays> efforts_;
+    Way champion_ = kDive;     // the way that helped last
+    Search plunger_;           // its pairs are fixed for the plunge target
+    std::size_t plunge_base_;  // where its domain begins
+    std::vector<double> plunge_multiplier_;
+    Int plunge_target_;
+    bool refused_;             // nothing is at or below the plunge target
+    bool exhausted_ = false;   // all units were solved together
 };
 
 }  // namespace optalloc::assignment

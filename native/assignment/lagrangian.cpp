@@ -36,6 +36,7 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
     }
     work_ += static_cast<std::int64_t>(pair_.size());
     std::fill(cover_.begin(), cover_.end(), 0);
+    best_.assign(static_cast<std::size_t>(instance_->num_units), 0);
     picks_.clear();
     for (int i = 0; i < instance_->num_units; ++i) {
         profit_.clear();
@@ -49,7 +50,9 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
             slot_.push_back(k);
         }
         if (profit_.empty()) continue;
-        bound -= knapsack_.solve(profit_, weight_, domain_->residual(i), taken_);
+        Int& best = best_[static_cast<std::size_t>(i)];
+        best = knapsack_.solve(profit_, weight_, domain_->residual(i), taken_);
+        bound -= best;
         for (std::size_t q = 0; q < slot_.size(); ++q) {
             if (!taken_[q]) continue;
             ++cover_[static_cast<std::size_t>(task_[slot_[q]])];

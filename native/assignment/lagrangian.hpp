@@ -27,6 +27,8 @@ class Lagrangian {
     // False: no such assignment is left. `removed` counts the pairs; the caller refreshes when positive.
     bool fix(Domain& domain, const std::vector<Int>& multiplier, Int limit, int& removed);
 
+    const std::vector<Int>& best() const { return best_; }             // by unit: its knapsack
+    const std::vector<std::size_t>& first() const { return first_; }   // by unit: where its pairs begin
     const std::vector<int>& cover() const { return cover_; }           // by task: units that picked it
     const std::vector<std::size_t>& picks() const { return picks_; }   // pair indices
     const std::vector<std::size_t>& pairs() const { return pair_; }    // of the free tasks, by unit
@@ -44,6 +46,7 @@ class Lagrangian {
     std::vector<int> task_;
     std::vector<Int> load_, scaled_cost_;
     std::vector<int> cover_;
+    std::vector<Int> best_;
     std::vector<std::size_t> picks_;
     std::vector<Int> profit_, weight_, with_, without_, price_in_, price_out_, sum_out_;
     std::vector<std::size_t> slot_;

@@ -8,6 +8,7 @@
 #include "assignment/domain.hpp"
 #include "assignment/improve.hpp"
 #include "assignment/lagrangian.hpp"
+#include "assignment/patterns.hpp"
 #include "assignment/record.hpp"
 
 namespace optalloc::assignment {
@@ -34,6 +35,15 @@ struct Ascent {
     int patience = 25;     // steps without a better bound before theta shrinks
 };
 
+// How a plunge places tasks, see Search::plunge().
+struct PlungeRule {
+    double fraction = 0.1;   // of the free tasks, placed at once
+    double noise = 0.0;      // added to shares at most
+    int steps = 24;          // of the ascent between two placings
+    int most_failures = 6;
+    PatternCover::Limits cell;  // when what is left is covered by patterns
+};
+
 // A node left for later: the pairs removed on the way to it, and where its multipliers start.
 struct Subtree {
     std::vector<std::size_t> removed;
@@ -46,6 +56,11 @@ class Search {
 
     // Looks below the present target and, wherever it finds an assignment, below that one.
     Outcome decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit);
+
+    // Places tasks a few at a time where the averaged knapsacks agree, as a dive, but gives up what the bound
+    // refuses and places less: a search for an assignment of cost at most the target, not a proof. The present
+    // domain is left as it was.
+    Outcome plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state);
 
     // Closes what decide() has split off, from the root domain; below the target.
     Outcome close_subtree(const Subtree& subtree, Int target);
@@ -69,6 +84,7 @@ class Search {
     Int scale() const { return scale_; }
     Int target() const { return target_; }
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
+    void undo(std::size_t mark) { domain_.undo(mark); }  // what ascend() removed
     void set_target(Int target) { target_ = target; }
     Record* record = nullptr;                       // of decide(): whole when it closes
     std::function<void()> between_nodes;            // may offer better assignments
@@ -80,6 +96,9 @@ class Search {
     Outcome close(const std::vector<double>& parent, const Ascent& how);
     void begin(Int target, std::int64_t node_limit);
     Outcome closed_by(const std::vector<Int>& multiplier);
+    PatternCover::Outcome cover_by_patterns(const PatternCover::Limits& limits);
+    bool close_by_patterns();
+    void choose_batch(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch) const;
     Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
     Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
     std::size_t choose_pair(bool& in) const;
@@ -93,6 +112,7 @@ class Search {
     Domain domain_;
     Lagrangian lagrangian_;
     Improver improver_;
+    PatternCover patterns_;
     Assignment best_, scratch_;
     bool has_best_ = false;
     Int ceiling_;

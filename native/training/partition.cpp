@@ -66,28 +66,72 @@ ShapeFacts& ShapeCache::get(const Shape& s) {
     return *slot;
 }
 
+namespace {
+
+// One configuration: its value, with the peak of every stage; chunks and options are room to work in.
+struct Written {
+    std::vector<Range> chunks, mine;
+    std::vector<StageOption> options;
+
+    double value(Solver& solver, std::size_t pp, std::span<const int> sizes, std::span<const int> full,
+                 std::span<const int> selective, std::span<double> bytes, std::span<double> ends) {
+        chunks.clear();
+        options.resize(pp);
+        int done = 0;
+        for (const int size : sizes) {
+            chunks.push_back({done, done + size});
+            done += size;
+        }
+        for (std::size_t i = 0; i < pp; ++i) {
+            mine.clear();
+            for (std::size_t c = i; c < chunks.size(); c += pp) mine.push_back(chunks[c]);
+            options[i] = solver.fixed_option(static_cast<int>(i), mine, full[i], selective[i], &bytes[i]);
+        }
+        return solver.event_value(chunks, options, ends);
+    }
+};
+
+}  // namespace
+
 double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<const double> boundary,
                 ShapeFacts& facts, std::span<const int> layers_per_chunk, std::span<const int> full,
                 std::span<const int> selective, std::span<double> stage_bytes,
                 std::span<double> stage_end) {
     Memo memo;
     Solver solver(mesh, sequence, boundary, facts, memo);
-    const auto pp = static_cast<std::size_t>(mesh.shape.num_stages);
-    std::vector<Range> chunks;
-    int done = 0;
-    for (const int size : layers_per_chunk) {
-        chunks.push_back({done, done + size});
-        done += size;
-    }
-    std::vector<StageOption> options(pp);
-    std::vector<Range> mine;
-    for (std::size_t i = 0; i < pp; ++i) {
-        mine.clear();
-        for (std::size_t c = i; c < chunks.size(); c += pp) mine.push_back(chunks[c]);
-        options[i] = solver.fixed_option(static_cast<int>(i), mine, full[i], selective[i], &stage_bytes[i]);
-    }
-    return solver.event_value(chunks, options, stage_end);
+    Written written;
+    return written.value(solver, static_cast<std::size_t>(mesh.shape.num_stages), layers_per_chunk, full, selective,
+                         stage_bytes, stage_end);
 }
+
+std::vector<double> evaluate_cuts(const MeshCost& mesh, std::span<const int> sequence,
+                                  std::span<const double> boundary, ShapeFacts& facts, std::span<const int> cuts,
+                                  std::span<const int> full, std::span<const int> selective) {
+    Memo memo;
+    Solver solver(mesh, sequence, boundary, facts, memo);
+    Written written;
+    const auto pp = static_cast<std::size_t>(mesh.shape.num_stages);
+    const auto chunks = static_cast<std::size_t>(mesh.shape.num_chunks());
+    std::vector<double> values(cuts.size() / chunks), bytes(pp);
+    for (std::size_t k = 0; k < values.size(); ++k) {
+        values[k] = written.value(solver, pp, cuts.subspan(k * chunks, chunks), full.subspan(k * pp, pp),
+                                  selective.subspan(k * pp, pp), bytes, {});
+        for (const StageOption& o : written.options) {
+            if (!o.feasible) values[k] = kInf;
+        }
+    }
+    return values;
+}
+
+namespace {
+
+// Values at or above this make no leader.
+double goal_of(const std::vector<Leader>& leaders, std::size_t num_leaders, double margin) {
+    if (leaders.size() < num_leaders) return kInf;
+    return std::max(leaders[num_leaders - 1].value, leaders.front().value * (1.0 + margin));
+}
+
+}  // namespace
 
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,
                                 std::span<const double> boundary, ShapeCache& cache,
@@ -99,7 +143,7 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         const std::int64_t group = input.groups[k];
         const auto mine = std::find_if(leaders.begin(), leaders.end(),
                                        [&](const Leader& l) { return l.group == group; });
-        double goal = leaders.size() < num_leaders ? kInf : leaders.back().value;
+        double goal = goal_of(leaders, num_leaders, input.margin);
         if (mine != leaders.end()) goal = mine->value;
         goal = std::min(goal, input.weights[k] * input.ceiling);
         Answer& answer = answers[k];
@@ -120,7 +164,8 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         leaders.insert(std::upper_bound(leaders.begin(), leaders.end(), leader,
                                         [](const Leader& a, const Leader& b) { return a.value < b.value; }),
                        leader);
-        if (leaders.size() > num_leaders) leaders.pop_back();
+        const double worst = goal_of(leaders, num_leaders, input.margin);
+        while (leaders.size() > num_leaders && leaders.back().value > worst) leaders.pop_back();
     }
     return answers;
 }

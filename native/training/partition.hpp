@@ -82,19 +82,26 @@ double evaluate(const MeshCost& mesh, std::span<const int> sequence, std::span<c
                 std::span<const int> selective, std::span<double> stage_bytes,
                 std::span<double> stage_end);
 
+// The step time of many configurations of one mesh, one after another: the cuts of all chunks, the recomputation of all
+// stages; infinite where a stage does not fit.
+std::vector<double> evaluate_cuts(const MeshCost& mesh, std::span<const int> sequence,
+                                  std::span<const double> boundary, ShapeFacts& facts, std::span<const int> cuts,
+                                  std::span<const int> full, std::span<const int> selective);
+
 // The best values so far, one for each class of plans (equal degrees), smallest first.
 struct Leader {
     std::int64_t group;
     double value;
 };
 
-// Solves meshes in the given order. A mesh of a group among the leaders must beat that group's value, any
-// other the last leader. `bounds` are proven lower bounds of the values; value = weight * (time + fixed).
+// Solves meshes in the given order. Leaders are the best `num_leaders` groups and all within a factor 1 + margin of the
+// first. A mesh of a group among them must beat that group's value, any other must become a leader. `bounds` are proven lower bounds of the values; value = weight * (time + fixed).
 struct BlockInput {
     std::span<const MeshCost> meshes;
     std::span<const double> bounds, weights, fixed;
     std::span<const std::int64_t> groups;
     double ceiling;  // on the step time, seconds
+    double margin;
     std::int64_t work_limit;
 };
 std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> sequence,

@@ -49,6 +49,12 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
     from optalloc.result import Termination as Termination
+    from optalloc.serving.flow.certify import certify_flow as certify_flow
+    from optalloc.serving.flow.instance import load_flow as load_flow
+    from optalloc.serving.flow.problem import FlowProblem as FlowProblem
+    from optalloc.serving.flow.result import FlowResult as FlowResult
+    from optalloc.serving.flow.solve import place_layers as place_layers
+    from optalloc.serving.flow.table import flow_problem as flow_problem
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -61,6 +67,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.mixed.solve import plan_mixed as plan_mixed
     from optalloc.training.mixed.strategy import MixedStrategy as MixedStrategy
     from optalloc.training.plan import TrainingPlan as TrainingPlan
+    from optalloc.training.robust import plan_robust as plan_robust
     from optalloc.training.solve import TrainingResult as TrainingResult
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
@@ -79,6 +86,8 @@ _HOME = {
     "DeviceSpec": "optalloc.cluster.device",
     "Either": "optalloc.stop",
     "ExportError": "optalloc.errors",
+    "FlowProblem": "optalloc.serving.flow.problem",
+    "FlowResult": "optalloc.serving.flow.result",
     "FormatVersionError": "optalloc.errors",
     "Gap": "optalloc.stop",
     "InputError": "optalloc.errors",
@@ -104,22 +113,27 @@ _HOME = {
     "bundled_models": "optalloc.model.load",
     "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
+    "certify_flow": "optalloc.serving.flow.certify",
     "compare": "optalloc.plan.compare",
     "estimate": "optalloc.training.estimate",
     "estimate_mixed": "optalloc.training.mixed.estimate",
     "explain": "optalloc.plan.explain",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
+    "flow_problem": "optalloc.serving.flow.table",
     "global_optimal_allocation": "optalloc.assignment.reference",
     "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
+    "load_flow": "optalloc.serving.flow.instance",
     "load_mixed_plan": "optalloc.plan.mixed",
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
+    "plan_robust": "optalloc.training.robust",
     "plan_training": "optalloc.training.solve",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",

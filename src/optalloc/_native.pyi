@@ -46,6 +46,7 @@ def solve_meshes(
     leader_values: Sequence[float],
     num_leaders: int,
     ceiling: float,
+    margin: float,
     work_limit: int,
     cancel: _Ints,
     /,
@@ -63,6 +64,19 @@ def evaluate_mesh(
     selective: Sequence[int],
     /,
 ) -> tuple[float, list[float], list[float]]: ...
+
+# Step time of each row of cuts (n, chunks) and recomputation (n, stages); infinite: does not fit.
+def evaluate_cuts(
+    ints: _Ints,
+    reals: _Reals,
+    layers: _Reals,
+    sequence: _Ints,
+    boundary: _Reals,
+    cuts: _Ints,
+    full: _Ints,
+    selective: _Ints,
+    /,
+) -> _Reals: ...
 
 # (end of each stage, its operations as (pass, chunk, micro-batch, start))
 def run_schedule(
@@ -134,6 +148,31 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
 ) -> tuple[int, int | None, list[int] | None, int, int]: ...
+
+# -- serving --
+
+# (bound, cost)
+def cheapest_cover(
+    weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
+) -> tuple[float, float]: ...
+def improve_placement(
+    throughput: _Reals,
+    links: _Reals,
+    source: _Reals,
+    sink: _Reals,
+    num_layers: int,
+    partial: bool,
+    ranges: _Ints,
+    seed: int,
+    steps: int,
+    target: float,
+    hot: float,
+    cold: float,
+    seconds: float,
+    swaps_only: bool,
+    cancel: _Ints,
+    /,
+) -> tuple[float, int]: ...
 
 # -- training on mixed clusters --
 

@@ -216,8 +216,25 @@ def _has_tag(struct: Any, data: dict[str, Any]) -> bool:
 
 def canonical_json(value: Any) -> str:
     """Sorted keys, one element a line, shortest round-trip floats, final newline."""
-    plain = msgspec.to_builtins(value, str_keys=True)
-    return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return _lines(msgspec.to_builtins(value, str_keys=True), "\n") + "\n"
+
+
+def _lines(value: Any, line: str) -> str:
+    """What ``json.dumps`` writes with one space of indentation and sorted keys, several times as
+    fast; ``line`` begins a line at the present depth.
+    """
+    deeper = line + " "
+    if isinstance(value, dict) and value:
+        parts = [f"{_string(key)}: {_lines(value[key], deeper)}" for key in sorted(value)]
+        return f"{{{deeper}{f',{deeper}'.join(parts)}{line}}}"
+    if isinstance(value, list | tuple) and value:
+        return f"[{deeper}{f',{deeper}'.join([_lines(item, deeper) for item in value])}{line}]"
+    if isinstance(value, str):
+        return _string(value)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+_string = json.encoder.encode_basestring
 
 
 @contextlib.contextmanager

@@ -101,6 +101,16 @@ def parse_duration(text: str, *, path: str = "") -> float:
     return parse_quantity(text, "_s", path=path)
 
 
+def parse_share(text: str, *, path: str = "") -> float:
+    """``"5 %"`` or ``"0.05"`` as 0.05."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        share = float(number) / (100.0 if "%" in text else 1.0)
+    except ValueError:
+        raise InputError(f"{text!r} is no share", path=path, fix="write 5% or 0.05") from None
+    return share
+
+
 def _scaled(value: float, steps: list[tuple[float, str]], digits: int) -> str:
     for factor, unit in steps:
         if abs(value) >= factor:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import optalloc as oa
@@ -123,3 +124,25 @@ def test_a_vision_tower_is_refused_by_name(name: str, target: str) -> None:
     with pytest.raises(ExportError, match="vision tower") as refused:
         oa.export(plan, target, "never-written")
     assert refused.value.stage == 0
+
+
+@pytest.mark.parametrize("target", ["deepspeed", "megatron", "pytorch"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"lora_rank": 8}, "low-rank adapters"),
+        ({"dropout": True}, "dropout"),
+        ({"dtype": "fp4"}, "dtype fp4"),
+        ({"optimizer": "lion"}, "lion"),
+        ({"moment_dtype": "bf16"}, "moments in bf16"),
+    ],
+)
+def test_a_step_that_no_export_writes_is_refused(
+    make_plan: MakePlan, tmp_path: Path, target: str, change: dict[str, object], named: str
+) -> None:
+    """Else the files would run another step than the plan's."""
+    plan = make_plan()
+    plan = msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, **change))
+    with pytest.raises(ExportError, match=named):
+        oa.export(plan, target, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.property.test_training_search import _cluster, _every_mesh, _model
+from tests.property.training_problems import every_mesh, random_cluster, random_model
 
 from optalloc.cost.model import SCHEDULES, CostModel
 from optalloc.plan.marginals import with_link
@@ -24,7 +24,7 @@ _SCHEDULES: list[Schedule] = ["1f1b", "interleaved"]
 
 def brute(cost: CostModel, plan: TrainingPlan, zeros: list[int]) -> tuple[float, float]:
     """Least step of the plan's mesh and of all meshes, seconds; infinite where nothing fits."""
-    meshes = _every_mesh(cost, zeros, _SCHEDULES)
+    meshes = every_mesh(cost, zeros, _SCHEDULES)
     tables = cost.tables(meshes)
     fixed = tables.real("fixed_s")
     words = dict(pin.split("=") for pin in mesh_pins(plan))
@@ -62,8 +62,8 @@ def check(seed: int, count: int, folder: Path) -> tuple[int, int]:
     random = np.random.default_rng(seed)
     held = changed = 0
     for number in range(count):
-        model = _model(random, folder)
-        cluster = _cluster(random, float(random.choice([1e9, 8e9])))
+        model = random_model(random, folder)
+        cluster = random_cluster(random, float(random.choice([1e9, 8e9])))
         work = Training(global_batch=int(random.choice([2, 4])), sequence_length=256)
         zeros = sorted(random.choice(4, 2, replace=False).tolist())
         pins = ["schedule=1f1b,interleaved", "zero_stage=" + ",".join(map(str, zeros))]

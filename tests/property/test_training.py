@@ -84,6 +84,7 @@ class Case:
             rival,
             1,
             np.inf,
+            0.0,
             ALL_OF_IT,
             np.zeros(1, np.int32),
         )[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -113,6 +114,16 @@ def test_broken_files_name_the_line(tmp_path: Path) -> None:
         files.read_json(tmp_path / "none.json", Box)
     with pytest.raises(InputError, match="cannot read"):
         files.read_json(tmp_path, Box)
+
+
+def test_canonical_json_is_what_the_standard_library_writes() -> None:
+    """Numbers, words and empty parts at any depth, byte for byte."""
+    value: dict[str, object] = {
+        "z": [0, -3, 1e-06, 1e16, 1e300, -0.0, True, None, [], {}, "", '\u00e9"\\\n\u2028'],
+        "a": {"deep": {"deeper": [[1.5], {"x": []}]}, "B": 10**15},
+    }
+    expected = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert files.canonical_json(value) == expected
 
 
 def test_canonical_json_is_sorted_one_element_a_line_and_round_trips(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def test_published_schema_is_that_of_the_type(name: str) -> None:
 
 def test_folder_holds_a_schema_for_each_format_and_nothing_else() -> None:
     """A format that was removed leaves no schema behind."""
-    assert sorted(path.name for path in FOLDER.iterdir()) == [
-        f"{name}.schema.json" for name in sorted(schema.FORMATS)
-    ]
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
+        f"{name}.schema.json" for name in schema.FORMATS
+    )
 
 
 @pytest.mark.parametrize("name", sorted(schema.FORMATS))

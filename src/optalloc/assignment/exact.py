@@ -8,16 +8,22 @@ Formulation
 
 The native kernel climbs the dual of the task rows from the prices of the linear relaxation, dives
 (places the tasks on which averaged knapsacks agree, a few at a time, and prices the rest again),
-improves plans by re-solving groups of units, and then asks a sequence of decisions "is there a plan
-of cost at most z?" at rising z. A decision is a depth-first search that fixes pairs by the price of
-forcing each in or out (knapsack tables from both ends).
+improves plans by re-solving groups of units, plunges (dives that the bound keeps below a target)
+and then asks a sequence of decisions "is there a plan of cost at most z?" at rising z. A decision
+is a depth-first search that fixes pairs by the price of forcing each in or out (knapsack tables
+from both ends). Where few tasks are left, plunges and decisions list each unit's patterns, the
+sets of tasks that fall short of its best knapsack by no more than the bound leaves room for, and
+look for one pattern a unit that together hold each task once.
 
 Why it is exact: multipliers are integers (lambda_j times a scale), so every bound is an exact
 integer, valid for any multipliers; children of a node partition its plans; a pair is removed and a
-node closed only where the bound with it exceeds z; an interrupted search closes nothing. A value v
-is called optimal once every cost below v has been refused. Loads, capacities and costs may have any
-size the integer form admits: knapsacks too large for a table are enumerated with linear bounds, and
-one cut short counts with its linear bound, which only weakens the bound on the plan.
+node closed only where the bound with it exceeds z or its patterns are exhausted: a plan of cost at
+most z loses, over all units, no more than K z - bound against the best knapsacks, so that each of
+its sets is listed. An interrupted search closes nothing. A run that writes a proof closes nodes by
+multipliers alone, which the log can hold. A value v is called optimal once every cost below v has
+been refused. Loads, capacities and costs may have any size the integer form admits: knapsacks too
+large for a table are enumerated with linear bounds, and one cut short counts with its linear bound,
+which only weakens the bound on the plan.
 
 References
 ----------

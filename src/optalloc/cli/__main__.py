@@ -26,6 +26,8 @@ VERBS = {
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
     "assign": ("optalloc.cli.assign", "solve an assignment instance"),
+    "flow": ("optalloc.cli.flow", "place layers over mixed nodes: most tokens/s, proven"),
+    "certify-flow": ("optalloc.cli.certify_flow", "check a layer placement with other code"),
     "certify-assignment": (
         "optalloc.cli.certify_assignment",
         "prove the claim of an assignment again, from its proof",

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from optalloc.cli.plans import read_as_it_is
+from optalloc.cli.plans import read_any
 from optalloc.plan.compare import Comparison, compare
 from optalloc.report.table import Table, render
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    comparison = compare(read_as_it_is(arguments.first), read_as_it_is(arguments.second))
+    comparison = compare(read_any(arguments.first), read_any(arguments.second))
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(comparison.summary)

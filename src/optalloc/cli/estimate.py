@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cost.model import CostModel
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
+    from optalloc.report.plan_tables import plan_tables
     from optalloc.report.table import render
     from optalloc.training.estimate import build_plan
 
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
     if arguments.output is not None:
         plan.save(arguments.output)
-    tables = report.plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
+    tables = plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
     if arguments.format == "table":
         print(report.estimate_headline(plan))
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -157,10 +158,8 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
 
     Sequence parallelism is on where tp > 1 allows it; several chunks are interleaved.
     """
-    from optalloc.training.estimate import complete
-    from optalloc.training.recompute import least_recompute
+    from optalloc.training.estimate import complete, with_least_recompute
     from optalloc.training.strategy import Strategy
-    from optalloc.training.valid import check_strategy
 
     strategy = Strategy() if path is None else files.read_toml(path, Strategy)
     fields = {name: _whole(name, words[name]) for name in _NUMBERS if name in words}
@@ -191,8 +190,7 @@ def strategy_of(cost: CostModel, words: dict[str, str], path: str | None) -> Str
     if "recompute" not in words:
         return strategy
     if words["recompute"] == "auto":
-        check_strategy(cost, strategy)
-        return msgspec.structs.replace(strategy, recompute=least_recompute(cost, strategy))
+        return with_least_recompute(cost, strategy)
     return msgspec.structs.replace(strategy, recompute=_recompute(words["recompute"], strategy))
 
 

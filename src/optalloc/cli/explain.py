@@ -61,7 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
         stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
     if is_mixed_plan(arguments.plan):
         from optalloc.cli import mixed
+        from optalloc.errors import InputError
 
+        for flag in ("html", "sensitivity", "pin", "forbid"):
+            if getattr(arguments, flag):
+                raise InputError(
+                    f"a plan on a mixed cluster is explained without --{flag}",
+                    path=arguments.plan,
+                    fix="leave it out; --replan says what a little more would bring",
+                )
         return mixed.explain(arguments, stop)
     plan = read_as_it_is(arguments.plan)
     explanation = explain(

@@ -9,6 +9,7 @@ import time
 
 import msgspec
 
+from optalloc.cli.plans import read_mixed
 from optalloc.cli.progress import ProgressLine
 from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
@@ -141,7 +142,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     """Replay a mixed plan and print idle time and memory of every stage."""
     from optalloc.simulate.mixed import simulate_mixed
 
-    simulation = simulate_mixed(load_mixed_plan(arguments.plan))
+    simulation = simulate_mixed(read_mixed(arguments.plan))
     if arguments.trace is not None:
         simulation.trace.write(arguments.trace)
     fields = simulation.stages[0].__struct_fields__
@@ -191,7 +192,7 @@ def explain(arguments: argparse.Namespace, stop: StopRule | None) -> int:
     """Explain a mixed plan and print."""
     from optalloc.plan.explain_mixed import explain_mixed
 
-    plan = load_mixed_plan(arguments.plan)
+    plan = read_mixed(arguments.plan)
     explanation = explain_mixed(plan, replan=arguments.replan, stop=stop)
     data = {**msgspec.to_builtins(explanation), "summary": explanation.summary}
     causes = Table(

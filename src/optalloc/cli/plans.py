@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 from optalloc.errors import InputError
-from optalloc.plan.edited import as_written, edited_line
+from optalloc.plan.edited import as_written, edited_line, mixed_as_written
+from optalloc.plan.mixed import is_mixed_plan, load_mixed_plan
 from optalloc.plan.plan import load_plan
+from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
 
@@ -35,6 +37,30 @@ def read_as_it_is(path: str) -> TrainingPlan:
     plan = load_plan(path)
     _written(plan, path)
     return plan
+
+
+def read_mixed(path: str) -> MixedPlan:
+    """As :func:`read_plan`, for a plan on a mixed cluster."""
+    plan, reason = _written_mixed(load_mixed_plan(path), path)
+    if reason:
+        print(f"optalloc: {path}: {edited_line(reason)}.", file=sys.stderr)
+    return plan
+
+
+def read_any(path: str) -> TrainingPlan | MixedPlan:
+    """As :func:`read_as_it_is`, for a plan on any cluster."""
+    if not is_mixed_plan(path):
+        return read_as_it_is(path)
+    plan = load_mixed_plan(path)
+    _written_mixed(plan, path)
+    return plan
+
+
+def _written_mixed(plan: MixedPlan, path: str) -> tuple[MixedPlan, str]:
+    try:
+        return mixed_as_written(plan)
+    except InputError as error:
+        raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
 
 
 def _written(plan: TrainingPlan, path: str) -> tuple[TrainingPlan, str]:

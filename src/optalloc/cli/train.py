@@ -38,6 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only plans that 'optalloc export' can write for megatron, deepspeed or pytorch",
     )
     parser.add_argument(
+        "--alternatives",
+        nargs="?",
+        const="",
+        metavar="SHARE",
+        help="list every combination of degrees this near to the best, for example 5%%; without a "
+        "share, all that tie within the cost model's stated error",
+    )
+    parser.add_argument(
+        "--robust",
+        action="store_true",
+        help="the plan whose worst case is best while efficiencies are uncertain",
+    )
+    parser.add_argument(
         "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
     )
     parser.add_argument(
@@ -51,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
+    from functools import partial
+
     from optalloc.cli.progress import ProgressLine
     from optalloc.cli.training_inputs import cost_model, read_inputs
     from optalloc.export.pins import plan_for_target, targets_of
@@ -69,13 +84,24 @@ def run(arguments: argparse.Namespace) -> int:
         target_s = parse_duration(arguments.target, path="--target")
     plan_with = plan_training
     if arguments.tool is not None:
-        from functools import partial
-
         plan_with = partial(plan_for_target, arguments.tool)
+    if arguments.robust:
+        from optalloc.training.robust import plan_robust
+
+        plan_with = partial(plan_robust, planner=plan_with)
     model, cluster, workload = read_inputs(arguments)
     if not cluster.is_uniform:
         from optalloc.cli import mixed
+        from optalloc.errors import InputError
 
+        for given, flag in (
+            (arguments.robust, "--robust"),
+            (arguments.alternatives, "--alternatives"),
+        ):
+            if given or given == "":
+                raise InputError(
+                    f"{flag} is for clusters of equal devices", path=flag, fix=f"leave out {flag}"
+                )
         return mixed.train(
             arguments, (model, cluster, workload), stop, target_s, _limits(arguments)
         )
@@ -91,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             target_step_time_s=target_s,
             pin=arguments.pin,
             forbid=arguments.forbid,
+            margin=_margin(arguments.alternatives),
             stop=stop,
             on_progress=line,
             cost_model=cost_model(arguments),
@@ -120,6 +147,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
         return 5
     return 0
+
+
+def _margin(word: str | None) -> float | None:
+    """What ``--alternatives`` asks for, as a share."""
+    from optalloc.cost.uncertainty import stated_uncertainty
+    from optalloc.units import parse_share
+
+    if word is None:
+        return None
+    return parse_share(word, path="--alternatives") if word else stated_uncertainty().step_time
 
 
 def _limits(arguments: argparse.Namespace) -> str:

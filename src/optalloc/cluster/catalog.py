@@ -65,9 +65,10 @@ def device(name: str) -> DeviceSpec:
     InputError
         If the name is unknown; the nearest known names are suggested.
     """
-    key, devices = _key(name), _devices()
-    found = devices.get(_aliases().get(key, key))
+    key = _key(name)
+    found = _find(key)
     if found is None:
+        devices = _devices()
         near = nearest(key, [*devices, *_aliases()])
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise InputError(
@@ -80,8 +81,7 @@ def device(name: str) -> DeviceSpec:
 
 def is_device(name: str) -> bool:
     """True if the catalogue has a device of that name or alias."""
-    key = _key(name)
-    return key in _devices() or key in _aliases()
+    return _find(_key(name)) is not None
 
 
 def device_names() -> tuple[str, ...]:
@@ -94,9 +94,23 @@ def _key(name: str) -> str:
 
 
 @functools.cache
+def _find(key: str) -> DeviceSpec | None:
+    """The device of that name or alias; only the files that mention it are parsed."""
+    for path in _paths():
+        if f'"{key}"' in path.read_text(encoding="utf-8"):
+            for found in _read(path):
+                if key == found.name or key in found.aliases:
+                    return found
+    return None
+
+
+def _paths() -> list[Path]:
+    return sorted(_FOLDER.glob("*.toml"))
+
+
+@functools.cache
 def _devices() -> dict[str, DeviceSpec]:
-    paths = sorted(_FOLDER.glob("*.toml"))
-    return {d.name: d for path in paths for d in _read(path)}
+    return {d.name: d for path in _paths() for d in _read(path)}
 
 
 @functools.cache
@@ -104,6 +118,7 @@ def _aliases() -> dict[str, str]:
     return {alias: d.name for d in _devices().values() for alias in d.aliases}
 
 
+@functools.cache
 def _read(path: Path) -> list[DeviceSpec]:
     file = files.read_toml(path, CatalogFile)
     return [_resolved(entry, file) for entry in file.devices]

@@ -207,12 +207,12 @@ def problem_of(row: Row) -> Problem:
 
 
 def _real(row: Row, key: str) -> float:
-    """The number of a cell; 0 where there is none."""
+    """The number of a cell; 0 where there is none above it."""
     try:
         value = float(row.get(key, "") or 0.0)
     except ValueError:
         return 0.0
-    return value if np.isfinite(value) else 0.0
+    return value if np.isfinite(value) and value > 0.0 else 0.0
 
 
 def _whole(row: Row, key: str, default: int = 0) -> int:

@@ -89,9 +89,11 @@ class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
         """Weights, gradients and optimizer per parameter after sharding over ``shards`` devices."""
         weights = self.weights / np.where(zero_stage >= 3, shards, 1.0)
         gradients = self.gradients / np.where(zero_stage >= 2, shards, 1.0)
-        if self.sharded_parameters:
-            weights = np.where(zero_stage >= 3, 0.0, weights)
-            gradients = np.where(zero_stage == 2, self.gradients + gradients, gradients)
+        if self.sharded_parameters:  # with nothing to shard all stages are alike
+            shared = shards > 1.0
+            weights = np.where(shared & (zero_stage >= 3), 0.0, weights)
+            both = shared & (zero_stage == 2)
+            gradients = np.where(both, self.gradients + gradients, gradients)
         return weights, gradients, self.optimizer / np.where(zero_stage >= 1, shards, 1.0)
 
     def total(self, zero_stage: Array, shards: Array) -> Array:

@@ -417,7 +417,8 @@ class CostModel:
         ):
             for name, each in zip(names, self.states.split(zero, shards), strict=True):
                 total[name] += own * each
-            total["weights"] += (everything - own) * self.states.frozen(zero, shards)
+            if self.workload.lora_rank:
+                total["weights"] += (everything - own) * self.states.frozen(zero, shards)
         return total
 
     def _parameters(

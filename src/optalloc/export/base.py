@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from optalloc.errors import InputError, nearest
+from optalloc.errors import ExportError, InputError, nearest
 from optalloc.training.plan import TrainingPlan
 
 # target -> dotted path of its exporter; a target's module is imported only when it is asked for.
@@ -61,9 +61,24 @@ def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
             path="target",
             fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
         )
+    _refuse_unwritten(plan, target)
     module, _, name = TARGETS[target].rpartition(".")
     exporter = cast(Exporter, getattr(importlib.import_module(module), name))
     return exporter(plan)
+
+
+def _refuse_unwritten(plan: TrainingPlan, target: str) -> None:
+    """What estimates know and no export writes: it would run another step than the plan's."""
+    work = plan.workload
+    for given, what, fix in (
+        (work.lora_rank > 0, "low-rank adapters", "plan with lora_rank = 0"),
+        (work.dropout, "dropout", "plan with dropout = false"),
+        (work.dtype == "fp4", "dtype fp4", "plan with dtype fp8 or bf16"),
+        (work.optimizer == "lion", "the optimizer lion", "plan with adamw or sgd"),
+        (work.moment_dtype != "fp32", "moments in bf16", "plan with moment_dtype = fp32"),
+    ):
+        if given:
+            raise ExportError(target, what, fix=fix)
 
 
 def export(plan: TrainingPlan, target: str, folder: str | os.PathLike[str]) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from optalloc.stop import OnProgress, StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.training.space import divisors
+from optalloc.training.ties import Alternative, alternative
 from optalloc.workload import Training
 
 # What each target can express, whatever else is decided. Without a pipeline all shard more.
@@ -84,6 +85,7 @@ def plan_for_target(
     target_step_time_s: float | None = None,
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
+    margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     cost_model: str = DEFAULT,
@@ -118,6 +120,7 @@ def plan_for_target(
                 target_step_time_s=target_step_time_s,
                 pin=[*pin, *pins],
                 forbid=forbid,
+                margin=margin,
                 stop=stop,
                 on_progress=on_progress,
                 cost_model=cost_model,
@@ -129,6 +132,25 @@ def plan_for_target(
 def _only_one(pin: list[str] | tuple[str, ...]) -> bool:
     """True if the user pinned pp to 1 alone."""
     return [word.replace(" ", "") for word in pin if word.strip().startswith("pp")] == ["pp=1"]
+
+
+def _rivals(best: TrainingResult, results: list[TrainingResult]) -> tuple[Alternative, ...]:
+    """The next best plans of all answers: as many as one answer lists, or all within the margin."""
+    first, value = best.best, best.bounds.primal
+    if first is None or value is None:
+        return best.alternatives
+    rivals = list(best.alternatives)
+    for result in results:
+        if result is best or result.best is None or result.bounds.primal is None:
+            continue
+        for plan, theirs in (
+            (result.best, result.bounds.primal),
+            *((rival.plan, rival.value) for rival in result.alternatives),
+        ):
+            rivals.append(alternative(first, value, plan, theirs, best.objective.name, best.error))
+    rivals.sort(key=lambda rival: rival.value)
+    most = value * (1.0 + (best.margin or 0.0))
+    return tuple(r for k, r in enumerate(rivals) if k < 3 or r.value <= most)
 
 
 def better_of(results: list[TrainingResult]) -> TrainingResult:
@@ -144,6 +166,7 @@ def better_of(results: list[TrainingResult]) -> TrainingResult:
     bounds = Bounds(primal=best.bounds.primal, dual=dual)
     proven = bounds.gap <= 1e-9
     limit = bool(open_) and not proven
+    rivals = _rivals(best, results)
     pruned: dict[str, int] = {}
     for result in results:
         for name, count in result.stats.pruned.items():
@@ -152,6 +175,11 @@ def better_of(results: list[TrainingResult]) -> TrainingResult:
         best,
         termination=Termination.LIMIT if limit else best.termination,
         bounds=bounds,
+        best=None
+        if best.best is None
+        else msgspec.structs.replace(best.best, alternatives=tuple(r.brief for r in rivals)),
+        alternatives=rivals,
+        complete=all(r.complete or r.termination is Termination.INFEASIBLE for r in results),
         stats=Stats(
             wall_s=sum(r.stats.wall_s for r in results),
             cpu_s=sum(r.stats.cpu_s for r in results),

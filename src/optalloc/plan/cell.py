@@ -13,12 +13,12 @@ import msgspec
 
 from optalloc import __version__, files
 from optalloc.cluster.topology import Cluster
-from optalloc.cost.model import CostModel
-from optalloc.errors import OptallocError
+from optalloc.errors import InputError, OptallocError
 from optalloc.model.spec import ModelSpec
-from optalloc.plan.figures import figures
 from optalloc.result import Termination
 from optalloc.stop import StopRule, TimeLimit
+from optalloc.training.mixed.solve import MixedResult, plan_mixed
+from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.workload import Training
 
@@ -51,7 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ``status`` is optimal, limit (a plan with a gap, or none yet), infeasible (proven) or error;
     ``reason`` says why where there is no optimum. ``gap`` is relative. ``front`` is True where no
     other row is both faster and cheaper. Money and energy are estimates like the times. None: no
-    plan, or no price.
+    plan, no price, or on a mixed cluster, whose stages differ, no one value.
     """
 
     digest: str
@@ -118,25 +118,33 @@ def solve_cell(cell: Cell) -> Row:
     begin = time.process_time()
     stop: StopRule | None = None if cell.time_limit_s is None else TimeLimit(cell.time_limit_s)
     try:
-        result = plan_training(
-            cell.model,
-            cell.cluster,
-            cell.workload,
-            objective=cell.objective,
-            pin=cell.pin,
-            forbid=cell.forbid,
-            stop=stop,
-        )
+        result = _planned(cell, cell.cluster, stop)
         in_time = cell.time_limit_s is None or result.stats.wall_s < cell.time_limit_s
         if result.termination is Termination.LIMIT and in_time:
             raise KeyboardInterrupt  # which the search takes for a stop
-        row = _row(cell, cell.cluster, result)
+        row = _row(cell, result)
     except OptallocError as error:
         row = empty_row(cell, "error", str(error))
     return msgspec.structs.replace(row, cpu_s=round(time.process_time() - begin, 3))
 
 
-def _row(cell: Cell, cluster: Cluster, result: TrainingResult) -> Row:
+def _planned(cell: Cell, cluster: Cluster, stop: StopRule | None) -> TrainingResult | MixedResult:
+    """The best plan, on equal nodes or on a mixed cluster."""
+    model, work, pin, forbid = cell.model, cell.workload, cell.pin, cell.forbid
+    if cluster.is_uniform:
+        return plan_training(
+            model, cluster, work, objective=cell.objective, pin=pin, forbid=forbid, stop=stop
+        )
+    if cell.objective != "step_time":
+        raise InputError(
+            f"mixed clusters are planned for the step time, not for {cell.objective}",
+            path="--objective",
+            fix="leave it out, or sweep equal devices",
+        )
+    return plan_mixed(model, cluster, work, pin=pin, forbid=forbid, stop=stop)
+
+
+def _row(cell: Cell, result: TrainingResult | MixedResult) -> Row:
     stats = {"configurations": result.stats.configurations}
     if result.best is None:
         if result.termination is Termination.INFEASIBLE:
@@ -145,22 +153,28 @@ def _row(cell: Cell, cluster: Cluster, result: TrainingResult) -> Row:
             bare = empty_row(cell, "limit", "the search was stopped before it found a plan")
         return msgspec.structs.replace(bare, **stats)
     plan, proven = result.best, result.termination is Termination.OPTIMAL
-    f = figures(CostModel(cell.model, cluster, cell.workload, name=plan.cost_model), plan)
-    gap = result.bounds.gap
+    usd, gap = plan.price_usd_per_step, result.bounds.gap
+    decided = {}
+    if isinstance(plan, TrainingPlan):
+        decided = {
+            **msgspec.structs.asdict(plan.degrees),
+            "schedule": plan.schedule,
+            "zero_stage": plan.zero_stage,
+        }
     return msgspec.structs.replace(
         empty_row(cell, "optimal" if proven else "limit", "" if proven else "stopped early"),
         step_time_s=plan.step_time_s,
         gap=None if gap == float("inf") else gap,
         tokens_per_s=plan.tokens_per_s,
-        mfu_causal=f.mfu_causal,
-        price_usd_per_step=plan.price_usd_per_step,
-        usd_per_trillion_tokens=f.usd_per_trillion_tokens,
+        mfu_causal=plan.mfu,
+        price_usd_per_step=usd,
+        usd_per_trillion_tokens=(
+            None if usd is None else usd / (plan.tokens_per_s * plan.step_time_s) * 1e12
+        ),
         energy_j_per_step=plan.energy_j_per_step,
         num_devices=plan.num_devices,
-        **msgspec.structs.asdict(plan.degrees),
-        schedule=plan.schedule,
-        zero_stage=plan.zero_stage,
         micro_batch=plan.micro_batch,
+        **decided,
         **stats,
     )
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
-from optalloc.cost.model import CostModel
-from optalloc.plan.account import Part, account, part_words
-from optalloc.plan.edited import as_written, edited_line
-from optalloc.plan.figures import figures, memory_kinds
-from optalloc.training.plan import TrainingPlan
-from optalloc.training.strategy import Recompute
+from optalloc.plan.account import part_words
+from optalloc.plan.edited import edited_line
+from optalloc.plan.view import Plan, View, view
 from optalloc.units import format_bytes, format_seconds
 
 Value = int | float | str | None
@@ -124,12 +119,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "\n\n".join(parts)
 
 
-def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
+def compare(first: Plan, second: Plan) -> Comparison:
     """What the second plan does differently from the first, and what that brings.
 
     Parameters
     ----------
-    first, second : TrainingPlan
+    first, second : TrainingPlan or MixedPlan
         Two plans, best of the same model, cluster and workload; where these differ the result says
         so.
 
@@ -137,93 +132,34 @@ def compare(first: TrainingPlan, second: TrainingPlan) -> Comparison:
     -------
     Comparison
         Decisions, figures, time by cause (seconds) and memory by kind (bytes) side by side.
+
+    Raises
+    ------
+    InputError
+        If an edited plan breaks a rule of the space.
     """
-    first, of_first = as_written(first)
-    second, of_second = as_written(second)
-    measures = tuple(
-        Measure(name=name, first=a, second=b)
-        for (name, a), (_, b) in zip(
-            _measures(first).items(), _measures(second).items(), strict=True
-        )
+    a, b = view(first), view(second)
+    names = [*a.decisions, *(name for name in b.decisions if name not in a.decisions)]
+    decided = tuple(
+        Decision(name=name, first=a.decisions.get(name, "-"), second=b.decisions.get(name, "-"))
+        for name in names
     )
     made = Comparison(
-        edited=(of_first, of_second),
+        edited=(a.edited, b.edited),
         different_inputs=tuple(
-            name for name in _INPUTS if getattr(first, name) != getattr(second, name)
+            name for name in _INPUTS if getattr(a.plan, name) != getattr(b.plan, name)
         ),
-        changed=tuple(name for name, a in decisions(first).items() if decisions(second)[name] != a),
-        decisions=tuple(
-            Decision(name=name, first=a, second=b)
-            for (name, a), (_, b) in zip(
-                decisions(first).items(), decisions(second).items(), strict=True
-            )
+        changed=tuple(decision.name for decision in decided if decision.changed),
+        decisions=decided,
+        measures=tuple(
+            Measure(name=name, first=a.measures[name], second=b.measures[name])
+            for name in a.measures
         ),
-        measures=measures,
-        causes=_causes(first.breakdown_s, second.breakdown_s),
-        parts=_causes(_times(first), _times(second)),
-        memory=_memory(first, second),
+        causes=_causes(a.plan.breakdown_s, b.plan.breakdown_s),
+        parts=_causes(a.parts, b.parts),
+        memory=_memory(a, b),
     )
     return msgspec.structs.replace(made, summary=_verdict(made))
-
-
-def _cost(plan: TrainingPlan) -> CostModel:
-    return CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
-
-
-def _times(plan: TrainingPlan) -> dict[str, float]:
-    parts: tuple[Part, ...] = account(_cost(plan), plan)
-    return {part.name: part.time_s for part in parts}
-
-
-def _measures(plan: TrainingPlan) -> dict[str, float | None]:
-    """Figures by name; the unit is the end of the name."""
-    f = figures(_cost(plan), plan)
-    return {
-        "step_time_s": plan.step_time_s,
-        "tokens_per_s": f.tokens_per_s,
-        "tokens_per_s_per_device": f.tokens_per_s_per_device,
-        "mfu_causal": f.mfu_causal,
-        "mfu_square": f.mfu_square,
-        "hfu_causal": f.hfu_causal,
-        "price_usd_per_step": plan.price_usd_per_step,
-        "usd_per_trillion_tokens": f.usd_per_trillion_tokens,
-        "energy_j_per_step": plan.energy_j_per_step,
-        "energy_j_per_trillion_tokens": f.energy_j_per_trillion_tokens,
-    }
-
-
-def decisions(plan: TrainingPlan) -> dict[str, int | str]:
-    """Everything a plan decides, by name, as numbers or short words."""
-    return {
-        **msgspec.structs.asdict(plan.degrees),
-        "sequence_parallel": "yes" if plan.sequence_parallel else "no",
-        "zero_stage": plan.zero_stage,
-        "shard_group": plan.shard_group or "all replicas",
-        "micro_batch": plan.micro_batch,
-        "num_microbatches": plan.num_microbatches,
-        "schedule": plan.schedule,
-        "num_devices": plan.num_devices,
-        "idle_devices": plan.idle_devices,
-        "layers_per_chunk": _runs(str(n) for n in plan.strategy.layers_per_chunk),
-        "recompute": _runs(_recompute(stage.recompute) for stage in plan.stages),
-    }
-
-
-def _recompute(rule: Recompute) -> str:
-    parts = [f"{n} {kind}" for n, kind in ((rule.full, "full"), (rule.selective, "selective")) if n]
-    return " + ".join(parts) or "none"
-
-
-def _runs(words: Iterable[str]) -> str:
-    """``"11 10*6 9"``: equal neighbours are counted."""
-    runs: list[tuple[str, int]] = []
-    for word in words:
-        if runs and runs[-1][0] == word:
-            runs[-1] = (word, runs[-1][1] + 1)
-        else:
-            runs.append((word, 1))
-    shown = [word if count == 1 else f"{word}*{count}" for word, count in runs]
-    return ", ".join(shown)
 
 
 def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, ...]:
@@ -240,21 +176,14 @@ def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, .
     return tuple(sorted(causes, key=lambda c: -abs(c.difference_s)))
 
 
-def _memory(first: TrainingPlan, second: TrainingPlan) -> tuple[Kind, ...]:
-    a, b = (
-        max(plan.stages, key=lambda stage: stage.memory_bytes["total"]) for plan in (first, second)
-    )
-    kinds = [*(memory_kinds(a) | memory_kinds(b)), "total"]
+def _memory(a: View, b: View) -> tuple[Kind, ...]:
     rows = [
-        Kind(
-            name=kind,
-            first_bytes=a.memory_bytes.get(kind, 0),
-            second_bytes=b.memory_bytes.get(kind, 0),
-        )
-        for kind in kinds
+        Kind(name=kind, first_bytes=a.memory.get(kind, 0), second_bytes=b.memory.get(kind, 0))
+        for kind in a.memory | b.memory
     ]
+    total = Kind(name="total", first_bytes=a.total_bytes, second_bytes=b.total_bytes)
     capacity = Kind(name="capacity", first_bytes=a.capacity_bytes, second_bytes=b.capacity_bytes)
-    return (*rows, capacity)
+    return (*rows, total, capacity)
 
 
 def _ratio(measure: Measure) -> float | None:

@@ -11,6 +11,10 @@ from optalloc.cost.model import CostModel
 from optalloc.errors import CertificateError, InputError
 from optalloc.training.certify import check_plan
 from optalloc.training.estimate import build_plan
+from optalloc.training.mixed.build import MixedCosts
+from optalloc.training.mixed.certify import check_mixed_plan
+from optalloc.training.mixed.estimate import build_mixed_plan
+from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
 
@@ -32,6 +36,24 @@ def as_written(plan: TrainingPlan) -> tuple[TrainingPlan, str]:
         cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
         check_shape(plan, cost.num_layers)
         return build_plan(cost, plan.strategy), str(error)
+    return plan, ""
+
+
+def mixed_as_written(plan: MixedPlan) -> tuple[MixedPlan, str]:
+    """The same for a plan on a mixed cluster.
+
+    Raises
+    ------
+    InputError
+        If its decisions break a rule.
+
+    Complexity: O(stages * layers).
+    """
+    try:
+        check_mixed_plan(plan)
+    except CertificateError as error:
+        costs = MixedCosts(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
+        return build_mixed_plan(costs, plan.strategy), str(error)
     return plan, ""
 
 

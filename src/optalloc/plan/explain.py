@@ -178,7 +178,7 @@ def _memory(cost: CostModel, plan: TrainingPlan) -> tuple[StageMemory, ...]:
                 free_bytes=free,
                 largest_kind=max(kinds, key=lambda kind: kinds[kind]),
                 next_layer_bytes=takes,
-                binds=takes is not None and takes > free,
+                binds=takes is not None and takes > free - cost.reserve_bytes,
             )
         )
     return tuple(rows)

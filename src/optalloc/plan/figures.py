@@ -9,6 +9,7 @@ from optalloc.cluster.device import DeviceSpec
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.flops import Convention, forward_flops
 from optalloc.cost.model import CostModel
+from optalloc.training.mixed.plan import MixedStage
 from optalloc.training.plan import StagePlan, TrainingPlan
 
 _TRILLION = 1e12
@@ -97,7 +98,7 @@ def _quoted(device: DeviceSpec, name: str, value: float) -> Quoted:
     return Quoted(value=value, source=source.title, date=source.date)
 
 
-def memory_kinds(stage: StagePlan) -> dict[str, int]:
+def memory_kinds(stage: StagePlan | MixedStage) -> dict[str, int]:
     """Memory of a stage by kind in the usual order, without the total, bytes."""
     sizes = {kind: size for kind, size in stage.memory_bytes.items() if kind != "total"}
     first = {kind: sizes[kind] for kind in _KINDS if kind in sizes}

@@ -17,9 +17,10 @@ import msgspec
 
 from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
-from optalloc.plan.compare import Decision, decisions
+from optalloc.plan.compare import Decision
 from optalloc.plan.marginals import links, with_link
 from optalloc.plan.resolve import Stopped, best_value, mesh_pins, objective_of
+from optalloc.plan.view import decisions
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training

@@ -89,6 +89,7 @@ def _row(row: Row) -> tuple[Cell, ...]:
     usd = row.usd_per_trillion_tokens
     degrees = [f"{n} {getattr(row, n)}" for n in ("tp", "cp", "pp", "dp", "ep")]
     words = " ".join(word for word in degrees if not word.endswith(" 1")) or "one device"
+    words = words if row.tp is not None else "unequal stages"
     return (
         *asked,
         format_seconds(row.step_time_s),

@@ -1,20 +1,17 @@
-"""Training plans on the screen: the answer, the stages, memory, time, the next best."""
+"""The answer of a search for training plans on the screen: what was found, and the next best."""
 
 from __future__ import annotations
 
 import textwrap
 
 from optalloc.cost.constants import read_constants, values
-from optalloc.report.table import Cell, Table
+from optalloc.report.plan_tables import plan_tables, total_bytes
+from optalloc.report.table import Table
 from optalloc.result import Termination
-from optalloc.training.plan import StagePlan, TrainingPlan
-from optalloc.training.solve import Alternative, TrainingResult
-from optalloc.units import GIB, format_seconds
-
-#: Groups of stages shown in full; of more, the first, the fullest and the last are.
-MOST_GROUPS = 9
-_BAR = 30
-
+from optalloc.training.plan import TrainingPlan
+from optalloc.training.solve import TrainingResult
+from optalloc.training.ties import Alternative, Robustness, headroom_bytes
+from optalloc.units import GIB, format_bytes, format_seconds
 
 # -- the answer ------------------------------------------------------------------------------------
 
@@ -27,15 +24,33 @@ def headline(result: TrainingResult, limits: str = "") -> str:
     plan = result.best
     if plan is None:
         return no_plan_line(result)
-    goal = result.objective
+    goal, robust = result.objective, result.robustness
     first = (
-        f"{plan.model.name} on {plan.cluster.name}: {value_text(goal.name, result.bounds.primal)} "
+        f"{plan.model.name} on {plan.cluster.name}: {'at worst ' if robust else ''}"
+        f"{value_text(goal.name, result.bounds.primal)} "
         f"({estimate_of(plan)}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
     lines = _wrapped(first, "")
+    if robust is not None:
+        lines += _wrapped(robust_text(robust, goal.name), "  ")
+    step = robust is not None or goal.name != "step_time"
+    return "\n".join([*lines, *plan_lines(plan, step=step), _counted(result)]) + "\n"
+
+
+def robust_text(robust: Robustness, objective: str) -> str:
+    """The box, what the worst case of the other plan would be, and the price."""
+    box = robust.box
+    other = value_text(objective, robust.nominal_worst).removesuffix(" a step")
+    gain = robust.nominal_worst / robust.worst - 1.0
+    compared = (
+        f"the plan that is best without: {other} at worst, {gain:.1%} more"
+        if gain > 5e-4
+        else "the plan that is best without is as good at worst"
+    )
     return (
-        "\n".join([*lines, *plan_lines(plan, step=goal.name != "step_time"), _counted(result)])
-        + "\n"
+        f"while compute is up to {box.compute:.0%}, node links {box.node_link:.0%} and the network "
+        f"{box.network:.0%} slower or faster than the model's; {compared}; price "
+        f"{robust.price:.1%} where the model is right"
     )
 
 
@@ -53,19 +68,19 @@ def estimate_headline(plan: TrainingPlan) -> str:
         f"a step ({estimate_of(plan)}) as written, without search",
         *plan_lines(plan, step=False),
     ]
-    fullest = max(_total(stage) / stage.capacity_bytes for stage in plan.stages)
+    fullest = max(total_bytes(stage) / stage.capacity_bytes for stage in plan.stages)
     error = values(read_constants(plan.cost_model)).memory_error
     if plan.fits and fullest * (1.0 + error) > 1.0:
         lines.append(
-            f"  MAY NOT FIT: {fullest:.0%} of the memory is predicted to be used, and one such "
-            f"estimate in ten is off by more than {error:.0%}."
+            f"  MAY NOT FIT: {fullest:.0%} of the memory is used, and one estimate in ten is off "
+            f"by more than {error:.0%}."
         )
     if not plan.fits:
-        most = max(plan.stages, key=lambda stage: _total(stage) - stage.capacity_bytes)
-        over = sum(_total(stage) > stage.capacity_bytes for stage in plan.stages)
+        most = max(plan.stages, key=lambda stage: total_bytes(stage) - stage.capacity_bytes)
+        over = sum(total_bytes(stage) > stage.capacity_bytes for stage in plan.stages)
         lines.append(
             f"  DOES NOT FIT: {over} of {len(plan.stages)} stages; stage {most.index} needs "
-            f"{_total(most) / GIB:.1f} GiB of {most.capacity_bytes / GIB:.1f} on each device."
+            f"{total_bytes(most) / GIB:.1f} GiB of {most.capacity_bytes / GIB:.1f} on each device."
         )
         lines.append(
             "  To fix: recompute=full, more tp or pp, a higher zero_stage, or let train choose"
@@ -151,183 +166,41 @@ def _energy(value_j: float) -> str:
     return f"{value_j / 3.6e6:,.3g} kWh" if value_j >= 3.6e5 else f"{value_j:,.4g} J"
 
 
-# -- stages and memory -----------------------------------------------------------------------------
-
-
-def stage_groups(plan: TrainingPlan) -> list[list[StagePlan]]:
-    """Neighbouring stages that hold and recompute the same, together."""
-    groups: list[list[StagePlan]] = []
-    for stage in plan.stages:
-        if groups and _holds(groups[-1][0]) == _holds(stage):
-            groups[-1].append(stage)
-        else:
-            groups.append([stage])
-    return groups
-
-
-def _holds(stage: StagePlan) -> tuple[object, ...]:
-    ends = [(chunk.num_layers, chunk.embedding, chunk.head) for chunk in stage.chunks]
-    return (stage.num_layers, ends, stage.recompute)
-
-
-def _shown(groups: list[list[StagePlan]]) -> list[list[StagePlan] | None]:
-    """The groups that fit on a screen; None stands for those left out."""
-    if len(groups) <= MOST_GROUPS:
-        return list(groups)
-    fullest = max(range(len(groups)), key=lambda g: _total(_fullest(groups[g])))
-    last = len(groups) - 1
-    kept = sorted({0, 1, 2, fullest, last - 2, last - 1, last})
-    shown: list[list[StagePlan] | None] = []
-    for before, index in zip([-1, *kept], kept, strict=False):
-        if index > before + 1:
-            shown.append(None)
-        shown.append(groups[index])
-    return shown
-
-
-def stages_table(plan: TrainingPlan) -> Table:
-    """What each stage holds and recomputes, and its time for one micro-batch."""
-    groups = stage_groups(plan)
-    rows: list[tuple[Cell, ...]] = []
-    for group in _shown(groups):
-        if group is None:
-            rows.append(("...", "", "", "", "", ""))
-            continue
-        stage = group[0]
-        rows.append(
-            (
-                _span(group),
-                _devices(group),
-                _layers(stage),
-                recompute_text(stage),
-                format_seconds(stage.forward_s),
-                format_seconds(stage.backward_s),
-            )
-        )
-    return Table(
-        title="Stages (times of one micro-batch)",
-        columns=("stage", "devices", "holds", "recomputes", "forward", "backward"),
-        rows=tuple(rows),
-        right=("forward", "backward"),
-    )
-
-
-def memory_table(plan: TrainingPlan) -> Table:
-    """Memory by kind on the fullest device of each group of stages, against its capacity."""
-    kinds = [kind for kind in plan.stages[0].memory_bytes if kind != "total"]
-    capacity = plan.stages[0].capacity_bytes
-    error = values(read_constants(plan.cost_model)).memory_error
-    rows: list[tuple[Cell, ...]] = []
-    for group in _shown(stage_groups(plan)):
-        if group is None:
-            rows.append(("...", *[""] * (len(kinds) + 2)))
-            continue
-        stage = _fullest(group)
-        used = _total(stage)
-        cells = [f"{stage.memory_bytes.get(kind, 0) / GIB:.1f}" for kind in kinds]
-        over = " OVER" if used > stage.capacity_bytes else ""
-        rows.append(
-            (
-                str(stage.index),
-                *cells,
-                f"{used / GIB:.1f}",
-                f"{used / stage.capacity_bytes:.1%}{over}",
-            )
-        )
-    return Table(
-        title=f"Memory of the fullest device, GiB (capacity {capacity / GIB:.1f}; "
-        f"nine estimates in ten are within {error:.0%})",
-        columns=("stage", *kinds, "total", "used"),
-        rows=tuple(rows),
-        right=(*kinds, "total", "used"),
-    )
-
-
-def _fullest(group: list[StagePlan]) -> StagePlan:
-    return max(group, key=_total)
-
-
-def _total(stage: StagePlan) -> int:
-    return stage.memory_bytes["total"]
-
-
-def _span(group: list[StagePlan]) -> str:
-    first, last = group[0].index, group[-1].index
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def _devices(group: list[StagePlan]) -> str:
-    first, end = group[0].devices[0][0], group[-1].devices[-1][1]
-    text = str(first) if end == first + 1 else f"{first}-{end - 1}"
-    return text if len(group) == 1 else f"{text}, {group[0].num_devices} each"
-
-
-def _layers(stage: StagePlan) -> str:
-    parts = ["embedding"] if any(chunk.embedding for chunk in stage.chunks) else []
-    parts += [f"{count} {name}" for name, count in stage.num_layers.items()]
-    parts += ["head"] if any(chunk.head for chunk in stage.chunks) else []
-    return " + ".join(parts) or "nothing"
-
-
-def recompute_text(stage: StagePlan) -> str:
-    """Recomputation of one stage in words; per chunk where the stage has several."""
-    rule, most = stage.recompute, max(chunk.num_layers for chunk in stage.chunks)
-    if rule.full >= most > 0:
-        return "all layers"
-    full, selective = rule.full, min(rule.selective, most - rule.full)
-    parts = [f"{full} whole"] if full else []
-    if selective:
-        parts.append("all attention cores" if selective == most else f"{selective} attention cores")
-    several = ", of each chunk" if len(stage.chunks) > 1 and parts else ""
-    return (" + ".join(parts) or "nothing") + several
-
-
-# -- time and the next best ------------------------------------------------------------------------
-
-
-def time_table(plan: TrainingPlan) -> Table:
-    """The step of the stage that ends last, by cause, the largest first."""
-    step = plan.step_time_s
-    causes = sorted(plan.breakdown_s.items(), key=lambda item: -item[1])
-    rows = tuple(
-        (
-            name.replace("_", " "),
-            format_seconds(seconds),
-            f"{seconds / step:.1%}",
-            _bar(seconds / step),
-        )
-        for name, seconds in causes
-        if seconds >= 0.0005 * step
-    )
-    return Table(
-        title="Where the time goes (stage that ends last)",
-        columns=("cause", "time", "share", ""),
-        rows=rows,
-        right=("time", "share"),
-    )
-
-
-def _bar(share: float) -> str:
-    return "#" * max(1, round(_BAR * share))
+# -- the next best ---------------------------------------------------------------------------------
 
 
 def rivals_table(result: TrainingResult) -> Table:
-    """The best plans of other degrees, and why each lost."""
+    """The best plans of other degrees, and why each lost; all of them where they were asked for."""
     goal = result.objective.name
+    rivals = result.alternatives if result.margin is not None else result.alternatives[:3]
     rows = tuple(
         (
             f"{rank}.",
             value_text(goal, rival.value).removesuffix(" a step"),
             _degrees(rival),
+            format_bytes(rival.headroom_bytes),
             rival.reason,
         )
-        for rank, rival in enumerate(result.alternatives[:3], 2)
+        for rank, rival in enumerate(rivals, 2)
     )
+    title = "Next best, and why each lost"
+    if result.margin is not None:
+        among = "All degrees" if result.complete else "Degrees found so far"
+        title = f"{among} within {result.margin:.1%} of the best, and the next three at least"
+    notes: tuple[str, ...] = ()
+    ties = sum(rival.tie for rival in result.alternatives)
+    if ties and result.best is not None:
+        more = "" if result.margin is not None else "at least "
+        notes = (
+            f"{more.capitalize()}{ties} within {result.error:.0%}, the stated error of the model: "
+            f"ties in practice. The best plan leaves {format_bytes(headroom_bytes(result.best))}.",
+        )
     return Table(
-        title="Next best, and why each lost",
-        columns=("", "value", "plan", "why"),
+        title=title,
+        columns=("", "value", "plan", "memory left", "why"),
         rows=rows,
-        right=("value",),
+        notes=notes,
+        right=("value", "memory left"),
     )
 
 
@@ -339,11 +212,6 @@ def _degrees(rival: Alternative) -> str:
 
 
 # -- whole screens ---------------------------------------------------------------------------------
-
-
-def plan_tables(plan: TrainingPlan) -> list[Table]:
-    """Stages, memory, time."""
-    return [stages_table(plan), memory_table(plan), time_table(plan)]
 
 
 def result_tables(result: TrainingResult) -> list[Table]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from optalloc.cost.constants import read_constants, values
 from optalloc.report.table import Cell, Table
 from optalloc.training.plan import StagePlan, TrainingPlan
-from optalloc.training.solve import Alternative, TrainingResult
+from optalloc.training.solve import TrainingResult
+from optalloc.training.ties import Alternative
 
 
 def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> dict[str, Any]:
@@ -31,6 +33,7 @@ def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> d
         },
         "stats": {
             "cpu_s": cpu_s,
+            "search_cpu_s": stats.cpu_s,
             "wall_s": stats.wall_s,
             "configurations": stats.configurations,
             "pruned": stats.pruned,
@@ -39,6 +42,10 @@ def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> d
         "space": result.space,
         "limits": limits,
         "alternatives": [_rival_facts(rival) for rival in result.alternatives],
+        "alternatives_margin": result.margin,
+        "alternatives_complete": result.complete,
+        "cost_model_error": result.error,
+        "robustness": msgspec.to_builtins(result.robustness),
         "incumbents": msgspec.to_builtins(result.incumbents),
         "conflict": list(result.conflict),
         "fixes": [{"what": fix.what, "cost": fix.cost} for fix in result.fixes],
@@ -51,6 +58,9 @@ def _rival_facts(rival: Alternative) -> dict[str, Any]:
     return {
         "value": rival.value,
         "reason": rival.reason,
+        "tie": rival.tie,
+        "differences": list(rival.differences),
+        "headroom_bytes": rival.headroom_bytes,
         "step_time_s": plan.step_time_s,
         "mfu": plan.mfu,
         "num_devices": plan.num_devices,
@@ -73,6 +83,7 @@ def estimate_facts(plan: TrainingPlan) -> dict[str, Any]:
             for stage in plan.stages
             if stage.memory_bytes["total"] > stage.capacity_bytes
         ],
+        "memory_error": values(read_constants(plan.cost_model)).memory_error,
         "plan": msgspec.to_builtins(plan),
     }
 

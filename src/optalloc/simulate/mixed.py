@@ -179,7 +179,7 @@ def _use(
     step_s: float,
 ) -> MixedUse:
     stage, busy_s = plan.replicas[r].stages[i], run.busy_s(i)
-    buffers = stage.capacity_bytes - round(cost.capacity_bytes)
+    buffers = stage.memory_bytes["buffers"]
     return MixedUse(
         replica=r,
         index=i,

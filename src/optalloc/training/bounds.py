@@ -199,7 +199,8 @@ class StemFacts:
             *arrays,
         )
         most = space.most_stages
-        few = np.isin(table, list(_FEW_STAGES)) | (table >= most - 2)
+        few = table >= most - 2
+        few[[k for k in _FEW_STAGES if k <= most]] = True
         self._stages = (
             weight,
             space.limits.keep("num_devices", devices).view(np.uint8),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 
@@ -9,6 +11,7 @@ from optalloc import __version__, _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.predict import recomputations
 from optalloc.model.spec import ModelSpec
 from optalloc.training.plan import Certificate, Chunk, Degrees, StagePlan, TrainingPlan
 from optalloc.training.strategy import Recompute, Strategy
@@ -30,7 +33,12 @@ BREAKDOWN = (
 
 
 def estimate(
-    model: ModelSpec, cluster: Cluster, workload: Training, strategy: Strategy | None = None
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    strategy: Strategy | None = None,
+    *,
+    recompute: Literal["written", "auto"] = "written",
 ) -> TrainingPlan:
     """Predict time, memory, price and energy of one configuration.
 
@@ -41,6 +49,8 @@ def estimate(
     strategy : Strategy, optional
         Default: one device. Empty ``layers_per_chunk`` spreads the layers evenly, empty
         ``recompute`` stores every activation.
+    recompute : {"written", "auto"}
+        Whether recomputation is that of the strategy, or the least that fits, equal on all stages.
 
     Raises
     ------
@@ -49,7 +59,41 @@ def estimate(
 
     Complexity: O(operations of the schedule).
     """
-    return build_plan(CostModel(model, cluster, workload), strategy or Strategy())
+    cost, strategy = CostModel(model, cluster, workload), strategy or Strategy()
+    if recompute == "auto":
+        strategy = with_least_recompute(cost, strategy)
+    return build_plan(cost, strategy)
+
+
+def with_least_recompute(cost: CostModel, strategy: Strategy) -> Strategy:
+    """The strategy with the first rule that leaves every stage within its memory, else everything.
+
+    A plan chooses recomputation stage by stage. Software that people configure takes one rule for
+    all: nothing, the selective kind, then one more whole layer of each chunk at a time. The margin
+    that plans keep free is kept here too.
+
+    Complexity: O(layers of the largest chunk) evaluations of the written configuration.
+    """
+    strategy = complete(strategy, cost.num_layers)
+    check_strategy(cost, strategy)
+    tables = cost.tables(meshes_of(strategy))
+    capacity = float(tables.real("capacity_bytes")[0])
+    rule = Recompute()
+    for full, selective in recomputations("", max(strategy.layers_per_chunk)):
+        rule = Recompute(full=full, selective=selective)
+        _, used, _ = _native.evaluate_mesh(
+            tables.ints,
+            tables.reals,
+            tables.layers,
+            cost.sequence,
+            cost.boundary,
+            list(strategy.layers_per_chunk),
+            [full] * strategy.pp,
+            [selective] * strategy.pp,
+        )
+        if max(used) <= capacity:
+            break
+    return msgspec.structs.replace(strategy, recompute=(rule,) * strategy.pp)
 
 
 def build_plan(
@@ -111,12 +155,14 @@ class _Builder:
         self.cost, self.strategy = cost, strategy
         self.meshes = meshes_of(strategy)
         self.tables: MeshTables = cost.tables(self.meshes)
+        self.kinds = cost.state_bytes(self.meshes)
         self.micro = int(cost.num_microbatches(self.meshes)[0])
         self.types = [layer.name for layer in cost.graph.types]
         self.chunks = self._chunks()
         self.members = [
             [c for c in range(len(self.chunks)) if c % strategy.pp == i] for i in range(strategy.pp)
         ]
+        self.known_counts: dict[tuple[int, bool], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
         full = [r.full for r in strategy.recompute]
         selective = [r.selective for r in strategy.recompute]
         self.value_s, self.bytes, self.ends_s = _native.evaluate_mesh(
@@ -191,6 +237,8 @@ class _Builder:
         self, stage: int, *, ends: bool = True
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """How often each layer type occurs in a stage; embedding and head with ``ends``."""
+        if (stage, ends) in self.known_counts:
+            return self.known_counts[stage, ends]
         counts = np.zeros(len(self.types), np.int64)
         for number in self.members[stage]:
             chunk = self.chunks[number]
@@ -199,6 +247,7 @@ class _Builder:
             if ends:
                 counts[0] += chunk.embedding
                 counts[-1] += chunk.head
+        self.known_counts[stage, ends] = counts
         return counts
 
     def _sum(self, stage: int, field: str) -> float:
@@ -239,9 +288,8 @@ class _Builder:
 
     def _memory(self, i: int) -> dict[str, int]:
         """Bytes of the fullest moment of one device of a stage, by kind, rounded up."""
-        kinds = self.cost.state_bytes(self.meshes)
         counts = self._counts(i).astype(np.float64)
-        states = {name: float(counts @ values[0]) for name, values in kinds.items()}
+        states = {name: float(counts @ values[0]) for name, values in self.kinds.items()}
         last = i == self.strategy.pp - 1
         logits = float(self.cost.logits_bytes(self.meshes)[0]) if last else 0.0
         allocated = self.bytes[i] / self.cost.fragmentation

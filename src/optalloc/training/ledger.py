@@ -192,7 +192,9 @@ def moments(
     e = np.arange(m + 1)
     after = np.stack([np.minimum(m - e, p - stage), np.minimum(e, stage)])
     before = np.stack([np.minimum(m - e, p - stage - 1), np.minimum(e, stage + 1)])[:, 1:]
-    return _distinct(np.concatenate([after, before], axis=1).T)
+    rows = np.concatenate([after, before], axis=1).T
+    _, first = np.unique(rows[:, 0] * (m + 1) + rows[:, 1], return_index=True)
+    return rows[first]
 
 
 def _interleaved_moments(p: int, v: int, m: int, stage: int) -> NDArray[np.int64]:

@@ -69,6 +69,20 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     checked: bool = False
 
 
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plan of other degrees: its value, what it decides otherwise, and the memory that it
+    leaves on its fullest device. ``tie``: within the stated error of the cost model.
+    """
+
+    value: float
+    step_time_s: float
+    num_devices: int
+    tie: bool
+    differences: tuple[str, ...]
+    headroom_bytes: int
+    strategy: Strategy
+
+
 class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="training"):
     """A training plan with everything needed to simulate, explain, export and check it.
 
@@ -102,6 +116,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     breakdown_s: dict[str, float]
     certificate: Certificate | None = None
     step_time_error: float | None = None
+    alternatives: tuple[Rival, ...] = ()
 
     @property
     def fits(self) -> bool:

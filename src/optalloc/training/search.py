@@ -74,7 +74,9 @@ _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a search knows when it ends.
 
-    ``found`` holds the best plan of each of the leading combinations of degrees, best first.
+    ``found`` holds the best plan of each of the leading combinations of degrees, best first;
+    ``complete`` is True if every combination that reaches a value within the margin of the best is
+    there with its best plan.
     ``bound`` is proven for the whole space. ``stopped`` is True if something below the best was
     left open.
     """
@@ -86,6 +88,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     incumbents: tuple[Incumbent, ...]
     stopped: bool
+    complete: bool = False
 
 
 class Search:
@@ -98,11 +101,12 @@ class Search:
         *,
         weight: Callable[[Ints], Array] | None = None,  # of one second, by number of devices
         leaders: int = 4,
+        margin: float = 0.0,
         ceiling_s: float = np.inf,
     ) -> None:
         self.cost, self.space = cost, space
         self.weight = weight or (lambda num_devices: np.ones(num_devices.shape))
-        self.num_leaders, self.ceiling_s = leaders, ceiling_s
+        self.num_leaders, self.margin, self.ceiling_s = leaders, margin, ceiling_s
         self.pruned: dict[str, int] = {}
         self.nodes = 0
         self.found: dict[int, Found] = {}
@@ -131,9 +135,10 @@ class Search:
             pass
         except KeyboardInterrupt:  # between two calls: only the least bound is proven
             self.floor = least
-        found = sorted(self.found.values(), key=lambda f: f.value)[: self.num_leaders]
+        found = [self.found[group] for group, _ in self._leaders()]
         best = found[0].value if found else np.inf
-        bound = min([best, self.floor, *(b for b, _ in self.open)])
+        left = min([self.floor, *(b for b, _ in self.open)])
+        bound = min(best, left)
         return Outcome(
             found=tuple(found),
             bound=bound if bound < np.inf else None,
@@ -142,6 +147,7 @@ class Search:
             nodes=self.nodes,
             incumbents=tuple(self.incumbents),
             stopped=bound < best,
+            complete=left > best * (1.0 + self.margin),
         )
 
     def _seed(self, shapes: Meshes) -> None:
@@ -234,7 +240,7 @@ class Search:
         self.open = []
         for k, (bound, mesh) in enumerate(waiting):
             best = self._best()
-            if best is not None and bound >= best:
+            if best is not None and bound >= best * (1.0 + self.margin):
                 self._count("cut search", 1)
                 continue
             try:
@@ -264,6 +270,7 @@ class Search:
             [value for _, value in leaders],
             self.num_leaders,
             self.ceiling_s,
+            self.margin,
             work_limit,
             self.cancel,
         )
@@ -326,13 +333,18 @@ class Search:
         return min((f.value for f in self.found.values()), default=None)
 
     def _leaders(self) -> list[tuple[int, float]]:
+        """The best groups, and all that tie with the first: group and value."""
         ranked = sorted((f.value, group) for group, f in self.found.items())
-        return [(group, value) for value, group in ranked[: self.num_leaders]]
+        most = ranked[0][0] * (1.0 + self.margin) if ranked else 0.0
+        num = self.num_leaders
+        return [(group, v) for k, (v, group) in enumerate(ranked) if k < num or v <= most]
 
     def _goal(self) -> float:
         """Values at or above this are of no interest."""
-        leaders = self._leaders()
-        return leaders[-1][1] if len(leaders) == self.num_leaders else np.inf
+        leaders, num = self._leaders(), self.num_leaders
+        if len(leaders) < num:
+            return np.inf
+        return max(leaders[num - 1][1], leaders[0][1] * (1.0 + self.margin))
 
     def _goals(self, weight: Array) -> Array:
         """The same for each mesh, with the ceiling on the step time."""

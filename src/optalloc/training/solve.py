@@ -10,17 +10,19 @@ import numpy as np
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
 from optalloc.cost.model import CostModel
+from optalloc.cost.uncertainty import stated_uncertainty
 from optalloc.errors import InputError, NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
 from optalloc.training.bounds import Array, Ints, StemFacts
 from optalloc.training.certify import check_plan
-from optalloc.training.estimate import BREAKDOWN, build_plan
+from optalloc.training.estimate import build_plan
 from optalloc.training.infeasible import explain_infeasible
 from optalloc.training.plan import Certificate, TrainingPlan
 from optalloc.training.search import Outcome, Search
 from optalloc.training.space import Space, parse_limits
+from optalloc.training.ties import Alternative, Robustness, alternatives
 from optalloc.workload import Training
 
 OBJECTIVES = {"step_time": "s", "price": "USD/step", "energy": "J/step", "devices": "devices"}
@@ -34,21 +36,22 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None = None
 
 
-class Alternative(msgspec.Struct, frozen=True, kw_only=True):
-    """The best plan of other degrees, and why it lost."""
-
-    plan: TrainingPlan
-    value: float
-    reason: str
-
-
 class TrainingResult(Result, frozen=True, kw_only=True):
-    """The answer of :func:`plan_training`; ``space`` states what was searched."""
+    """The answer of :func:`plan_training`; ``space`` states what was searched.
+
+    ``alternatives`` holds the next best combinations of degrees, each with its best plan; where a
+    ``margin`` was asked for and ``complete`` is True, they are all whose value is within it.
+    ``error`` is the stated error of the cost model: values closer than that are ties.
+    """
 
     objective: Objective
     space: str
     best: TrainingPlan | None = None
     alternatives: tuple[Alternative, ...] = ()
+    margin: float | None = None
+    complete: bool = False
+    error: float = 0.0
+    robustness: Robustness | None = None
 
     @property
     def plan(self) -> TrainingPlan:
@@ -74,6 +77,7 @@ def plan_training(
     target_step_time_s: float | None = None,
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
+    margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     cost_model: str = DEFAULT,
@@ -88,6 +92,9 @@ def plan_training(
         Only plans at or below this step time, seconds; what ``devices`` has to reach.
     pin, forbid : list of str
         Fix or exclude decisions: ``"tp=8"``, ``"schedule=1f1b,gpipe"``; see ``space.PINNABLE``.
+    margin : float, optional
+        List in ``alternatives`` every combination of degrees (tp, pp, ep, cp x dp) whose best plan
+        is within this share of the optimum, for example 0.1; else the next best three.
     stop : StopRule, optional
         Ends the search early; the result then is LIMIT with the bound proven so far.
 
@@ -99,8 +106,8 @@ def plan_training(
     Raises
     ------
     InputError
-        For a mixed cluster (that is for ``plan_mixed``), an unknown objective or decision, or an
-        objective without data.
+        For a mixed cluster (that is for ``plan_mixed``), an unknown objective or decision, an
+        objective without data, or a negative margin.
 
     Complexity: exponential in the worst case; bounds of O(1) work cut nearly all configurations.
     """
@@ -111,14 +118,27 @@ def plan_training(
             path="objective",
             fix=f"use one of {', '.join(OBJECTIVES)}",
         )
+    if margin is not None and not 0.0 <= margin <= 10.0:
+        raise InputError(
+            f"a margin of {margin} is no share of the optimum",
+            path="margin",
+            fix="give a share such as 0.05 for 5 %",
+        )
     limits = parse_limits(list(pin), list(forbid))
     cost = CostModel(model, cluster, workload, name=cost_model)
     space = Space(cost.graph, cluster, workload, limits)
     ceiling = np.inf if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
     if objective == "devices":
-        outcome = _fewest(cost, space, ceiling, stop, on_progress)
+        outcome = _fewest(cost, space, ceiling, margin or 0.0, stop, on_progress)
     else:
-        outcome = _search(cost, space, objective, ceiling, stop, on_progress)
+        search = Search(
+            cost,
+            space,
+            weight=lambda count: _weight(cost, objective, count),
+            margin=margin or 0.0,
+            ceiling_s=ceiling,
+        )
+        outcome = search.run(stop, on_progress)
     stats = Stats(
         wall_s=time.perf_counter() - begin,
         cpu_s=time.process_time() - begin_cpu,
@@ -129,7 +149,7 @@ def plan_training(
     goal = Objective(name=objective, unit=OBJECTIVES[objective])
     if not outcome.found:
         return _without_plan(cost, space, ceiling, outcome, goal, stats, stop)
-    return _with_plan(cost, outcome, goal, stats)
+    return _with_plan(cost, outcome, goal, stats, margin)
 
 
 def _weight(cost: CostModel, objective: str, num_devices: Ints) -> Array:
@@ -148,24 +168,11 @@ def _weight(cost: CostModel, objective: str, num_devices: Ints) -> Array:
     return np.multiply(num_devices, usd, dtype=np.float64)
 
 
-def _search(
-    cost: CostModel,
-    space: Space,
-    objective: str,
-    ceiling: float,
-    stop: StopRule | None,
-    on_progress: OnProgress | None,
-) -> Outcome:
-    search = Search(
-        cost, space, weight=lambda count: _weight(cost, objective, count), ceiling_s=ceiling
-    )
-    return search.run(stop, on_progress)
-
-
 def _fewest(
     cost: CostModel,
     space: Space,
     ceiling: float,
+    margin: float,
     stop: StopRule | None,
     on_progress: OnProgress | None,
 ) -> Outcome:
@@ -182,7 +189,7 @@ def _fewest(
             space.limits, pin=space.limits.pin | {"num_devices": (int(count),)}
         )
         part = Space(space.graph, space.cluster, space.workload, limits)
-        outcome = Search(cost, part, ceiling_s=ceiling).run(stop, on_progress)
+        outcome = Search(cost, part, margin=margin, ceiling_s=ceiling).run(stop, on_progress)
         nodes += outcome.nodes
         for name, number in outcome.pruned.items():
             pruned[name] = pruned.get(name, 0) + number
@@ -210,9 +217,12 @@ def _fewest(
     )
 
 
-def _with_plan(cost: CostModel, outcome: Outcome, goal: Objective, stats: Stats) -> TrainingResult:
+def _with_plan(
+    cost: CostModel, outcome: Outcome, goal: Objective, stats: Stats, margin: float | None
+) -> TrainingResult:
     value = outcome.found[0].value
     space_text = describe_space(cost)
+    error = stated_uncertainty(cost.name).step_time
     certificate = Certificate(
         objective=goal.name,
         value=value,
@@ -224,12 +234,7 @@ def _with_plan(cost: CostModel, outcome: Outcome, goal: Objective, stats: Stats)
     )
     plan = build_plan(cost, outcome.found[0].strategy, certificate)
     check_plan(plan)
-    rivals = []
-    for found in outcome.found[1:]:
-        rival = build_plan(cost, found.strategy)
-        rivals.append(
-            Alternative(plan=rival, value=found.value, reason=why_slower(plan, rival, goal.name))
-        )
+    rivals = alternatives(cost, plan, outcome.found, goal.name, error)
     return TrainingResult(
         termination=Termination.LIMIT if outcome.stopped else Termination.OPTIMAL,
         bounds=Bounds(primal=value, dual=certificate.bound),
@@ -237,8 +242,11 @@ def _with_plan(cost: CostModel, outcome: Outcome, goal: Objective, stats: Stats)
         incumbents=outcome.incumbents,
         objective=msgspec.structs.replace(goal, value=value),
         space=space_text,
-        best=plan,
-        alternatives=tuple(rivals),
+        best=msgspec.structs.replace(plan, alternatives=tuple(r.brief for r in rivals)),
+        alternatives=rivals,
+        margin=margin,
+        complete=margin is not None and outcome.complete,
+        error=error,
     )
 
 
@@ -278,35 +286,3 @@ def describe_space(cost: CostModel) -> str:
         "core or none, counted per stage; cuts: all (interleaved: all where at most 1,000, else "
         "equal middle chunks with smaller ends)"
     )
-
-
-_CAUSES = {
-    "compute": "compute",
-    "recompute": "recomputation",
-    "tensor_parallel": "tensor-parallel exchange",
-    "context_parallel": "context-parallel exchange",
-    "expert_parallel": "expert exchange",
-    "pipeline_idle": "pipeline idle time",
-    "data_parallel": "gradient and weight exchange",
-    "optimizer": "optimizer time",
-    "fixed": "fixed overhead",
-}
-
-
-def why_slower(best: TrainingPlan, other: TrainingPlan, objective: str) -> str:
-    """One line on why a plan lost: what it spends more on, against the best plan."""
-    change = other.step_time_s - best.step_time_s
-    if objective == "devices" and other.num_devices != best.num_devices:
-        return f"uses {other.num_devices} devices"
-    if objective in ("price", "energy") and other.num_devices > best.num_devices:
-        return f"uses {other.num_devices} devices for a step of {other.step_time_s:.4g} s"
-    if abs(change) <= 1e-6 * best.step_time_s:
-        return "ties within 1e-6"
-    more = {k: other.breakdown_s[k] - best.breakdown_s[k] for k in BREAKDOWN}
-    worst = sorted(more, key=lambda k: -more[k])[:2]
-    parts = [f"{more[k]:+.3g} s {_CAUSES[k]}" for k in worst if more[k] > 0.05 * abs(change)]
-    gain = min(more, key=lambda k: more[k])
-    text = f"{change:+.3g} s: " + ", ".join(parts)
-    if more[gain] < -0.2 * abs(change):
-        text += f", though {more[gain]:+.3g} s {_CAUSES[gain]}"
-    return text

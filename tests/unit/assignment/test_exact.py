@@ -221,6 +221,16 @@ def test_published_optima(shared_data: Path) -> None:
     assert wrong == []
 
 
+def test_patterns_and_multipliers_prove_the_same(tmp_path: Path) -> None:
+    """A run that writes a proof closes its nodes by multipliers alone, others by patterns too."""
+    for seed in range(4):
+        problem = correlated(40, 5, seed)
+        plain = solve_exact(problem)
+        logged = solve_exact(problem, proof=tmp_path / "proof")
+        assert plain.termination is logged.termination is Termination.OPTIMAL
+        assert plain.bounds.primal == logged.bounds.primal
+
+
 def test_no_false_proof_after_double_removal(shared_data: Path) -> None:
     """d05100 is 6353: a pair removed twice in one sweep once made 6354 look optimal."""
     problem = read_unit_major(shared_data / "gap" / "chu1997" / "d05100.txt")

@@ -94,8 +94,30 @@ def test_what_does_not_fit_is_said_plainly(capsys: pytest.CaptureFixture[str]) -
     assert "OVER" in shown
 
 
+def test_the_least_recomputation_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """70 billion parameters on 32 devices: some layers whole, the same number on all stages.
+
+    The screen says that the estimate may be off.
+    """
+    words = [*LLAMA, "--set", "tp=8", "pp=4", "dp=1", "micro_batch=4", "recompute=auto"]
+    data = estimate(capsys, *words)
+    rules = [stage["recompute"] for stage in data["plan"]["stages"]]
+    assert data["fits"]
+    assert 0.0 < data["memory_error"] < 0.3
+    assert rules == [rules[0]] * 4
+    assert 0 < rules[0]["full"] < 20
+    assert main(["estimate", *words]) == 0
+    assert "MAY NOT FIT" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "words", ["tp=8 pp=4 dp=2 recompute=full", "tp=8 pp=4 dp=2 vpp=5 recompute=3,2,1,0", "pp=64"]
+    "words",
+    [
+        "tp=8 pp=4 dp=2 recompute=full",
+        "tp=4 pp=4 dp=4 recompute=auto",
+        "tp=8 pp=4 dp=2 vpp=5 recompute=3,2,1,0",
+        "pp=64",
+    ],
 )
 def test_screen_fits_100_columns(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", *LLAMA, "--set", *words.split()]) == 0

@@ -95,3 +95,23 @@ def test_a_misspelt_pin_is_bad_input(path: str, capsys: pytest.CaptureFixture[st
     """Also where no search would use it."""
     assert main(["explain", path, "--pin", "tq=2"]) == 2
     assert "did you mean tp" in capsys.readouterr().err
+
+
+def test_a_mixed_plan_says_which_flags_it_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page or a turn of a mixed plan is refused, not left out in silence."""
+    path = str(tmp_path / "mixed.json")
+    words = ["train", "gpt2", "--cluster", "1xa100-sxm-80g+1xh100-sxm", "--global-batch", "8"]
+    assert main([*words, "--seq-len", "512", "-o", path]) == 0
+    assert main(["explain", path]) == 0
+    capsys.readouterr()
+    assert main(["explain", path, "--sensitivity"]) == 2
+    assert "without --sensitivity" in capsys.readouterr().err
+    data = json.loads(Path(path).read_text())
+    Path(path).write_text(json.dumps(data | {"step_time_s": 1.0}))
+    for verb in ("explain", "simulate"):
+        assert main([verb, path]) == 0
+        out, err = capsys.readouterr()
+        assert "was edited" in err
+        assert "1.00 s" not in out

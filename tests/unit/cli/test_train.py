@@ -47,7 +47,8 @@ def test_json_has_the_published_keys(capsys: pytest.CaptureFixture[str]) -> None
     assert data["objective"]["unit"] == "s"
     assert data["bounds"]["gap"] == 0
     assert data["bounds"]["primal"] == data["bounds"]["dual"] == data["objective"]["value"]
-    assert {"cpu_s", "wall_s", "configurations", "pruned", "nodes"} == set(data["stats"])
+    keys = {"cpu_s", "search_cpu_s", "wall_s", "configurations", "pruned", "nodes"}
+    assert keys == set(data["stats"])
     assert data["stats"]["configurations"] >= sum(data["stats"]["pruned"].values())
     assert data["conflict"] == data["fixes"] == []
     assert "tp" in data["space"]
@@ -79,6 +80,53 @@ def test_alternatives_are_no_better_and_say_why(capsys: pytest.CaptureFixture[st
     assert values == sorted(values)
     assert values[0] >= data["objective"]["value"]
     assert all(rival["reason"] for rival in data["alternatives"])
+    assert all(rival["differences"] for rival in data["alternatives"])
+    assert all(rival["headroom_bytes"] >= 0 for rival in data["alternatives"])
+
+
+def test_alternatives_within_a_share_are_listed_and_saved(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """All of them, with what differs; the saved plan holds them too and is true."""
+    path = tmp_path / "plan.json"
+    data = train(capsys, *GPT2, "--alternatives", "100%", "-o", str(path))
+    most = 2.0 * data["objective"]["value"]
+    assert data["alternatives_complete"]
+    assert len(data["alternatives"]) > 3
+    assert all(rival["value"] <= most for rival in data["alternatives"][3:])
+    assert all(
+        rival["tie"] == (rival["value"] <= (1.0 + data["cost_model_error"]) * most / 2.0)
+        for rival in data["alternatives"]
+    )
+    saved = load_plan(path)
+    assert [rival.value for rival in saved.alternatives] == [
+        rival["value"] for rival in data["alternatives"]
+    ]
+    assert main(["certify", str(path)]) == 0
+    assert main(["train", *GPT2, "--alternatives"]) == 0
+    assert "All degrees within" in capsys.readouterr().out
+
+
+def test_a_share_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A word, and less than nothing."""
+    assert "no share" in refused(capsys, *GPT2, "--alternatives", "some")
+    assert "no share" in refused(capsys, *GPT2, "--alternatives", "-0.1")
+
+
+def test_the_robust_plan_says_what_it_costs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its worst case is proven and no worse than that of the plan that is best without."""
+    path = tmp_path / "plan.json"
+    data = train(capsys, *GPT2, "--robust", "-o", str(path))
+    robust = data["robustness"]
+    assert data["termination"] == "optimal"
+    assert data["bounds"]["primal"] == robust["worst"] <= robust["nominal_worst"]
+    assert robust["price"] >= -1e-9
+    assert main(["certify", str(path)]) == 0
+    assert main(["train", *GPT2, "--robust", "--for", "megatron"]) == 0
+    assert "at worst" in capsys.readouterr().out
+    assert "worst case" in refused(capsys, *GPT2, "--robust", "--objective", "devices")
 
 
 @pytest.mark.parametrize(

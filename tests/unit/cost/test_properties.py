@@ -12,7 +12,7 @@ from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.model import CostModel, Meshes, MeshTables
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
-from optalloc.workload import Training
+from optalloc.workload import FRAMEWORKS, Dtype, Training
 
 WORK = Training(global_batch=64, sequence_length=2048)
 
@@ -151,3 +151,39 @@ def test_meshes_together_equal_meshes_alone(moe: ModelSpec) -> None:
         assert np.array_equal(alone.layers[0], together.layers[k])
         assert np.array_equal(alone.reals[0], together.reals[k])
         assert np.array_equal(alone.ints[0], together.ints[k])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8", "fp32"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_more_recomputation_keeps_less(moe: ModelSpec, framework: str, dtype: Dtype) -> None:
+    """Whole, selective, nothing: in every layer of every mesh and layout."""
+    work = msgspec.structs.replace(WORK, framework=framework, dtype=dtype, dropout=True)
+    tables = CostModel(moe, load_cluster("32xh100-sxm"), work).tables(_many())
+    whole, some, all_ = (
+        tables.field(name) for name in ("held_full_bytes", "held_selective_bytes", "held_bytes")
+    )
+    assert np.all(whole > 0.0)
+    assert np.all(whole[:, 1:-1] <= some[:, 1:-1])
+    assert np.all(some <= all_)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_each_way_of_sharding_and_of_training_less_saves_memory(
+    moe: ModelSpec, framework: str
+) -> None:
+    """Stage 1 less than 0, 3 the least of all, adapters less than everything."""
+    work = msgspec.structs.replace(WORK, framework=framework)
+    cost = CostModel(moe, load_cluster("32xh100-sxm"), work)
+    many = msgspec.structs.replace(_many(), shard_group=np.zeros(300, np.int64))
+    states = [
+        cost.tables(msgspec.structs.replace(many, zero_stage=np.full(300, zero))).field(
+            "state_bytes"
+        )
+        for zero in range(4)
+    ]
+    assert np.all(states[1] <= states[0])
+    assert all(np.all(states[3] <= one) for one in states)
+    adapters = msgspec.structs.replace(work, lora_rank=8)
+    tuned = CostModel(moe, load_cluster("32xh100-sxm"), adapters).tables(many)
+    plain = cost.tables(many)
+    assert np.all(tuned.field("state_bytes")[:, 1] <= plain.field("state_bytes")[:, 1])

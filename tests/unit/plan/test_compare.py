@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 from optalloc.cli.__main__ import main
@@ -15,7 +16,9 @@ from optalloc.cluster.load import load_cluster
 from optalloc.model.load import load_model
 from optalloc.plan.compare import compare
 from optalloc.training.estimate import estimate
+from optalloc.training.mixed.solve import plan_mixed
 from optalloc.training.plan import TrainingPlan
+from optalloc.training.solve import plan_training
 from optalloc.training.strategy import Recompute, Strategy
 from optalloc.units import format_seconds
 from optalloc.workload import Training
@@ -118,6 +121,31 @@ def test_text_shows_every_section(plan: TrainingPlan) -> None:
     assert "1f1b" in text
     price = next(line for line in text.splitlines() if "usd_per_trillion_tokens" in line)
     assert price.split()[-2:] == ["-", "-"]
+
+
+def test_a_mixed_plan_compares_with_an_even_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Causes add up to the difference; each replica is a decision; an edited step is found out."""
+    workload = Training(global_batch=32, sequence_length=512)
+    model = load_model("gpt2")
+    even = plan_training(model, load_cluster("4xa100-sxm-80g"), workload).plan
+    mixed = plan_mixed(model, load_cluster("4xa100-sxm-80g+4xv100-sxm-32g"), workload).plan
+    comparison = compare(even, mixed)
+    assert comparison.different_inputs == ("cluster",)
+    assert comparison.edited == ("", "")
+    change = mixed.step_time_s - even.step_time_s
+    assert math.fsum(c.difference_s for c in comparison.causes) == pytest.approx(change, rel=1e-9)
+    shown = {d.name: d for d in comparison.decisions}
+    replicas = [name for name in shown if name.startswith("replica")]
+    assert replicas
+    assert all(shown[name].first == "-" for name in replicas)
+    assert shown["tp"].second == "-"
+    even.save(tmp_path / "even.json")
+    msgspec.structs.replace(mixed, step_time_s=1.0).save(tmp_path / "mixed.json")
+    assert main(["compare", str(tmp_path / "even.json"), str(tmp_path / "mixed.json")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The second: the plan does not match its figures" in said
 
 
 def test_verb_prints_the_comparison(

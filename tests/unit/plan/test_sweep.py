@@ -47,6 +47,18 @@ def test_each_row_is_the_plan_of_its_cell() -> None:
         assert "unknown device 'a999'" in row.reason
 
 
+def test_a_mixed_cluster_is_a_cell_too() -> None:
+    """Its step is that of plan_mixed; what differs by stage has no one value."""
+    text = "1xa100-sxm-80g+1xh100-sxm"
+    (row,) = sweep(grid(MODEL, [text], WORK))
+    plan = oa.plan_mixed(MODEL, oa.load_cluster(text), WORK).plan
+    assert (row.status, row.step_time_s, row.devices) == ("optimal", plan.step_time_s, 2)
+    assert (row.tp, row.schedule) == (None, None)
+    assert row.price_usd_per_step == plan.price_usd_per_step
+    (cheap,) = sweep(grid(MODEL, [text], WORK, objective="price"))
+    assert "planned for the step time" in cheap.reason
+
+
 def test_processes_give_the_same_rows() -> None:
     """Two at a time or one after another: equal but for the CPU time."""
 

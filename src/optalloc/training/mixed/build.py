@@ -185,7 +185,7 @@ class MixedCosts:
         layers = layers[:, :, [LAYER_FIELDS.index(name) for name in FIELDS]].copy()
         layers[:, :, FIELDS.index("backward_s")] += layers[:, :, FIELDS.index("weight_s")]
         layers[:, :, FIELDS.index("weight_s")] = 0.0
-        layers[:, :, STATE] = bytes_["weights"] + bytes_["gradients"]
+        layers[:, :, STATE] = cost.fragmentation * (bytes_["weights"] + bytes_["gradients"])
         owned = bytes_["optimizer"] / cost.states.optimizer  # parameters a device updates
         size = element_bytes(self.workload)
         tp, cp, dp, sequence = (
@@ -193,13 +193,13 @@ class MixedCosts:
         )
         tokens = micro_batch / dp * self.workload.sequence_length / cp
         sent = size * tokens * self.model.hidden * np.where(sequence > 0, 1.0 / tp, 1.0)
-        tied = self.costs[group].graph.tied_parameters * cost.states.gradients / tp
+        tied = self.costs[group].graph.tied_parameters * cost.states.reduced / tp
         return {
             "group": np.full(len(kinds), group, np.int32),
             "devices": np.array([k.num_devices for k in kinds], np.int32),
             "layers": np.ascontiguousarray(layers),
-            "optimizer_bytes": bytes_["optimizer"],
-            "gradient_bytes": owned * cost.states.gradients,
+            "optimizer_bytes": cost.fragmentation * bytes_["optimizer"],
+            "gradient_bytes": owned * cost.states.reduced,
             "weight_bytes": owned * size,
             "capacity_bytes": tables.real("capacity_bytes").copy(),
             "logits_bytes": tables.real("logits_bytes").copy(),

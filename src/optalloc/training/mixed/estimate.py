@@ -263,7 +263,7 @@ class _Builder:
             embedding=i == 0,
             head=i + 1 == len(stages),
             recompute=stages[i].recompute,
-            memory_bytes=self._memory(cost, device.memory_bytes),
+            memory_bytes=self._memory(cost, degrees.group),
             capacity_bytes=device.memory_bytes,
             forward_s=cost.forward_s,
             backward_s=cost.backward_s,
@@ -271,12 +271,14 @@ class _Builder:
             tail_s=cost.tail_s,
         )
 
-    def _memory(self, cost: StageCost, device_bytes: int) -> dict[str, int]:
+    def _memory(self, cost: StageCost, group: int) -> dict[str, int]:
+        """Bytes by kind, each with its share of the allocator's gaps."""
+        model = self.costs.costs[group]
         parts = {
             "states": cost.state_bytes,
             "activations": cost.held_bytes + cost.scratch_bytes,
             "logits": cost.logits_bytes,
-            "buffers": device_bytes - cost.capacity_bytes,
+            "buffers": model.device.memory_bytes - model.reserve_bytes - cost.capacity_bytes,
         }
         whole = {name: math.ceil(size - 1e-6) for name, size in parts.items()}
         return whole | {"total": sum(whole.values())}

@@ -1,4 +1,4 @@
-"""recompute.py: the first rule, equal on all stages, that fits."""
+"""estimate.py: the first rule of recomputation, equal on all stages, that fits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from optalloc.cluster.load import load_cluster
 from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
-from optalloc.training.estimate import build_plan
-from optalloc.training.recompute import least_recompute
+from optalloc.training.estimate import build_plan, estimate, with_least_recompute
 from optalloc.training.strategy import Recompute, Strategy
 from optalloc.workload import Training
 
@@ -25,6 +24,10 @@ def _cost(sequence_length: int = 4096, share: float = 1.0) -> CostModel:
     )
     work = Training(global_batch=64, sequence_length=sequence_length)
     return CostModel(load_model("llama-3.1-8b"), cluster, work)
+
+
+def least_recompute(cost: CostModel, strategy: Strategy) -> tuple[Recompute, ...]:
+    return with_least_recompute(cost, strategy).recompute
 
 
 def _fits(cost: CostModel, strategy: Strategy) -> bool:
@@ -60,3 +63,14 @@ def test_the_rule_fits_and_the_one_before_does_not(share: float, pp: int) -> Non
 def test_everything_is_recomputed_where_nothing_fits() -> None:
     """A tenth of the memory."""
     assert least_recompute(_cost(share=0.1), Strategy()) == (Recompute(full=32),)
+
+
+def test_estimate_takes_the_rule_on_demand() -> None:
+    """As written nothing is recomputed, and eight devices are too small for it."""
+    cost = _cost(sequence_length=32768)
+    strategy = Strategy(tp=2, dp=4, sequence_parallel=True)
+    inputs = (cost.model, cost.cluster, cost.workload, strategy)
+    assert not estimate(*inputs).fits
+    plan = estimate(*inputs, recompute="auto")
+    assert plan.fits
+    assert plan.stages[0].recompute == least_recompute(cost, strategy)[0]

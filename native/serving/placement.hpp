@@ -1,0 +1,58 @@
+// Layer ranges on nodes: their largest flow, and annealing towards a larger one.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace optalloc::serving {
+
+struct FlowInstance {
+    int num_nodes, num_layers, max_layers;  // max_layers: columns of the table
+    bool partial;
+    std::span<const double> throughput;     // num_nodes x max_layers, tokens/s; negative where it does not fit
+    std::span<const double> links;          // num_nodes x num_nodes, tokens/s; 0: none
+    std::span<const double> source, sink;   // num_nodes, tokens/s
+    double rate(int node, int layers) const {
+        return throughput[static_cast<std::size_t>(node) * static_cast<std::size_t>(max_layers) +
+                          static_cast<std::size_t>(layers - 1)];
+    }
+    double link(int a, int b) const {
+        return links[static_cast<std::size_t>(a) * static_cast<std::size_t>(num_nodes) + static_cast<std::size_t>(b)];
+    }
+};
+
+// An unused node has begin == end.
+struct Range {
+    int begin, end;
+};
+
+class PlacementFlow {
+  public:
+    explicit PlacementFlow(const FlowInstance& instance);
+    double value(const std::vector<Range>& ranges);
+
+  private:
+    void add(int tail, int head, double capacity);
+    bool levels();
+    double push(int vertex, double amount);
+    const FlowInstance& in_;
+    std::vector<int> first_, next_, head_, level_, place_, queue_;
+    std::vector<double> rest_;
+    std::vector<std::vector<int>> starting_;
+};
+
+struct AnnealOptions {
+    std::uint64_t seed;
+    std::int64_t steps;
+    double target;        // tokens/s to reach; the search ends there
+    double hot, cold;     // temperatures, in layers missing
+    double seconds;       // wall clock; <= 0: none
+    bool swaps_only;      // only exchange nodes of equal tables
+};
+
+// Improves `ranges` in place to the best found; returns its flow. Steps taken are added to `steps`.
+double anneal(const FlowInstance& instance, std::vector<Range>& ranges, const AnnealOptions& options,
+              const int* cancel, std::int64_t& steps);
+
+}  // namespace optalloc::serving

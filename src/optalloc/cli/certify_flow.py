@@ -1,0 +1,59 @@
+"""``optalloc certify-flow``: check a layer placement and its bound with other code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("instance", metavar="INSTANCE", help="the instance that was solved")
+    parser.add_argument("answer", metavar="ANSWER", help="written by 'optalloc flow -o'")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check and print; what is not true is raised."""
+    from optalloc.files import read_json
+    from optalloc.report.table import Table, render
+    from optalloc.serving.flow.certify import certify_flow
+    from optalloc.serving.flow.instance import load_flow
+    from optalloc.serving.flow.result import FlowAnswer, placement_of
+
+    problem = load_flow(arguments.instance)
+    answer = read_json(arguments.answer, FlowAnswer)
+    if answer.partial_inference != problem.partial_inference:
+        import msgspec
+
+        problem = msgspec.structs.replace(problem, partial_inference=answer.partial_inference)
+    placement = placement_of(answer, arguments.answer)
+    proven = answer.bound is not None and answer.witness is not None
+    certify_flow(
+        problem,
+        placement,
+        value=answer.objective or 0.0,
+        bound=answer.bound if proven else None,
+        witness=answer.witness,
+    )
+    data = {
+        "valid": True,
+        "objective": answer.objective,
+        "bound": answer.bound if proven else None,
+        "optimal": proven and answer.termination == "optimal",
+    }
+    table = Table(
+        title="The answer says the truth about itself.",
+        columns=("checked anew", "tokens/s"),
+        rows=(
+            ("flow of the placement, routed again", f"{answer.objective or 0.0:,.6g}"),
+            ("bound, from its witness", f"{answer.bound:,.6g}" if proven else "none claimed"),
+        ),
+        right=("tokens/s",),
+    )
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(render([table], data, arguments.format, color=color), end="")
+    return 0

@@ -1,0 +1,1 @@
+"""Serving: where layers go, what is offloaded, which devices to rent."""

@@ -1,0 +1,90 @@
+"""The answer of a layer placement: ranges, routes, bound and what proves it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from optalloc.errors import InputError, NoPlan
+from optalloc.result import Fix, Result
+from optalloc.serving.flow.network import Cut
+from optalloc.serving.flow.witness import Witness
+
+
+class FlowResult(Result, frozen=True, kw_only=True):
+    """Where layers go and how much flows.
+
+    ``bounds`` are in tokens/s; ``cut`` is what stops this placement from passing more, ``witness``
+    proves that no placement passes more than the bound.
+    """
+
+    placed: dict[int, tuple[int, int]] | None = None
+    partial_inference: bool = False
+    cut: Cut | None = None
+    witness: Witness | None = None
+    message: str = ""
+
+    @property
+    def placement(self) -> dict[int, tuple[int, int]]:
+        """Node index to first and end layer (exclusive); unused nodes are left out.
+
+        Raises
+        ------
+        NoPlan
+            If there is none.
+        """
+        if self.placed is None:
+            raise NoPlan(f"There is no placement: {self.message}", self)
+        return self.placed
+
+
+class FlowAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is saved of an answer, and enough to check its claim against the instance.
+
+    ``objective`` and ``bound`` are tokens/s; ``placement`` maps the number of a node to its first
+    and end layer (exclusive).
+    """
+
+    format_version: str = "1.0"
+    termination: str
+    objective: float | None
+    bound: float | None
+    gap: float | None
+    placement: dict[str, tuple[int, int]]
+    partial_inference: bool = False
+    cut: Cut | None = None
+    witness: Witness | None = None
+    conflict: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    message: str = ""
+    cpu_s: float = 0.0
+
+
+def answer_of(result: FlowResult) -> FlowAnswer:
+    """The published form of a result."""
+    gap = result.bounds.gap
+    return FlowAnswer(
+        termination=result.termination.value,
+        objective=result.bounds.primal,
+        bound=result.bounds.dual,
+        gap=gap if gap < float("inf") else None,
+        placement={str(node): held for node, held in (result.placed or {}).items()},
+        partial_inference=result.partial_inference,
+        cut=result.cut,
+        witness=result.witness,
+        conflict=result.conflict,
+        fixes=result.fixes,
+        message=result.message,
+        cpu_s=result.stats.cpu_s,
+    )
+
+
+def placement_of(answer: FlowAnswer, path: str) -> dict[int, tuple[int, int]]:
+    """Node number to range; raises InputError where a key is no number."""
+    found = {}
+    for key, held in answer.placement.items():
+        if not key.isdigit():
+            raise InputError(
+                f"{key!r} is no number of a node", path=path, pointer="$.placement", fix="use 0, 1"
+            )
+        found[int(key)] = held
+    return found

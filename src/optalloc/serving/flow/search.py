@@ -1,0 +1,100 @@
+"""The search for placements: chains, stages, paths through regions, and annealing from the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optalloc.serving.flow.journal import TOLERANCE, Journal
+from optalloc.serving.flow.kinds import Kind
+from optalloc.serving.flow.regions import Region, RegionProgramme, regions_of
+from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
+
+_VARIETY = 50
+_PLAN_S = 1.0  # of one programme in whole numbers
+_MOST_REGIONS = 6
+_QUANTILES = (0.9, 0.6, 0.3)
+_SHARES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
+
+
+def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
+    """Offer the best chain of single nodes, regions together; returns its rate without links."""
+    rate, row = best_chain(kinds, journal.arrays.problem.num_layers)
+    if row:
+        journal.offer(in_a_row(kinds, journal.arrays.problem.num_layers, row))
+    return rate
+
+
+def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float:
+    """Offer rows of stages up to the bound; returns the largest rate reached without links.
+
+    ``rate`` is one that is reached already.
+    """
+    num_layers = journal.arrays.problem.num_layers
+    programme = StageProgramme(kinds, num_layers)
+    low, high = rate, journal.bound
+    flow = high * (1.0 - 0.1 * TOLERANCE)
+    while high - low > 1e-4 * high and not journal.expired():
+        row = programme.reach(flow, seconds=_PLAN_S, variety=_VARIETY, expired=journal.expired)
+        if row is None:
+            high = flow
+        else:
+            low = flow
+            low = max(low, journal.offer(in_a_row(kinds, num_layers, row)))
+        flow = (low + high) / 2.0
+    return low
+
+
+def search_regions(journal: Journal, seed: int) -> None:
+    """Offer paths of stages through regions, each polished by annealing, from the bound down."""
+    arrays = journal.arrays
+    tried = 0.0
+    for share in _SHARES:
+        flow = journal.bound * share * (1.0 - 0.1 * TOLERANCE)
+        if flow <= journal.value * (1.0 + 1e-3) or journal.expired():
+            return
+        regions = regions_of(arrays, flow)
+        if len(regions) > _MOST_REGIONS:
+            return
+        tried = flow
+        for quantile in _QUANTILES:
+            programme = RegionProgramme(arrays, regions, flow, quantile)
+            found = programme.reach(seconds=_PLAN_S, variety=3)
+            if found is None:
+                continue
+            journal.offer(found)
+            _polish(journal, found, flow, seed)
+            if journal.value >= tried:
+                break
+
+
+def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> None:
+    swapped, _ = journal.arrays.improve(
+        start, target=flow, steps=5_000, seed=seed, hot=0.05, cold=0.002, swaps_only=True
+    )
+    better, _ = journal.arrays.improve(
+        swapped, target=flow, steps=20_000, seed=seed, hot=0.1, cold=0.002
+    )
+    journal.steps += 25_000
+    journal.offer(better)
+
+
+def anneal(journal: Journal, seed: int, steps: int) -> None:
+    """Anneal from the best placement towards a little more than it passes, while that helps."""
+    for turn in range(8):
+        start = journal.placement or journal.start
+        if journal.closed() or journal.expired() or not start:
+            return
+        before = journal.value
+        target = min(journal.bound, before * 1.05) if before > 0.0 else journal.bound
+        better, _ = journal.arrays.improve(
+            start, target=target, steps=steps, seed=seed + turn, hot=0.1, cold=0.002
+        )
+        journal.steps += steps
+        journal.offer(better)
+        if journal.value <= before * (1.0 + 1e-4) and turn >= 1:
+            return
+
+
+def regions_at(journal: Journal) -> tuple[Region, ...]:
+    """Regions at the bound."""
+    return regions_of(journal.arrays, journal.bound)

@@ -1,0 +1,218 @@
+"""place_layers: bound, search, tighten, check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optalloc.result import Bounds, Fix, Stats, Termination
+from optalloc.serving.flow.arrays import FlowArrays
+from optalloc.serving.flow.branch import refute_by_branching
+from optalloc.serving.flow.certify import certify_flow
+from optalloc.serving.flow.covers import bound_by_covers, layer_token_bound
+from optalloc.serving.flow.enumerate import enumerate_placements
+from optalloc.serving.flow.journal import TOLERANCE, Journal
+from optalloc.serving.flow.kinds import Kind, kinds_of
+from optalloc.serving.flow.network import routes
+from optalloc.serving.flow.problem import FlowProblem
+from optalloc.serving.flow.result import FlowResult
+from optalloc.serving.flow.search import (
+    anneal,
+    regions_at,
+    search_chain,
+    search_regions,
+    search_stages,
+)
+from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
+from optalloc.stop import OnProgress, StopRule
+
+_MOST_PARTS = 400
+_STEPS = 150_000  # of annealing, on few nodes
+_FEW_NODES = 24
+_BRANCH_S = 2.0
+_MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
+_FEW_CHOICES = 50_000
+_MOST_BRANCHES = 20_000
+
+
+def place_layers(
+    problem: FlowProblem,
+    *,
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    seed: int = 0,
+) -> FlowResult:
+    """The placement that passes most tokens, with a proven bound.
+
+    Parameters
+    ----------
+    problem : FlowProblem
+    stop : StopRule, optional
+        Ends the search early, for example ``TimeLimit(10)``; the best placement and bound so far
+        are returned.
+    seed : int
+        Of the annealing.
+
+    Returns
+    -------
+    FlowResult
+        ``placement``, ``bounds`` in tokens/s, ``cut`` (what binds) and the bound's ``witness``.
+        Infeasible if no placement passes any token.
+    """
+    arrays = FlowArrays(problem)
+    kinds = kinds_of(problem)
+    journal = Journal(arrays, stop, on_progress)
+    if kinds:
+        tokens = layer_token_bound(kinds, problem.num_layers)
+        journal.lower(tokens, LayerTokens(flow_tokens_per_s=tokens))
+        reached = search_chain(journal, kinds)
+        _bound(journal, kinds, max(reached, 1e-3 * tokens))
+        if not journal.closed() and _choices(problem) <= _FEW_CHOICES:
+            _try_everything(journal)
+        if not journal.closed():
+            _search(journal, kinds, reached, seed)
+    return _result(journal)
+
+
+def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) -> None:
+    problem = journal.arrays.problem
+    if len(regions_at(journal)) > 1:
+        search_regions(journal, seed)
+    if not journal.closed():
+        search_stages(journal, kinds, max(reached, journal.value))
+        _bound(journal, kinds, journal.value)
+    if not journal.closed():
+        share = min(1.0, (_FEW_NODES / len(problem.nodes)) ** 1.2)
+        anneal(journal, seed, round(_STEPS * share))
+    if not journal.closed() and journal.value > 0.0:
+        _branch(journal, kinds)
+    if not journal.closed() and _choices(problem) <= _MOST_CHOICES:
+        _try_everything(journal)
+
+
+def _bound(journal: Journal, kinds: Sequence[Kind], reached: float) -> None:
+    flow, prices = bound_by_covers(
+        kinds,
+        journal.arrays.problem.num_layers,
+        reached,
+        journal.bound,
+        tolerance=TOLERANCE / 2.0,
+        expired=journal.expired,
+    )
+    if prices is not None:
+        groups = tuple(kind.nodes for kind in kinds)
+        journal.lower(flow, Covers(flow_tokens_per_s=flow, groups=groups, parts=(prices,)))
+
+
+def _branch(journal: Journal, kinds: Sequence[Kind]) -> None:
+    """Halve what is open for as long as branching forbids the middle."""
+    expired = journal.within(_BRANCH_S)
+    flow = journal.value * (1.0 + TOLERANCE / 2.0)
+    low = journal.value
+    while journal.bound - low > 1e-4 * journal.bound and not expired():
+        found = refute_by_branching(
+            kinds,
+            journal.arrays.problem.num_layers,
+            flow,
+            most_parts=_MOST_PARTS,
+            expired=expired,
+        )
+        if found is not None:
+            journal.lower(flow, found)
+        else:
+            low = flow
+        flow = (low + journal.bound) / 2.0
+
+
+def _choices(problem: FlowProblem) -> float:
+    """Placements there are."""
+    total = 1.0
+    for node in problem.nodes:
+        most = min(node.max_layers, problem.num_layers)
+        total *= 1.0 + sum(problem.num_layers - k + 1 for k in range(1, most + 1))
+    return total
+
+
+def _try_everything(journal: Journal) -> None:
+    if enumerate_placements(journal, _MOST_BRANCHES):
+        journal.lower(
+            journal.value,
+            Everything(flow_tokens_per_s=journal.value, branches=_MOST_BRANCHES),
+        )
+
+
+def _result(journal: Journal) -> FlowResult:
+    problem = journal.arrays.problem
+    stats = Stats(wall_s=journal.elapsed_s(), cpu_s=journal.cpu_s(), nodes=journal.steps)
+    if not journal.placement:
+        return _without(journal, stats)
+    passing = {b for _, b in routes(problem, journal.placement).links if b is not None}
+    placement = {node: journal.placement[node] for node in sorted(passing)}
+    found = routes(problem, placement)
+    value = found.flow_tokens_per_s
+    bound = max(value, journal.bound)
+    certify_flow(problem, placement, value=value, bound=bound, witness=journal.witness)
+    closed = value >= bound * (1.0 - TOLERANCE)
+    if closed:
+        bound = value
+    termination = (
+        Termination.OPTIMAL
+        if closed
+        else Termination.LIMIT
+        if journal.stopped
+        else Termination.FEASIBLE
+    )
+    return FlowResult(
+        termination=termination,
+        bounds=Bounds(primal=value, dual=bound),
+        stats=stats,
+        incumbents=tuple(journal.incumbents),
+        placed=placement,
+        cut=found.cut,
+        witness=journal.witness,
+        partial_inference=problem.partial_inference,
+    )
+
+
+def _without(journal: Journal, stats: Stats) -> FlowResult:
+    """No placement: proven where the nodes together cannot hold the model or links are missing."""
+    problem = journal.arrays.problem
+    held = sum(
+        max((k for k, rate in enumerate(node.throughput_tokens_per_s, 1) if rate > 0.0), default=0)
+        for node in problem.nodes
+    )
+    conflict, fixes = [], []
+    if held < problem.num_layers:
+        conflict.append(
+            f"all {len(problem.nodes)} nodes together hold {held} layers, the model has "
+            f"{problem.num_layers}"
+        )
+        lacking = problem.num_layers - held
+        fixes.append(
+            Fix(
+                what="add nodes, or memory for more layers on the nodes",
+                cost=f"{lacking} more {'layer' if lacking == 1 else 'layers'}",
+            )
+        )
+    for name, at in (("source", journal.arrays.source), ("sink", journal.arrays.sink)):
+        if not (at > 0.0).any():
+            conflict.append(f"no node has a link with the {name}")
+            fixes.append(Fix(what=f"add a link of the {name}", cost="one link"))
+    if not conflict and journal.bound <= 0.0:
+        conflict.append("every placement was tried, and none has links from source to sink")
+        fixes.append(Fix(what="add links between the nodes", cost="one link or more"))
+    if conflict:
+        return FlowResult(
+            termination=Termination.INFEASIBLE,
+            bounds=Bounds(),
+            stats=stats,
+            conflict=tuple(conflict),
+            fixes=tuple(fixes),
+            message=conflict[0],
+        )
+    return FlowResult(
+        termination=Termination.LIMIT,
+        bounds=Bounds(dual=journal.bound),
+        stats=stats,
+        witness=journal.witness,
+        message="no placement was found whose links reach from source to sink",
+    )

@@ -1,0 +1,48 @@
+"""What a bound on the flow is proven by; each can be checked without the search that found it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Item(msgspec.Struct, frozen=True):
+    """Nodes of kind ``kind`` that hold ``layers`` layers; between ``low`` and ``high`` of them."""
+
+    kind: int
+    layers: int
+    low: int
+    high: int
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True):
+    """Why no placement with these counts passes the flow: the price of a layer on each item."""
+
+    items: tuple[Item, ...]
+    prices: tuple[float, ...]
+
+
+class LayerTokens(msgspec.Struct, frozen=True, kw_only=True, tag="layer-tokens"):
+    """More flow than this needs more layer-tokens a second than all nodes supply."""
+
+    flow_tokens_per_s: float
+
+
+class Covers(msgspec.Struct, frozen=True, kw_only=True, tag="covers"):
+    """Parts of all counts that together are all of them, each with prices that forbid the flow.
+
+    ``groups`` are the nodes of every kind that items and prices speak of.
+    """
+
+    flow_tokens_per_s: float
+    groups: tuple[tuple[int, ...], ...]
+    parts: tuple[Prices, ...]
+
+
+class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):
+    """Every placement was tried; ``branches`` says how many partial ones were looked at."""
+
+    flow_tokens_per_s: float
+    branches: int
+
+
+Witness = LayerTokens | Covers | Everything

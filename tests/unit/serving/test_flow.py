@@ -1,0 +1,302 @@
+"""Layer placement: every claim against trying everything, and against the published instances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from tests.unit.serving.tiny import best_flow, score, tiny_problem
+
+from optalloc import _native
+from optalloc.errors import CertificateError, InputError, NoPlan
+from optalloc.result import Termination
+from optalloc.serving.flow.arrays import FlowArrays
+from optalloc.serving.flow.branch import refute_by_branching
+from optalloc.serving.flow.certify import certify_flow
+from optalloc.serving.flow.covers import layer_token_bound
+from optalloc.serving.flow.instance import load_flow, save_flow
+from optalloc.serving.flow.kinds import kinds_of
+from optalloc.serving.flow.network import routes
+from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
+from optalloc.serving.flow.regions import regions_of
+from optalloc.serving.flow.solve import place_layers
+from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
+
+HELIX = Path("/work/shared/data/serving/helix")
+
+
+def line(tables: list[tuple[float, ...]], num_layers: int, link: float = 1e9) -> FlowProblem:
+    """Nodes that all meet over links of one capacity, tokens/s."""
+    ends = [None, *range(len(tables))]
+    return FlowProblem(
+        num_layers=num_layers,
+        token_bytes=1,
+        activation_bytes=1,
+        nodes=tuple(FlowNode(type="x", throughput_tokens_per_s=table) for table in tables),
+        links=tuple(
+            FlowLink(begin=a, end=b, bandwidth_bytes_per_s=link)
+            for a in ends
+            for b in [*range(len(tables)), None]
+            if a != b
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
+def test_answer_equals_the_best_of_all_placements(seed: int, linked: bool, partial: bool) -> None:
+    """Value and bound are the optimum of an enumeration that shares no code."""
+    problem = tiny_problem(seed, linked=linked, partial=partial)
+    best = best_flow(problem)
+    result = place_layers(problem)
+    assert (result.bounds.primal or 0.0) == pytest.approx(best, rel=1e-6, abs=1e-9)
+    if best > 0.0:
+        assert result.termination is Termination.OPTIMAL
+        assert result.bounds.dual == pytest.approx(best, rel=1e-6)
+    else:
+        assert result.termination is Termination.INFEASIBLE
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cover_bound_is_never_below_the_optimum(seed: int) -> None:
+    """Branching on the counts refutes no flow that some placement passes."""
+    problem = tiny_problem(seed, linked=False)
+    best = best_flow(problem)
+    kinds = kinds_of(problem)
+    if best > 0.0:
+        assert layer_token_bound(kinds, problem.num_layers) >= best * (1.0 - 1e-12)
+        found = refute_by_branching(
+            kinds, problem.num_layers, best, most_parts=100, expired=lambda: False
+        )
+        assert found is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_native_flow_equals_the_reference(seed: int) -> None:
+    """The kernel, the router and the oracle agree on random placements, partial or not."""
+    problem = tiny_problem(seed, linked=True, partial=seed % 2 == 0)
+    draw = np.random.default_rng(seed)
+    ranges: list[tuple[int, int] | None] = []
+    for node in problem.nodes:
+        k = int(draw.integers(1, min(node.max_layers, problem.num_layers) + 1))
+        first = int(draw.integers(0, problem.num_layers - k + 1))
+        ranges.append(None if draw.random() < 0.1 else (first, first + k))
+    placement = {i: held for i, held in enumerate(ranges) if held is not None}
+    expected = score(problem, tuple(ranges))
+    assert FlowArrays(problem).value(placement) == pytest.approx(expected, abs=1e-9)
+    found = routes(problem, placement)
+    assert found.flow_tokens_per_s == pytest.approx(expected, abs=1e-9)
+    room = sum(
+        problem.nodes[n].throughput_tokens_per_s[placement[n][1] - placement[n][0] - 1]
+        for n in found.cut.nodes
+    )
+    capacity = {(k.begin, k.end): k.bandwidth_bytes_per_s for k in problem.links}
+    room += sum(capacity[ends] for ends in found.cut.links)
+    assert room == pytest.approx(expected, abs=1e-9), "the cut holds exactly the flow"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_native_cover_is_the_cheapest(seed: int) -> None:
+    """The kernel equals every combination of items within their limits."""
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(1, 5))
+    weights = draw.choice([0.15, 0.25, 0.4, 0.5, 0.7, 1.0], count)
+    costs = draw.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.1], count)
+    limits = draw.integers(0, 4, count).astype(np.int32)
+    grid = np.stack(np.meshgrid(*[np.arange(n + 1) for n in limits]), -1).reshape(-1, count)
+    covers = grid[grid @ weights >= 1.0 - 1e-12]
+    best = (covers @ costs).min() if len(covers) else np.inf
+    taken = np.zeros(count, dtype=np.int32)
+    bound, cost = _native.cheapest_cover(weights, costs, limits, taken, 1000)
+    assert bound == cost == pytest.approx(best)
+    if np.isfinite(best):
+        assert taken @ weights >= 1.0 - 1e-12
+        assert taken @ costs == pytest.approx(best)
+        assert (taken <= limits).all()
+
+
+def test_native_cover_cut_short_still_bounds() -> None:
+    """With room for one state the bound is below the optimum, the cover above it."""
+    draw = np.random.default_rng(5)
+    weights, costs = draw.uniform(0.05, 0.3, 12), draw.uniform(0.5, 1.5, 12)
+    limits, taken = np.full(12, 3, dtype=np.int32), np.zeros(12, dtype=np.int32)
+    exact, _ = _native.cheapest_cover(weights, costs, limits, taken, 10**6)
+    bound, cost = _native.cheapest_cover(weights, costs, limits, taken, 1)
+    assert bound <= exact <= cost + 1e-12
+    assert taken @ weights >= 1.0 - 1e-12
+
+
+def test_two_equal_nodes_in_a_row() -> None:
+    """T(1) = 10, T(2) = 4: two nodes for two layers pass 10 in a row and 8 side by side."""
+    result = place_layers(line([(10.0, 4.0), (10.0, 4.0)], 2))
+    assert result.bounds.primal == 10.0
+    assert result.bounds.gap == 0.0
+    assert sorted(result.placement.values()) == [(0, 1), (1, 2)]
+
+
+def test_narrow_links_turn_the_row_into_lanes() -> None:
+    """A link of 3 between the two nodes: side by side 4 + 4 beats 3 in a row."""
+    problem = line([(10.0, 4.0), (10.0, 4.0)], 2)
+    narrow = tuple(
+        msgspec.structs.replace(link, bandwidth_bytes_per_s=3.0)
+        if link.begin is not None and link.end is not None
+        else link
+        for link in problem.links
+    )
+    result = place_layers(msgspec.structs.replace(problem, links=narrow))
+    assert result.bounds.primal == 8.0
+    assert result.cut is not None
+    assert result.cut.nodes == (0, 1)
+
+
+def test_partial_inference_lets_a_token_join_in_the_middle() -> None:
+    """Layers 0-1 on a node of 2 layers and 1 on one: 3 layers on (0, 2) and (1, 3) pass only so."""
+    tables: list[tuple[float, ...]] = [(0.0, 5.0), (0.0, 5.0)]
+    alone = line(tables, 3)
+    assert place_layers(alone).termination is Termination.INFEASIBLE
+    joined = msgspec.structs.replace(alone, partial_inference=True)
+    result = place_layers(joined)
+    assert result.bounds.primal == 5.0
+    assert result.termination is Termination.OPTIMAL
+
+
+def test_too_few_layers_says_how_many_are_lacking() -> None:
+    """Two nodes of 2 layers cannot hold 5."""
+    result = place_layers(line([(3.0, 2.0), (3.0, 2.0)], 5))
+    assert result.termination is Termination.INFEASIBLE
+    assert result.conflict == ("all 2 nodes together hold 4 layers, the model has 5",)
+    assert result.fixes[0].cost == "1 more layer"
+    with pytest.raises(NoPlan, match="4 layers"):
+        _ = result.placement
+
+
+def test_no_source_link_is_named() -> None:
+    """Without a link from the source nothing can flow, and the answer says so."""
+    problem = line([(3.0,)], 1)
+    cut = tuple(link for link in problem.links if link.begin is not None)
+    result = place_layers(msgspec.structs.replace(problem, links=cut))
+    assert result.termination is Termination.INFEASIBLE
+    assert "source" in result.conflict[0]
+
+
+def test_equal_seeds_give_equal_answers() -> None:
+    """Nothing depends on time while no limit is given."""
+    problem = tiny_problem(3, linked=True)
+    assert place_layers(problem, seed=4).placed == place_layers(problem, seed=4).placed
+
+
+def test_regions_are_split_by_narrow_links() -> None:
+    """Two pairs joined by links of 1 token/s are two regions."""
+    problem = line([(10.0, 4.0)] * 4, 4)
+    links = tuple(
+        msgspec.structs.replace(link, bandwidth_bytes_per_s=1.0)
+        if None not in (link.begin, link.end) and (link.begin in (0, 1)) != (link.end in (0, 1))
+        else link
+        for link in problem.links
+    )
+    arrays = FlowArrays(msgspec.structs.replace(problem, links=links))
+    assert [region.nodes for region in regions_of(arrays, 10.0)] == [(0, 1), (2, 3)]
+
+
+def _proven() -> tuple[FlowProblem, dict[int, tuple[int, int]], float, Covers]:
+    problem = line([(9.0, 5.0)] * 3, 4)
+    result = place_layers(problem)
+    assert isinstance(result.witness, Covers)
+    assert result.bounds.primal is not None
+    return problem, result.placement, result.bounds.primal, result.witness
+
+
+def test_certifier_refuses_what_is_not_true() -> None:
+    """A larger flow, a lower bound, cut prices, missing parts and foreign groups are all found."""
+    problem, placement, value, witness = _proven()
+    bound = witness.flow_tokens_per_s
+    certify_flow(problem, placement, value=value, bound=bound, witness=witness)
+    lower = value * 0.9
+
+    def refused(text: str, **claim: object) -> None:
+        told = {"value": value, "bound": bound, "witness": witness} | claim
+        with pytest.raises(CertificateError, match=text):
+            certify_flow(problem, placement, **told)  # type: ignore[arg-type]
+
+    refused("passes", value=value * 1.01)
+    refused("below", bound=lower)
+    refused(
+        "more flow",
+        bound=value,
+        witness=msgspec.structs.replace(witness, flow_tokens_per_s=2 * value),
+    )
+    refused(
+        "prices do not forbid", witness=msgspec.structs.replace(witness, flow_tokens_per_s=lower)
+    )
+    refused("leave some counts out", witness=msgspec.structs.replace(witness, parts=()))
+    part = witness.parts[0]
+    fewer = msgspec.structs.replace(part, items=part.items[1:], prices=part.prices[1:])
+    refused("leave out some number", witness=msgspec.structs.replace(witness, parts=(fewer,)))
+    refused("groups", witness=msgspec.structs.replace(witness, groups=((0, 1),)))
+    refused("without anything", witness=None)
+    refused("supply more", witness=LayerTokens(flow_tokens_per_s=lower))
+    refused("passes more", witness=Everything(flow_tokens_per_s=lower, branches=10**6))
+    with pytest.raises(CertificateError, match="cannot hold"):
+        certify_flow(problem, {**placement, 0: (0, 4)}, value=value)
+
+
+def test_file_is_read_back(tmp_path: Path) -> None:
+    """Saving and loading is the identity, links of one direction included."""
+    problem = tiny_problem(8, linked=True, partial=True)
+    save_flow(problem, tmp_path / "i.json")
+    again = load_flow(tmp_path / "i.json")
+    assert again.nodes == problem.nodes
+    assert again.partial_inference
+    room = {(k.begin, k.end): k.bandwidth_bytes_per_s for k in problem.links}
+    back = {(k.begin, k.end): k.bandwidth_bytes_per_s for k in again.links}
+    assert {ends: value for ends, value in back.items() if value > 0.0} == room
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"nodes": [{"type": "a", "max_layers": 3, "throughput": [1.0]}]}, "max_layers is 3"),
+        ({"links": [["source", 7, 1.0, 0.0]]}, "not there"),
+        ({"links": [["sink", 0, 1.0, 0.0]]}, "no end of a link"),
+        ({"nodes": [{"type": "a", "throughput": [-1.0]}]}, "negative"),
+        ({"link_units": "furlongs"}, "Invalid enum"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    """What is wrong, in which file, and where."""
+    good: dict[str, object] = {
+        "num_layers": 1,
+        "activation_bytes": 4,
+        "nodes": [{"type": "a", "throughput": [1.0]}],
+        "links": [["source", 0, 1.0, 0.0], [0, "sink", 1.0, 0.0]],
+    }
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(good | change), encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        load_flow(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cluster10_llama30b", 286.5874),
+        ("single24_llama70b", 2045.641),
+        ("single_a100_llama30b", 1044.533),
+        ("single_l4_llama30b", 252.6498),
+        ("single_t4_llama30b", 397.6851),
+    ],
+)
+def test_published_instances_are_proven_optimal(name: str, value: float) -> None:
+    """The Helix artifact's instances with uniform links: value, and a bound that meets it."""
+    path = HELIX / f"instance_{name}.json"
+    if not path.exists():
+        pytest.skip("the published instances are not on this machine")
+    result = place_layers(load_flow(path))
+    assert result.termination is Termination.OPTIMAL
+    assert result.bounds.primal == pytest.approx(value, rel=1e-6)

@@ -294,11 +294,13 @@ def cells(
     keys: Sequence[dict[str, str]],
     errors: Sequence[float],
     unseen: Sequence[float],
+    sources: Sequence[str],
 ) -> tuple[Cell, ...]:
     """Cells of the errors by device, framework and precision, and of two and three of them.
 
     ``errors`` are relative errors of rows that were not fitted, signed; ``unseen`` those of rows of
-    a source that was left out entirely, which stand for any problem without a cell of its own.
+    a source that was left out entirely, which stand for any problem without a cell of its own;
+    there every one of the ``sources`` counts alike.
     """
     levels = ("gpu", "framework", "precision")
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -306,7 +308,8 @@ def cells(
         for pattern in (7, 3, 5, 2, 1, 4):
             cell = tuple(key[n] if pattern >> k & 1 else "" for k, n in enumerate(levels))
             groups[cell].append(error)
-    found = [_cell(unseen)]
+    counts = Counter(sources)
+    found = [_cell(unseen, [1.0 / counts[source] for source in sources])]
     for cell in sorted(groups):
         found.append(
             msgspec.structs.replace(_cell(groups[cell]), **dict(zip(levels, cell, strict=True)))
@@ -314,12 +317,21 @@ def cells(
     return tuple(found)
 
 
-def _cell(errors: Sequence[float]) -> Cell:
+def _cell(errors: Sequence[float], weights: Sequence[float] | None = None) -> Cell:
+    each = np.ones(len(errors)) if weights is None else np.array(weights)
     return Cell(
         rows=len(errors),
-        bias=round(float(np.median(errors)), 4),
-        error_90=round(float(np.quantile(np.abs(errors), 0.9)), 4),
+        bias=round(_quantile(np.array(errors), each, 0.5), 4),
+        error_90=round(_quantile(np.abs(errors), each, 0.9), 4),
     )
+
+
+def _quantile(values: Array, weights: Array, share: float) -> float:
+    """The smallest value that at least this share of the weight does not exceed."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    place = int(np.searchsorted(reached, share - 1e-12))
+    return float(values[order][min(place, len(order) - 1)])
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -381,6 +393,6 @@ def calibrate(
     fitted, cross, unseen = errors
     final = msgspec.structs.replace(
         fit.file_of(z, date=date, name=name),
-        errors=cells(rows.keys, cross.tolist(), unseen.tolist()),
+        errors=cells(rows.keys, cross.tolist(), unseen.tolist(), [p.source for p in kept]),
     )
     return Calibration(file=final, problems=tuple(kept), fitted=fitted, folds=cross, sources=unseen)

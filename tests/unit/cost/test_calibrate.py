@@ -145,7 +145,7 @@ def test_groups_are_never_divided() -> None:
 def test_the_narrowest_cell_answers_and_strangers_get_the_widest() -> None:
     """Twenty rows of one kind at 5 %; sources left out at 30 %."""
     keys = [{"gpu": "a", "framework": "f", "precision": "p", "release": ""}] * 20
-    file = msgspec.structs.replace(FILE, errors=cells(keys, [0.05] * 20, [0.3] * 20))
+    file = msgspec.structs.replace(FILE, errors=cells(keys, [0.05] * 20, [0.3] * 20, ["s"] * 20))
     known = expected_error(file, keys[0])
     stranger = expected_error(file, {"gpu": "b", "framework": "g", "precision": "q", "release": ""})
     assert known is not None

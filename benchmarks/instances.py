@@ -36,24 +36,71 @@ def classes_of_devices(
     return AssignmentProblem(costs, load, np.ceil(rooms[kind]).astype(np.int64))
 
 
+#: kind -> what is drawn; the capacities use so much of the loads
+KINDS = {
+    "c": "loads 5 to 25 and costs 10 to 50, apart",
+    "d": "loads 1 to 100, costs 111 minus the load plus -10 to 10",
+    "e": "loads 1 - 10 ln x, costs 1000 / load - 10 y; x and y uniform",
+    "own": "loads 1 to 100 by task alone, costs 1 to 1000",
+    "speeds": "loads work over speed within 20 %, costs load times a price that rises with speed",
+    "classes": "work, speed and price as in speeds, by task and class; 8 classes of units",
+    "unequal": "as d, capacities that differ by a factor of up to 4",
+}
+#: kind -> mean load of a pair (the work of a task over all speeds in the kinds with speeds)
+_MEAN_LOAD = {"c": 15.0, "e": 11.0, "speeds": 600.0, "classes": 600.0}
+_TIGHTNESS = {"own": 1 / 0.95, "speeds": 1 / 0.95, "classes": 1 / 0.95}
+
+
 class DrawnPairs:
     """A source of pairs that holds none: a block is drawn again whenever it is asked for.
 
-    Loads from 1 to 100, costs 111 minus the load plus -10 to 10 (dear where they are small, the
-    hard kind of the benchmark); capacities are four fifths of the mean load a unit.
+    ``kind`` is one of :data:`KINDS`; c, d and e are the types of the published benchmark.
+    Capacities are ``tightness`` times the mean load a unit: 0.8 by default, as in the benchmark,
+    and 1 / 0.95 where a task loads every unit alike, so that choosing units saves no load.
     """
 
-    def __init__(self, tasks: int, units: int, seed: int) -> None:
-        self.num_tasks, self.units, self.seed = tasks, units, seed
-        self.capacities: Longs = np.full(units, int(0.8 * 50.5 * tasks / units), dtype=np.int64)
+    def __init__(
+        self, tasks: int, units: int, seed: int, kind: str = "d", tightness: float | None = None
+    ) -> None:
+        self.num_tasks, self.units, self.seed, self.kind = tasks, units, seed, kind
+        rng = np.random.default_rng([seed, 1])
+        self._work = rng.integers(200, 1001, tasks)
+        speeds = rng.uniform(1.0, 3.0, units)
+        self._speeds = (
+            np.linspace(1.0, 3.0, 8)[np.arange(units) % 8] if kind == "classes" else speeds
+        )
+        share = _TIGHTNESS.get(kind, 0.8) if tightness is None else tightness
+        held = share * _MEAN_LOAD.get(kind, 50.5) * tasks
+        if kind in ("speeds", "classes"):
+            rooms = np.full(units, held / self._speeds.sum())  # every unit is busy for as long
+        elif kind == "unequal":
+            weights = rng.uniform(0.4, 1.6, units)
+            rooms = held * weights / weights.sum()
+        else:
+            rooms = np.full(units, held / units)
+        self.capacities: Longs = rooms.astype(np.int64)
 
     def rows(self, first: int, last: int) -> tuple[Longs, Longs]:
         """Each row from a generator of its own."""
-        shape = (last - first, self.units)
-        numbers = np.empty(shape, dtype=np.uint32)
+        numbers = np.empty((last - first, self.units), dtype=np.uint32)
         for row, task in enumerate(range(first, last)):
             rng = np.random.Generator(np.random.SFC64([self.seed, task]))
             numbers[row] = rng.integers(0, 2**32, self.units, dtype=np.uint32)
-        loads = (numbers & 0xFFFF).astype(np.int64) * 100 // 65536 + 1
-        costs = 111 - loads + (numbers >> 16).astype(np.int64) * 21 // 65536 - 10
-        return costs, loads
+        if self.kind == "classes":
+            numbers = numbers[:, np.arange(self.units) % min(8, self.units)]
+        low, high = (numbers & 0xFFFF).astype(np.int64), (numbers >> 16).astype(np.int64)
+        if self.kind == "c":
+            return 10 + (high * 41 >> 16), 5 + (low * 21 >> 16)
+        if self.kind == "e":
+            sizes = 1.0 - 10.0 * np.log((low + 1) / 65536)
+            costs = np.floor(1000.0 / sizes - 10.0 * (high / 65536)).astype(np.int64)
+            return costs, np.floor(sizes).astype(np.int64)
+        if self.kind == "own":
+            loads = np.broadcast_to(1 + (low[:, :1] * 100 >> 16), low.shape)
+            return 1 + (high * 1000 >> 16), loads.astype(np.int64)
+        if self.kind in ("speeds", "classes"):
+            speeds = self._speeds * (0.8 + 0.4 * (low / 65536))
+            loads = np.maximum(1, np.rint(self._work[first:last, None] / speeds)).astype(np.int64)
+            return np.rint(loads * self._speeds**1.2).astype(np.int64) + (high * 21 >> 16), loads
+        loads = (low * 100 >> 16) + 1
+        return 111 - loads + (high * 21 >> 16) - 10, loads

@@ -332,11 +332,11 @@ void bind_mixed(nb::module_& m) {
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));
              })
-        .def("improve", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+        .def("improve", [](tr::MixedSearch& self, double target, bool first, const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
             {
                 nb::gil_scoped_release release;
-                answer = self.improve(target, cancel.data());
+                answer = self.improve(target, first, cancel.data());
             }
             nb::list replicas;
             for (const tr::MixedReplica& r : answer.replicas) {
@@ -405,15 +405,24 @@ void bind_assignment(nb::module_& m) {
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
           nb::arg("threads") = 1);
     // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
+    // watch(value, units) -> stop? both None unless a better assignment was found.
     m.def("solve_sparse_assignment",
           [](const Array<std::int32_t, 2>& units, const Array<std::int64_t, 2>& costs,
              const Array<std::int64_t, 2>& loads, const Array<std::int64_t, 1>& capacities,
-             const Array<double, 1>& multipliers, double regret, double fraction, double stride, int rounds,
-             std::uint64_t seed, const nb::callable& stop) {
+             const Array<double, 1>& prices, int rounds, std::uint64_t seed, const nb::callable& watch) {
               const std::size_t n = units.shape(0), width = units.shape(1);
-              if (costs.shape(0) != n || loads.shape(0) != n || multipliers.shape(0) != n || costs.shape(1) != width ||
-                  loads.shape(1) != width) {
+              if (costs.shape(0) != n || loads.shape(0) != n || costs.shape(1) != width || loads.shape(1) != width ||
+                  prices.shape(0) != capacities.shape(0)) {
                   throw nb::value_error("candidate tables have the wrong shape");
+              }
+              for (std::size_t j = 0; j < n; ++j) {
+                  bool any = false;
+                  for (std::size_t e = j * width; e < (j + 1) * width; ++e) {
+                      const auto unit = static_cast<std::int64_t>(units.data()[e]);
+                      if (unit >= static_cast<std::int64_t>(capacities.shape(0))) throw nb::value_error("no such unit");
+                      any = any || unit >= 0;
+                  }
+                  if (!any) throw nb::value_error("a task has no candidate");
               }
               const as::Candidates candidates{.num_tasks = static_cast<int>(n),
                                               .num_units = static_cast<int>(capacities.shape(0)),
@@ -422,12 +431,13 @@ void bind_assignment(nb::module_& m) {
                                               .cost = {costs.data(), n * width},
                                               .load = {loads.data(), n * width},
                                               .capacity = view(capacities)};
-              const auto call = [&] {
+              const as::SparseWatch call = [&](std::int64_t value, const std::vector<int>* better) {
                   const nb::gil_scoped_acquire acquire;
-                  return nb::cast<bool>(stop());
+                  if (better == nullptr) return nb::cast<bool>(watch(nb::none(), nb::none()));
+                  return nb::cast<bool>(watch(value, *better));
               };
               const nb::gil_scoped_release release;
-              return as::solve_sparse(candidates, view(multipliers), regret, fraction, stride, rounds, seed, call);
+              return as::solve_sparse(candidates, view(prices), rounds, seed, call);
           });
 }
 

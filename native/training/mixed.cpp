@@ -15,6 +15,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kTie = 1e-9;               // a plan must be better by this share to replace another
+constexpr std::int64_t kLargeTable = 3'000'000;
+constexpr std::size_t kAtOnce = 64;
 constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
 
 }  // namespace
@@ -381,7 +383,7 @@ double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>&
 }
 
 // The most micro-batches that a whole number of replicas takes, by dynamic programming over devices used of each
-// group and replicas; `chosen` lists a column a replica. Columns that waste more than can be spared are left out.
+// group and replicas; `chosen` lists a column a replica, or columns to make exact before that is worth its time. Columns that waste more than can be spared are left out.
 int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
                       MixedAnswer& answer, bool& too_large) {
     ++answer.packings;
@@ -391,6 +393,19 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
     for (std::size_t c = 0; c < columns_.size(); ++c) {
         if (columns_[c].micro > 0 && columns_[c].micro >= needed(columns_[c], prices, bound)) left.push_back(c);
     }
+    // Where one takes no more devices for as many micro-batches, another is of no use.
+    std::sort(left.begin(), left.end(), [&](std::size_t x, std::size_t y) {
+        return std::make_pair(-columns_[x].micro, columns_[x].usage) < std::make_pair(-columns_[y].micro, columns_[y].usage);
+    });
+    std::size_t kept = 0;
+    for (const std::size_t c : left) {
+        const bool beaten = std::any_of(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(kept), [&](std::size_t k) {
+            return std::equal(columns_[k].usage.begin(), columns_[k].usage.end(), columns_[c].usage.begin(),
+                              std::less_equal<>());
+        });
+        if (!beaten) left[kept++] = c;
+    }
+    left.resize(kept);
     std::vector<int> unit(groups, 0), extent(groups);
     for (const std::size_t c : left) {
         for (std::size_t g = 0; g < groups; ++g) unit[g] = std::gcd(unit[g], columns_[c].usage[g]);
@@ -401,42 +416,64 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
         states *= extent[g];
         if (states > kLargestTable) break;
     }
-    const int most = input_.most_replicas;
+    // Where no packing can have more replicas than allowed, only the fewest are counted: the last layer then holds
+    // that many or more.
+    int smallest = std::numeric_limits<int>::max();
+    for (const std::size_t c : left) {
+        smallest = std::min(smallest, std::accumulate(columns_[c].usage.begin(), columns_[c].usage.end(), 0));
+    }
+    const int devices = std::accumulate(input_.available.begin(), input_.available.end(), 0);
+    const bool open = left.empty() || input_.most_replicas >= std::min(devices / smallest, input_.num_micro);
+    const int most = open ? std::min(input_.least_replicas, input_.most_replicas) : input_.most_replicas;
+    if (states * most * static_cast<std::int64_t>(left.size()) > kLargeTable) {
+        // First make exact some of the columns that count: most then do not.
+        for (const std::size_t c : left) {
+            if (!columns_[c].exact && chosen.size() < kAtOnce) chosen.push_back(c);
+        }
+        if (!chosen.empty()) return input_.num_micro;
+    }
     if (states * most > kLargestTable / 30 ||
         states * most * static_cast<std::int64_t>(left.size()) > kLargestTable) {
         too_large = true;
         return 0;
     }
+    // Devices in units, and how far back in the table the rest of the devices lies.
+    std::vector<int> takes(left.size() * groups);
+    std::vector<std::size_t> back(left.size(), 0);
+    for (std::size_t i = 0; i < left.size(); ++i) {
+        for (std::size_t g = 0; g < groups; ++g) {
+            const int own = unit[g] == 0 ? 0 : columns_[left[i]].usage[g] / unit[g];
+            takes[i * groups + g] = own;
+            back[i] = back[i] * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(own);
+        }
+    }
     const auto total = static_cast<std::size_t>(states);
     constexpr int kNever = -1;
     std::vector<int> before(total, 0), now(total);
-    std::vector<std::vector<std::int32_t>> choice(static_cast<std::size_t>(most) + 1);
+    std::vector<std::vector<std::int32_t>> choice(static_cast<std::size_t>(most) + 1);  // ~i: stays in the layer
     std::vector<int> at(groups);
-    int best = 0, best_replicas = 0;
+    int best = 0, best_layer = 0;
     for (int r = 1; r <= most; ++r) {
         if (*cancel_ != 0) return 0;
         auto& pick = choice[static_cast<std::size_t>(r)];
-        pick.assign(total, -1);
+        pick.assign(total, 0);
         std::fill(now.begin(), now.end(), kNever);
         std::fill(at.begin(), at.end(), 0);
+        const bool stays = open && r == most;
         for (std::size_t v = 0; v < total; ++v) {
             for (std::size_t i = 0; i < left.size(); ++i) {
-                const Column& column = columns_[left[i]];
-                std::size_t source = 0;
                 bool fits = true;
-                for (std::size_t g = 0; g < groups; ++g) {
-                    const int rest = at[g] - (unit[g] == 0 ? 0 : column.usage[g] / unit[g]);
-                    if (rest < 0) {
-                        fits = false;
-                        break;
-                    }
-                    source = source * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(rest);
-                }
-                if (!fits || before[source] == kNever) continue;
-                const int micro = before[source] + column.micro;
-                if (micro > now[v]) {
-                    now[v] = micro;
+                for (std::size_t g = 0; g < groups; ++g) fits = fits && takes[i * groups + g] <= at[g];
+                if (!fits) continue;
+                const std::size_t source = v - back[i];
+                const int micro = columns_[left[i]].micro;
+                if (before[source] != kNever && before[source] + micro > now[v]) {
+                    now[v] = before[source] + micro;
                     pick[v] = static_cast<std::int32_t>(i);
+                }
+                if (stays && now[source] != kNever && now[source] + micro > now[v]) {
+                    now[v] = now[source] + micro;
+                    pick[v] = ~static_cast<std::int32_t>(i);
                 }
             }
             for (std::size_t g = groups; g-- > 0;) {
@@ -446,25 +483,23 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
         }
         if (r >= input_.least_replicas && now[total - 1] > best) {
             best = now[total - 1];
-            best_replicas = r;
+            best_layer = r;
         }
         std::swap(before, now);
     }
     // Walk back from the whole cluster.
-    for (std::size_t g = 0; g < groups; ++g) at[g] = extent[g] - 1;
-    for (int r = best_replicas; r > 0; --r) {
-        std::size_t v = 0;
-        for (std::size_t g = 0; g < groups; ++g) {
-            v = v * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(at[g]);
-        }
-        const std::size_t c = left[static_cast<std::size_t>(choice[static_cast<std::size_t>(r)][v])];
-        chosen.push_back(c);
-        for (std::size_t g = 0; g < groups; ++g) at[g] -= unit[g] == 0 ? 0 : columns_[c].usage[g] / unit[g];
+    std::size_t v = total - 1;
+    for (int r = best_layer; r > 0;) {
+        const std::int32_t pick = choice[static_cast<std::size_t>(r)][v];
+        const auto i = static_cast<std::size_t>(pick < 0 ? ~pick : pick);
+        chosen.push_back(left[i]);
+        v -= back[i];
+        if (pick >= 0) --r;
     }
     return best;
 }
 
-MixedAnswer MixedSearch::improve(double target, const int* cancel) {
+MixedAnswer MixedSearch::improve(double target, bool first, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
@@ -503,6 +538,11 @@ MixedAnswer MixedSearch::improve(double target, const int* cancel) {
             solve(*shape.back(), columns_[c].micro, target, &found.back());
             total += columns_[c].micro;
         }
+        while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
+            total -= found.back().num_micro;
+            found.pop_back();
+            shape.pop_back();
+        }
         for (; total > input_.num_micro; --total) {
             MixedReplica* worst = nullptr;
             for (MixedReplica& r : found) {
@@ -520,6 +560,7 @@ MixedAnswer MixedSearch::improve(double target, const int* cancel) {
             answer.value = std::max(answer.value, replica.value);
             answer.replicas.push_back(std::move(replica));
         }
+        if (first) return answer;
         target = answer.value - kTie * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
         for (Column& column : columns_) refresh(column);

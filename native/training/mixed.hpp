@@ -115,8 +115,8 @@ struct MixedShape {
 class MixedSearch {
   public:
     explicit MixedSearch(MixedInput input);
-    // The best plan of value at most `target`, or the proof that there is none.
-    MixedAnswer improve(double target, const int* cancel);
+    // The best plan of value at most `target` (or only the first one found), or the proof that there is none.
+    MixedAnswer improve(double target, bool first, const int* cancel);
 
   private:
     struct Label {
@@ -169,6 +169,7 @@ class MixedSearch {
     // By step of a geometric grid of beta and by kind: the most layers of a middle stage by its place from the end,
     // added up, then those of a first stage, of a last and of a single one.
     std::vector<int> capacity_;
+    std::vector<double> beta_;            // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
     std::vector<MixedShape> shapes_;

@@ -117,6 +117,8 @@ void MixedSearch::open_grid(double target) {
     first_step_ = static_cast<int>(std::floor(-std::log(rates) * kPerLog)) - 2;
     last_step_ = static_cast<int>(std::ceil(std::log(target) * kPerLog)) + 2;
     const int steps = std::max(0, last_step_ - first_step_ + 1), size = 2 * input_.most_stages + 3;
+    beta_.resize(static_cast<std::size_t>(steps));
+    for (int k = 0; k < steps; ++k) beta_[static_cast<std::size_t>(k)] = std::pow(kStep, first_step_ + k);
     capacity_.assign(static_cast<std::size_t>(steps) * input_.kinds.size() * static_cast<std::size_t>(size), -1);
 }
 
@@ -126,7 +128,7 @@ const int* MixedSearch::capacity(int step, int kind) {
     const std::size_t at = static_cast<std::size_t>(step - first_step_) * input_.kinds.size() + static_cast<std::size_t>(kind);
     int* own = capacity_.data() + at * static_cast<std::size_t>(size);
     if (own[0] == 0) return own;
-    const double beta = std::pow(kStep, step);
+    const double beta = beta_[static_cast<std::size_t>(step - first_step_)];
     const auto most = [&](int in_flight, MixedStages::Role r) {
         const auto& row = stages_.row(kind, in_flight, r);
         return static_cast<int>(std::upper_bound(row.begin(), row.end(), beta) - row.begin()) - 1;
@@ -175,7 +177,7 @@ double MixedSearch::roomy_beta(const MixedShape& shape, double low, double high)
         const int middle = bottom + (top - bottom) / 2;
         (enough(middle) ? top : bottom) = middle;
     }
-    return std::max(low, std::pow(kStep, top - 1));
+    return std::max(low, beta_[static_cast<std::size_t>(top - 1 - first_step_)]);
 }
 
 // A lower bound of the slowest stage over all cuts, to a ten-thousandth; infinite where nothing fits.

@@ -21,16 +21,24 @@ Answer Solver::solve(double floor, double threshold, std::int64_t work_limit, co
 }
 
 // True if the layers of one type alone are too many for all stages together: a stage that recomputes one of them
-// whole holds its working set and each layer's least, one that recomputes only cores the same of those.
+// whole holds its working set and each layer's least, one that recomputes only cores the same of those. The first
+// stage holds the embedding as well, the last one the head, and the logits or the working set.
 bool Solver::crowded() const {
     for (std::size_t t = 1; t + 1 < mesh_.layer.size(); ++t) {
         const LayerCost& cost = mesh_.layer[t];
         const double core = std::min(cost.held, cost.held_selective);
         double most = 0.0;
-        for (const int in_flight : facts_.in_flight) {
+        for (std::size_t i = 0; i < facts_.in_flight.size(); ++i) {
+            const int in_flight = facts_.in_flight[i];
+            double room = mesh_.capacity, logits = 0.0;
+            if (i == 0) room -= mesh_.layer.front().state + in_flight * mesh_.layer.front().held;
+            if (i + 1 == facts_.in_flight.size()) {
+                room -= mesh_.layer.back().state + in_flight * mesh_.layer.back().held;
+                logits = mesh_.logits;
+            }
             const auto layers = [&](double working, double held) {
                 const double each = std::max(cost.state + in_flight * held, 1e-300);
-                return std::floor(std::max(0.0, mesh_.capacity - working) / each * (1.0 + 1e-9));
+                return std::floor(std::max(0.0, room - std::max(working, logits)) / each * (1.0 + 1e-9));
             };
             most += std::max({layers(cost.scratch_full, std::min(core, cost.held_full)),
                               layers(cost.scratch_selective, core), layers(0.0, cost.held)});
@@ -60,9 +68,19 @@ ShapeFacts::ShapeFacts(const Shape& shape) : clock(shape) {
     }
 }
 
+ShapeFacts::ShapeFacts(const Shape& shape, const ShapeFacts& steady) : ShapeFacts(steady) {
+    clock = EventClock(shape);
+}
+
+// Behind four micro-batches a stage nothing repeats that was not there before.
 ShapeFacts& ShapeCache::get(const Shape& s) {
     auto& slot = facts_[{static_cast<int>(s.schedule), s.num_stages, s.chunks_per_stage, s.num_micro}];
-    if (!slot) slot = std::make_unique<ShapeFacts>(s);
+    if (!slot) {
+        Shape shorter = s;
+        if (s.schedule != Schedule::kGpipe) shorter.num_micro = std::min(s.num_micro, 4 * s.num_stages);
+        slot = shorter.num_micro == s.num_micro ? std::make_unique<ShapeFacts>(s)
+                                                : std::make_unique<ShapeFacts>(s, get(shorter));
+    }
     return *slot;
 }
 

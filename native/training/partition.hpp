@@ -57,6 +57,8 @@ struct Answer {
 // What depends on the schedule's shape alone, kept while one call lasts.
 struct ShapeFacts {
     explicit ShapeFacts(const Shape& shape);
+    // The same of a shape that has more micro-batches than `steady`, which already holds as many at once.
+    ShapeFacts(const Shape& shape, const ShapeFacts& steady);
     EventClock clock;
     std::vector<std::vector<int>> held;      // per stage, flattened vectors
     std::vector<int> in_flight;              // per stage, micro-batches that each of its layers holds at least

@@ -113,19 +113,23 @@ std::vector<int> held_vectors(const Shape& s, int stage) {
     return flat;
 }
 
-EventClock::EventClock(const Shape& shape)
-    : shape_(shape), next_(static_cast<std::size_t>(shape.num_stages)) {
+EventClock::EventClock(const Shape& shape) : shape_(shape), next_(static_cast<std::size_t>(shape.num_stages)) {}
+
+// Most shapes are never run: their orders are made when the first one is.
+void EventClock::prepare() {
+    if (!orders_.empty()) return;
     const std::size_t cells =
-        static_cast<std::size_t>(shape.num_chunks()) * static_cast<std::size_t>(shape.num_micro);
+        static_cast<std::size_t>(shape_.num_chunks()) * static_cast<std::size_t>(shape_.num_micro);
     forward_end_.resize(cells);
-    backward_end_.resize(cells);
-    for (int i = 0; i < shape.num_stages; ++i) {
-        orders_.push_back(stage_order(shape, i));
+    backward_end_.resize(std::max(cells, static_cast<std::size_t>(shape_.num_stages)));
+    for (int i = 0; i < shape_.num_stages; ++i) {
+        orders_.push_back(stage_order(shape_, i));
         starts_.emplace_back(orders_.back().size());
     }
 }
 
 bool EventClock::run(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn) {
+    prepare();
     const bool whole = stages == shape_.num_stages;
     const int chunks = whole ? shape_.num_chunks() : stages, m = shape_.num_micro;
     const auto used = static_cast<std::ptrdiff_t>(chunks) * m;
@@ -205,7 +209,8 @@ void EventClock::ends(const ChunkTimes& times, std::span<double> stage_end, int 
     double* forward = now + count;     // end of the newest forward
     double* flying = forward + count;  // ends of the last stage's forwards, by micro-batch modulo in_flight
     // Warm-up: stage i runs num_stages - i forwards.
-    std::vector<double>& arrival = backward_end_;  // of the forwards of the stage before
+    std::vector<double>& arrival = arrival_;  // of the forwards of the stage before
+    arrival.resize(static_cast<std::size_t>(s.num_stages));
     for (std::size_t i = 0; i < count; ++i) {
         const int warmup = s.num_stages - static_cast<int>(i);
         double last_before = 0.0;

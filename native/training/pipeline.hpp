@@ -64,17 +64,19 @@ class EventClock {
     // The same ends without the starts, much faster where micro-batches are many: once the state of all stages
     // has moved on evenly over some cycles, it does so until the forwards run out.
     void ends(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
-    // Start of every operation in stage order, filled by run().
+    // Start of every operation in stage order, and the orders, filled by run().
     const std::vector<std::vector<double>>& starts() const { return starts_; }
     const std::vector<std::vector<Op>>& orders() const { return orders_; }
 
   private:
+    void prepare();
+
     Shape shape_;
     std::vector<std::vector<Op>> orders_;
     std::vector<std::vector<double>> starts_;
     std::vector<double> forward_end_, backward_end_;
     std::vector<std::size_t> next_;
-    std::vector<double> state_, history_;
+    std::vector<double> state_, history_, arrival_;
 };
 
 }  // namespace optalloc::training

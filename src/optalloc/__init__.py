@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.explain import explain as explain
     from optalloc.plan.mixed import load_mixed_plan as load_mixed_plan
     from optalloc.plan.plan import load_plan as load_plan
+    from optalloc.plan.replan import replan as replan
     from optalloc.plan.sweep import grid as grid
     from optalloc.plan.sweep import sweep as sweep
     from optalloc.result import Bounds as Bounds
@@ -135,6 +136,7 @@ _HOME = {
     "plan_mixed": "optalloc.training.mixed.solve",
     "plan_robust": "optalloc.training.robust",
     "plan_training": "optalloc.training.solve",
+    "replan": "optalloc.plan.replan",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
     "shadow_prices": "optalloc.assignment.shadow",

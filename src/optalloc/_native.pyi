@@ -120,19 +120,16 @@ def solve_assignment(
     tuple[bytes, int, int, bool] | None,
 ]: ...
 
-# The unit of each task, or an empty list.
+# The unit of each task, or an empty list. watch(value, units), both None unless better -> stop?
 def solve_sparse_assignment(
     units: _Ints,
     costs: _Longs,
     loads: _Longs,
     capacities: _Longs,
-    multipliers: _Reals,
-    regret: float,
-    fraction: float,
-    stride: float,
+    prices: _Reals,
     rounds: int,
     seed: int,
-    stop: Callable[[], bool],
+    watch: Callable[[int | None, list[int] | None], bool],
     /,
 ) -> list[int]: ...
 
@@ -207,4 +204,4 @@ class MixedSearch:
         most_replicas: int,
         /,
     ) -> None: ...
-    def improve(self, target: float, cancel: _Ints, /) -> MixedAnswer: ...
+    def improve(self, target: float, first: bool, cancel: _Ints, /) -> MixedAnswer: ...

@@ -36,3 +36,16 @@ def test_errors_carry_their_parts() -> None:
     error = oa.InputError("wrong", path="cluster.toml", pointer="$.nodes", fix="mend it")
     assert_type(error.pointer, str)
     assert_type(oa.ExportError("megatron", "zb-h1", stage=2).stage, int | None)
+
+
+def test_what_is_said_about_plans_is_typed() -> None:
+    """Parts, figures and rows are values with fields, not dictionaries."""
+    work = oa.Training(global_batch=4, sequence_length=128)
+    model = oa.load_model("gpt2")
+    plan = oa.estimate(model, oa.load_cluster("1xh100-sxm"), work)
+    explanation = oa.explain(plan)
+    assert_type(explanation.parts[0].hidden_s, float | None)
+    assert_type(explanation.figures.mfu_square, float)
+    assert_type(oa.compare(plan, plan).parts[0].difference_s, float)
+    (row,) = oa.sweep(oa.grid(model, ["1xh100-sxm"], work))
+    assert_type(row.step_time_s, float | None)

@@ -1,347 +1,386 @@
 """Very many tasks and units: a plan with a certified gap, without holding all pairs.
 
-A hundred thousand tasks on a thousand units are 10**8 pairs. They are read block by block, a few
+A hundred thousand tasks on a thousand units are 10**8 pairs. They are read block by block, three
 times; what is kept is a short list of candidate units for each task.
 
-1. Prices of capacity from a sample of the tasks, on its share of the capacities (:func:`_ascend`).
-2. One pass: the K cheapest units of each task at these prices, cost plus price times load.
-3. Better prices from the candidates of all tasks.
-4. A Lagrangian dive over the candidates, repair, shifts and swaps (native/assignment/sparse.cpp).
-5. One pass over all pairs: the bound D(u) in integers, and the plan evaluated from the source.
+1. Prices of capacity from a sample of the tasks, on its share of the capacities.
+2. A pass: the K cheapest units of each task, cost plus price times load. Better prices from these
+   lists (:func:`optalloc.assignment.ascent.ascend`).
+3. A second pass at those prices: the bound below, and, where it shows that the lists lack units,
+   those too; then prices again.
+4. A plan on the lists: tasks settle where they cost least while overloads grow dear, then trade
+   places in chains (native/assignment/sparse_plan.hpp, sparse_chains.hpp).
+5. A third pass: the bound at the last prices, and the plan evaluated from the source.
 
 The bound holds for all pairs, not for the candidates alone: for any prices u >= 0
 
     D(u) = sum_j min_i (c_ij + u_i w_ij) - sum_i u_i L_i
 
-is at most the cost of every feasible assignment, and u is rounded to integers over a scale before
-it is evaluated.
+is at most the cost of every feasible assignment; u is rounded to integers over a power of two and
+D evaluated in integers. With all costs 0 a positive D proves that nothing is feasible.
 
-Memory: about 90 bytes a candidate (N K of them) and 60 bytes a pair of one block.
-
-References: Nesterov, "Smooth minimization of non-smooth functions", Math. Program. 103 (2005), for
-the soft minimum; Nocedal, Wright, *Numerical Optimization*, 2nd ed., algorithm 7.4, for L-BFGS.
+Memory: about 90 bytes a candidate (N K of them) and 60 bytes a pair of one block a thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from optalloc import _native
+from optalloc.assignment.ascent import Lists, Longs, Reals, ascend
+from optalloc.assignment.journal import Journal
+from optalloc.assignment.pairs import ArraySource as ArraySource
+from optalloc.assignment.pairs import FormSource, PairSource
+from optalloc.assignment.problem import AssignmentProblem, Sense
 from optalloc.assignment.result import AssignmentResult
+from optalloc.assignment.scan import Infeasible, Scanner, fitting
 from optalloc.errors import InputError
-from optalloc.result import Bounds, Stats, Termination
-from optalloc.stop import Never, Progress, StopRule
+from optalloc.result import Bounds, Fix, Incumbent, Stats, Termination
+from optalloc.stop import Never, OnProgress, Progress, StopRule
 
-Longs = npt.NDArray[np.int64]
-Reals = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int32]
-
-_BLOCK_PAIRS = 2_000_000
 _SAMPLE_PAIRS = 2_000_000
-_COOLING, _STAGES, _STEPS, _MEMORY = 0.4, 7, 12, 8
 _SAMPLE_STAGES = 3
-_PRICE_BITS = 20
-_RANGE = 2.0**62
+_SAMPLE_TOLERANCE = 1e-6
+_CANDIDATES = 24
+_ROUNDS = 6
+_MOST_THREADS = 1024
+_LOSS = 1e-4  # of the bound on the lists, to other units, for which the lists may stay as they are
+_TRIES = 3  # with longer and longer lists, until a plan is found
 
 
-class PairSource(Protocol):
-    """Where pairs come from: arrays, files, or a function of the row."""
+class _Answer(NamedTuple):
+    """``conflict`` and ``fix`` where nothing is feasible."""
 
-    @property
-    def num_tasks(self) -> int: ...
-    @property
-    def capacities(self) -> Longs:
-        """Shape (num_units,)."""
-        ...
-
-    def rows(self, first: int, last: int) -> tuple[Longs, Longs]:
-        """Costs and loads of the tasks ``first`` to ``last - 1``, int64, (last - first, num_units).
-
-        The same rows every time; loads of at least 0.
-        """
-        ...
+    ended: bool
+    conflict: str = ""
+    fix: Fix | None = None
 
 
-class ArraySource:
-    """Arrays of any integer type, for example ``numpy.load(path, mmap_mode="r")``."""
-
-    def __init__(
-        self,
-        costs: npt.NDArray[np.integer[Any]],
-        loads: npt.NDArray[np.integer[Any]],
-        capacities: npt.ArrayLike,
-    ) -> None:
-        self.capacities: Longs = np.array(capacities, dtype=np.int64)
-        shape = (len(costs), len(self.capacities))
-        for name, array in (("costs", costs), ("loads", loads)):
-            if array.shape != shape or array.dtype.kind not in "iu":
-                raise InputError(
-                    f"{name} has the shape {array.shape} and the type {array.dtype}",
-                    pointer=f"$.{name}",
-                    fix=f"give integers of the shape {shape}",
-                )
-        self.costs, self.loads = costs, loads
-
-    @property
-    def num_tasks(self) -> int:
-        """N."""
-        return len(self.costs)
-
-    def rows(self, first: int, last: int) -> tuple[Longs, Longs]:
-        """The rows as int64."""
-        return (
-            self.costs[first:last].astype(np.int64),
-            self.loads[first:last].astype(np.int64),
-        )
-
-
-class _Lists(NamedTuple):
-    """Candidates of each task, shape (num_tasks, K); units ascend in each row."""
-
-    units: Ints
-    costs: Longs
-    loads: Longs
+#: Takes a better plan and its cost, or None, and a bound, or None; says whether to stop.
+_Tell = Callable[[Longs | None, int | None, int | None], bool]
 
 
 def solve_large(
     source: PairSource,
     *,
-    num_candidates: int = 24,
-    rounds: int = 6,
+    num_candidates: int = _CANDIDATES,
+    rounds: int = _ROUNDS,
     seed: int = 0,
+    threads: int = 1,
+    sense: Sense = "min",
     stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
 ) -> AssignmentResult:
     """A feasible plan and a bound over all pairs.
 
     Parameters
     ----------
     source : PairSource
-        Every task may use every unit on which it fits.
+        A task may use every unit on which it fits.
     num_candidates : int
         K, units kept for each task.
     rounds : int
-        At most so many passes of shifts and swaps.
+        Of exchanges, each about twice as long as the one before.
     seed : int
-        Of the sample.
+        Of the sample and of the order of the tasks.
+    threads : int
+        That read and price blocks; the result does not depend on it.
+    sense : {"min", "max"}
+        Whether costs are paid or earned.
     stop : StopRule, optional
-        Asked between steps and inside the dive and the shifts; what was not reached is left out.
+        Asked between steps and inside the search for a plan; what was not reached is left out. The
+        nodes it sees are how often it was asked, the same for equal seeds.
+    on_progress : callable, optional
+        Called with each better plan or bound.
 
     Returns
     -------
     AssignmentResult
-        FEASIBLE with a gap, or LIMIT; OPTIMAL where bound and plan meet.
-
-    Complexity
-    ----------
-    Two passes over the pairs and the sample; O(N K) memory and O(N K) a step of prices and dive.
-    """
-    begin, cpu = time.perf_counter(), time.process_time()
-    rule: StopRule = stop if stop is not None else Never()
-
-    def stopped() -> bool:
-        return rule(Progress(elapsed_s=time.perf_counter() - begin))
-
-    rooms = source.capacities
-    num_units = len(rooms)
-    if source.num_tasks == 0 or num_units == 0:
-        raise InputError("there is no pair", path="source", fix="give tasks and units")
-    kept = min(num_candidates, num_units)
-    prices = _sample_prices(source, seed, stopped)
-    lists = _candidates(source, prices, kept)
-    prices = _ascend(lists, rooms.astype(np.float64), prices, stopped)
-    priced = np.sort(lists.costs + prices[lists.units] * lists.loads, axis=1)
-    regret = float((priced[:, min(1, kept - 1)] - priced[:, 0]).mean())
-    units = _native.solve_sparse_assignment(
-        lists.units,
-        lists.costs,
-        lists.loads,
-        rooms,
-        np.ascontiguousarray(priced[:, 0]),
-        max(regret, 1e-3),
-        0.1,
-        0.02,
-        rounds,
-        seed,
-        stopped,
-    )
-    plan = np.array(units, dtype=np.int64) if units else None
-    bound, value = _certify(source, prices, plan)
-    met = value is not None and value == bound
-    ended = Termination.LIMIT if plan is None or stopped() else Termination.FEASIBLE
-    return AssignmentResult(
-        termination=Termination.OPTIMAL if met else ended,
-        bounds=Bounds(primal=None if value is None else float(value), dual=float(bound)),
-        stats=Stats(wall_s=time.perf_counter() - begin, cpu_s=time.process_time() - cpu),
-        method="large",
-        arithmetic="exact",
-        num_units=num_units,
-        placed=None if value is None or plan is None else tuple(plan.tolist()),
-        message="certified: prices of capacity prove the bound over all pairs",
-    )
-
-
-def _blocks(source: PairSource) -> Iterator[tuple[int, Longs, Longs]]:
-    """First task, costs and loads of each block."""
-    height = max(1, _BLOCK_PAIRS // len(source.capacities))
-    for first in range(0, source.num_tasks, height):
-        costs, loads = source.rows(first, min(first + height, source.num_tasks))
-        yield first, costs, loads
-
-
-def _sample_prices(source: PairSource, seed: int, stopped: Callable[[], bool]) -> Reals:
-    """Prices of a few tasks on their share of each capacity."""
-    num_units = len(source.capacities)
-    count = min(source.num_tasks, max(1, _SAMPLE_PAIRS // num_units, 4 * num_units))
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(source.num_tasks, size=count, replace=False))
-    parts = [source.rows(int(task), int(task) + 1) for task in chosen]
-    units = np.broadcast_to(np.arange(num_units, dtype=np.int32), (count, num_units))
-    lists = _Lists(
-        np.ascontiguousarray(units),
-        np.concatenate([costs for costs, _ in parts]),
-        np.concatenate([loads for _, loads in parts]),
-    )
-    rooms: Reals = source.capacities.astype(np.float64) * (count / source.num_tasks)
-    # Few tasks a unit say little about single units: stop while the minimum is still soft.
-    return _ascend(lists, rooms, np.zeros(num_units), stopped, stages=_SAMPLE_STAGES)
-
-
-def _candidates(source: PairSource, prices: Reals, kept: int) -> _Lists:
-    """The units of least cost plus price times load, of those on which the task fits."""
-    shape = (source.num_tasks, kept)
-    lists = _Lists(np.empty(shape, np.int32), np.empty(shape, np.int64), np.empty(shape, np.int64))
-    for first, costs, loads in _blocks(source):
-        priced = costs + prices * loads
-        priced[loads > source.capacities] = np.inf
-        best = np.argpartition(priced, kept - 1, axis=1)[:, :kept]
-        best.sort(axis=1)
-        last = first + len(costs)
-        lists.units[first:last] = best
-        lists.costs[first:last] = np.take_along_axis(costs, best, axis=1)
-        lists.loads[first:last] = np.take_along_axis(loads, best, axis=1)
-    return lists
-
-
-def _ascend(
-    lists: _Lists,
-    rooms: Reals,
-    start: Reals,
-    stopped: Callable[[], bool],
-    *,
-    stages: int = _STAGES,
-) -> Reals:
-    """Prices that nearly maximise D over the lists: L-BFGS at falling temperatures."""
-    size = np.maximum(rooms, 1e-9)
-    costs = lists.costs.astype(np.float64)
-    loads = lists.loads / size[lists.units]
-    room = rooms / size
-    flat = lists.units.ravel()
-    spread = float((costs.max(axis=1) - costs.min(axis=1)).mean())
-
-    def smooth(u: Reals, t: float) -> tuple[float, float, Reals]:
-        priced = costs + u[lists.units] * loads
-        least = priced.min(axis=1)
-        share = np.exp(np.maximum((least[:, None] - priced) / t, -40.0))
-        total = share.sum(axis=1)
-        share *= loads / total[:, None]
-        slope = np.bincount(flat, share.ravel(), minlength=len(u)) - room
-        exact = float(least.sum() - u @ room)
-        return exact, exact - t * float(np.log(total).sum()), slope
-
-    # Lists that leave no feasible plan would drive prices up without end.
-    top = 100.0 * max(spread, 1.0) * max(1.0, len(costs) / len(size))
-    u = start * size
-    best, best_u = -np.inf, u
-    t = max(0.1 * spread, 1e-6)
-    for _ in range(stages):
-        pairs: list[tuple[Reals, Reals]] = []
-        exact, value, slope = smooth(u, t)
-        for _ in range(_STEPS):
-            if exact > best:
-                best, best_u = exact, u
-            if stopped():
-                return best_u / size
-            free = (u > 0) | (slope > 0)
-            step = np.where(free, _two_loops(slope * free, pairs), 0.0)
-            if float(slope @ step) <= 0:
-                step, pairs = slope * free, []
-            if not pairs:
-                step = step * (0.1 * spread / max(float(np.abs(step).max()), 1e-12))
-            length, accepted = 1.0, False
-            for _ in range(8):
-                trial = np.clip(u + length * step, 0.0, top)
-                found = smooth(trial, t)
-                if found[1] >= value + 1e-4 * float(slope @ (trial - u)):
-                    accepted = True
-                    break
-                length *= 0.4
-            if not accepted:
-                break
-            moved, bent = trial - u, slope - found[2]
-            if float(moved @ bent) > 1e-12:
-                pairs = [*pairs[1 - _MEMORY :], (moved, bent)]
-            gained = found[1] - value
-            u, (exact, value, slope) = trial, found
-            if gained < 1e-6 * abs(value):
-                break
-        if exact > best:
-            best, best_u = exact, u
-        t *= _COOLING
-    return (best_u if stages == _STAGES else u) / size
-
-
-def _two_loops(slope: Reals, pairs: list[tuple[Reals, Reals]]) -> Reals:
-    """The L-BFGS direction of ascent from moves and falls of the slope."""
-    q, weights = slope.copy(), []
-    for moved, bent in reversed(pairs):
-        weight = float(moved @ q) / float(moved @ bent)
-        weights.append(weight)
-        q -= weight * bent
-    if pairs:
-        moved, bent = pairs[-1]
-        q *= float(moved @ bent) / float(bent @ bent)
-    for (moved, bent), weight in zip(pairs, reversed(weights), strict=True):
-        q += moved * (weight - float(bent @ q) / float(moved @ bent))
-    return q
-
-
-def _certify(source: PairSource, prices: Reals, plan: Longs | None) -> tuple[int, int | None]:
-    """The bound of the prices over all pairs, and the cost of the plan, None if it is infeasible.
+        FEASIBLE with a gap, or LIMIT; OPTIMAL where bound and plan meet; INFEASIBLE with a proof
+        by prices. Ctrl-C gives LIMIT with the best plan and bound so far.
 
     Raises
     ------
     InputError
-        If the numbers are too large for 64-bit integers.
+        If there is no task or unit, or the numbers are too large for 64-bit integers.
+
+    Complexity
+    ----------
+    Three passes over the pairs and the sample; O(N K) memory, and O(N K) a step of prices and of
+    the plan.
     """
-    rooms = source.capacities
-    # Any prices give a bound: those that are too large for integers count less.
-    bounded = np.clip(np.nan_to_num(prices, nan=0.0), 0.0, 2.0**_PRICE_BITS)
-    whole = np.floor(bounded * 2.0**_PRICE_BITS).astype(np.int64)
-    total, value = 0, 0
-    used = np.zeros(len(rooms), dtype=np.int64)
-    for first, costs, loads in _blocks(source):
-        fits = loads <= rooms
-        peak = float(np.abs(costs).max()) * 2.0**_PRICE_BITS
-        peak += float((whole * np.minimum(loads, rooms).astype(np.float64)).max())
-        if peak * len(costs) >= _RANGE or not fits.any(axis=1).all():
-            raise InputError(
-                "a task fits on no unit, or the numbers are too large",
-                path="source",
-                pointer=f"tasks from {first}",
-                fix="divide costs and loads, or give units on which every task fits",
+    begin, cpu = time.perf_counter(), time.process_time()
+    rule: StopRule = stop if stop is not None else Never()
+    sign = -1 if sense == "max" else 1
+    best: list[Longs] = []
+    known: dict[str, int] = {}
+    incumbents: list[Incumbent] = []
+
+    asked = 0
+
+    def progress() -> Progress:
+        value, bound = (sign * known[k] if k in known else None for k in ("value", "bound"))
+        elapsed_s = time.perf_counter() - begin
+        return Progress(elapsed_s=elapsed_s, incumbent=value, bound=bound, nodes=asked)
+
+    def tell(plan: Longs | None, value: int | None, bound: int | None) -> bool:
+        nonlocal asked
+        asked += 1
+        is_new = False
+        if plan is not None and value is not None and value < known.get("value", value + 1):
+            best[:], known["value"], is_new = [plan], value, True
+            incumbents.append(
+                Incumbent(elapsed_s=time.perf_counter() - begin, value=float(sign * value))
             )
-        priced = (costs << _PRICE_BITS) + whole * np.where(fits, loads, 0)
-        priced[~fits] = np.iinfo(np.int64).max
-        total += int(priced.min(axis=1).sum())
-        if plan is not None:
-            rows, mine = np.arange(len(costs)), plan[first : first + len(costs)]
-            value += int(costs[rows, mine].sum())
-            np.add.at(used, mine, loads[rows, mine])
-    total -= sum(int(price) * int(room) for price, room in zip(whole, rooms, strict=True))
-    feasible = plan is not None and bool((used <= rooms).all())
-    return -((-total) >> _PRICE_BITS), value if feasible else None
+        if bound is not None and bound > known.get("bound", bound - 1):
+            known["bound"], is_new = bound, True
+        if is_new and on_progress is not None:
+            on_progress(progress())
+        return rule(progress())
+
+    answer = _solve(source, sign, num_candidates, rounds, seed, threads, tell)
+    value, bound = known.get("value"), known.get("bound")
+    termination = Termination.FEASIBLE if answer.ended and best else Termination.LIMIT
+    if value is not None and value == bound:
+        termination = Termination.OPTIMAL
+    if answer.conflict:
+        termination, bound = Termination.INFEASIBLE, None
+    return AssignmentResult(
+        termination=termination,
+        bounds=Bounds(
+            primal=None if value is None else float(sign * value),
+            dual=None if bound is None else float(sign * bound),
+        ),
+        stats=Stats(
+            wall_s=time.perf_counter() - begin, cpu_s=time.process_time() - cpu, nodes=asked
+        ),
+        incumbents=tuple(incumbents),
+        conflict=(answer.conflict,) if answer.conflict else (),
+        fixes=(answer.fix,) if answer.fix is not None else (),
+        method="large",
+        arithmetic="exact",
+        num_units=len(source.capacities),
+        placed=tuple(best[0].tolist()) if best else None,
+        message=_message(answer, bool(best)),
+    )
+
+
+def solve_large_problem(
+    problem: AssignmentProblem,
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+) -> AssignmentResult:
+    """:func:`solve_large` of a plain problem in memory, with its numbers of any kind."""
+    journal = Journal(problem, "large", stop, on_progress)
+    if problem.num_tasks == 0:
+        journal.offer([], 0)
+        return journal.finish(Termination.OPTIMAL, message="there is no task")
+
+    def tell(plan: Longs | None, value: int | None, bound: int | None) -> bool:
+        journal.nodes += 1
+        if bound is not None:
+            journal.raise_bound(bound)
+        if plan is not None and value is not None:
+            journal.offer(plan.tolist(), value)
+        elif bound is not None:
+            journal.report()
+        return journal.should_stop()
+
+    answer = _solve(FormSource(journal.form), 1, _CANDIDATES, _ROUNDS, seed, threads, tell)
+    message = _message(answer, journal.best is not None)
+    if answer.conflict:
+        ended = journal.finish(Termination.INFEASIBLE, message=message)
+        return msgspec.structs.replace(
+            ended, conflict=(answer.conflict,), fixes=(answer.fix,) if answer.fix else ()
+        )
+    termination = Termination.FEASIBLE if answer.ended and journal.best else Termination.LIMIT
+    if journal.is_proven:
+        termination = Termination.OPTIMAL
+    return journal.finish(termination, message=message)
+
+
+def _joined(one: Lists, other: Lists) -> Lists:
+    """The candidates of both; those of both are there twice."""
+    return Lists(
+        np.concatenate((one.units, other.units), axis=1),
+        np.concatenate((one.costs, other.costs), axis=1),
+        np.concatenate((one.loads, other.loads), axis=1),
+    )
+
+
+def _message(answer: _Answer, has_plan: bool) -> str:
+    if answer.conflict:
+        return "prices of capacity prove that nothing fits"
+    if not has_plan and answer.ended:
+        return "no plan was found, and none is ruled out"
+    return "prices of capacity prove the bound over all pairs"
+
+
+def _solve(
+    source: PairSource,
+    sign: int,
+    num_candidates: int,
+    rounds: int,
+    seed: int,
+    threads: int,
+    tell: _Tell,
+) -> _Answer:
+    """Plans and bounds of the costs times ``sign`` go to ``tell``."""
+    if source.num_tasks == 0 or len(source.capacities) == 0:
+        raise InputError("there is no pair", path="source", fix="give tasks and units")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise InputError(
+            f"{threads} threads", path="threads", fix=f"give a number from 1 to {_MOST_THREADS}"
+        )
+    with ThreadPoolExecutor(threads) as pool:
+        search = _Search(source, sign, seed, pool, tell)
+        try:
+            return _Answer(search.run(num_candidates, rounds))
+        except Infeasible as proof:
+            return _Answer(True, proof.conflict, proof.fix)
+        except KeyboardInterrupt:
+            return _Answer(False)
+
+
+class _Search:
+    """One solve: reads the source in passes and tells what it finds."""
+
+    def __init__(
+        self, source: PairSource, sign: int, seed: int, pool: ThreadPoolExecutor, tell: _Tell
+    ) -> None:
+        self.source, self.seed, self.tell = source, seed, tell
+        self.scanner = Scanner(source, sign, pool)
+        self.rooms = source.capacities
+        self.interrupted = self.has_bound = self.has_plan = False
+
+    def stopped(self) -> bool:
+        return self.interrupted or self.tell(None, None, None)
+
+    def run(self, num_candidates: int, rounds: int) -> bool:
+        """Whether it came to its end."""
+        reals = self.rooms.astype(np.float64)
+        kept = min(max(1, num_candidates), len(self.rooms))
+        prices, classes = self._sample()
+        lists = self._lists(prices, kept, classes)
+        for trial in range(_TRIES):
+            prices = ascend(lists, reals, prices, self.stopped)
+            if trial == 0 and not self.stopped():
+                scan = self.scanner.scan(prices, kept, classes)
+                self._note(scan.bound)
+                priced = lists.costs + prices[lists.units] * lists.loads
+                on_lists = float(priced.min(axis=1).sum() - prices @ self.rooms)
+                if on_lists - scan.bound > _LOSS * abs(on_lists):
+                    # Added, not exchanged: units that nobody lists would drive prices apart.
+                    lists = _joined(lists, scan.lists)
+                    prices = ascend(lists, reals, prices, self.stopped)
+            plan = self._plan(lists, prices, rounds)
+            if self.stopped() or self.interrupted or plan is not None:
+                break
+            if trial == 0:
+                self._refute()
+            if kept == len(self.rooms):
+                break
+            kept = min(2 * kept, len(self.rooms))
+            lists = _joined(lists, self._lists(prices, kept, classes))
+        ended = not self.stopped()
+        if ended or not self.has_bound:
+            scan = self.scanner.scan(prices, 0, classes, plan)
+            if plan is not None and scan.value is None:
+                raise AssertionError("the plan overloads a unit")
+            self._note(scan.bound)
+        return ended
+
+    def _note(self, bound: int) -> None:
+        self.has_bound = True
+        self.tell(None, None, bound)
+
+    def _plan(self, lists: Lists, prices: Reals, rounds: int) -> Longs | None:
+        """The best plan on the lists, None without one."""
+
+        def watch(value: int | None, units: list[int] | None) -> bool:
+            try:
+                plan = None if units is None else np.array(units, dtype=np.int64)
+                self.has_plan = self.has_plan or plan is not None
+                return self.tell(plan, value, None)
+            except KeyboardInterrupt:  # the kernel stops in good order and the plan is kept
+                self.interrupted = True
+                return True
+
+        units = _native.solve_sparse_assignment(
+            lists.units, lists.costs, lists.loads, self.rooms, prices, rounds, self.seed, watch
+        )
+        return np.array(units, dtype=np.int64) if units else None
+
+    def _sample(self) -> tuple[Reals, Longs]:
+        """Prices of a few tasks on their share of each capacity, and the class of each unit.
+
+        Units are of one class where no task of the sample tells them apart.
+        """
+        tasks, units = self.source.num_tasks, len(self.rooms)
+        count = min(tasks, max(1, _SAMPLE_PAIRS // units, 4 * units))
+        rng = np.random.default_rng(self.seed)
+        chosen = np.sort(rng.choice(tasks, size=count, replace=False))
+        parts = [self.scanner.rows(int(task), int(task) + 1) for task in chosen]
+        costs = np.concatenate([part for part, _ in parts])
+        loads = np.concatenate([part for _, part in parts])
+        words = rng.integers(-(2**62), 2**62, (2, count))
+        with np.errstate(over="ignore"):
+            marks = words[0] @ costs + words[1] @ loads + self.rooms * 0x9E3779B97F4A7
+        classes: Longs = np.unique(marks, return_inverse=True)[1].astype(np.int64)
+        fits = loads <= self.rooms
+        able = fits.any(axis=1)
+        if not able.any():
+            return np.zeros(units), classes
+        lists = fitting(costs[able], loads[able], fits[able])
+        rooms: Reals = self.rooms.astype(np.float64) * (count / tasks)
+        # Few tasks a unit say little about single units: stop while the minimum is still soft.
+        start = np.zeros(units)
+        prices = ascend(
+            lists, rooms, start, self.stopped, stages=_SAMPLE_STAGES, tolerance=_SAMPLE_TOLERANCE
+        )
+        return prices, classes
+
+    def _lists(self, prices: Reals, kept: int, classes: Longs) -> Lists:
+        return self.scanner.scan(prices, kept, classes).lists
+
+    def _refute(self) -> None:
+        """Looks for prices that prove, with all costs 0, that no plan exists.
+
+        Raises
+        ------
+        Infeasible
+            With how much larger all capacities must be at least.
+        """
+        reals = np.maximum(self.rooms.astype(np.float64), 1.0)
+        prices = 1.0 / reals
+        classes = np.arange(len(self.rooms))
+        kept = min(_CANDIDATES, len(self.rooms))
+        for _ in range(2):
+            lists = self.scanner.scan(prices, kept, classes, free=True).lists
+            bare = lists._replace(costs=np.zeros_like(lists.costs))
+            found = ascend(bare, self.rooms.astype(np.float64), prices, self.stopped)
+            if not found.any():
+                return
+            prices = found / float((found * reals).max())
+        # Larger prices lose less when they are rounded, and a multiple of a proof is a proof.
+        prices = prices * 2.0**20
+        excess = self.scanner.scan(prices, 0, classes, free=True).bound
+        if excess <= 0:
+            return
+        share = excess / float(prices @ self.rooms)
+        raise Infeasible(
+            "the loads of all tasks exceed the capacities of all units, however they are placed",
+            Fix(
+                what=f"raise every capacity by at least {share:.3%}",
+                cost="less cannot help; this much may not be enough",
+            ),
+        )

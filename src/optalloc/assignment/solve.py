@@ -20,7 +20,7 @@ from optalloc.errors import InputError, nearest
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
-Method = Literal["auto", "enumerate", "dynamic", "greedy", "anneal", "milp", "exact"]
+Method = Literal["auto", "enumerate", "dynamic", "greedy", "anneal", "milp", "exact", "large"]
 
 #: method -> module:function; imported when chosen.
 METHODS: dict[str, str] = {
@@ -30,8 +30,13 @@ METHODS: dict[str, str] = {
     "anneal": "optalloc.assignment.anneal:solve_anneal",
     "milp": "optalloc.assignment.milp:solve_milp",
     "exact": "optalloc.assignment.exact:solve_exact",
+    "large": "optalloc.assignment.large:solve_large_problem",
 }
-_SEEDED = ("anneal", "milp", "exact")
+_SEEDED = ("anneal", "milp", "exact", "large")
+_THREADED = ("exact", "large")
+
+#: Pairs above which ``auto`` is content with a certified gap: each step of a proof reads them all.
+MOST_PAIRS_PROVEN = 2_000_000
 
 # Below these sizes the plain methods answer in milliseconds.
 _FEW_ASSIGNMENTS = 2_000
@@ -64,9 +69,10 @@ def solve_assignment(
     Parameters
     ----------
     problem : AssignmentProblem
-    method : {"auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal"}
+    method : {"auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal", "large"}
         ``auto`` proves optimality: by the plain methods where they are instant, else by ``exact``
-        (by ``milp`` where the costs are too large for it).
+        (by ``milp`` where the costs are too large for it). Plain problems of more than two million
+        pairs go to ``large``, which leaves a small certified gap.
     stop : StopRule, optional
         Ends the search early, for example ``TimeLimit(30)``; by default it runs to its end.
     on_progress : callable, optional
@@ -74,7 +80,7 @@ def solve_assignment(
     seed : int
         Seed of the methods that draw lots.
     threads : int
-        Of ``exact``; the other methods use one.
+        Of ``exact`` and ``large``; the other methods use one.
     start : sequence of int, length num_tasks, optional
         A feasible assignment for ``exact`` to begin with.
     proof : path, optional
@@ -119,7 +125,7 @@ def solve_assignment(
     chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
     options |= {"seed": seed} if chosen in _SEEDED else {}
-    options |= {"threads": threads} if chosen == "exact" else {}
+    options |= {"threads": threads} if chosen in _THREADED else {}
     try:
         result = solver(problem, stop, on_progress, **options)
     except InputError as error:
@@ -162,7 +168,7 @@ def choose_method(problem: AssignmentProblem) -> str:
     vectors = math.prod(room + 1 for room in problem.integer_form().capacities.tolist())
     if vectors < 2**62 and num_states(problem) <= _FEW_STATES:
         return "dynamic"
-    return "exact"
+    return "exact" if problem.costs.size <= MOST_PAIRS_PROVEN else "large"
 
 
 def certified(problem: AssignmentProblem, result: AssignmentResult) -> AssignmentResult:

@@ -24,6 +24,7 @@ VERBS = {
     "certify": ("optalloc.cli.certify", "check a plan and its claim with other code"),
     "simulate": ("optalloc.cli.simulate", "replay the step of a plan event by event"),
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
+    "replan": ("optalloc.cli.replan", "plan again after nodes are lost or added"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
     "assign": ("optalloc.cli.assign", "solve an assignment instance"),
     "flow": ("optalloc.cli.flow", "place layers over mixed nodes: most tokens/s, proven"),

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
-METHODS = ("auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal")
+METHODS = ("auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal", "large")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="instance: .json (every form), .csv, .npz, or OR-Library text",
+        help="instance: .json (every form), .csv, .npz, OR-Library text, a folder of .npy arrays",
     )
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
     parser.add_argument(
@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of the lots a method draws (default 0)"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="of the method exact (default 1)"
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of exact and large (default 1)",
     )
     parser.add_argument("--node-limit", type=int, metavar="N", help="stop after this many nodes")
     parser.add_argument(
@@ -70,12 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Solve and print; returns the exit status."""
     from optalloc.assignment.formats import load_assignment
     from optalloc.assignment.solve import solve_assignment
+    from optalloc.cli.assign_mapped import is_mapped, run_mapped
     from optalloc.cli.progress import ProgressLine
     from optalloc.files import canonical_json, write_text
     from optalloc.report.table import render
     from optalloc.result import Termination
 
     stop = _stop_rule(arguments)
+    if is_mapped(arguments):
+        return run_mapped(arguments, stop)
     problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
     if arguments.objective is not None:
         problem = problem.replace(objective=arguments.objective)
@@ -159,7 +166,6 @@ def _plain(problem: Any, result: Any, prices: list[list[float]] | None) -> dict[
     placed = result.placed
     found = None if placed is None else problem.evaluate(placed)
     loads = None if found is None else found.unit_loads
-    witness = result.witness
     extra: dict[str, Any] = {} if prices is None else {"prices": prices}
     if not problem.is_plain:
         extra["goal"] = problem.objective
@@ -169,16 +175,22 @@ def _plain(problem: Any, result: Any, prices: list[list[float]] | None) -> dict[
     if problem.num_resources > 1:
         rows = () if found is None else found.resource_loads
         extra["resource_loads"] = [[_number(load) for load in row] for row in rows]
+    shown = None if loads is None else [_number(load) for load in loads]
+    return {**extra, **published(result, problem.sense, shown)}
+
+
+def published(result: Any, sense: str, unit_loads: list[Any] | None) -> dict[str, Any]:
+    """What the JSON form says of every answer."""
+    placed, witness = result.placed, result.witness
     return {
-        **extra,
         "format_version": "1.0",
         "termination": result.termination.value,
         "objective": _number(result.bounds.primal),
         "bound": _number(result.bounds.dual),
         "gap": _number(result.bounds.gap),
-        "sense": problem.sense,
+        "sense": sense,
         "assignment": None if placed is None else list(placed),
-        "unit_loads": None if loads is None else [_number(load) for load in loads],
+        "unit_loads": unit_loads,
         "method": result.method,
         "arithmetic": result.arithmetic,
         "stats": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from optalloc.cluster.device import DeviceSpec
+from optalloc.errors import InputError
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +44,15 @@ class NodeGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     network: Link
     host_link: Link | None = None
     zone: str = "zone-0"
+
+    def __post_init__(self) -> None:
+        for name in ("count", "devices", "domain"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}",
+                    pointer=f"$.{name}",
+                    fix="give a whole number of at least 1",
+                )
 
     @property
     def num_devices(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from optalloc.errors import InputError
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.model.parameters import embedding_parameters, head_parameters, layer_parameters
 from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp, ModelSpec
@@ -95,7 +96,15 @@ def lower(model: ModelSpec) -> Graph:
 
 
 def _layer(model: ModelSpec, name: str) -> Layer:
-    return next(layer for layer in model.layer_types if layer.name == name)
+    found = next((layer for layer in model.layer_types if layer.name == name), None)
+    if found is None:
+        raise InputError(
+            f"the model has layers of a type {name!r} that it does not describe",
+            path=model.name,
+            pointer="$.layers",
+            fix=f"name one of {', '.join(layer.name for layer in model.layer_types)}",
+        )
+    return found
 
 
 def _lower_layer(layer: Layer) -> LayerGraph:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
 from optalloc import __version__, files
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import read_constants
 from optalloc.errors import InputError, OptallocError
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Termination
@@ -41,8 +43,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """What the answer depends on, in short: the cell and the release."""
-        return files.digest({"cell": msgspec.to_builtins(self), "tool": __version__})
+        """What the answer depends on, in short: the cell, the release and its cost model."""
+        plain = {"cell": msgspec.to_builtins(self), "tool": __version__, "cost": _cost_digest()}
+        return files.digest(plain)
+
+
+@lru_cache(maxsize=1)
+def _cost_digest() -> str:
+    return files.digest(read_constants())
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,7 +140,7 @@ def _findings(e: Explanation) -> list[str]:
         f"{e.cost_model}).",
         f"{first.name.capitalize()} limits it: {first.share:.1%} of the step, then {second.name} "
         f"with {second.share:.1%}.",
-        _memory_finding(e.memory),
+        _memory_finding(e),
     ]
     better = e.degrees_step_time_s
     if better is not None and better < e.step_time_s * (1.0 - 1e-6):
@@ -167,9 +167,9 @@ def _findings(e: Explanation) -> list[str]:
     return lines
 
 
-def _memory_finding(memory: tuple[StageMemory, ...]) -> str:
-    over = [m for m in memory if m.free_bytes < 0]
-    binding = [m for m in memory if m.binds]
+def _memory_finding(e: Explanation) -> str:
+    over = [m for m in e.memory if m.free_bytes < 0]
+    binding = [m for m in e.memory if m.binds]
     if over:
         worst = min(over, key=lambda m: m.free_bytes)
         return (
@@ -181,7 +181,13 @@ def _memory_finding(memory: tuple[StageMemory, ...]) -> str:
             f"Memory binds on {_stages([m.stage for m in binding])}: it recomputes because storing "
             "one layer more does not fit."
         )
-    least = min(memory, key=lambda m: m.free_bytes)
+    gain = max(m.replanned_gain_s or 0.0 for m in e.marginals if m.unit == "GiB")
+    if gain > 1e-4 * e.step_time_s:
+        return (
+            "Memory binds the choice: no layer is recomputed for want of it, but with 1 GiB more "
+            f"on each device another plan takes {format_seconds(gain)} less."
+        )
+    least = min(e.memory, key=lambda m: m.free_bytes)
     return (
         f"Memory does not bind: the fullest stage, {least.stage}, has "
         f"{format_bytes(least.free_bytes)} free."

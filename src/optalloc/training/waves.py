@@ -123,35 +123,33 @@ def _interleaved(p: int, m: int, f: Array, b: Array, link: Array) -> Array:
     into = np.concatenate([zero, link])  # of a forward, by chunk
     out = np.concatenate([link, zero])  # of a backward
     stages = np.arange(p)
-    delay = p - 1 - stages
-    warm = 2 * delay + (v - 1) * p
     free = np.zeros((p, *f.shape[1:]))
-    sent, back = np.zeros_like(free), np.zeros_like(free)
+    # Ends of the newest operations: `sent[i]` is of stage i - 1, `back[i]` of stage i.
+    sent, back = np.zeros((2, p + 1, *f.shape[1:]))
     last = np.zeros((total + p, *f.shape[1:]))  # forwards of the last stage, p turns on
     first = np.zeros((total + p, *f.shape[1:]))  # backwards of the first stage, p turns on
-    for wave in range(int((delay - warm).min()), total + int(delay.max())):
-        pair = wave - delay
-        turn = pair + warm
-        rows = np.flatnonzero((turn >= 0) & (turn < total))
-        if len(rows):
-            n = turn[rows]
-            chunk = n % (p * v) // p * p + rows
-            came = sent[rows - 1]
-            if rows[0] == 0:
-                came[0] = last[n[0]] if chunk[0] else 0.0
-            end = np.maximum(free[rows], came + into[chunk]) + f[chunk]
-            free[rows] = sent[rows] = end
-            if rows[-1] == p - 1:
+    turn = (
+        stages[::-1] + (v - 1) * p
+    )  # of stage i in wave 0; pairs lie stages[::-1] behind the wave
+    for wave in range(-(v * p - 1), total + p - 1):
+        low, high = max(0, wave + v * p - total), min(p, wave + v * p)
+        if low < high:
+            n = wave + turn[low:high]
+            chunk = n % (p * v) // p * p + stages[low:high]
+            if low == 0:
+                sent[0] = last[n[0]] if chunk[0] else 0.0
+            end = np.maximum(free[low:high], sent[low:high] + into[chunk]) + f[chunk]
+            free[low:high] = sent[low + 1 : high + 1] = end
+            if high == p:
                 last[n[-1] + p] = end[-1]
-        rows = np.flatnonzero((pair >= 0) & (pair < total))
-        if len(rows):
-            n = pair[rows]
-            chunk = (v - 1 - n % (p * v) // p) * p + rows
-            came = back[(rows + 1) % p]
-            if rows[-1] == p - 1:
-                came[-1] = first[n[-1]] if chunk[-1] < p * v - 1 else 0.0
-            end = np.maximum(free[rows], came + out[chunk]) + b[chunk]
-            free[rows] = back[rows] = end
-            if rows[0] == 0:
+        low, high = max(0, p - 1 - wave), min(p, total + p - 1 - wave)
+        if low < high:
+            n = wave - stages[::-1][low:high]
+            chunk = (v - 1 - n % (p * v) // p) * p + stages[low:high]
+            if high == p:
+                back[p] = first[n[-1]] if chunk[-1] < p * v - 1 else 0.0
+            end = np.maximum(free[low:high], back[low + 1 : high + 1] + out[chunk]) + b[chunk]
+            free[low:high] = back[low:high] = end
+            if low == 0:
                 first[n[0] + p] = end[0]
     return free

@@ -29,7 +29,7 @@ def test_every_method_solves_the_small_instance(
 
 
 def test_every_method_can_be_imported_but_is_only_when_chosen() -> None:
-    assert set(METHODS) == {"enumerate", "dynamic", "greedy", "anneal", "milp", "exact"}
+    assert set(METHODS) == {"enumerate", "dynamic", "greedy", "anneal", "milp", "exact", "large"}
 
 
 def test_small_instances_go_to_the_plain_methods(four_by_two: oa.AssignmentProblem) -> None:

@@ -93,3 +93,18 @@ def test_decisions_that_contradict_are_bad_input(
     said = capsys.readouterr().err
     assert str(path) in said
     assert pointer in said
+
+
+def test_inputs_that_make_no_sense_are_bad_input(
+    found: TrainingPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A domain of no devices, and layers of a type that is nowhere described."""
+    data = json.loads(edited(found, tmp_path / "plan.json").read_text())
+    path = tmp_path / "plan.json"
+    cluster = {**data["cluster"], "nodes": [{**data["cluster"]["nodes"][0], "domain": 0}]}
+    model = {**data["model"], "layers": [{"layer": "nowhere", "count": 12}]}
+    for changes, said in (({"cluster": cluster}, "domain is 0"), ({"model": model}, "'nowhere'")):
+        path.write_text(json.dumps(data | changes))
+        for verb in ("explain", "certify"):
+            assert main([verb, str(path)]) == 2
+            assert said in capsys.readouterr().err

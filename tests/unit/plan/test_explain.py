@@ -140,6 +140,18 @@ def test_memory_binds_where_storing_one_layer_more_does_not_fit() -> None:
     assert not loose.binds
 
 
+def test_memory_binds_the_choice_where_more_of_it_brings_another_plan() -> None:
+    """Of 7 GiB nothing is recomputed, yet with 8 another mesh is faster; 16 are plenty."""
+    tight = explain(plan_training(MODEL, cluster(7), WORKLOAD).plan, replan=True)
+    (gib,) = [m for m in tight.marginals if m.unit == "GiB"]
+    eight = plan_training(MODEL, cluster(8), WORKLOAD).plan.step_time_s
+    assert gib.replanned_gain_s is not None
+    assert gib.replanned_gain_s == pytest.approx(tight.step_time_s - eight, rel=1e-6)
+    assert ("Memory binds" in tight.summary) == (gib.replanned_gain_s > 1e-4 * tight.step_time_s)
+    plenty = explain(plan_training(MODEL, cluster(16), WORKLOAD).plan, replan=True)
+    assert "Memory does not bind" in plenty.summary
+
+
 def test_more_memory_saves_recomputation() -> None:
     """One GiB more where memory binds lets layers be stored: faster by re-evaluation."""
     strategy = Strategy(micro_batch=8, recompute=(Recompute(full=12),))

@@ -20,8 +20,9 @@ J <= T. If it takes M with exact shapes, it is a plan. Shapes left out by a boun
 the difference of the relaxation and M, so no plan with them takes M in T. Costs depend on the
 groups used alone through the slowest link and the fixed time, which grow with the set: a plan
 found among more groups than it uses is worth no less in its own part, so the least over all parts
-is the optimum. T rises from the greatest lower bound, so each round ends in a plan, or in the
-proof that T is a lower bound of all plans.
+is the optimum. A part with several rings is searched with the cheapest cost of each first, and cut
+in two only where that relaxation has a plan. T rises from the greatest lower bound, so each round
+ends in a plan, or in the proof that T is a lower bound of all plans.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ from optalloc.training.strategy import Recompute
 _Row = tuple[int, float, list[int], list[int], list[int], list[int]]
 _NONE, _FOUND, _LIMIT, _TOO_LARGE = range(4)
 _POLL_S = 0.05
-# Targets as multiples of the first bound. The last stands for no limit at all: what takes a million
-# times the work at its best takes it for want of memory, not of time.
-_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3, 1e7)
+# Targets as multiples of the first bound.
+_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3)
+_WIDE_TARGETS = (1.15, 1.35, 1.7, 2.5, 6.0, 1e2, 1e4)
+# This multiple of a part's own bound stands for no limit at all: what takes a million times the
+# work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6
 _TIE = 1e-9
 
@@ -88,10 +91,22 @@ class Part:
         self.problem, self.used = problem, tuple(used)
         self.least, self.most = least, most
         self.bound = self.work_bound = bound
-        self.exactly = 0
         self.fixed_s = max(problem.fixed_s[g] for g in used)
         self.too_large = False
         self._native: _native.MixedSearch | None = None
+
+    @property
+    def is_relaxed(self) -> bool:
+        """True if the numbers of replicas differ in cost: each then counts as the cheapest."""
+        return rings(self.least) != rings(self.most)
+
+    def halves(self) -> list[Part]:
+        """The part in two, cut between numbers of replicas that differ in cost."""
+        cuts = [r for r in range(self.least + 1, self.most + 1) if rings(r)[0] == r]
+        middle = cuts[len(cuts) // 2]
+        low = Part(self.problem, self.used, self.least, middle - 1, self.bound)
+        high = Part(self.problem, self.used, middle, self.most, self.bound)
+        return [high, low]
 
     def native(self) -> _native.MixedSearch:
         """The native search of this part, kept until :meth:`close`."""
@@ -109,8 +124,8 @@ class Part:
         index = {g: i for i, g in enumerate(used)}
         self.kinds = np.flatnonzero(np.isin(p.group, used))
         exchange = p.exchange_link(used)
-        share, hops = p.ring(self.most)
-        rate, z = exchange.bandwidth_bytes_per_s, shards(self.least)
+        share, hops = p.ring(self.least)
+        rate, z = exchange.bandwidth_bytes_per_s, shards(self.most)
         layers = p.layers[self.kinds].copy()
         layers[:, :, STATE] += p.optimizer_bytes[self.kinds] / z
         layers[:, :, REDUCE] += share * p.gradient_bytes[self.kinds] / rate
@@ -147,8 +162,8 @@ class Part:
             p.overlap,
             p.num_microbatches,
             p.most_stages,
-            self.exactly or self.least,
-            self.exactly or min(self.most, p.num_microbatches, sum(p.available[g] for g in used)),
+            self.least,
+            self.most,
         )
 
     def replicas(self, rows: list[_Row]) -> tuple[Replica, ...]:
@@ -216,31 +231,19 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
 
 
-def parts_of(problems: Sequence[MixedProblem], replicas: Sequence[int] | None = None) -> list[Part]:
-    """All parts of the space, the least bound first; ``replicas`` restricts R."""
+def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
+    """The space as parts, one replica apart from several, the least bound first."""
     parts = []
     for problem in problems:
         groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
+                parts.append(Part(problem, used, 1, 1, bound))
                 most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
-                low = 1
-                while low <= most:
-                    least, high = rings(low)
-                    if replicas is None:
-                        parts.append(Part(problem, used, least, high, bound))
-                    else:
-                        allowed = [r for r in replicas if least <= r <= min(high, most)]
-                        parts += [_only(problem, used, r, bound) for r in allowed]
-                    low = high + 1
+                if most > 1:
+                    parts.append(Part(problem, used, 2, most, bound))
     return sorted(parts, key=lambda part: part.bound)
-
-
-def _only(problem: MixedProblem, used: Sequence[int], count: int, bound: float) -> Part:
-    part = Part(problem, used, *rings(count), bound)
-    part.exactly = count
-    return part
 
 
 class Search:
@@ -253,11 +256,11 @@ class Search:
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
         ceiling_s: float = float("inf"),
-        replicas: Sequence[int] | None = None,
         begin: float | None = None,
+        wide: bool = False,
     ) -> None:
-        self.problems, self.only = problems, replicas
-        self.parts = parts_of(problems, replicas)
+        self.problems = problems
+        self.parts = parts_of(problems)
         self.stop, self.on_progress = stop, on_progress
         self.ceiling_s = ceiling_s
         self.begin = time.perf_counter() if begin is None else begin
@@ -269,25 +272,33 @@ class Search:
         self.pruned: dict[str, int] = {}
         self.floor: float | None = None
         self.stopped = False
+        self.wide = wide
+        if wide:
+            most = max((len(part.used) for part in self.parts), default=0)
+            self.parts = [part for part in self.parts if len(part.used) == most]
 
     def run(self) -> Outcome:
         """Search until the proof, the stop rule, or the keyboard."""
-        self._dive()
+        if not self.wide:
+            self._dive()
         waiting = [part for part in self.parts if part.bound < np.inf]
-        first = waiting[0].bound if waiting else 0.0
-        targets = [first * factor for factor in _TARGETS] if self.value is None else [self.value]
+        first, last = (waiting[0].bound, waiting[-1].bound) if waiting else (0.0, 0.0)
+        factors = _WIDE_TARGETS if self.wide else _TARGETS
+        targets = [*(first * factor for factor in factors), last * _NO_LIMIT * 10.0]
+        if self.value is not None:
+            targets = [self.value]
         for target in targets:
             later = []
-            for part in waiting:
+            stack = waiting[::-1]
+            while stack:
+                part = stack.pop()
                 if part.bound >= self._goal():
                     self._count("work bound")
                 elif self.stopped or part.bound >= min(target, self._goal()):
                     later.append(part)
-                elif not self._try(part, min(target, self._goal())):
-                    later.append(part)
-                    continue
-                part.close()
-            waiting = later
+                else:
+                    stack += self._try(part, min(target, self._goal()), later)
+            waiting = sorted(later, key=lambda part: part.bound)
             self.floor = min((part.bound for part in waiting), default=None)
             self._report()
             if not waiting or self.stopped:
@@ -311,7 +322,7 @@ class Search:
         )
 
     def _dive(self) -> None:
-        """A first incumbent: the same search with the fastest and the leanest kinds of each size.
+        """A first incumbent: the search of all groups at once with few kinds of each size.
 
         It proves nothing, but the search that follows then begins with the right target.
         """
@@ -320,7 +331,11 @@ class Search:
             return
         problems = [chosen(p, kinds) for p, kinds in zip(self.problems, few, strict=True)]
         dive = Search(
-            problems, stop=self.stop, ceiling_s=self.ceiling_s, replicas=self.only, begin=self.begin
+            problems,
+            stop=self.stop,
+            ceiling_s=self.ceiling_s,
+            begin=self.begin,
+            wide=True,
         )
         dive.run()
         self.solved, self.shapes, self.stopped = dive.solved, dive.shapes, dive.stopped
@@ -342,42 +357,50 @@ class Search:
         value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
         return min(value, self.ceiling_s)
 
-    def _try(self, part: Part, target: float) -> bool:
-        """Look for a plan of at most ``target`` in a part; True once nothing is left in it."""
+    def _try(self, part: Part, target: float, later: list[Part]) -> list[Part]:
+        """Look for a plan of at most ``target`` in a part; what is left of it goes to ``later``.
+
+        Returns the halves of a part whose relaxation has such a plan.
+        """
         if part.too_large:
-            return False
+            later.append(part)
+            return []
         status, value, rows, shapes, refined, solved, _ = self._call(part, target - part.fixed_s)
         self.shapes, self.solved = self.shapes + shapes, self.solved + solved
         self.refined += refined
         if rows:
             replicas = part.replicas(rows)
-            # With fewer groups than allowed the exchange and the fixed time are no longer.
-            true = min(part.problem.evaluate(replicas), value + part.fixed_s)
-            if self.value is None or true < self.value:
+            true = part.problem.evaluate(replicas)
+            if not part.is_relaxed:
+                # With fewer groups than allowed the exchange and the fixed time are no longer.
+                true = min(true, value + part.fixed_s)
+            if true < self._goal():
                 self.value, self.found = true, (part.problem, replicas)
                 elapsed = time.perf_counter() - self.begin
                 self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
-        if status == _TOO_LARGE:
-            part.too_large = True
-            return False
-        if status == _LIMIT:
-            self.stopped = True
-            return False
-        if status == _FOUND:
+        if status in (_TOO_LARGE, _LIMIT):
+            part.too_large = status == _TOO_LARGE
+            self.stopped = self.stopped or status == _LIMIT
+            later.append(part)
+            return []
+        part.close()
+        if status == _FOUND:  # a part that is not relaxed is improved until nothing better is left
+            if part.is_relaxed:
+                return part.halves()
             self._count("packing bound")
-            return True  # improved until nothing better is left in the part
-        if target >= min(self._goal(), part.work_bound * _NO_LIMIT):
+        elif target >= min(self._goal(), part.work_bound * _NO_LIMIT):
             self._count("packing bound" if self.value is not None else "memory")
-            return True
-        part.bound = max(part.bound, target)
-        return False
+        else:
+            part.bound = max(part.bound, target)
+            later.append(part)
+        return []
 
     def _call(self, part: Part, target: float) -> _native.MixedAnswer:
         """The native search in a thread, so that the stop rule and the keyboard can end it."""
         answers: list[_native.MixedAnswer] = []
         native = part.native()
         thread = threading.Thread(
-            target=lambda: answers.append(native.improve(target, self.cancel))
+            target=lambda: answers.append(native.improve(target, part.is_relaxed, self.cancel))
         )
         thread.start()
         try:

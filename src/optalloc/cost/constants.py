@@ -117,7 +117,6 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     optimizer_bytes: float
     update_host_s: float
     fixed_s: float
-    straggler: float
     power_share: float
 
 

@@ -186,11 +186,7 @@ class CostModel:
         file = read_constants(name)
         self.constants = constants or resolved(file, self.keys)
         self.error = None if constants else expected_error(file, self.keys)
-        self.unit = slowed(
-            Unit.of(self.device, workload.dtype, self.constants),
-            self.constants,
-            cluster.num_devices,
-        )
+        self.unit = Unit.of(self.device, workload.dtype, self.constants)
         self.setting = Setting.of(workload)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
@@ -533,17 +529,6 @@ class CostModel:
 def _column(figure: Array | float) -> Array | float:
     """An array of one entry a mesh as a column; a number as it is."""
     return np.reshape(figure, (-1, 1)) if isinstance(figure, np.ndarray) else figure
-
-
-def slowed(unit: Unit, constants: Constants, num_devices: Array | float) -> Unit:
-    """The unit in step with the slowest of many: ``1 + straggler log2(machines of eight)``."""
-    factor = 1.0 + constants.straggler * np.log2(np.maximum(1.0, np.asarray(num_devices) / 8.0))
-    return msgspec.structs.replace(
-        unit,
-        matrix_flops_per_s=unit.matrix_flops_per_s / factor,
-        attention_flops_per_s=unit.attention_flops_per_s / factor,
-        bandwidth_bytes_per_s=unit.bandwidth_bytes_per_s / factor,
-    )
 
 
 def _groups(meshes: Meshes) -> Groups:

@@ -21,7 +21,7 @@ from optalloc.cost.compute import Unit, peak_flops_per_s
 from optalloc.cost.constants import Constants
 from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table
 from optalloc.cost.memory import StateBytes
-from optalloc.cost.model import CostModel, Meshes, slowed
+from optalloc.cost.model import CostModel, Meshes
 from optalloc.model.graph import Graph, LayerGraph, Op
 
 Array = NDArray[np.float64]
@@ -109,7 +109,6 @@ class Stack(CostModel):
         self.states = StateBytes(**fields)
         self.fragmentation = 1.0
         self._batches = _array(costs, lambda c: c.workload.global_batch).astype(np.int64)
-        self._devices = _array(costs, lambda c: c.cluster.num_devices)
         self._units = [Unit.of(cost.device, cost.workload.dtype, cost.constants) for cost in costs]
         self._dtypes = [cost.workload.dtype for cost in costs]
         self._small = np.array([dtype in ("fp8", "fp4") for dtype in self._dtypes])
@@ -133,7 +132,7 @@ class Stack(CostModel):
             [c.gemm_efficiency_fp8, c.gemm_efficiency_fp4, c.gemm_efficiency_fp32],
             c.gemm_efficiency,
         )
-        unit = Unit(
+        self.unit = Unit(
             matrix_flops_per_s=self._peak,  # type: ignore[arg-type]
             matrix_efficiency=efficiency,
             attention_flops_per_s=self._attention,  # type: ignore[arg-type]
@@ -143,7 +142,6 @@ class Stack(CostModel):
             cast_passes=small,
             constants=c,
         )
-        self.unit = slowed(unit, c, self._devices)
         self.network = Network(
             tuple(
                 msgspec.structs.replace(

@@ -39,7 +39,6 @@ PLAIN = msgspec.structs.replace(
     layer_gap_s=0.0,
     update_host_s=0.0,
     hop_s=0.0,
-    straggler=0.0,
     workspace_bytes=0.0,
     fragmentation=1.0,
     fragmentation_expandable=1.0,

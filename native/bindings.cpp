@@ -9,6 +9,7 @@
 #include "assignment/sparse.hpp"
 #include "serving/cover.hpp"
 #include "serving/placement.hpp"
+#include "serving/walk.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -515,6 +516,31 @@ void bind_serving(nb::module_& m) {
         }
         return nb::make_tuple(cover.bound, cover.cost);
     });
+    // (excess, layers, plain, out, in): the cheapest walk, and how much of each item it uses.
+    m.def("cheapest_walk",
+          [](const Array<std::int32_t, 1>& region, const Array<double, 1>& weight, const Array<double, 1>& price,
+             const Array<double, 1>& out, const Array<double, 1>& in, int levels, int parts,
+             const Array<double, 1>& leaves, const Array<double, 1>& enters, const Array<std::int32_t, 1>& visit,
+             double cover) {
+              const std::size_t n = region.shape(0), regions = leaves.shape(0);
+              if (weight.shape(0) != n || price.shape(0) != n || out.shape(0) != n || in.shape(0) != n ||
+                  enters.shape(0) != regions || visit.shape(0) != regions || regions > 8 || levels < 1 || parts < 1) {
+                  throw nb::value_error("walk arrays have the wrong shape");
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  if (region.data()[i] < 0 || region.data()[i] >= static_cast<std::int32_t>(regions)) {
+                      throw nb::value_error("an item names no region");
+                  }
+              }
+              sv::Walk walk{};
+              {
+                  nb::gil_scoped_release release;
+                  walk = sv::cheapest_walk({view(region), view(weight), view(price), view(out), view(in)},
+                                           {static_cast<int>(regions), levels, parts, view(leaves), view(enters),
+                                            view(visit), cover});
+              }
+              return nb::make_tuple(walk.excess, walk.layers, walk.plain, walk.out, walk.in);
+          });
     // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
     m.def("improve_placement",
           [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,

@@ -152,6 +152,22 @@ def solve_rows(
 def cheapest_cover(
     weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
 ) -> tuple[float, float]: ...
+
+# (excess, layers, plain, out, in), the last three by item
+def cheapest_walk(
+    region: _Ints,
+    weight: _Reals,
+    price: _Reals,
+    out: _Reals,
+    in_: _Reals,
+    levels: int,
+    parts: int,
+    leaves: _Reals,
+    enters: _Reals,
+    visit: _Ints,
+    cover: float,
+    /,
+) -> tuple[float, float, list[float], list[float], list[float]]: ...
 def improve_placement(
     throughput: _Reals,
     links: _Reals,

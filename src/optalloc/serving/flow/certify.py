@@ -11,11 +11,20 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from optalloc.errors import CertificateError
+from optalloc.serving.flow.certify_crossings import least_excess
 from optalloc.serving.flow.problem import FlowProblem
-from optalloc.serving.flow.witness import Covers, Everything, LayerTokens, Prices, Witness
+from optalloc.serving.flow.witness import (
+    Covers,
+    Crossings,
+    Everything,
+    LayerTokens,
+    Prices,
+    Witness,
+)
 
 _SCALE = 2**20
 _CLOSE = 1e-9
@@ -62,6 +71,8 @@ def certify_flow(
         _check_layer_tokens(problem, witness)
     elif isinstance(witness, Covers):
         _check_covers(problem, witness)
+    elif isinstance(witness, Crossings):
+        _check_crossings(problem, witness)
     else:
         _check_everything(problem, witness)
 
@@ -190,6 +201,46 @@ def _check_covers(problem: FlowProblem, witness: Covers) -> None:
     names = {name for box in boxes for name in box}
     if not _fill({name: (0, counts[name[0]]) for name in names}, boxes):
         raise CertificateError("the parts of the proof leave some counts out")
+
+
+def _check_crossings(problem: FlowProblem, witness: Crossings) -> None:
+    """All nodes cannot pay for the layers and for the way between regions."""
+    flow = witness.flow_tokens_per_s
+    tables = _tables(problem, witness.groups)
+    _check_lengths(tables, witness.prices, flow)
+    prices = witness.prices.prices
+    if any(price < 0.0 for price in prices) or len(prices) != len(witness.prices.items):
+        raise CertificateError("a price is negative or missing")
+    for region, alone in zip(witness.regions, witness.alone, strict=True):
+        gone = set(region)
+        nodes = tuple(
+            msgspec.structs.replace(node, throughput_tokens_per_s=()) if i in gone else node
+            for i, node in enumerate(problem.nodes)
+        )
+        others = msgspec.structs.replace(problem, nodes=nodes)
+        if alone.witness is None:
+            if any(any(node.throughput_tokens_per_s) for node in nodes):
+                raise CertificateError("what a region's others pass is not proven")
+            continue
+        if alone.witness.flow_tokens_per_s > alone.flow_tokens_per_s * (1.0 + _CLOSE):
+            raise CertificateError("what a region's others pass is proven for more")
+        if isinstance(alone.witness, LayerTokens):
+            _check_layer_tokens(others, alone.witness)
+        else:
+            _check_covers(others, alone.witness)
+    items = witness.prices.items
+    weights = [min(1.0, tables[i.kind][i.layers - 1] / flow) for i in items]
+    limits = [len(witness.groups[i.kind]) for i in items]
+    low, high = 0.0, sum(price * n for price, n in zip(prices, limits, strict=True))
+    for _ in range(48):
+        middle = (low + high) / 2.0
+        if _affordable(weights, prices, limits, middle):
+            high = middle
+        else:
+            low = middle
+    earned, excess = least_excess(problem, witness, tables, low)
+    if earned >= (problem.num_layers * low + excess) * (1.0 - _CLOSE / 10.0):
+        raise CertificateError(f"prices do not forbid {flow:.9g} tokens/s across regions")
 
 
 def _tables(problem: FlowProblem, groups: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:

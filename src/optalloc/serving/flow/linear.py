@@ -72,16 +72,17 @@ class GrowingLP:
         """Column values of the last solve."""
         return np.asarray(self._highs.getSolution().col_value, dtype=np.float64)
 
-    def solve_whole(self, seconds: float, *, enough: float) -> NDArray[np.float64] | None:
+    def solve_whole(self, most_nodes: int, *, enough: float) -> NDArray[np.float64] | None:
         """Best found values with all columns integral, or None; the columns stay integral.
 
-        A solution of value ``enough`` ends the search.
+        A solution of value ``enough`` ends the search, and so do ``most_nodes`` nodes: a clock
+        would give other answers on a busy machine.
         """
         self._highs.setOptionValue("objective_target", enough - 1e-6)
         for column in range(self.num_columns):
             self._highs.changeColIntegrality(column, highspy.HighsVarType.kInteger)
         self._highs.setOptionValue("presolve", "choose")
-        self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.05, seconds))
+        self._highs.setOptionValue("mip_max_nodes", most_nodes)
         self._highs.run()
         values = self.values
         return values if len(values) == self.num_columns and values.any() else None
@@ -108,7 +109,7 @@ class NamedProgramme:
         self.meanings.append(meaning)
         self._columns.append((gain, use, upper))
 
-    def solve_whole(self, seconds: float, *, enough: float) -> list[int] | None:
+    def solve_whole(self, most_nodes: int, *, enough: float) -> list[int] | None:
         """Whole column values that gain at least ``enough``, or None where none were found."""
         sides = list(self._rows.values())
         lp = GrowingLP([high for _, _, high in sides], [low for _, low, _ in sides])
@@ -117,7 +118,7 @@ class NamedProgramme:
             lp.add(gain, rows, list(use.values()), upper=upper)
         if lp.solve() < enough * (1.0 - 1e-9):
             return None
-        values = lp.solve_whole(seconds, enough=enough)
+        values = lp.solve_whole(most_nodes, enough=enough)
         if values is None:
             return None
         whole: list[int] = np.rint(values).astype(int).tolist()

@@ -26,7 +26,7 @@ from optalloc.serving.flow.kinds import Kind, kinds_of
 from optalloc.serving.flow.linear import INFINITY, Entries, NamedProgramme
 from optalloc.serving.flow.stages import Lanes, Stage, lay
 
-_PARTS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # of the flow, among the lanes of a crossing
+_PARTS = (1.0, 2.0, 3.0, 4.0, 6.0)  # of the flow, among the lanes of a crossing
 _LONGEST = 24
 
 
@@ -81,14 +81,14 @@ class RegionProgramme:
         self._random = np.random.default_rng(0)
         self._programme = NamedProgramme()
 
-    def reach(self, *, seconds: float, variety: int) -> dict[int, tuple[int, int]] | None:
+    def reach(self, *, most_nodes: int, variety: int) -> dict[int, tuple[int, int]] | None:
         """A placement whose stages cover all layers at the flow, or None where none was found."""
         self._programme = NamedProgramme()
         self._path()
         caps = self._crossings()
         for r in range(len(self._regions)):
             self._stages(r, sorted(caps[r]), variety)
-        amounts = self._programme.solve_whole(seconds, enough=float(self._num_layers))
+        amounts = self._programme.solve_whole(most_nodes, enough=float(self._num_layers))
         return None if amounts is None else self._laid(amounts)
 
     def _path(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from optalloc.serving.flow.journal import TOLERANCE, Journal
@@ -10,10 +11,11 @@ from optalloc.serving.flow.regions import Region, RegionProgramme, regions_of
 from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 
 _VARIETY = 50
-_PLAN_S = 1.0  # of one programme in whole numbers
+_NODES = 50  # of one programme in whole numbers
 _MOST_REGIONS = 6
-_QUANTILES = (0.9, 0.6, 0.3)
-_SHARES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
+_QUANTILES = (0.6, 0.3)
+_TRIES = 8
+_REGIONS_S = 5.0  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -34,7 +36,7 @@ def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float
     low, high = rate, journal.bound
     flow = high * (1.0 - 0.1 * TOLERANCE)
     while high - low > 1e-4 * high and not journal.expired():
-        row = programme.reach(flow, seconds=_PLAN_S, variety=_VARIETY, expired=journal.expired)
+        row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
         if row is None:
             high = flow
         else:
@@ -45,26 +47,29 @@ def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float
 
 
 def search_regions(journal: Journal, seed: int) -> None:
-    """Offer paths of stages through regions, each polished by annealing, from the bound down."""
-    arrays = journal.arrays
-    tried = 0.0
-    for share in _SHARES:
-        flow = journal.bound * share * (1.0 - 0.1 * TOLERANCE)
-        if flow <= journal.value * (1.0 + 1e-3) or journal.expired():
+    """Offer paths of stages through regions, each polished by annealing, at flows between the best
+    and the bound: first near the bound, then halfway on the side that is still open."""
+    low, high = max(journal.value, 0.05 * journal.bound), journal.bound
+    flow = high * 0.995
+    late = journal.within(_REGIONS_S)
+    for _ in range(_TRIES):
+        if journal.closed() or late() or high - low <= 0.01 * high:
             return
-        regions = regions_of(arrays, flow)
+        regions = regions_of(journal.arrays, flow)
         if len(regions) > _MOST_REGIONS:
             return
-        tried = flow
         for quantile in _QUANTILES:
-            programme = RegionProgramme(arrays, regions, flow, quantile)
-            found = programme.reach(seconds=_PLAN_S, variety=3)
-            if found is None:
-                continue
-            journal.offer(found)
-            _polish(journal, found, flow, seed)
-            if journal.value >= tried:
+            programme = RegionProgramme(journal.arrays, regions, flow, quantile)
+            found = programme.reach(most_nodes=_NODES, variety=2)
+            if found is not None:
+                journal.offer(found)
+                _polish(journal, found, flow, seed)
+            if journal.value >= 0.98 * flow or late():
                 break
+        if journal.value < 0.98 * flow:
+            high = flow
+        low = max(low, journal.value)
+        flow = math.sqrt(low * high)
 
 
 def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> None:

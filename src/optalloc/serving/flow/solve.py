@@ -9,6 +9,7 @@ from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import bound_by_covers, layer_token_bound
+from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.enumerate import enumerate_placements
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind, kinds_of
@@ -29,6 +30,7 @@ _MOST_PARTS = 400
 _STEPS = 150_000  # of annealing, on few nodes
 _FEW_NODES = 24
 _BRANCH_S = 2.0
+_ACROSS_S = 2.0
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
 _MOST_BRANCHES = 20_000
@@ -76,7 +78,10 @@ def place_layers(
 def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) -> None:
     problem = journal.arrays.problem
     if len(regions_at(journal)) > 1:
+        _bound_across(journal, 1e-2)
         search_regions(journal, seed)
+        if not journal.closed():
+            _bound_across(journal, 1e-3)
     if not journal.closed():
         search_stages(journal, kinds, max(reached, journal.value))
         _bound(journal, kinds, journal.value)
@@ -101,6 +106,21 @@ def _bound(journal: Journal, kinds: Sequence[Kind], reached: float) -> None:
     if prices is not None:
         groups = tuple(kind.nodes for kind in kinds)
         journal.lower(flow, Covers(flow_tokens_per_s=flow, groups=groups, parts=(prices,)))
+
+
+def _bound_across(journal: Journal, tolerance: float) -> None:
+    """Lower the bound by what narrow links between regions cost."""
+    groups = [region.nodes for region in regions_at(journal)]
+    flow, witness = bound_by_crossings(
+        journal.arrays,
+        groups,
+        max(journal.value, 0.1 * journal.bound),
+        journal.bound,
+        tolerance=tolerance,
+        expired=journal.within(_ACROSS_S),
+    )
+    if witness is not None:
+        journal.lower(flow, witness)
 
 
 def _branch(journal: Journal, kinds: Sequence[Kind]) -> None:

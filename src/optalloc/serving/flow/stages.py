@@ -85,7 +85,7 @@ class StageProgramme:
         self._pool: dict[tuple[int, tuple[tuple[tuple[int, int], ...], ...]], Stage] = {}
 
     def reach(
-        self, flow: float, *, seconds: float, variety: int = 0, expired: Callable[[], bool]
+        self, flow: float, *, most_nodes: int, variety: int = 0, expired: Callable[[], bool]
     ) -> list[Stage] | None:
         """Stages in a row that cover all layers at ``flow``, or None where none were found."""
         lp = GrowingLP([float(count) for count in self._counts])
@@ -125,7 +125,7 @@ class StageProgramme:
             noise = self._random.uniform(0.6, 1.6, len(prices))
             for stage, _ in lanes.cheapest((prices + 1e-3) * noise):
                 offer(stage)
-        values = lp.solve_whole(seconds, enough=float(self.num_layers))
+        values = lp.solve_whole(most_nodes, enough=float(self.num_layers))
         if values is None:
             return None
         row: list[Stage] = []

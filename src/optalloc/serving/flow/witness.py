@@ -38,6 +38,30 @@ class Covers(msgspec.Struct, frozen=True, kw_only=True, tag="covers"):
     parts: tuple[Prices, ...]
 
 
+class Alone(msgspec.Struct, frozen=True, kw_only=True):
+    """What all regions but one pass at most without it."""
+
+    flow_tokens_per_s: float
+    witness: LayerTokens | Covers | None
+
+
+class Crossings(msgspec.Struct, frozen=True, kw_only=True, tag="crossings"):
+    """Prices at which all nodes cannot pay for the layers and for the way between regions.
+
+    ``groups`` are the nodes of every kind that the prices speak of, each inside one region;
+    ``alone[r]`` is what the regions other than ``r`` pass. Shares of the flow are told apart in
+    ``levels``, and the weights of nodes in ``parts`` of a level.
+    """
+
+    flow_tokens_per_s: float
+    regions: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
+    alone: tuple[Alone, ...]
+    levels: int
+    parts: int
+    prices: Prices
+
+
 class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):
     """Every placement was tried; ``branches`` says how many partial ones were looked at."""
 
@@ -45,4 +69,4 @@ class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):
     branches: int
 
 
-Witness = LayerTokens | Covers | Everything
+Witness = LayerTokens | Covers | Crossings | Everything

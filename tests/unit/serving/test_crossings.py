@@ -1,0 +1,120 @@
+"""The bound that sees narrow links: never below the optimum, sharper than covers, and checked."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.unit.serving.tiny import best_flow, tiny_problem
+
+from optalloc.errors import CertificateError
+from optalloc.serving.flow.arrays import FlowArrays
+from optalloc.serving.flow.certify import certify_flow
+from optalloc.serving.flow.covers import layer_token_bound
+from optalloc.serving.flow.crossings import bound_by_crossings
+from optalloc.serving.flow.instance import load_flow
+from optalloc.serving.flow.kinds import kinds_of
+from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
+from optalloc.serving.flow.solve import place_layers
+from optalloc.serving.flow.witness import Crossings
+
+GEO = Path("/work/shared/data/serving/helix/instance_geo24_llama70b.json")
+
+
+def two_sites(link: float) -> FlowProblem:
+    """Four nodes that pass 10 over one layer and 4 over two, at two sites joined by ``link``."""
+    ends = [None, 0, 1, 2, 3]
+    return FlowProblem(
+        num_layers=4,
+        token_bytes=1,
+        activation_bytes=1,
+        nodes=(FlowNode(type="x", throughput_tokens_per_s=(10.0, 4.0)),) * 4,
+        links=tuple(
+            FlowLink(
+                begin=a,
+                end=b,
+                bandwidth_bytes_per_s=link
+                if a is not None and b is not None and (a < 2) != (b < 2)
+                else 1e6,
+            )
+            for a in ends
+            for b in [0, 1, 2, 3, None]
+            if a != b and (a is not None or b is not None)
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("partial", [False, True])
+def test_bound_is_never_below_the_optimum(seed: int, partial: bool) -> None:
+    """Whatever the groups are, links and partial inference included."""
+    problem = tiny_problem(seed, linked=True, partial=partial)
+    best = best_flow(problem)
+    if best <= 0.0:
+        pytest.skip("nothing flows here")
+    draw = random.Random(seed)
+    nodes = list(range(len(problem.nodes)))
+    draw.shuffle(nodes)
+    width = 2 if len(nodes) == 2 else draw.choice([2, 3])
+    tokens = layer_token_bound(kinds_of(problem), problem.num_layers)
+    bound, witness = bound_by_crossings(
+        FlowArrays(problem),
+        [nodes[i::width] for i in range(width)],
+        best * 0.5,
+        tokens,
+        tolerance=0.05,
+        expired=lambda: False,
+    )
+    assert bound >= best * (1.0 - 1e-9)
+    if witness is not None:
+        certify_flow(problem, {}, value=0.0, bound=bound, witness=witness)
+
+
+def test_narrow_links_between_sites_lower_the_bound() -> None:
+    """In a row all four pass 10, and links of 4 forbid it: the bound is below 10, and checked."""
+    problem = two_sites(4.0)
+    arrays, best = FlowArrays(problem), best_flow(problem)
+    assert best == pytest.approx(8.0)  # two chains of two nodes, one at each site
+    bound, witness = bound_by_crossings(
+        arrays, [(0, 1), (2, 3)], best, 10.0, tolerance=1e-3, expired=lambda: False
+    )
+    assert best * (1.0 - 1e-9) <= bound < 10.0
+    assert witness is not None
+    certify_flow(problem, {}, value=0.0, bound=bound, witness=witness)
+
+    def refused(text: str, **other: object) -> None:
+        claim = msgspec.structs.replace(witness, **other)
+        with pytest.raises(CertificateError, match=text):
+            certify_flow(problem, {}, value=0.0, bound=bound, witness=claim)
+
+    refused("overlap", regions=((0, 1), (1, 2, 3)))
+    refused("grid", levels=0)
+    refused("do not forbid", flow_tokens_per_s=best * 0.9)
+    refused(
+        "proven for more",
+        alone=tuple(
+            msgspec.structs.replace(one, flow_tokens_per_s=one.flow_tokens_per_s * 0.5)
+            for one in witness.alone
+        ),
+    )
+    refused(
+        "not proven",
+        alone=tuple(msgspec.structs.replace(one, witness=None) for one in witness.alone),
+    )
+    wide = two_sites(1e6)
+    with pytest.raises(CertificateError, match="across regions"):
+        certify_flow(wide, {}, value=0.0, bound=bound, witness=witness)
+
+
+@pytest.mark.slow
+def test_distributed_published_instance() -> None:
+    """Three regions of the Helix artifact: 1754 tokens/s for 1212, within 1 % of the bound."""
+    if not GEO.exists():
+        pytest.skip("the published instances are not on this machine")
+    result = place_layers(load_flow(GEO))
+    assert result.bounds.primal is not None
+    assert result.bounds.primal >= 1754.38
+    assert result.bounds.gap <= 0.01
+    assert isinstance(result.witness, Crossings)

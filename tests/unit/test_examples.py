@@ -59,3 +59,14 @@ def test_python_in_the_how_to_runs(
     assert blocks
     exec("\n".join(blocks), {})
     assert word in capsys.readouterr().out
+
+
+def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All 32 layers are in each replica, and fewer devices are slower."""
+    example("mixed").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optimal, gap 0"
+    assert all("micro-batches" in line for line in lines[1:-1])
+    assert lines[-1].startswith("without node 2: slower, gap 0.")

@@ -6,11 +6,15 @@ import argparse
 import csv
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks import accuracy_metrics as metrics
 from benchmarks.accuracy_metrics import GIB, Scored
+from optalloc.cost.calibrate import Fit, Rows, fold_of, problem_keys
+from optalloc.cost.constants import DEFAULT, ConstantsFile, expected_error, read_constants
 from optalloc.cost.measured import Row, Unsupported, problem_of, read_rows
 from optalloc.cost.predict import predict
 
@@ -21,33 +25,130 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the study."""
     parser.add_argument("rows", metavar="ROWS.csv", help="measurements, one a line")
     parser.add_argument("--out", metavar="FILE", help="write row_id,status,step_time_s,mem_gb")
+    parser.add_argument(
+        "--calibration", metavar="FILE.toml", help="constants to use; default: those of the package"
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="K",
+        help="refit K times and predict each row by the fit that left out its group",
+    )
+    parser.add_argument(
+        "--leave-one-source-out",
+        action="store_true",
+        help="refit for every source and predict its rows by the fit that left it out",
+    )
+    parser.add_argument("--page", metavar="FILE.md", help="write what is printed")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the N worst rows")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, write, print; 0 if every row with model dimensions was predicted."""
     rows = read_rows(arguments.rows)
-    scored, lines = score(rows)
-    if arguments.out is not None:
-        write(arguments.out, lines)
-    print(table(scored, len(lines)))
-    for s in sorted(metrics.timed(scored), key=lambda s: -abs(s.error))[: arguments.worst]:
-        print(_row_line(s))
+    file = read_constants(arguments.calibration or DEFAULT)
+    parts = [f"# Accuracy of training predictions\n\n{_HEADING.format(model=file.name)}"]
+    for title, files in _fits(arguments, rows, file):
+        scored, lines = score(rows, files)
+        parts.append(f"## {title}\n\n{table(scored, len(lines))}")
+        worst = sorted(metrics.timed(scored), key=lambda s: -abs(s.error))[: arguments.worst]
+        if worst:
+            parts.append("\n".join(["    " + _row_line(s) for s in worst]))
+        if arguments.out is not None and title == _fits_first(arguments):
+            write(arguments.out, lines)
+    page = "\n\n".join(parts) + "\n"
+    print(page, end="")
+    if arguments.page is not None:
+        Path(arguments.page).write_text(page, encoding="utf-8")
     return 0
 
 
-def score(rows: Sequence[Row]) -> tuple[list[Scored], list[tuple[str, ...]]]:
-    """Predictions of all rows that have dimensions, and the lines of the output file."""
+_HEADING = (
+    "Written by `python -m benchmarks training-accuracy ROWS.csv --page FILE` for cost model "
+    "`{model}`: each published row is predicted from its columns alone, and compared with the "
+    "step time and the peak memory that it reports."
+)
+_SHIPPED = "Constants as given"
+_FOLDS = "Groups of near-identical rows left out of the fit"
+_SOURCES = "Whole sources left out of the fit"
+
+
+def _fits_first(arguments: argparse.Namespace) -> str:
+    """The fit whose predictions are written to a file."""
+    if arguments.folds > 1:
+        return _FOLDS
+    return _SOURCES if arguments.leave_one_source_out else _SHIPPED
+
+
+def _fits(
+    arguments: argparse.Namespace, rows: Sequence[Row], file: ConstantsFile
+) -> Iterator[tuple[str, list[ConstantsFile]]]:
+    """Title and constants of every row, for each way of fitting that was asked for."""
+    if arguments.folds > 1:
+        yield _FOLDS, refitted(rows, file, arguments.folds)
+    if arguments.leave_one_source_out:
+        yield _SOURCES, refitted(rows, file, 0)
+    if arguments.folds < 2 and not arguments.leave_one_source_out:
+        yield _SHIPPED, [file] * len(rows)
+
+
+def refitted(rows: Sequence[Row], file: ConstantsFile, folds: int) -> list[ConstantsFile]:
+    """For each row the constants fitted without its group, or with no folds without its source."""
+    problems = []
+    for row in rows:
+        try:
+            problems.append(problem_of(row))
+        except Unsupported:
+            continue
+    prepared = Rows(problems, file)
+    fit = Fit(prepared, file)
+    start = fit.solve(np.arange(len(prepared)))
+    names = [_source_of(row) if not folds else row.get("group", "") for row in rows]
+    kept = [p.row for p in prepared.problems]
+    if folds:
+        parts = fold_of(prepared.problems, folds)
+        part_of = {row.get("group", ""): int(part) for row, part in zip(kept, parts, strict=True)}
+    else:
+        part_of = {name: k for k, name in enumerate(dict.fromkeys(map(_source_of, kept)))}
+        parts = np.array([part_of[_source_of(row)] for row in kept])
+    whole = fit.file_of(start)
+    files = {}
+    for part in sorted(set(part_of.values())):
+        used = np.flatnonzero(parts != part)
+        files[part] = fit.file_of(fit.solve(used, start, rounds=3)) if len(used) else whole
+        print(f"refitted {len(files)} of {len(set(part_of.values()))}", file=sys.stderr)
+    # Rows without a step time are in no fit.
+    return [files[part_of[name]] if name in part_of else whole for name in names]
+
+
+def _source_of(row: Row) -> str:
+    return row.get("source", "") or "unnamed"
+
+
+def score(
+    rows: Sequence[Row], files: Sequence[ConstantsFile] | None = None
+) -> tuple[list[Scored], list[tuple[str, ...]]]:
+    """Predictions of all rows that have dimensions, and the lines of the output file.
+
+    ``files`` are the constants to use for each row, default: the package's.
+    """
+    files = files or [read_constants()] * len(rows)
     scored: list[Scored] = []
     lines: list[tuple[str, ...]] = []
-    for row in rows:
+    for row, file in zip(rows, files, strict=True):
         try:
             problem = problem_of(row)
         except Unsupported as unsupported:
             lines.append((row.get("row_id", ""), "unsupported", "", "", str(unsupported)))
             continue
-        found = predict(problem)
-        remark = "; ".join(problem.remarks)
+        found = predict(problem, file)
+        error = expected_error(file, problem_keys(problem))
+        remarks = [*problem.remarks]
+        if error is not None:
+            wider = 1.5 if problem.remarks else 1.0
+            remarks.insert(0, f"+-{wider * error.error_90:.0%} in 9 of 10 cases")
+        remark = "; ".join(remarks)
         scored.append(
             Scored(
                 row=row,

@@ -86,12 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read(rows: Sequence[Row]) -> list[Measured]:
     """The rows that report a peak, with what the formulas allocate for them."""
+    file = read_constants()
+    nothing = {"workspace_bytes": 0.0, "fragmentation": 1.0, "fragmentation_expandable": 1.0}
     plain = msgspec.structs.replace(
-        values(read_constants()),
-        expert_imbalance=1.0,
-        workspace_bytes=0.0,
-        fragmentation=1.0,
-        fragmentation_expandable=1.0,
+        file,
+        constants=file.constants
+        | {
+            name: msgspec.structs.replace(file.constants[name], value=value)
+            for name, value in nothing.items()
+        },
     )
     found = []
     for row in rows:

@@ -137,7 +137,7 @@ def make_plan(
             dtype="bf16",
         ),
         digests={},
-        cost_model="roofline-1",
+        cost_model="roofline-2",
         degrees=Degrees(tp=tp, cp=cp, pp=pp, dp=dp, ep=ep, virtual_stages=virtual_stages),
         sequence_parallel=sequence_parallel,
         micro_batch=micro_batch,

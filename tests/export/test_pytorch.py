@@ -63,7 +63,7 @@ def test_facts_file_holds_degrees_and_the_estimate(make_plan: MakePlan) -> None:
     files = {file.path: file.text for file in artefacts(plan, "pytorch")}
     facts = json.loads(files["plan_facts.json"])
     assert facts["degrees"] == {"tp": 1, "cp": 1, "pp": 2, "dp": 2, "ep": 1, "virtual_stages": 1}
-    assert facts["estimate"] == {"cost_model": "roofline-1", "step_time_s": 1.0}
+    assert facts["estimate"] == {"cost_model": "roofline-2", "step_time_s": 1.0}
     assert facts["layer_types"]["decoder"]["kv_heads"] == 4
 
 

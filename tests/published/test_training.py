@@ -29,19 +29,19 @@ def predictions(shared_data: Path) -> list[Scored]:
 
 # Source -> largest median of the absolute relative error that we accept.
 MEDIANS = {
-    "megatron_bridge": 0.20,
-    "llm_foundry": 0.10,
-    "vtrain_single": 0.10,
-    "vtrain_multi": 0.15,
-    "bigscience": 0.15,
-    "nemo_docs": 0.15,
-    "megatron_lm_examples": 0.26,
-    "nemo_automodel": 0.25,
-    "mlperf_v5.0": 0.20,
-    "torchtitan": 0.18,
-    "megatron_sc21": 0.10,
-    "seqsel": 0.15,
-    "sailor": 0.66,  # its memory says 16 bits; no constant is fitted to its software yet
+    "megatron_bridge": 0.12,
+    "llm_foundry": 0.07,
+    "vtrain_single": 0.07,
+    "vtrain_multi": 0.13,
+    "bigscience": 0.08,
+    "nemo_docs": 0.11,
+    "megatron_lm_examples": 0.08,
+    "nemo_automodel": 0.08,
+    "mlperf_v5.0": 0.05,
+    "torchtitan": 0.07,
+    "megatron_sc21": 0.06,
+    "seqsel": 0.08,
+    "sailor": 0.15,  # precision and sequence length are assumed
 }
 
 
@@ -64,7 +64,7 @@ def test_every_source_is_compared(predictions: list[Scored]) -> None:
 @pytest.mark.slow
 def test_the_mean_over_sources_beats_a_fitted_roofline(predictions: list[Scored]) -> None:
     """An additive roofline with 27 fitted scalars has 22.9 % over the same sources."""
-    assert metrics.macro(metrics.timed(predictions)) < 0.22
+    assert metrics.macro(metrics.timed(predictions)) < 0.13
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_the_predicted_best_of_a_job_is_nearly_its_best(predictions: list[Scored
     rows = metrics.by_source(metrics.timed(predictions))["vtrain_single"]
     regrets = [metrics.regret(job) for job in metrics.jobs(rows)]
     assert len(regrets) >= 50
-    assert statistics.fmean(regrets) < 0.05
+    assert statistics.fmean(regrets) < 0.03
 
 
 # Source -> largest mean and median of the absolute relative error of peak memory that we accept.

@@ -15,6 +15,7 @@ import sys
 VERBS = {
     "train": ("optalloc.cli.train", "plan training: the best plan, proven"),
     "estimate": ("optalloc.cli.estimate", "predict one training configuration without searching"),
+    "calibrate": ("optalloc.cli.calibrate", "fit the cost model to measured training steps"),
     "sweep": ("optalloc.cli.sweep", "plan a grid of devices, sequences, batches and kinds"),
     "explain": ("optalloc.cli.explain", "say where the time of a plan goes and what binds it"),
     "schema": ("optalloc.cli.schema", "print the JSON Schema of a file format"),

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and print; returns the exit status."""
-    from optalloc.cli.training_inputs import read_inputs
+    from optalloc.cli.training_inputs import cost_model, read_inputs
     from optalloc.cost.model import CostModel
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
@@ -82,8 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         from optalloc.training.mixed.strategy import MixedStrategy
 
         written = files.read_toml(arguments.strategy, MixedStrategy)
-        return mixed.show_estimate(arguments, estimate_mixed(model, cluster, workload, written))
-    cost = CostModel(model, cluster, workload)
+        named = cost_model(arguments)
+        unequal = estimate_mixed(model, cluster, workload, written, cost_model=named)
+        return mixed.show_estimate(arguments, unequal)
+    cost = CostModel(model, cluster, workload, name=cost_model(arguments))
     try:
         plan = build_plan(cost, strategy_of(cost, words, arguments.strategy))
     except InputError as error:

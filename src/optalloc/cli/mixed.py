@@ -11,6 +11,7 @@ import msgspec
 
 from optalloc.cli.plans import read_mixed
 from optalloc.cli.progress import ProgressLine
+from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
@@ -61,6 +62,7 @@ def train(
             forbid=arguments.forbid,
             stop=stop,
             on_progress=line,
+            cost_model=cost_model(arguments),
         )
     finally:
         if line is not None:

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from functools import partial
 
     from optalloc.cli.progress import ProgressLine
-    from optalloc.cli.training_inputs import read_inputs
+    from optalloc.cli.training_inputs import cost_model, read_inputs
     from optalloc.export.pins import plan_for_target, targets_of
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
             margin=_margin(arguments.alternatives),
             stop=stop,
             on_progress=line,
+            cost_model=cost_model(arguments),
         )
     finally:
         if line is not None:

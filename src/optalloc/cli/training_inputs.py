@@ -8,6 +8,7 @@ import msgspec
 
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import DEFAULT
 from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
@@ -71,6 +72,17 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-rank", type=int, metavar="N", help="low-rank adapters on frozen weights"
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE.toml",
+        help="constants that 'optalloc calibrate' wrote; default: those of the package",
+    )
+
+
+def cost_model(arguments: argparse.Namespace) -> str:
+    """The cost model that the arguments name: a file, or the package's own."""
+    named: str | None = getattr(arguments, "calibration", None)
+    return named or DEFAULT
 
 
 def read_inputs(arguments: argparse.Namespace) -> tuple[ModelSpec, Cluster, Training]:

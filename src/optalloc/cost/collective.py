@@ -41,13 +41,33 @@ class Network(msgspec.Struct, frozen=True):
 
     levels: tuple[Level, ...]
 
+    is_free: bool = False
+
     def free(self) -> Network:
         """The same levels with links that take no time."""
         return Network(
             tuple(
                 msgspec.structs.replace(level, bandwidth_bytes_per_s=math.inf, latency_s=0.0)
                 for level in self.levels
-            )
+            ),
+            is_free=True,
+        )
+
+    def columns(self) -> Network:
+        """For groups in columns: figures that are arrays of one entry a mesh as columns too."""
+        if not isinstance(self.levels[0].bandwidth_bytes_per_s, np.ndarray):
+            return self
+        return Network(
+            tuple(
+                msgspec.structs.replace(
+                    level,
+                    num_devices=np.reshape(level.num_devices, (-1, 1)),
+                    bandwidth_bytes_per_s=np.reshape(level.bandwidth_bytes_per_s, (-1, 1)),
+                    latency_s=np.reshape(level.latency_s, (-1, 1)),
+                )
+                for level in self.levels
+            ),
+            is_free=self.is_free,
         )
 
     def spans(self, size: Ints | int, stride: Ints | int) -> list[Span]:
@@ -116,20 +136,28 @@ def all_reduce_s(
 
 
 def all_to_all_s(
-    network: Network, size: Ints | int, stride: Ints | int, sent_bytes: Array
+    network: Network,
+    size: Ints | int,
+    stride: Ints | int,
+    sent_bytes: Array,
+    copies: Array | float = 1.0,
 ) -> Array:
     """All-to-all in which every rank sends ``sent_bytes`` in all, its own share included, seconds.
 
     Every level carries the share of the buffer that leaves the level inside it; the levels work at
     the same time, so the slowest one counts. Messages to one party travel together, so r parties
-    cost r - 1 latencies.
+    cost r - 1 latencies. Where a value goes to ``copies`` ranks drawn at random, it crosses to a
+    party beyond the innermost level once: to ``r (1 - (1 - 1/r)^copies)`` parties in the mean.
     """
     spans = network.spans(size, stride)
     q = np.asarray(size, dtype=np.float64)
     slowest = np.zeros(np.broadcast(q, sent_bytes).shape)
     latency = np.zeros_like(slowest)
-    for span in spans:
+    for index, span in enumerate(spans):
         leaving = span.joined * (span.ranks - 1) / q
+        if index:
+            parties = span.ranks * (1.0 - (1.0 - 1.0 / span.ranks) ** copies)
+            leaving = leaving * np.minimum(1.0, parties / copies)
         slowest = np.maximum(slowest, leaving * sent_bytes / span.bandwidth_bytes_per_s)
         latency = latency + (span.ranks - 1) * span.latency_s
     return slowest + latency

@@ -3,27 +3,70 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
 from optalloc import files
+from optalloc.errors import InputError
+
+DEFAULT = "roofline-2"
+"""The cost model of this version."""
 
 
 class Constant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One number with its unit and where it comes from."""
+    """One number with its unit and where it comes from.
+
+    A fitted one has a ``prior``, the value that other publications give, and a ``spread``, how far
+    a fit may plausibly leave it: of its logarithm (link "log": any positive number), or of its log
+    odds (link "share": between 0 and 1).
+    """
 
     value: float
     unit: str
     source: str
+    link: Literal["log", "share"] = "log"
+    prior: float | None = None
+    spread: float = 0.0
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Errors of the step time on rows that were not fitted: a part of the measurements.
+
+    ``gpu``, ``framework`` and ``precision`` are empty where the cell holds all of them. ``bias`` is
+    the median of predicted over measured less one, ``error_90`` the relative error that 90 % of the
+    rows do not exceed.
+    """
+
+    gpu: str = ""
+    framework: str = ""
+    precision: str = ""
+    rows: int
+    bias: float
+    error_90: float
+
+
+# level ("gpu", "framework", "precision", "release") -> key -> constant -> number
+Table = dict[str, dict[str, dict[str, float]]]
 
 
 class ConstantsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The form of ``cost/fitted/NAME.toml``."""
+    """The form of ``cost/fitted/NAME.toml``.
+
+    ``shifts`` move a constant, on the scale of its link, for one device, framework, precision or
+    release; they add up. ``spreads`` say how far a fit may plausibly move each, and ``set`` holds
+    values that a document gives and no fit may change. ``errors`` are the cells of the residuals.
+    """
 
     name: str
     date: str
     constants: dict[str, Constant]
+    spreads: dict[str, dict[str, float]] = {}
+    shifts: Table = {}
+    set: Table = {}
+    errors: tuple[Cell, ...] = ()
 
 
 class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,19 +74,39 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     gemm_efficiency: float
     gemm_efficiency_fp8: float
+    gemm_efficiency_fp4: float
+    gemm_efficiency_fp32: float
     gemm_tile_s: float
     gemm_tile: float
+    wave_share: float
+    cast_passes: float
     attention_efficiency: float
     attention_backward_ratio: float
     attention_backward_efficiency: float
+    attention_head_dim: float
+    softmax_passes: float
+    softmax_fallback: float
+    fallback_host_s: float
+    unaligned: float
+    accumulate_bytes: float
     memory_efficiency: float
     launch_s: float
     layer_host_s: float
+    backward_host: float
+    layer_gap_s: float
+    tp_host_s: float
+    expert_host_s: float
+    expert_imbalance: float
+    expert_overlap: float
+    micro_s: float
+    hop_s: float
+    collective_s: float
+    tp_overlap: float
     node_link_efficiency: float
+    host_link_efficiency: float
     network_efficiency: float
     data_overlap: float
     context_overlap: float
-    expert_imbalance: float
     workspace_bytes: float
     fragmentation: float
     fragmentation_expandable: float
@@ -52,19 +115,153 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     logit_bytes: float
     fp8_cache_bytes: float
     optimizer_bytes: float
+    update_host_s: float
     fixed_s: float
     power_share: float
 
 
+def read_constants(name: str = DEFAULT) -> ConstantsFile:
+    """The data file of a cost model: one shipped with the package, or the path of a TOML file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it lacks a constant.
+    """
+    return _read_path(name) if name.endswith(".toml") else _read_shipped(name)
+
+
 @lru_cache(maxsize=8)
-def read_constants(name: str = "roofline-1") -> ConstantsFile:
-    """The data file of a cost model shipped with the package."""
-    resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.toml"
+def _read_shipped(name: str) -> ConstantsFile:
+    folder = importlib.resources.files("optalloc.cost") / "fitted"
+    resource = folder / f"{name}.toml"
+    if not resource.is_file():
+        raise InputError(
+            f"there is no cost model {name!r}",
+            path="calibration",
+            fix=f"use {DEFAULT}, or the path of a .toml file that 'optalloc calibrate' wrote",
+        )
     with importlib.resources.as_file(resource) as path:
         return files.read_toml(path, ConstantsFile)
 
 
+def _read_path(path: str) -> ConstantsFile:
+    file = files.read_toml(path, ConstantsFile)
+    missing = [name for name in Constants.__struct_fields__ if name not in file.constants]
+    unknown = [name for name in file.constants if name not in Constants.__struct_fields__]
+    if missing or unknown:
+        raise InputError(
+            f"the constants {', '.join(missing or unknown)} are "
+            + ("missing" if missing else "unknown"),
+            path=path,
+            pointer="$.constants",
+            fix="write the file with 'optalloc calibrate' of this version",
+        )
+    return file
+
+
 def values(file: ConstantsFile) -> Constants:
-    """The numbers of a constants file."""
+    """The numbers of a constants file, without its shifts."""
     plain = {name: constant.value for name, constant in file.constants.items()}
     return msgspec.convert(plain, Constants)  # as written: no rounding of bytes or FLOPs
+
+
+def keys_of(device: str, framework: str, release: str, dtype: str) -> dict[str, str]:
+    """The key of each level of shifts for one problem."""
+    return {
+        "gpu": device,
+        "framework": framework,
+        "precision": dtype,
+        "release": _generation(framework, release),
+    }
+
+
+def _generation(framework: str, release: str) -> str:
+    """Half-years of Megatron-Core's containers; empty where a release is not stated."""
+    try:
+        number = float(release.lstrip("v")[:5])
+    except ValueError:
+        return ""
+    if framework != "megatron" or number < 20.0:
+        return ""
+    half = 1 if number % 1.0 < 0.055 else 2
+    return f"20{int(number)}-{half}"
+
+
+def resolved(file: ConstantsFile, keys: dict[str, str]) -> Constants:
+    """The constants for one device, framework, precision and release."""
+    plain = {name: constant.value for name, constant in file.constants.items()}
+    moved: dict[str, float] = {}
+    for level, key in keys.items():
+        for name, shift in file.shifts.get(level, {}).get(key, {}).items():
+            moved[name] = moved.get(name, 0.0) + shift
+    for name, shift in moved.items():
+        constant = file.constants[name]
+        plain[name] = unlinked(linked(constant.value, constant.link) + shift, constant.link)
+    for level, key in keys.items():
+        plain |= file.set.get(level, {}).get(key, {})
+    return msgspec.convert(plain, Constants)
+
+
+def linked(value: float, link: str) -> float:
+    """A constant on the scale on which it is fitted and shifted."""
+    return math.log(value) if link == "log" else math.log(value / (1.0 - value))
+
+
+def unlinked(value: float, link: str) -> float:
+    """The constant back from that scale."""
+    return math.exp(value) if link == "log" else 1.0 / (1.0 + math.exp(-value))
+
+
+def expected_error(file: ConstantsFile, keys: dict[str, str]) -> Cell | None:
+    """The narrowest cell of at least ten rows that is like a problem; none without residuals.
+
+    Where device or framework have no cell of their own the answer is wider: that of the other, and
+    at last the cell of sources left out of the fit entirely, which names neither.
+    """
+    best: tuple[int, int] | None = None
+    found = None
+    for cell in file.errors:
+        named = [(cell.gpu, "gpu"), (cell.framework, "framework"), (cell.precision, "precision")]
+        if cell.rows < _LEAST_ROWS or any(have and have != keys[level] for have, level in named):
+            continue
+        rank = (sum(bool(have) for have, _ in named), -cell.rows)
+        if best is None or rank > best:
+            best, found = rank, cell
+    return found
+
+
+_LEAST_ROWS = 10
+
+
+def to_toml(file: ConstantsFile, heading: str) -> str:
+    """The text of a constants file; ``heading`` becomes comments."""
+    lines = [f"# {line}" for line in heading.splitlines()]
+    lines += [f"name = {_text(file.name)}", f"date = {_text(file.date)}"]
+    for name, constant in file.constants.items():
+        lines += ["", f"[constants.{name}]"]
+        for field in constant.__struct_fields__:
+            value = getattr(constant, field)
+            if field in ("link", "spread") and constant.prior is None:
+                continue
+            if value is not None:
+                lines.append(f"{field} = {_text(value)}")
+    for level, spreads in file.spreads.items():
+        lines += ["", f"[spreads.{level}]", *(f"{k} = {_text(v)}" for k, v in spreads.items())]
+    for title, table in (("shifts", file.shifts), ("set", file.set)):
+        for level, keys in table.items():
+            for key, numbers in keys.items():
+                lines += ["", f"[{title}.{level}.{_text(key)}]"]
+                lines += [f"{k} = {_text(v)}" for k, v in numbers.items()]
+    for cell in file.errors:
+        pairs = [f"{f} = {_text(getattr(cell, f))}" for f in cell.__struct_fields__]
+        lines += ["", "[[errors]]", *(pair for pair in pairs if not pair.endswith('= ""'))]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: str | float) -> str:
+    """A TOML value: numbers as Python prints them, strings in double quotes."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

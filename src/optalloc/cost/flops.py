@@ -50,5 +50,5 @@ def _op_flops(
     if op.kind != "attention":
         return 0.0
     seen = op if convention == "causal" else msgspec.structs.replace(op, causal=False)
-    span = source if op.cross else attended(seen, own)
+    span = source if op.cross else float(attended(seen, own))
     return 2.0 * tokens * op.heads * span * (op.qk_dim + op.v_dim)

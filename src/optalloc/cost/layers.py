@@ -35,6 +35,55 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: Ints
 
 
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
+
+    Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
+    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
+    selective recomputation goes by operators, what is stored besides (eager activations, dropout
+    masks), and the bytes of a stored input of a matrix over those of another value. ``workload`` is
+    None where only times are asked for.
+    """
+
+    source: Array | float
+    target: Array | float
+    element_bytes: Array | float
+    fused: NDArray[np.bool_] | bool
+    lora_rank: Array | float
+    frozen: bool
+    by_operator: bool
+    eager: bool
+    dropout: bool
+    input_share: float
+    workload: Training | None
+
+    @staticmethod
+    def of(workload: Training) -> Setting:
+        """The setting of one workload."""
+        source = workload.sequence_length
+        return Setting(
+            source=float(source),
+            target=float(workload.decoder_sequence_length or source),
+            element_bytes=element_bytes(workload),
+            fused=workload.attention_kernel == "fused",
+            lora_rank=float(workload.lora_rank),
+            frozen=workload.lora_rank > 0,
+            by_operator=workload.sharded_parameters,
+            eager=workload.activation_kernel == "unfused",
+            dropout=workload.dropout,
+            input_share=matrix_input_bytes(workload) / element_bytes(workload),
+            workload=workload,
+        )
+
+    def tokens(self, layer: LayerGraph, *, encoder_decoder: bool) -> Array | float:
+        """Tokens of one sequence that pass the layer."""
+        if not encoder_decoder:
+            return self.source
+        if layer.stack == "embedding":
+            return self.source + self.target
+        return self.source if layer.stack == "encoder" else self.target
+
+
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
     """Arrays of shape (num_keys, num_types) for one device.
 
@@ -68,18 +117,21 @@ def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int,
     return (source if layer.stack == "encoder" else target), source
 
 
-def attended(op: Op, length: float) -> float:
+def attended(op: Op, length: Array | float) -> Array | float:
     """Mean number of the ``length`` positions of its own sequence that a token attends to.
 
     A causal window of w positions is still growing over the first w tokens: w - w (w-1) / (2 s).
     """
-    window = op.window if op.window and op.window < length else length
-    return window - window * (window - 1.0) / (2.0 * length) if op.causal else window
+    window = np.minimum(np.where(np.equal(op.window, 0), length, op.window), length)
+    mean: Array | float = window
+    if op.causal:
+        mean = window - window * (window - 1.0) / (2.0 * length)
+    return mean
 
 
 def layer_table(
     graph: Graph,
-    workload: Training,
+    work: Training | Setting,
     unit: Unit,
     network: Network,
     keys: Keys,
@@ -87,13 +139,16 @@ def layer_table(
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
-    ``free`` names what an account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"),
-    the floor that the host sets ("host"), or a class of operations, with all they hold.
+    The figures of ``graph``, ``work``, ``unit`` and ``network`` are numbers, or arrays of one entry
+    a key where the keys belong to different problems of equal structure. ``free`` names what an
+    account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"), the floor that the host
+    sets ("host"), or a class of operations, with all they hold.
 
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
+    setting = Setting.of(work) if isinstance(work, Training) else work
     columns = [
-        _Layer(layer, graph, workload, unit, network, keys, free).row() for layer in graph.types
+        _Layer(layer, graph, setting, unit, network, keys, free).row() for layer in graph.types
     ]
     return LayerTable(
         **{
@@ -110,13 +165,13 @@ class _Layer:
         self,
         layer: LayerGraph,
         graph: Graph,
-        workload: Training,
+        setting: Setting,
         unit: Unit,
         network: Network,
         keys: Keys,
         free: tuple[str, ...],
     ) -> None:
-        self.layer, self.workload, self.unit = layer, workload, unit
+        self.layer, self.setting, self.unit = layer, setting, unit
         self.free = free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
@@ -126,26 +181,27 @@ class _Layer:
         self.cp = keys.cp.astype(np.float64)
         self.ep = keys.ep.astype(np.float64)
         self.keys = keys
-        own, source = tokens_of(layer, graph, workload)
-        self.length, self.source_length = float(own), float(source)
+        self.length = setting.tokens(layer, encoder_decoder=graph.encoder_decoder)
+        self.source_length = setting.source
         batch = keys.micro_batch.astype(np.float64)
-        self.tokens = batch * own / self.cp
-        self.source_tokens = batch * source / self.cp
+        self.tokens: Array = batch * self.length / self.cp
+        self.source_tokens: Array = batch * self.source_length / self.cp
         self.sequence_share = np.where(keys.sequence > 0, 1.0 / self.tp, 1.0)
-        self.size = element_bytes(workload)
+        self.size = setting.element_bytes
         zero = np.zeros_like(self.tp)
         self.forward, self.backward, self.weight = zero.copy(), zero.copy(), zero.copy()
         self.core_s, self.core_bytes, self.held = zero.copy(), zero.copy(), zero.copy()
         self.dense, self.expert = zero.copy(), zero.copy()
+        self.experts: Array | float = 0.0  # of one rank
+        self.fallbacks: Array | float = 0.0
         self.trained_dense, self.trained_experts = zero.copy(), zero.copy()
         self.kept, self.again_s = zero.copy(), zero.copy()
-        self.by_operator = workload.sharded_parameters
-        self.input_share = matrix_input_bytes(workload) / self.size
-        self.eager = workload.activation_kernel == "unfused"
+        self.by_operator = setting.by_operator
+        self.input_share = setting.input_share
+        self.frozen = setting.frozen
         # Adapters sit beside the matrices of the layers.
-        inner = layer.stack not in ("embedding", "head")
-        self.rank = float(workload.lora_rank) if inner else 0.0
-        self.frozen = workload.lora_rank > 0
+        self.adapted = setting.frozen and layer.stack not in ("embedding", "head")
+        self.rank = setting.lora_rank
 
     def row(self) -> dict[str, Array]:
         for op in self.layer.ops:
@@ -163,7 +219,7 @@ class _Layer:
             self.again_s += op.again * (self.forward - before)
             self._parameters(op)
             self._store(op)
-        if self.workload.dropout:
+        if self.setting.dropout:
             self.held += self._masks()
         self._tensor_parallel()
         if "host" not in self.free:
@@ -202,7 +258,7 @@ class _Layer:
         """Share of the op's values that one rank holds."""
         if op.shard not in ("column", "tensor"):
             return np.ones_like(self.tp)
-        if op.kv_heads and op.kind == "attention" and not op.cross:
+        if np.all(op.kv_heads) and op.kind == "attention" and not op.cross:
             # queries and outputs divide; keys and values stop dividing at one head a rank
             q = op.heads * (op.qk_dim + op.v_dim)
             kv = op.kv_heads * (op.qk_dim + op.v_dim)
@@ -213,8 +269,8 @@ class _Layer:
 
     def _columns(self, op: Op) -> Array:
         if op.shard != "column":
-            return np.full_like(self.tp, float(op.n))
-        kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / max(1, op.kv_heads))
+            return op.n + np.zeros_like(self.tp)
+        kv = op.n_kv * np.maximum(1.0 / self.tp, 1.0 / np.maximum(1, op.kv_heads))
         columns: Array = op.n / self.tp + kv
         return columns
 
@@ -223,13 +279,13 @@ class _Layer:
 
         The output of a row-sharded product lies on the sequence's shards.
         """
-        saved = op.saved + (op.eager if self.eager else 0.0)
-        if op.inputs > 0.0:
+        saved = op.saved + (op.eager if self.setting.eager else 0.0)
+        if np.all(op.inputs > 0.0):
             saved -= (1.0 - self.input_share) * op.inputs
         elif self.input_share < 1.0:
             saved -= self.input_share * op.inputs
         self.held += self.size * saved * self._rows(op) * self._width_share(op)
-        if op.kept:
+        if np.any(op.kept):
             rows = self.tokens * self.sequence_share if op.shard == "row" else self._rows(op)
             self.kept += self.size * op.kept * rows * self._width_share(op)
 
@@ -243,16 +299,16 @@ class _Layer:
         return masks
 
     def _parameters(self, op: Op) -> None:
-        if self.rank and op.kind == "gemm":
+        if self.adapted and op.kind == "gemm":
             self._adapters(op)
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
-        elif op.n_kv:  # key and value heads are repeated where tp exceeds them
+        elif np.any(op.n_kv):  # key and value heads are repeated where tp exceeds them
             self.dense += op.parameters * self._columns(op) / (op.n + op.n_kv)
         elif op.shard in ("column", "row", "tensor"):
             self.dense += op.parameters / self.tp
         else:
-            self.dense += float(op.parameters)
+            self.dense += op.parameters
 
     def _adapters(self, op: Op) -> None:
         """Two matrices of the adapter's rank beside a frozen one, divided as it is."""
@@ -268,10 +324,12 @@ class _Layer:
     # -- operations ------------------------------------------------------------------------------
 
     def _gemm(self, op: Op) -> None:
-        unit = self.unit
+        # The router and the logits stay in 16 bits.
+        inner = self.layer.stack != "head" and op.name != "router"
+        unit = self.unit if inner else self.unit.plain()
         m = self._rows(op)
         n = self._columns(op)
-        k = op.k / self.tp if op.shard == "row" else np.full_like(self.tp, float(op.k))
+        k = op.k / self.tp if op.shard == "row" else op.k + np.zeros_like(self.tp)
         groups: Array | float = 1.0
         if op.shard == "expert":
             groups = np.maximum(1.0, op.experts / self.ep)
@@ -279,21 +337,24 @@ class _Layer:
         self.forward += unit.gemm_s(m, n, k, groups)
         self.backward += unit.gemm_s(m, k, n, groups)
         if not self.frozen:
-            self.weight += unit.gemm_s(k, n, m, groups)
-        elif self.rank:
-            r = np.full_like(k, self.rank)
+            # Each micro-batch adds its gradient to that of the step.
+            grown = groups * k * n * unit.constants.accumulate_bytes
+            self.weight += unit.gemm_s(k, n, m, groups) + grown / unit.bandwidth_bytes_per_s
+        elif self.adapted:
+            r = self.rank + np.zeros_like(k)
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
             self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
             self.weight += unit.gemm_s(r, n, m, groups) + unit.gemm_s(k, r, m, groups)
 
     def _elementwise(self, op: Op) -> None:
-        if op.elements == 0.0:
+        if not np.any(op.elements):
             return
         moved = self.size * op.elements * self._rows(op) * self._width_share(op)
         self.forward += self.unit.stream_s(moved)
         self.backward += self.unit.stream_s(2.0 * moved)
 
     def _attention(self, op: Op) -> None:
+        unit = self.unit
         share = self.sequence_share if op.shard == "sequence" else 1.0 / self.tp
         heads = op.heads * share
         span = self._attended(op)
@@ -302,25 +363,32 @@ class _Layer:
             op.qk_dim + op.v_dim
         )
         moved = self.size * self.tokens * width
-        if self.workload.attention_kernel == "unfused":
-            # scores and softmax are each written and read once
-            length = self.source_length if op.cross else self.length
-            moved = moved + 4.0 * self.size * heads * self.tokens * length
-        forward, backward = self.unit.attention_s(flops, moved)
+        length = self.source_length if op.cross else self.length
+        scores = np.where(self.setting.fused, 0.0, self.size * heads * self.tokens * length)
+        # The fused softmax of Megatron-LM takes matrices in groups of four; else it is left to
+        # several kernels.
+        alone = ~np.asarray(self.setting.fused) & (
+            np.remainder(heads * self.keys.micro_batch, 4.0) > 0.0
+        )
+        self.fallbacks = np.where(alone, 1.0, self.fallbacks)
+        scores = scores * np.where(alone, unit.constants.softmax_fallback, 1.0)
+        forward, backward = unit.attention_s(flops, moved, scores, op.qk_dim)
         exchanged_f, exchanged_b = self._ring(op, forward, backward)
         self.forward += forward + exchanged_f
         self.backward += backward + exchanged_b
         self.core_s += forward
-        self.core_bytes += self.tokens * core_bytes_per_token(
-            op, heads, self.source_length if op.cross else self.length, self.workload
-        )
+        if self.setting.workload is not None:
+            self.core_bytes += self.tokens * core_bytes_per_token(
+                op, heads, float(length), self.setting.workload
+            )
         self._elementwise(op)
 
-    def _attended(self, op: Op) -> float:
+    def _attended(self, op: Op) -> Array | float:
         """Mean number of positions the kernel computes for a token; an unfused one masks later."""
-        if op.cross or self.workload.attention_kernel == "unfused":
-            return self.source_length if op.cross else self.length
-        return attended(op, self.length)
+        if op.cross:
+            return self.source_length
+        mean: Array | float = np.where(self.setting.fused, attended(op, self.length), self.length)
+        return mean
 
     def _ring(self, op: Op, forward: Array, backward: Array) -> tuple[Array, Array]:
         """What stays visible of the exchange of keys and values between context-parallel ranks."""
@@ -336,7 +404,9 @@ class _Layer:
     def _dispatch(self, op: Op) -> None:
         self._elementwise(op)
         sent = self.size * op.k * self._rows(op)
-        exchange = 2.0 * all_to_all_s(self.ep_network, self.keys.ep, 1, sent)
+        seen = 1.0 - self.unit.constants.expert_overlap
+        exchange = 2.0 * seen * all_to_all_s(self.ep_network, self.keys.ep, 1, sent, op.copies)
+        self.experts = np.maximum(1.0, op.experts / self.ep)
         self.forward += exchange
         self.backward += exchange
 
@@ -348,16 +418,24 @@ class _Layer:
     def _host(self) -> None:
         """A pass over a layer takes at least as long as the host needs to launch its kernels.
 
-        Input and weight gradients launch half of a backward each. What one has left does not
-        shorten the other: a faster device must not make either of them longer.
+        Each collective and each expert of a rank is launched by itself. Input and weight gradients
+        launch half of a backward each. What one has left does not shorten the other: a faster
+        device must not make either of them longer. The ends of the model launch few kernels, but
+        a micro-batch begins and ends there.
         """
+        c = self.unit.constants
         if self.layer.stack in ("embedding", "head"):
+            self.forward += c.micro_s
+            self.backward += c.micro_s
             return
-        host = self.unit.constants.layer_host_s
-        self.forward = np.maximum(self.forward, host)
-        self.backward = np.maximum(self.backward, host / 2.0)
+        host = c.layer_host_s + c.expert_host_s * self.experts
+        host = host + np.where(self.tp > 1, c.tp_host_s * self.layer.tp_reduces, 0.0)
+        host = host + c.fallback_host_s * self.fallbacks
+        half = c.backward_host / 2.0
+        self.forward = np.maximum(self.forward + c.layer_gap_s, host)
+        self.backward = np.maximum(self.backward + c.layer_gap_s, half * host)
         if not self.frozen:
-            self.weight = np.maximum(self.weight, host / 2.0)
+            self.weight = np.maximum(self.weight + c.layer_gap_s, half * host)
 
     def _tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.
@@ -369,8 +447,12 @@ class _Layer:
         """
         full = self.size * self.tokens * self.layer.hidden
         keys = self.keys
-        gather = gather_s(self.tp_network, keys.tp, 1, full)
-        reduce = all_reduce_s(self.tp_network, keys.tp, 1, full)
+        c = self.unit.constants
+        seen, begun = 1.0 - c.tp_overlap, np.where(keys.tp > 1, c.collective_s, 0.0)
+        if self.tp_network.is_free:
+            begun = np.zeros_like(self.tp)
+        gather = seen * gather_s(self.tp_network, keys.tp, 1, full) + begun
+        reduce = seen * all_reduce_s(self.tp_network, keys.tp, 1, full) + begun
         sharded = keys.sequence > 0
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)
@@ -379,6 +461,6 @@ class _Layer:
             self.forward += np.where(sharded, gather, reduce)
             self.backward += np.where(sharded, gather, 0.0)
         else:
-            count = float(self.layer.tp_reduces)
+            count = self.layer.tp_reduces
             self.forward += count * np.where(sharded, 2.0 * gather, reduce)
             self.backward += count * np.where(sharded, 3.0 * gather, reduce)

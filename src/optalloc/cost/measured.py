@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import os
 import re
 from functools import lru_cache
@@ -548,6 +549,10 @@ def _meshes(
     shard = _whole(row, "fsdp") if zero >= 2 and _whole(row, "fsdp") != dp else 0
     tp = degrees["tp"]
     ep = degrees["ep"] if (tp * group) % degrees["ep"] == 0 else 1
+    experts = _whole(row, "n_experts")
+    if ep == 1 and experts and "deepep" in row.get("notes", "").lower():
+        ep = math.gcd(experts, tp * group)
+        remarks.append(f"dispatch by DeepEP without expert parallelism taken as ep {ep}")
     sequence = int(tp > 1 and (row.get("sp", "") == "1" or bool(_whole(row, "n_experts"))))
 
     def column(value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -18,9 +18,16 @@ from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
 from optalloc.cost.collective import Network, all_reduce_s, send_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.constants import Constants, read_constants, values
+from optalloc.cost.constants import (
+    DEFAULT,
+    Constants,
+    expected_error,
+    keys_of,
+    read_constants,
+    resolved,
+)
 from optalloc.cost.flops import forward_flops
-from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
+from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
@@ -153,7 +160,7 @@ class CostModel:
     constants : Constants, optional
         Other constants than those of ``name``.
     name : str
-        A cost model shipped with the package.
+        A cost model shipped with the package, or the path of a file that a calibration wrote.
     """
 
     def __init__(
@@ -163,7 +170,7 @@ class CostModel:
         workload: Training,
         *,
         constants: Constants | None = None,
-        name: str = "roofline-1",
+        name: str = DEFAULT,
     ) -> None:
         if not cluster.is_uniform:
             raise InputError(
@@ -174,9 +181,13 @@ class CostModel:
         self.name = name
         self.model, self.cluster, self.workload = model, cluster, workload
         self.graph: Graph = lower(model)
-        self.constants = constants or values(read_constants(name))
         self.device = cluster.nodes[0].device
+        self.keys = keys_of(self.device.name, workload.framework, workload.release, workload.dtype)
+        file = read_constants(name)
+        self.constants = constants or resolved(file, self.keys)
+        self.error = None if constants else expected_error(file, self.keys)
         self.unit = Unit.of(self.device, workload.dtype, self.constants)
+        self.setting = Setting.of(workload)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
         self.fragmentation = fragmentation(workload, self.constants)
@@ -186,6 +197,8 @@ class CostModel:
     def _effective(self, level: Level) -> Level:
         c = self.constants
         share = c.network_efficiency if level.name == "network" else c.node_link_efficiency
+        if level.name != "network" and self.device.link.startswith("pcie"):
+            share = c.host_link_efficiency
         bandwidth = level.bandwidth_bytes_per_s * share
         return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
 
@@ -264,7 +277,7 @@ class CostModel:
                 return known[1], row
         codes, first, row = np.unique(code, return_index=True, return_inverse=True)
         keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
-        table = layer_table(self.graph, self.workload, self.unit, self.network, keys, free)
+        table = layer_table(self.graph, self.setting, self.unit, self.network, keys, free)
         if len(codes) and (known is None or len(codes) > len(known[0])):
             self._known[free] = (codes, table)
         return table, row
@@ -275,47 +288,12 @@ class CostModel:
         Complexity: O(n * types), vectorised.
         """
         table, row = self.layer_costs(meshes)
-        types = len(self.graph.types)
         n = len(meshes)
-        c = self.constants
-        layers = np.empty((n, types, len(LAYER_FIELDS)))
-        forward, backward = table.forward_s[row], table.backward_s[row]
-        weight, core = table.weight_s[row], table.core_s[row]
-        core_bytes = table.core_bytes[row]
-        held, short = self._stored_bytes(meshes, table, row)
         dense, expert, trained = self._parameters(meshes, table, row)
-        groups = _groups(meshes)
-        zero = meshes.zero_stage[:, None].astype(np.float64)
-        shard, expert_shard = groups.shards.astype(float), groups.expert_shards.astype(float)
-        state = sum(self.state_bytes(meshes).values())
-        updated = trained[0] / np.where(zero >= 1, shard, 1.0)
-        updated += trained[1] / np.where(zero >= 1, expert_shard, 1.0)
-        update = self._update_s(updated)
-        traffic = Traffic(
-            network=self.network,
-            weight_bytes=element_bytes(self.workload),
-            gradient_bytes=self.states.reduced,
-            overlap=c.data_overlap,
-        )
-        reduce, gather, more_f, more_b = traffic.times(
-            groups, zero, (dense, expert), trained, forward, backward + weight
-        )
-        fields = {
-            "forward_s": forward + more_f,
-            "backward_s": backward + more_b,
-            "weight_s": weight,
-            "extra_selective_s": core,
-            "extra_full_s": forward.copy(),
-            "held_bytes": held,
-            "held_selective_bytes": held - core_bytes,
-            "held_full_bytes": np.minimum(short, held),
-            "scratch_selective_bytes": core_bytes,
-            "scratch_full_bytes": held,
-            "state_bytes": state,
-            "reduce_s": reduce,
-            "gather_s": gather,
-            "update_s": update,
-        }
+        fields = self._times(meshes, table, row, dense, expert, trained)
+        fields |= self._bytes(meshes, table, row)
+        layers = np.empty((n, len(self.graph.types), len(LAYER_FIELDS)))
+        c = self.constants
         for k, name in enumerate(LAYER_FIELDS):
             layers[:, :, k] = fields[name]
             if name.endswith("_bytes"):
@@ -325,14 +303,13 @@ class CostModel:
             layers[:, [0, -1], LAYER_FIELDS.index(name)] = 0.0
 
         reals = np.zeros((n, len(REAL_FIELDS)))
-        working = self._working_bytes(meshes, dense + expert)
         put = {
-            "capacity_bytes": self.room_bytes - self.fragmentation * working,
+            "capacity_bytes": self._capacity_bytes(meshes, dense + expert),
             "logits_bytes": self.fragmentation * self.logits_bytes(meshes),
-            "overlap": np.full(n, c.data_overlap),
+            "overlap": c.data_overlap + np.zeros(n),
             "tied_s": self._tied_s(meshes),
             "weight": np.ones(n),
-            "fixed_s": np.full(n, c.fixed_s),
+            "fixed_s": c.fixed_s + np.zeros(n),
         } | self._links(meshes)
         for name, values_ in put.items():
             reals[:, REAL_FIELDS.index(name)] = values_
@@ -343,12 +320,70 @@ class CostModel:
                 meshes.virtual_stages,
                 self.num_microbatches(meshes),
                 meshes.num_devices // meshes.pp,
-                np.full(n, self.cluster.levels()[0].num_devices),
+                self.network.levels[0].num_devices + np.zeros(n, np.int64),
                 meshes.recompute_rule,
             ],
             axis=1,
         ).astype(np.int32)
         return MeshTables(ints=ints, reals=reals, layers=layers)
+
+    def _times(
+        self,
+        meshes: Meshes,
+        table: LayerTable,
+        row: Ints,
+        dense: Array,
+        expert: Array,
+        trained: tuple[Array, Array],
+    ) -> dict[str, Array]:
+        """The layer fields in seconds, each of shape (n, types)."""
+        forward, backward = table.forward_s[row], table.backward_s[row]
+        weight = table.weight_s[row]
+        groups = _groups(meshes)
+        zero = meshes.zero_stage[:, None].astype(np.float64)
+        updated = trained[0] / np.where(zero >= 1, groups.shards, 1.0)
+        updated += trained[1] / np.where(zero >= 1, groups.expert_shards, 1.0)
+        traffic = Traffic(
+            network=self.network.columns(),
+            weight_bytes=_column(self.setting.element_bytes),
+            gradient_bytes=_column(self.states.reduced),
+            overlap=_column(self.constants.data_overlap),
+        )
+        reduce, gather, more_f, more_b = traffic.times(
+            groups, zero, (dense, expert), trained, forward, backward + weight
+        )
+        return {
+            "forward_s": forward + more_f,
+            "backward_s": backward + more_b,
+            "weight_s": weight,
+            "extra_selective_s": table.core_s[row],
+            "extra_full_s": forward.copy(),
+            "reduce_s": reduce,
+            "gather_s": gather,
+            "update_s": self._update_s(updated),
+        }
+
+    def _bytes(self, meshes: Meshes, table: LayerTable, row: Ints) -> dict[str, Array]:
+        """The layer fields in bytes, each of shape (n, types), before fragmentation."""
+        held, short = self._stored_bytes(meshes, table, row)
+        core_bytes = table.core_bytes[row]
+        state = np.zeros_like(held)
+        for part in self.state_bytes(meshes).values():
+            state += part
+        return {
+            "held_bytes": held,
+            "held_selective_bytes": held - core_bytes,
+            "held_full_bytes": np.minimum(short, held),
+            "scratch_selective_bytes": core_bytes,
+            "scratch_full_bytes": held,
+            "state_bytes": state,
+        }
+
+    def _capacity_bytes(self, meshes: Meshes, parameters: Array) -> Array:
+        """What the states and activations of a device may fill."""
+        working = self._working_bytes(meshes, parameters)
+        capacity: Array = self.room_bytes - self.fragmentation * working
+        return capacity
 
     @property
     def reserve_bytes(self) -> float:
@@ -394,7 +429,7 @@ class CostModel:
         # One stage holds both ends: the head's matrix is the embedding's.
         twice = np.where(meshes.pp == 1, self.graph.tied_parameters / meshes.tp, 0.0)
         dense[:, -1] -= twice
-        if not self.workload.lora_rank:
+        if not self.setting.frozen:
             trained_dense[:, -1] -= twice
         return dense, expert, (trained_dense, trained_experts)
 
@@ -442,12 +477,13 @@ class CostModel:
         The constant is that of AdamW with a master copy and fp32 gradients: gradients read, master
         and moments read and written, weights written. Other layouts move in proportion.
         """
-        size = element_bytes(self.workload)
-        weights = size if size == 2.0 else 2.0 * size  # fp32 weights are their own master copy
-        moved = self.states.gradients + 2.0 * self.states.optimizer + weights
-        bytes_ = self.constants.optimizer_bytes * moved / _ADAMW_BYTES
-        time_s: Array = parameters * bytes_ / self.unit.bandwidth_bytes_per_s
-        return time_s
+        size = _column(self.setting.element_bytes)
+        weights = np.where(np.equal(size, 2.0), size, 2.0 * size)  # fp32: their own master copy
+        moved = _column(self.states.gradients) + 2.0 * _column(self.states.optimizer) + weights
+        c = self.constants
+        bytes_ = _column(c.optimizer_bytes) * moved / _ADAMW_BYTES
+        time_s: Array = parameters * bytes_ / _column(self.unit.bandwidth_bytes_per_s)
+        return time_s + _column(c.update_host_s)
 
     def logits_bytes(self, meshes: Meshes) -> Array:
         """Logits of one micro-batch at the peak of the loss, bytes on the last stage."""
@@ -461,22 +497,20 @@ class CostModel:
 
     def _tied_s(self, meshes: Meshes) -> Array:
         """All-reduce of the tied embedding's gradient between first and last stage, seconds."""
-        gradient = self.graph.tied_parameters * self.states.reduced / meshes.tp
-        if self.graph.tied_parameters == 0:
-            return np.zeros(len(meshes))
+        gradient: Array = self.graph.tied_parameters * self.states.reduced / meshes.tp
         two = np.full(len(meshes), 2)
         apart = meshes.num_devices // meshes.pp * np.maximum(1, meshes.pp - 1)
-        return all_reduce_s(self.network, two, apart, gradient)
+        return np.where(gradient > 0.0, all_reduce_s(self.network, two, apart, gradient), 0.0)
 
     def _links(self, meshes: Meshes) -> dict[str, Array]:
         share = np.where(meshes.sequence > 0, 1.0 / meshes.tp, 1.0)
-        tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
-        sent = element_bytes(self.workload) * tokens * self.model.hidden * share
+        tokens = meshes.micro_batch * self.setting.source / meshes.cp
+        sent = self.setting.element_bytes * tokens * self.graph.head.hidden * share
         near, far = self.network.levels[0], self.network.levels[-1]
-        ones = np.ones(len(meshes))
+        begun = self.constants.hop_s + np.zeros(len(meshes))
         return {
-            "latency_near_s": near.latency_s * ones,
-            "latency_far_s": far.latency_s * ones,
+            "latency_near_s": near.latency_s + begun,
+            "latency_far_s": far.latency_s + begun,
             "transfer_near_s": send_s(near, sent) - near.latency_s,
             "transfer_far_s": send_s(far, sent) - far.latency_s,
         }
@@ -490,6 +524,11 @@ class CostModel:
     @property
     def watts_per_device(self) -> float:
         return price.watts_per_device(self.cluster, self.constants)
+
+
+def _column(figure: Array | float) -> Array | float:
+    """An array of one entry a mesh as a column; a number as it is."""
+    return np.reshape(figure, (-1, 1)) if isinstance(figure, np.ndarray) else figure
 
 
 def _groups(meshes: Meshes) -> Groups:

@@ -61,9 +61,9 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """How replicas talk: bytes per parameter sent and the share of compute that hides it."""
 
     network: Network
-    weight_bytes: float
-    gradient_bytes: float
-    overlap: float
+    weight_bytes: Array | float
+    gradient_bytes: Array | float
+    overlap: Array | float
 
     def times(
         self,

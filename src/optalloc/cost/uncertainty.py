@@ -22,6 +22,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.cluster.topology import Cluster, Link
+from optalloc.cost.constants import DEFAULT
 from optalloc.errors import InputError
 
 #: The efficiencies of the box, in the order of a corner.
@@ -60,8 +61,9 @@ class Uncertainty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 @lru_cache(maxsize=8)
-def stated_uncertainty(name: str = "roofline-1") -> Uncertainty:
-    """The stated errors of a cost model shipped with the package."""
+def stated_uncertainty(name: str = DEFAULT) -> Uncertainty:
+    """The stated errors of a cost model; a calibration of one's own has those of the package."""
+    name = DEFAULT if name.endswith(".toml") else name
     resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.uncertainty.toml"
     with importlib.resources.as_file(resource) as path:
         return files.read_toml(path, Uncertainty)

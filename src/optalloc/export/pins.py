@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import DEFAULT
 from optalloc.errors import ExportError, InputError, nearest
 from optalloc.export.base import artefacts, export_targets
 from optalloc.model.spec import Attention, ModelSpec
@@ -87,6 +88,7 @@ def plan_for_target(
     margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
+    cost_model: str = DEFAULT,
 ) -> TrainingResult:
     """The best training plan among those that an export target can express.
 
@@ -117,6 +119,7 @@ def plan_for_target(
                 margin=margin,
                 stop=stop,
                 on_progress=on_progress,
+                cost_model=cost_model,
             )
         )
     return better_of(results)

@@ -28,7 +28,7 @@ def headline(result: TrainingResult, limits: str = "") -> str:
     first = (
         f"{plan.model.name} on {plan.cluster.name}: {'at worst ' if robust else ''}"
         f"{value_text(goal.name, result.bounds.primal)} "
-        f"(estimate of {plan.cost_model}), {claim(result)}" + (f" with {limits}" if limits else "")
+        f"({estimate_of(plan)}), {claim(result)}" + (f" with {limits}" if limits else "")
     )
     lines = _wrapped(first, "")
     if robust is not None:
@@ -54,13 +54,20 @@ def robust_text(robust: Robustness, objective: str) -> str:
     )
 
 
+def estimate_of(plan: TrainingPlan) -> str:
+    """The cost model behind a figure, and the error that 9 of 10 measurements like it had."""
+    if plan.step_time_error is None:
+        return f"estimate of {plan.cost_model}"
+    return f"estimate +-{plan.step_time_error:.0%}"
+
+
 def estimate_headline(plan: TrainingPlan) -> str:
     """What a written configuration is predicted to do, and whether it fits."""
-    lines = [
+    first = (
         f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
-        f"a step (estimate of {plan.cost_model}) as written, without search",
-        *plan_lines(plan, step=False),
-    ]
+        f"a step ({estimate_of(plan)}) as written, without search"
+    )
+    lines = [*_wrapped(first, ""), *plan_lines(plan, step=False)]
     fullest = max(total_bytes(stage) / stage.capacity_bytes for stage in plan.stages)
     error = values(read_constants(plan.cost_model)).memory_error
     if plan.fits and fullest * (1.0 + error) > 1.0:

@@ -213,6 +213,7 @@ class _Builder:
             energy_j_per_step=cost.watts_per_device * device_s,
             breakdown_s=self._breakdown(),
             certificate=certificate,
+            step_time_error=None if cost.error is None else cost.error.error_90,
         )
 
     def _chunks(self) -> list[Chunk]:

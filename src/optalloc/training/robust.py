@@ -25,6 +25,7 @@ from functools import partial
 import msgspec
 
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import DEFAULT
 from optalloc.cost.model import CostModel
 from optalloc.cost.uncertainty import Uncertainty, scaled, stated_uncertainty
 from optalloc.errors import InputError
@@ -55,6 +56,7 @@ def plan_robust(
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     planner: Callable[..., TrainingResult] = plan_training,
+    cost_model: str = DEFAULT,
 ) -> TrainingResult:
     """The training plan with the least worst case over a box of efficiencies.
 
@@ -99,6 +101,7 @@ def plan_robust(
         forbid=forbid,
         stop=stop,
         on_progress=on_progress,
+        cost_model=cost_model,
     )
     nominal = find(model, cluster, workload, margin=margin)
     if nominal.best is None or nominal.bounds.primal is None:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import DEFAULT
 from optalloc.cost.model import CostModel
 from optalloc.cost.uncertainty import stated_uncertainty
 from optalloc.errors import InputError, NoPlan
@@ -79,7 +80,7 @@ def plan_training(
     margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
-    cost_model: str = "roofline-1",
+    cost_model: str = DEFAULT,
 ) -> TrainingResult:
     """The best training plan in the whole decision space, proven.
 

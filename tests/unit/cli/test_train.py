@@ -226,11 +226,11 @@ def test_price_is_dollars_for_the_devices_used(capsys: pytest.CaptureFixture[str
 
 def test_devices_are_the_fewest_that_reach_the_target(capsys: pytest.CaptureFixture[str]) -> None:
     """With one device fewer there is no plan below the target."""
-    target = ["--target", "60ms"]
+    target = ["--target", "100ms"]
     data = train(capsys, *GPT2, "--objective", "devices", *target)
     count = int(data["objective"]["value"])
     assert data["plan"]["num_devices"] == count > 1
-    assert data["plan"]["step_time_s"] <= 0.06
+    assert data["plan"]["step_time_s"] <= 0.1
     fewer = ",".join(str(n) for n in range(1, count))
     train(capsys, *GPT2, *target, "--pin", f"num_devices={fewer}", status=3)
 

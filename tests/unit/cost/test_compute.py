@@ -16,6 +16,8 @@ CONSTANTS = msgspec.structs.replace(
     gemm_tile_s=2e-6,
     layer_host_s=0.0,
     gemm_tile=128.0,
+    wave_share=1.0,
+    attention_head_dim=0.0,
     attention_backward_ratio=2.5,
     attention_backward_efficiency=0.8,
     launch_s=0.0,
@@ -74,15 +76,55 @@ def test_fp32_moves_twice_the_bytes() -> None:
 
 def test_attention_is_bound_by_its_products() -> None:
     """1 GFLOP at a quarter of 80 TFLOP/s: 50 us; backward 2.5 times the work at 0.8: 156.25 us."""
-    forward, backward = UNIT.attention_s(np.array(1e9), np.array(1.0))
+    forward, backward = UNIT.attention_s(np.array(1e9), np.array(1.0), 0.0, 128.0)
     assert float(forward) == pytest.approx(50e-6)
     assert float(backward) == pytest.approx(156.25e-6)
 
 
 def test_attention_is_bound_by_its_traffic() -> None:
     """1 GB at 1 TB/s: 1 ms forward, twice that backward."""
-    forward, backward = UNIT.attention_s(np.array(1.0), np.array(1e9))
+    forward, backward = UNIT.attention_s(np.array(1.0), np.array(1e9), 0.0, 128.0)
     assert (float(forward), float(backward)) == pytest.approx((1e-3, 2e-3))
+
+
+def test_part_of_a_last_wave_may_be_free() -> None:
+    """101 tiles with a quarter of what is missing: 1.01 + 0.99 / 4 = 1.2575 waves."""
+    constants = msgspec.structs.replace(CONSTANTS, wave_share=0.25)
+    unit = msgspec.structs.replace(UNIT, constants=constants)
+    time_s = unit.gemm_s(np.array(101 * 128.0), np.array(128.0), np.array(256.0))
+    assert float(time_s) == pytest.approx(1.2575 * 18.777e-6, rel=1e-4)
+
+
+def test_few_tiles_of_a_deep_product_share_its_depth() -> None:
+    """25 tiles on 100 processors, 8192 deep: in four parts, a quarter of the time of one."""
+    quarter, whole = _gemm(640, 640, 8192), _gemm(1280, 1280, 8192)
+    assert quarter == pytest.approx(whole / 4.0)
+
+
+def test_unfused_scores_pass_through_memory() -> None:
+    """100 MB of scores five times at 1 TB/s: 500 us on top of the 50 us of 1 GFLOP."""
+    constants = msgspec.structs.replace(UNIT.constants, softmax_passes=5.0)
+    unit = msgspec.structs.replace(UNIT, constants=constants)
+    forward, backward = unit.attention_s(np.array(1e9), np.array(1.0), np.array(100e6), 128.0)
+    assert float(forward) == pytest.approx(550e-6)
+    assert float(backward) == pytest.approx(1100e-6)
+
+
+def test_heads_that_are_no_multiple_of_eight_are_slow() -> None:
+    """A quarter of the speed: 200 us instead of 50; a fused kernel pads and does not care."""
+    constants = msgspec.structs.replace(UNIT.constants, unaligned=0.25, softmax_passes=1e-9)
+    unit = msgspec.structs.replace(UNIT, constants=constants)
+    forward, _ = unit.attention_s(np.array(1e9), np.array(1.0), np.array(1.0), 150.0)
+    assert float(forward) == pytest.approx(200e-6)
+    forward, _ = unit.attention_s(np.array(1e9), np.array(1.0), 0.0, 150.0)
+    assert float(forward) == pytest.approx(50e-6)
+
+
+def test_narrow_products_convert_their_operands() -> None:
+    """Half a pass over 327.7 MB on top of the product: 1.5 times 327.7 us."""
+    unit = msgspec.structs.replace(UNIT, cast_passes=0.5)
+    time_s = unit.gemm_s(np.array(1.0), np.array(12800.0), np.array(12800.0))
+    assert float(time_s) == pytest.approx(1.5 * 327.7e-6, rel=1e-3)
 
 
 def test_every_kernel_is_launched() -> None:

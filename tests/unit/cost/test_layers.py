@@ -23,7 +23,19 @@ from optalloc.workload import Training
 
 WORK = Training(global_batch=8, sequence_length=2048)
 CONSTANTS = msgspec.structs.replace(
-    values(read_constants()), expert_imbalance=1.0, context_overlap=0.0, layer_host_s=0.0
+    values(read_constants()),
+    expert_imbalance=1.0,
+    context_overlap=0.0,
+    layer_host_s=0.0,
+    layer_gap_s=0.0,
+    backward_host=1.0,
+    tp_host_s=0.0,
+    expert_host_s=0.0,
+    expert_overlap=0.0,
+    fallback_host_s=0.0,
+    tp_overlap=0.0,
+    collective_s=0.0,
+    micro_s=0.0,
 )
 UNIT = Unit.of(device("h100-sxm"), "bf16", CONSTANTS)
 

@@ -117,7 +117,7 @@ def test_twice_as_fast_hardware_takes_half_the_time(moe: ModelSpec) -> None:
     halves = {
         name: getattr(old, name) / 2 for name in Constants.__struct_fields__ if name[-2:] == "_s"
     }
-    before = _tables(moe, cluster)
+    before = _tables(moe, cluster, old)
     twice = _scaled(cluster, compute=2.0, memory=2.0, node=2.0, network=2.0)
     after = _tables(moe, twice, msgspec.structs.replace(old, **halves))
     for name in TIMES:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster, Level
+from optalloc.cost.constants import DEFAULT
 from optalloc.cost.memory import element_bytes
 from optalloc.cost.model import LAYER_FIELDS, CostModel, Meshes
 from optalloc.errors import InputError
@@ -43,7 +44,7 @@ class MixedCosts:
         cluster: Cluster,
         workload: Training,
         *,
-        name: str = "roofline-1",
+        name: str = DEFAULT,
         limits: Limits | None = None,
     ) -> None:
         if len(cluster.nodes) > MOST_GROUPS:

@@ -10,6 +10,7 @@ import numpy as np
 from optalloc import __version__, files
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
+from optalloc.cost.constants import DEFAULT
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.training.estimate import BREAKDOWN
@@ -25,7 +26,12 @@ from optalloc.workload import Training
 
 
 def estimate_mixed(
-    model: ModelSpec, cluster: Cluster, workload: Training, strategy: MixedStrategy
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    strategy: MixedStrategy,
+    *,
+    cost_model: str = DEFAULT,
 ) -> MixedPlan:
     """Predict time, memory, price and energy of one configuration of unequal stages and replicas.
 
@@ -39,7 +45,7 @@ def estimate_mixed(
 
     Complexity: O(stages * layers).
     """
-    return build_mixed_plan(MixedCosts(model, cluster, workload), strategy)
+    return build_mixed_plan(MixedCosts(model, cluster, workload, name=cost_model), strategy)
 
 
 def build_mixed_plan(

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.constants import DEFAULT
 from optalloc.errors import InputError, NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
@@ -63,7 +64,7 @@ def plan_mixed(
     forbid: list[str] | tuple[str, ...] = (),
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
-    cost_model: str = "roofline-1",
+    cost_model: str = DEFAULT,
 ) -> MixedResult:
     """The fastest step on a mixed cluster, proven.
 

@@ -1,0 +1,398 @@
+"""Fit the constants of the cost model to published measurements.
+
+    minimise   sum_i w_i min( |log t_i(z) - log T_i|, 1.6 )
+               + p sum_j ( (z_j - prior_j) / spread_j )^2
+
+t_i is the prediction for row i and T_i its step time; z_j are the constants on the scale of their
+links and the shifts of devices, frameworks, precisions and releases, whose prior is no shift. Half
+of the weight is shared by all rows alike and half by the sources alike, so that neither the largest
+source nor the smallest decides alone. Absolute errors are minimised by reweighted least squares
+(Gauss-Newton with the damping of Levenberg and Marquardt).
+
+A prediction depends on a row's resolved constants alone, so one pass over all rows with one
+constant moved gives that column of the Jacobian and, times the rows it concerns, those of its
+shifts: as many passes as constants, not as parameters.
+
+References: Levenberg (1944), Marquardt (1963); Holland and Welsch, "Robust regression using
+iteratively reweighted least-squares" (1977).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc import _native
+from optalloc.cost.constants import (
+    Cell,
+    Constants,
+    ConstantsFile,
+    keys_of,
+    linked,
+)
+from optalloc.cost.measured import Problem
+from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.predict import Choice, cost_of, predict
+from optalloc.cost.stack import Stack, structure
+from optalloc.errors import InputError
+
+Array = NDArray[np.float64]
+
+_PENALTY = 2e-4  # of one spread; the weights of the rows sum to one
+_LEAST_ERROR = 0.06  # below, errors count by their squares
+_MOST_ERROR = 1.6  # above, a row is held to be mislabelled and pulls no more
+_STEP = 0.02
+_LONGEST_STEP = 0.7
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """Rows evaluated as one stack."""
+
+    rows: NDArray[np.int64]
+    costs: tuple[CostModel, ...]
+    choices: tuple[Choice, ...]
+    meshes: Meshes
+    stack: Stack
+    share: Array
+
+    def times(self, constants: Constants) -> Array:
+        """Step times, seconds; the constants are arrays of one entry a row of the batch."""
+        self.stack.set_constants(constants)
+        tables = self.stack.tables(self.meshes)
+        found = tables.real("fixed_s").copy()
+        for k, (cost, choice) in enumerate(zip(self.costs, self.choices, strict=True)):
+            pp = int(self.meshes.pp[k])
+            value, _, _ = _native.evaluate_mesh(
+                tables.ints[k : k + 1],
+                tables.reals[k : k + 1],
+                tables.layers[k : k + 1],
+                cost.sequence,
+                cost.boundary,
+                list(choice.layers),
+                [choice.full] * pp,
+                [choice.selective] * pp,
+            )
+            found[k] += value
+        times: Array = found * self.share
+        return times
+
+
+class Rows:
+    """Measured rows prepared for fits: what the rows leave open is decided once, by ``file``."""
+
+    def __init__(self, problems: Sequence[Problem], file: ConstantsFile) -> None:
+        self.problems = [p for p in problems if p.measured_s is not None and len(p.clusters) == 1]
+        self.log_s = np.log([p.measured_s or 1.0 for p in self.problems])
+        self.keys = [problem_keys(problem) for problem in self.problems]
+        groups: dict[object, list[tuple[int, CostModel, Choice]]] = defaultdict(list)
+        for i, problem in enumerate(self.problems):
+            cost = cost_of(problem, problem.clusters[0], file)
+            choice = predict(problem, file).choice
+            groups[structure(cost)].append((i, cost, choice))
+        self.batches = [self._batch(members) for members in groups.values()]
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def _batch(self, members: list[tuple[int, CostModel, Choice]]) -> _Batch:
+        rows = np.array([i for i, _, _ in members])
+        costs = tuple(cost for _, cost, _ in members)
+        choices = tuple(choice for _, _, choice in members)
+        parts = [
+            self.problems[i].meshes.take(slice(choice.mesh, choice.mesh + 1))
+            for i, _, choice in members
+        ]
+        meshes = Meshes(
+            **{
+                name: np.concatenate([getattr(part, name) for part in parts])
+                for name in Meshes.__struct_fields__
+            }
+        )
+        share = np.array([self.problems[i].share for i in rows])
+        return _Batch(rows, costs, choices, meshes, Stack(costs, meshes), share)
+
+    def log_times(self, constants: dict[str, Array]) -> Array:
+        """Logarithms of the predicted step times; constants of shape (rows,)."""
+        found = np.empty(len(self))
+        for batch in self.batches:
+            own = Constants(**{name: each[batch.rows] for name, each in constants.items()})  # type: ignore[arg-type]
+            found[batch.rows] = np.log(batch.times(own))
+        return found
+
+
+def problem_keys(problem: Problem) -> dict[str, str]:
+    """The keys of shifts of a row; a mixed one goes by its first device."""
+    work = problem.workload
+    device = problem.clusters[0].nodes[0].device.name
+    return keys_of(device, work.framework, work.release, work.dtype)
+
+
+class Fit:
+    """The parameters of a constants file over some rows, and how to move them."""
+
+    def __init__(self, rows: Rows, file: ConstantsFile) -> None:
+        self.rows, self.file = rows, file
+        self.names = [name for name, c in file.constants.items() if c.prior is not None]
+        self.parameters: list[tuple[str, str, str]] = [("", "", name) for name in self.names]
+        for level, spreads in file.spreads.items():
+            for key in sorted({keys[level] for keys in rows.keys} - {""}):
+                self.parameters += [(level, key, name) for name in spreads]
+        self.prior = np.array([self._prior(p) for p in self.parameters])
+        self.spread = np.array([self._spread(p) for p in self.parameters])
+        self.masks = np.array([self._mask(p) for p in self.parameters])
+        self.constant = np.array([self.names.index(name) for _, _, name in self.parameters])
+
+    def _prior(self, parameter: tuple[str, str, str]) -> float:
+        level, _, name = parameter
+        constant = self.file.constants[name]
+        return 0.0 if level else linked(constant.prior or constant.value, constant.link)
+
+    def _spread(self, parameter: tuple[str, str, str]) -> float:
+        level, _, name = parameter
+        return self.file.spreads[level][name] if level else self.file.constants[name].spread
+
+    def _mask(self, parameter: tuple[str, str, str]) -> Array:
+        """Rows that the parameter concerns: those of its key whose constant is not set."""
+        level, key, name = parameter
+        table = self.file.set
+        return np.array(
+            [
+                float(
+                    (not level or keys[level] == key)
+                    and not any(name in table.get(n, {}).get(k, {}) for n, k in keys.items())
+                )
+                for keys in self.rows.keys
+            ]
+        )
+
+    # -- evaluation ------------------------------------------------------------------------------
+
+    def _scales(self, z: Array) -> Array:
+        """Every fitted constant of every row on the scale of its link, shape (names, rows)."""
+        scales = np.zeros((len(self.names), len(self.rows)))
+        np.add.at(scales, self.constant, z[:, None] * self.masks)
+        return scales
+
+    def _constants(self, scales: Array) -> dict[str, Array]:
+        n = len(self.rows)
+        found = {name: np.full(n, c.value) for name, c in self.file.constants.items()}
+        found["expert_imbalance"] = np.ones(n)  # the measured runs force balanced routing
+        for name, scale in zip(self.names, scales, strict=True):
+            share = self.file.constants[name].link == "share"
+            found[name] = 1.0 / (1.0 + np.exp(-scale)) if share else np.exp(scale)
+        for level, table in self.file.set.items():
+            for key, fixed in table.items():
+                own = np.array([keys[level] == key for keys in self.rows.keys])
+                for name, value in fixed.items():
+                    found[name] = np.where(own, value, found[name])
+        return found
+
+    def log_times(self, z: Array) -> Array:
+        """Logarithms of the predicted step times of all rows."""
+        return self.rows.log_times(self._constants(self._scales(z)))
+
+    def _slopes(self, z: Array, log_s: Array) -> Array:
+        """Derivatives by every constant, shape (names, rows)."""
+        scales = self._scales(z)
+        slopes = np.empty_like(scales)
+        for k in range(len(self.names)):
+            moved = scales.copy()
+            moved[k] += _STEP
+            slopes[k] = (self.rows.log_times(self._constants(moved)) - log_s) / _STEP
+        return slopes
+
+    # -- the search for the minimum --------------------------------------------------------------
+
+    def solve(self, used: NDArray[np.int64], start: Array | None = None, rounds: int = 8) -> Array:
+        """The parameters that fit the rows ``used`` best; those they do not concern stay at prior.
+
+        Complexity: O(rounds * constants) passes over the rows.
+        """
+        weights = _weights([self.rows.problems[i] for i in used])
+        active = np.flatnonzero(self.masks[:, used].any(axis=1))
+        z = self.prior.copy()
+        if start is not None:
+            z[active] = start[active]
+        log_s = self.log_times(z)
+        best, damping = self._loss(z, log_s, used, weights), 1e-3
+        for _ in range(rounds):
+            slopes = self._slopes(z, log_s)[:, used]
+            jacobian = slopes[self.constant[active]] * self.masks[np.ix_(active, used)]
+            error = log_s[used] - self.rows.log_s[used]
+            size = np.abs(error)
+            pull = weights / np.maximum(size, _LEAST_ERROR) / 2.0
+            pull = np.where(size > _MOST_ERROR, 0.05 * pull, pull)
+            hold = _PENALTY / self.spread[active] ** 2
+            matrix = (jacobian * pull) @ jacobian.T + np.diag(hold)
+            slope = jacobian @ (pull * error) + hold * (z[active] - self.prior[active])
+            gain = 0.0
+            for _ in range(6):
+                damped = matrix + damping * np.diag(np.diag(matrix))
+                step = np.clip(np.linalg.solve(damped, slope), -_LONGEST_STEP, _LONGEST_STEP)
+                moved = z.copy()
+                moved[active] -= step
+                moved_s = self.log_times(moved)
+                loss = self._loss(moved, moved_s, used, weights)
+                if loss < best:
+                    gain, best, z, log_s = best - loss, loss, moved, moved_s
+                    damping = max(damping / 4.0, 1e-4)
+                    break
+                damping = max(8.0 * damping, 1e-2)
+            if gain < 2e-4:
+                break
+        return z
+
+    def _loss(self, z: Array, log_s: Array, used: NDArray[np.int64], weights: Array) -> float:
+        size = np.minimum(np.abs(log_s[used] - self.rows.log_s[used]), _MOST_ERROR)
+        return float(weights @ size + _PENALTY * (((z - self.prior) / self.spread) ** 2).sum())
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def file_of(self, z: Array, date: str = "", name: str = "") -> ConstantsFile:
+        """The constants file with these parameters."""
+        constants = dict(self.file.constants)
+        shifts: dict[str, dict[str, dict[str, float]]] = {}
+        for value, (level, key, constant) in zip(z.tolist(), self.parameters, strict=True):
+            old = self.file.constants[constant]
+            if not level:
+                back = float(np.exp(value)) if old.link == "log" else 1.0 / (1.0 + np.exp(-value))
+                constants[constant] = msgspec.structs.replace(old, value=float(f"{back:.5g}"))
+            elif abs(value) >= 0.005:
+                table = shifts.setdefault(level, {}).setdefault(key, {})
+                table[constant] = round(value, 3)
+        return msgspec.structs.replace(
+            self.file,
+            name=name or self.file.name,
+            date=date or self.file.date,
+            constants=constants,
+            shifts=shifts,
+            errors=(),
+        )
+
+
+def _weights(problems: Sequence[Problem]) -> Array:
+    """Half of the weight to every row alike, half to every source alike; they sum to one."""
+    counts = Counter(problem.source for problem in problems)
+    per_source = [0.5 / (len(counts) * max(counts[p.source], 4)) for p in problems]
+    return np.array(per_source) + 0.5 / len(problems)
+
+
+def fold_of(problems: Sequence[Problem], folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """A fold for each row; rows of one group, which are nearly the same run, share theirs."""
+    names = [p.row.get("group", "") or p.row_id for p in problems]
+    groups = sorted(set(names))
+    np.random.default_rng(seed).shuffle(groups)
+    place = {group: k % folds for k, group in enumerate(groups)}
+    return np.array([place[name] for name in names])
+
+
+def cells(
+    keys: Sequence[dict[str, str]],
+    errors: Sequence[float],
+    unseen: Sequence[float],
+    sources: Sequence[str],
+) -> tuple[Cell, ...]:
+    """Cells of the errors by device, framework and precision, and of two and three of them.
+
+    ``errors`` are relative errors of rows that were not fitted, signed; ``unseen`` those of rows of
+    a source that was left out entirely, which stand for any problem without a cell of its own;
+    there every one of the ``sources`` counts alike.
+    """
+    levels = ("gpu", "framework", "precision")
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for key, error in zip(keys, errors, strict=True):
+        for pattern in (7, 3, 5, 2, 1, 4):
+            cell = tuple(key[n] if pattern >> k & 1 else "" for k, n in enumerate(levels))
+            groups[cell].append(error)
+    counts = Counter(sources)
+    found = [_cell(unseen, [1.0 / counts[source] for source in sources])]
+    for cell in sorted(groups):
+        found.append(
+            msgspec.structs.replace(_cell(groups[cell]), **dict(zip(levels, cell, strict=True)))
+        )
+    return tuple(found)
+
+
+def _cell(errors: Sequence[float], weights: Sequence[float] | None = None) -> Cell:
+    each = np.ones(len(errors)) if weights is None else np.array(weights)
+    return Cell(
+        rows=len(errors),
+        bias=round(_quantile(np.array(errors), each, 0.5), 4),
+        error_90=round(_quantile(np.abs(errors), each, 0.9), 4),
+    )
+
+
+def _quantile(values: Array, weights: Array, share: float) -> float:
+    """The smallest value that at least this share of the weight does not exceed."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    place = int(np.searchsorted(reached, share - 1e-12))
+    return float(values[order][min(place, len(order) - 1)])
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """A fit and how well it does: relative errors of the step time, signed, shape (rows,).
+
+    ``fitted`` on the rows that it was fitted to, ``folds`` with the groups of a row left out of the
+    fit, ``sources`` with its whole source left out.
+    """
+
+    file: ConstantsFile
+    problems: tuple[Problem, ...]
+    fitted: Array
+    folds: Array
+    sources: Array
+
+
+def calibrate(
+    problems: Sequence[Problem],
+    file: ConstantsFile,
+    *,
+    name: str,
+    date: str,
+    folds: int = 5,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Fit the constants of ``file`` to rows, and judge the fit on rows that are left out of it.
+
+    Raises
+    ------
+    InputError
+        If fewer rows have a step time than there are constants.
+
+    Complexity: about ``(rounds + 2 folds + 3 sources) * constants`` passes over the rows.
+    """
+    rows = Rows(problems, file)
+    fit = Fit(rows, file)
+    if len(rows) < len(fit.names):
+        raise InputError(
+            f"{len(rows)} rows have a step time, {len(fit.names)} constants are to be fitted",
+            path="ROWS",
+            fix="give more measurements",
+        )
+    on_progress(f"fitting {len(fit.parameters)} parameters to {len(rows)} rows")
+    z = fit.solve(np.arange(len(rows)), rounds=10)
+    kept = rows.problems
+    names = list(dict.fromkeys(p.source for p in kept))
+    sources = np.array([names.index(p.source) for p in kept])
+    errors = [np.exp(fit.log_times(z) - rows.log_s) - 1.0]
+    for what, parts in (("folds", fold_of(kept, folds)), ("sources", sources)):
+        found = np.zeros(len(rows))
+        count = int(parts.max()) + 1
+        for part in range(count):
+            on_progress(f"leaving out {what}: {part + 1} of {count}")
+            used = np.flatnonzero(parts != part)
+            other = fit.solve(used, z, rounds=3) if len(used) and count > 1 else z
+            own = parts == part
+            found[own] = (np.exp(fit.log_times(other) - rows.log_s) - 1.0)[own]
+        errors.append(found)
+    fitted, cross, unseen = errors
+    final = msgspec.structs.replace(
+        fit.file_of(z, date=date, name=name),
+        errors=cells(rows.keys, cross.tolist(), unseen.tolist(), [p.source for p in kept]),
+    )
+    return Calibration(file=final, problems=tuple(kept), fitted=fitted, folds=cross, sources=unseen)

@@ -1,0 +1,98 @@
+"""What a calibration found, as tables and as data: errors by source and by cell, and constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.calibrate import Calibration
+from optalloc.report.table import Cell, Table
+
+Array = NDArray[np.float64]
+
+
+def tables(found: Calibration) -> list[Table]:
+    """Errors by source; errors by device, framework and precision; the fitted constants."""
+    return [_sources(found), _cells(found), _constants(found)]
+
+
+def facts(found: Calibration) -> dict[str, Any]:
+    """The calibration as data: the constants file, and the errors of every row."""
+    rows = zip(found.problems, found.fitted, found.folds, found.sources, strict=True)
+    return {
+        "format_version": "1.0",
+        "file": msgspec.to_builtins(found.file),
+        "rows": [
+            {
+                "row_id": problem.row_id,
+                "source": problem.source,
+                "fitted": float(a),
+                "left_out": float(b),
+                "source_left_out": float(c),
+            }
+            for problem, a, b, c in rows
+        ],
+    }
+
+
+def _percent(errors: Array) -> str:
+    return f"{100 * float(np.abs(errors).mean()):.1f} %"
+
+
+def _sources(found: Calibration) -> Table:
+    names = [problem.source for problem in found.problems]
+    every = (found.fitted, found.folds, found.sources)
+    rows: list[tuple[Cell, ...]] = []
+    means = []
+    for source in dict.fromkeys(names):
+        own = np.array([name == source for name in names])
+        rows.append((source, int(own.sum()), *(_percent(errors[own]) for errors in every)))
+        means.append([float(np.abs(errors[own]).mean()) for errors in every])
+    rows.append(("all rows", len(names), *(_percent(errors) for errors in every)))
+    macro = np.mean(means, axis=0)
+    rows.append(("mean over sources", len(means), *(f"{100 * mean:.1f} %" for mean in macro)))
+    return Table(
+        title="Mean absolute error of the step time",
+        columns=("source", "rows", "fitted", "left out", "source left out"),
+        rows=tuple(rows),
+        notes=("Left out: with all rows of the same group, in another fit.",),
+        right=("fitted", "left out", "source left out"),
+    )
+
+
+def _cells(found: Calibration) -> Table:
+    rows = tuple(
+        (
+            cell.gpu or "any",
+            cell.framework or "any",
+            cell.precision or "any",
+            cell.rows,
+            f"{100 * cell.bias:+.1f} %",
+            f"{100 * cell.error_90:.1f} %",
+        )
+        for cell in found.file.errors
+    )
+    return Table(
+        title="Errors on rows that were not fitted",
+        columns=("device", "framework", "precision", "rows", "bias", "90 %"),
+        rows=rows,
+        notes=("The first line, of sources left out entirely, stands for all that has no line.",),
+        right=("bias", "90 %"),
+    )
+
+
+def _constants(found: Calibration) -> Table:
+    rows = tuple(
+        (name, f"{constant.prior:.4g}", f"{constant.value:.4g}", constant.unit)
+        for name, constant in found.file.constants.items()
+        if constant.prior is not None
+    )
+    return Table(
+        title="Fitted constants",
+        columns=("constant", "prior", "value", "unit"),
+        rows=rows,
+        right=("prior", "value"),
+    )

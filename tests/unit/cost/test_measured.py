@@ -1,0 +1,120 @@
+"""measured.py: rows with odd or missing cells still become problems, and say what was assumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optalloc.cost.measured import Row, Unsupported, problem_of, read_rows, split
+from optalloc.cost.predict import predict
+from optalloc.errors import InputError
+
+BARE: Row = {"row_id": "1", "layers": "32", "hidden": "4096", "gpu": "H100", "n_gpus": "8"}
+MIXED = BARE | {
+    "layers": "24",
+    "hidden": "1024",
+    "heads": "16",
+    "gpu": "RTX3090+TitanRTX",
+    "n_gpus": "4",
+    "tp": "2",
+    "pp": "2",
+    "gbs": "16",
+    "mbs": "2",
+    "precision": "FP32",
+    "notes": "stage gpu types ['RTX-3090', 'Titan-RTX']; stage tp [2, 2]; layers/stage [12, 14]",
+}
+
+
+def test_a_row_without_dimensions_says_so() -> None:
+    """The only reason to predict nothing."""
+    with pytest.raises(Unsupported, match="no model dimensions"):
+        problem_of({"row_id": "1", "gpu": "H100"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gpu": "H800"},
+        {"gpu": "MysteryChip-9", "gpu_mem_gb": "48"},
+        {"gpu": ""},
+        {"precision": "INT3"},
+        {"precision": "NVFP4", "gpu": "A100-80GB"},
+        {"precision": "MXFP8", "gpu": "V100-32GB"},
+        {"framework": "JAX/MaxText"},
+        {"gbs": "13", "dp": "4", "mbs": "3"},
+        {"gbs": "7", "n_gpus": "6", "tp": "4"},
+        {"n_gpus": "100", "tp": "8", "pp": "3"},
+        {"pp": "4", "vpp": "9", "schedule": "interleaved", "gbs": "64"},
+        {"pp": "64", "tp": "2", "n_gpus": "128"},
+        {"seq_len": "", "vocab": "nan", "ffn": "x"},
+        {"recompute": "sometimes", "zero_stage": "7"},
+        {"n_experts": "64", "topk": "6", "moe_ffn": "1408", "ep": "8", "tp": "2"},
+        {"n_experts": "160", "topk": "6", "ep": "7", "arch": "moe_mla", "n_dense_layers": "1"},
+        {"task": "lora", "precision": "FP8"},
+        {"task": "sft"},
+        {"task": "single_layer", "layers": "1"},
+        {"fsdp": "5", "zero_stage": "3", "framework": "torchtitan"},
+        {"gpu": "H100+A100", "pp": "2"},
+        {"heads": "30", "kv_heads": "7", "tp": "8"},
+    ],
+)
+def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:
+    """A positive time and a positive memory, whatever a cell holds."""
+    found = predict(problem_of(BARE | changes))
+    assert 0.0 < found.step_time_s < 1e6
+    assert found.memory_bytes > 0.0
+
+
+def test_assumptions_are_said() -> None:
+    """An unknown device, its relative; a batch that does not divide, the one predicted."""
+    problem = problem_of(BARE | {"gpu": "H100-XXL", "gbs": "13", "dp": "4", "mbs": "2"})
+    assert "device H100-XXL taken as h100" in problem.remarks
+    assert "a batch of 13 taken as 16" in problem.remarks
+    assert problem.share == 13 / 16
+
+
+def test_stages_of_mixed_devices_come_from_the_notes() -> None:
+    """Two devices, and the layers a stage without embedding and head."""
+    problem = problem_of(MIXED)
+    devices = [cluster.nodes[0].device.name for cluster in problem.clusters]
+    assert devices == ["rtx-3090", "titan-rtx"]
+    assert problem.layers == (11, 13)
+
+
+def test_mixed_devices_without_notes_are_taken_in_order() -> None:
+    """Half of the stages each."""
+    problem = problem_of(MIXED | {"notes": ""})
+    assert [c.nodes[0].device.name for c in problem.clusters] == ["rtx-3090", "titan-rtx"]
+
+
+def test_a_batch_that_is_not_predicted_whole_scales_the_step() -> None:
+    """13 of 16 sequences take 13/16 of the time of 16."""
+    part = predict(problem_of(BARE | {"gbs": "13", "dp": "4", "mbs": "2", "tp": "2"}))
+    whole = predict(problem_of(BARE | {"gbs": "16", "dp": "4", "mbs": "2", "tp": "2"}))
+    assert part.step_time_s == pytest.approx(whole.step_time_s * 13 / 16)
+
+
+def test_low_rank_adapters_are_faster_than_full_training() -> None:
+    """No gradient of the frozen weights."""
+    row = BARE | {"gbs": "32", "mbs": "1", "seq_len": "4096", "precision": "BF16"}
+    full, lora = (predict(problem_of(row | {"task": task})) for task in ("sft", "lora"))
+    assert lora.step_time_s < 0.85 * full.step_time_s
+
+
+def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
+    """The missing names are listed."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has no column layers, hidden"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("layers", "chunks", "sizes"),
+    [(126, 16, [7, *([8] * 14), 7]), (5, 1, [5]), (3, 4, [1, 1, 1, 0])],
+)
+def test_layers_are_split_over_chunks(layers: int, chunks: int, sizes: list[int]) -> None:
+    """The ends are short first."""
+    assert split(layers, chunks) == sizes

@@ -138,6 +138,14 @@ def test_two_equal_nodes_in_a_row() -> None:
     assert sorted(result.placement.values()) == [(0, 1), (1, 2)]
 
 
+def test_latency_is_that_of_the_slowest_route() -> None:
+    """Two nodes in a row over links of 3 ms: source, node, node, sink are three links, 9 ms."""
+    problem = line([(10.0, 4.0), (10.0, 4.0)], 2)
+    slow = tuple(msgspec.structs.replace(link, latency_s=0.003) for link in problem.links)
+    result = place_layers(msgspec.structs.replace(problem, links=slow))
+    assert result.link_latency_s == pytest.approx(0.009)
+
+
 def test_narrow_links_turn_the_row_into_lanes() -> None:
     """A link of 3 between the two nodes: side by side 4 + 4 beats 3 in a row."""
     problem = line([(10.0, 4.0), (10.0, 4.0)], 2)

@@ -188,6 +188,7 @@ def _result(journal: Journal) -> FlowResult:
         incumbents=tuple(journal.incumbents),
         placed=placement,
         cut=found.cut,
+        link_latency_s=found.link_latency_s,
         witness=journal.witness,
         partial_inference=problem.partial_inference,
     )

@@ -3,7 +3,7 @@
 One row an instance and method:
 
     instance        name of the file without its ending
-    method          exact, milp (HiGHS), anneal, greedy, dynamic; peers: cpsat, scip, cbc
+    method          exact, large, milp (HiGHS), anneal, greedy, dynamic; peers: cpsat, scip, cbc
     objective       of the best plan, evaluated again here from the instance; empty: no plan
     bound           proven or claimed by the method; empty: none
     gap             |objective - bound| / max of both
@@ -37,7 +37,7 @@ COLUMNS = (
     "instance", "method", "objective", "bound", "gap", "termination", "cpu_s", "wall_s",
     "time_to_best_s",
 )  # fmt: skip
-OURS = ("exact", "milp", "anneal", "greedy", "dynamic")
+OURS = ("exact", "large", "milp", "anneal", "greedy", "dynamic")
 #: method -> (module that must be installed, what installs it)
 PEERS = {
     "cpsat": ("ortools", "ortools"),

@@ -333,11 +333,12 @@ void bind_mixed(nb::module_& m) {
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));
              })
-        .def("improve", [](tr::MixedSearch& self, double target, bool first, const Array<std::int32_t, 1>& cancel) {
+        .def("improve", [](tr::MixedSearch& self, double target, double step, std::int64_t most_solved,
+                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
             {
                 nb::gil_scoped_release release;
-                answer = self.improve(target, first, cancel.data());
+                answer = self.improve(target, step, most_solved, cancel.data());
             }
             nb::list replicas;
             for (const tr::MixedReplica& r : answer.replicas) {

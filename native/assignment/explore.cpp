@@ -15,8 +15,8 @@ namespace {
 constexpr std::array<double, 5> kStrides = {0.02, 0.06, 0.01, 0.1, 0.003};
 constexpr double kFraction = 0.1;
 constexpr std::size_t kKept = 3;           // rules whose neighbours are tried
-constexpr double kLeastWeight = 0.1;       // of a way that has not helped for long
-constexpr double kLeastBest = 0.5;         // of the way that helped last
+constexpr double kLeastWeight = 0.05;      // of a way that has not helped for long
+constexpr double kLeastBest = 0.8;         // of the way that helped last
 constexpr double kDecay = 0.95;
 constexpr std::int64_t kGroupNodes = 20;   // a turn of the group search
 
@@ -106,9 +106,9 @@ bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
     PlungeRule rule;
     rule.fraction = spread(0.02, 0.12);
     rule.noise = 0.3 * draw(state_);
-    rule.steps = static_cast<int>(spread(8.0, 24.0));
-    rule.cell.patterns = static_cast<std::size_t>(spread(2e3, 32e3));
-    rule.cell.nodes = static_cast<std::int64_t>(spread(500.0, 8e3));
+    rule.steps = static_cast<int>(spread(16.0, 48.0));
+    rule.cell.patterns = static_cast<std::size_t>(spread(4e3, 24e3));
+    rule.cell.nodes = static_cast<std::int64_t>(spread(200.0, 4e3));
     plunger_.plunge(plunge_multiplier_, rule, state_);
     if (!plunger_.has_best() || plunger_.best().cost >= known.cost) return false;
     out = plunger_.best();

@@ -1,6 +1,8 @@
 #include "assignment/patterns.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
 
 namespace optalloc::assignment {
@@ -8,6 +10,11 @@ namespace optalloc::assignment {
 namespace {
 
 constexpr std::int64_t kPatternWork = 3;  // nanoseconds to look at one, about
+constexpr std::int64_t kReducedWork = 8;
+constexpr std::size_t kTightened = 60;    // patterns left from which a child is tightened
+constexpr int kSteps = 4, kFirstSteps = 20;
+constexpr double kFirstTheta = 0.7, kThetaShrink = 0.7;
+constexpr Int kMostRoom = Int{1} << 36;   // keeps the rewards far within 64 bits
 constexpr Int kMostCells = Int{1} << 18;
 
 }  // namespace
@@ -56,8 +63,9 @@ bool PatternCover::enumerate(std::span<const Item> items, Int capacity, Int leas
             continue;
         }
         if (descend) {
-            if (patterns_.size() >= most) break;
-            patterns_.push_back({tasks, best - value});
+            if (gap_.size() >= most) break;
+            tasks_.insert(tasks_.end(), tasks.begin(), tasks.begin() + static_cast<std::ptrdiff_t>(width_));
+            gap_.push_back(best - value);
         }
         // Back to the last item taken that may as well be left out.
         descend = false;
@@ -78,20 +86,40 @@ bool PatternCover::enumerate(std::span<const Item> items, Int capacity, Int leas
     return !descend;
 }
 
-// What the patterns of a unit have in common; false when there are none.
-template <std::size_t W>
-bool PatternCover::gather(Level& level, std::size_t unit) const {
-    Mask any{}, every{};
-    for (std::size_t w = 0; w < W; ++w) every[w] = ~std::uint64_t{0};
-    for (std::size_t k = level.begin[unit]; k < level.end[unit]; ++k) {
-        const Mask& tasks = patterns_[static_cast<std::size_t>(level.list[k])].tasks;
+// By increasing gap.
+void PatternCover::sort_from(std::size_t begin) {
+    order_.clear();
+    for (std::size_t p = begin; p < gap_.size(); ++p) order_.emplace_back(gap_[p], static_cast<int>(p));
+    std::sort(order_.begin(), order_.end());
+    sorted_tasks_.clear();
+    for (const auto& [gap, p] : order_) {
+        const auto from = tasks_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(p) * width_);
+        sorted_tasks_.insert(sorted_tasks_.end(), from, from + static_cast<std::ptrdiff_t>(width_));
+    }
+    for (std::size_t k = 0; k < order_.size(); ++k) gap_[begin + k] = order_[k].first;
+    std::copy(sorted_tasks_.begin(), sorted_tasks_.end(), tasks_.begin() + static_cast<std::ptrdiff_t>(begin * width_));
+}
+
+template <std::size_t W, typename Keep>
+bool PatternCover::retain(const int* from, const int* end, Level& level, std::size_t unit, const Keep& keep) {
+    work_ += kPatternWork * (end - from);
+    std::array<std::uint64_t, W> any{}, every;
+    every.fill(~std::uint64_t{0});
+    int* to = level.list.data() + level.begin[unit];
+    for (; from < end; ++from) {
+        const std::uint64_t* tasks = tasks_.data() + static_cast<std::size_t>(*from) * W;
+        const bool kept = keep(tasks);  // without a branch: it would be mispredicted often
+        const std::uint64_t mask = kept ? ~std::uint64_t{0} : 0;
+        *to = *from;
+        to += kept;
         for (std::size_t w = 0; w < W; ++w) {
-            any[w] |= tasks[w];
-            every[w] &= tasks[w];
+            any[w] |= tasks[w] & mask;
+            every[w] &= tasks[w] | ~mask;
         }
     }
-    level.any[unit] = any;
-    level.every[unit] = every;
+    std::copy(any.begin(), any.end(), level.any[unit].begin());
+    std::copy(every.begin(), every.end(), level.every[unit].begin());
+    level.end[unit] = static_cast<std::size_t>(to - level.list.data());
     return level.begin[unit] < level.end[unit];
 }
 
@@ -99,7 +127,7 @@ bool PatternCover::gather(Level& level, std::size_t unit) const {
 // too large a gap, until nothing changes. False: some unit or task has nothing left.
 template <std::size_t W>
 bool PatternCover::filter(Level& level) {
-    const auto gap = [&](std::size_t k) { return patterns_[static_cast<std::size_t>(level.list[k])].gap; };
+    const auto gap = [&](std::size_t k) { return gap_[static_cast<std::size_t>(level.list[k])]; };
     while (true) {
         Mask once{}, twice{}, needed{};
         Int least = 0;
@@ -129,26 +157,101 @@ bool PatternCover::filter(Level& level) {
             }
             if (!drop) continue;
             changed = true;
-            std::size_t kept = level.begin[i];
-            work_ += kPatternWork * static_cast<std::int64_t>(level.end[i] - kept);
-            for (std::size_t k = kept; k < level.end[i]; ++k) {
-                const Mask& tasks = patterns_[static_cast<std::size_t>(level.list[k])].tasks;
+            const int* first = level.list.data() + level.begin[i];
+            const auto fits = [&](const std::uint64_t* tasks) {
                 std::uint64_t wrong = 0;
                 for (std::size_t w = 0; w < W; ++w) wrong |= (tasks[w] & foreign[w]) | (own[w] & ~tasks[w]);
-                level.list[kept] = level.list[k];
-                kept += wrong == 0;
-            }
-            level.end[i] = kept;
-            if (!gather<W>(level, i)) return false;
+                return wrong == 0;
+            };
+            if (!retain<W>(first, level.list.data() + level.end[i], level, i, fits)) return false;
         }
         if (!changed) return true;
     }
 }
 
+// The gap less the rewards of the tasks.
+template <std::size_t W>
+Int PatternCover::reduced(int pattern, const std::vector<Int>& reward) const {
+    const auto p = static_cast<std::size_t>(pattern);
+    Int value = gap_[p];
+    for (std::size_t w = 0; w < W; ++w) {
+        for (std::uint64_t rest = tasks_[p * W + w]; rest != 0; rest &= rest - 1) {
+            value -= reward[w * 64 + static_cast<std::size_t>(std::countr_zero(rest))];
+        }
+    }
+    return value;
+}
+
+// Every cover has the sum of its gaps at least sum_t reward_t + sum_i min_p (gap_p - rewards of p), whatever the rewards:
+// subgradient steps raise this bound; patterns that would exceed the room go. False: there is no cover.
+template <std::size_t W>
+bool PatternCover::tighten(Level& level, int steps) {
+    const std::size_t n = level.reward.size();
+    low_.resize(num_units_);
+    chosen_.resize(num_units_);
+    Int best = std::numeric_limits<Int>::min();
+    best_reward_ = level.reward;
+    double theta = kFirstTheta;
+    for (int step = 0; step < steps; ++step) {
+        Int bound = 0;
+        for (const Int r : level.reward) bound += r;
+        slope_.assign(n, 1);
+        for (std::size_t i = 0; i < num_units_; ++i) {
+            low_[i] = std::numeric_limits<Int>::max();
+            work_ += kReducedWork * static_cast<std::int64_t>(level.end[i] - level.begin[i]);
+            for (std::size_t k = level.begin[i]; k < level.end[i]; ++k) {
+                const Int value = reduced<W>(level.list[k], level.reward);
+                if (value >= low_[i]) continue;
+                low_[i] = value;
+                chosen_[i] = level.list[k];
+            }
+            bound += low_[i];
+            const std::uint64_t* tasks = tasks_.data() + static_cast<std::size_t>(chosen_[i]) * W;
+            for (std::size_t w = 0; w < W; ++w) {
+                for (std::uint64_t rest = tasks[w]; rest != 0; rest &= rest - 1) {
+                    --slope_[w * 64 + static_cast<std::size_t>(std::countr_zero(rest))];
+                }
+            }
+        }
+        if (bound > room_) return false;
+        if (bound > best) {
+            best = bound;
+            best_reward_ = level.reward;
+        } else {
+            theta *= kThetaShrink;
+        }
+        Int norm = 0;
+        for (const Int s : slope_) norm += s * s;
+        if (norm == 0) break;  // the patterns of least reduced gap are a cover
+        const double stride = theta * static_cast<double>(room_ + 1 - best) / static_cast<double>(norm);
+        for (std::size_t t = 0; t < n; ++t) {
+            level.reward[t] += static_cast<Int>(std::lround(stride * static_cast<double>(slope_[t])));
+        }
+    }
+    level.reward = best_reward_;
+    for (std::size_t i = 0; i < num_units_; ++i) {
+        const std::size_t count = level.end[i] - level.begin[i];
+        if (count == 1) continue;
+        work_ += kReducedWork * static_cast<std::int64_t>(2 * count);
+        Int low = std::numeric_limits<Int>::max();
+        for (std::size_t k = level.begin[i]; k < level.end[i]; ++k) low = std::min(low, reduced<W>(level.list[k], level.reward));
+        int* to = level.list.data() + level.begin[i];
+        for (std::size_t k = level.begin[i]; k < level.end[i]; ++k) {
+            if (best - low + reduced<W>(level.list[k], level.reward) <= room_) *to++ = level.list[k];
+        }
+        const auto end = static_cast<std::size_t>(to - level.list.data());
+        if (end == level.end[i]) continue;
+        level.end[i] = end;
+        const int* list = level.list.data();
+        if (!retain<W>(list + level.begin[i], list + end, level, i, [](const std::uint64_t*) { return true; })) return false;
+    }
+    return filter<W>(level);
+}
+
 // The child where the unit takes the pattern.
 template <std::size_t W>
 bool PatternCover::descend(const Level& parent, std::size_t unit, int pick, Level& child) {
-    const Mask& taken = patterns_[static_cast<std::size_t>(pick)].tasks;
+    const std::uint64_t* taken = tasks_.data() + static_cast<std::size_t>(pick) * W;
     child.list.resize(parent.list.size());
     child.begin.resize(num_units_);
     child.end.resize(num_units_);
@@ -158,31 +261,37 @@ bool PatternCover::descend(const Level& parent, std::size_t unit, int pick, Leve
     std::size_t at = 0;
     for (std::size_t i = 0; i < num_units_; ++i) {
         child.begin[i] = at;
+        bool some = false;
         if (i == unit) {
-            child.list[at++] = pick;
+            some = retain<W>(&pick, &pick + 1, child, i, [](const std::uint64_t*) { return true; });
         } else {
-            work_ += kPatternWork * static_cast<std::int64_t>(parent.end[i] - parent.begin[i]);
-            for (std::size_t k = parent.begin[i]; k < parent.end[i]; ++k) {
-                const Mask& tasks = patterns_[static_cast<std::size_t>(parent.list[k])].tasks;
+            const int* list = parent.list.data();
+            some = retain<W>(list + parent.begin[i], list + parent.end[i], child, i, [&](const std::uint64_t* tasks) {
                 std::uint64_t both = 0;
                 for (std::size_t w = 0; w < W; ++w) both |= tasks[w] & taken[w];
-                child.list[at] = parent.list[k];
-                at += both == 0;
-            }
+                return both == 0;
+            });
         }
-        child.end[i] = at;
-        if (!gather<W>(child, i)) return false;
+        if (!some) return false;
+        at = child.end[i];
     }
-    return filter<W>(child);
+    child.reward = parent.reward;
+    if (!filter<W>(child)) return false;
+    std::size_t left = 0;
+    for (std::size_t i = 0; i < num_units_; ++i) left += child.end[i] - child.begin[i];
+    return left < num_units_ + kTightened || tighten<W>(child, kSteps);
 }
 
 // Depth first, on the unit with the fewest patterns, the least gap first.
 template <std::size_t W>
 PatternCover::Outcome PatternCover::search(std::int64_t most_nodes) {
     for (std::size_t i = 0; i < num_units_; ++i) {
-        if (!gather<W>(levels_[0], i)) return Outcome::kNone;
+        Level& root = levels_[0];
+        const int* list = root.list.data();
+        const auto all = [](const std::uint64_t*) { return true; };
+        if (!retain<W>(list + root.begin[i], list + root.end[i], root, i, all)) return Outcome::kNone;
     }
-    if (!filter<W>(levels_[0])) return Outcome::kNone;
+    if (!filter<W>(levels_[0]) || !tighten<W>(levels_[0], kFirstSteps)) return Outcome::kNone;
     std::int64_t nodes = 0;
     depth_ = 0;
     while (true) {
@@ -214,37 +323,39 @@ PatternCover::Outcome PatternCover::search(std::int64_t most_nodes) {
 PatternCover::Outcome PatternCover::solve(std::span<const Item> items, std::span<const std::size_t> first,
                                           std::span<const Int> capacity, std::span<const Int> best, int num_tasks,
                                           Int room, const Limits& limits, std::vector<int>& found) {
-    if (num_tasks > kMostTasks) return Outcome::kTooLarge;
+    if (num_tasks > kMostTasks || room > kMostRoom) return Outcome::kTooLarge;
     num_units_ = capacity.size();
     room_ = room;
     all_.fill(0);
     for (int t = 0; t < num_tasks; ++t) all_[static_cast<std::size_t>(t) / 64] |= std::uint64_t{1} << (t % 64);
-    patterns_.clear();
+    width_ = num_tasks <= 64 ? 1 : num_tasks <= 128 ? 2 : 4;
+    tasks_.clear();
+    gap_.clear();
     if (levels_.empty()) levels_.resize(1);
     Level& root = levels_[0];
     root.unit = -1;
+    root.reward.assign(static_cast<std::size_t>(num_tasks), 0);
     root.list.clear();
     root.begin.resize(num_units_);
     root.end.resize(num_units_);
     root.any.resize(num_units_);
     root.every.resize(num_units_);
     for (std::size_t i = 0; i < num_units_; ++i) {
-        root.begin[i] = patterns_.size();
+        root.begin[i] = gap_.size();
         const auto own = items.subspan(first[i], first[i + 1] - first[i]);
         if (!enumerate(own, capacity[i], best[i] - room, best[i], limits.patterns)) return Outcome::kTooLarge;
-        std::stable_sort(patterns_.begin() + static_cast<std::ptrdiff_t>(root.begin[i]), patterns_.end(),
-                         [](const Pattern& a, const Pattern& b) { return a.gap < b.gap; });
-        root.end[i] = patterns_.size();
+        sort_from(root.begin[i]);
+        root.end[i] = gap_.size();
     }
-    for (std::size_t p = 0; p < patterns_.size(); ++p) root.list.push_back(static_cast<int>(p));
-    const Outcome outcome = num_tasks <= 64    ? search<1>(limits.nodes)
-                            : num_tasks <= 128 ? search<2>(limits.nodes)
-                                               : search<4>(limits.nodes);
+    for (std::size_t p = 0; p < gap_.size(); ++p) root.list.push_back(static_cast<int>(p));
+    const Outcome outcome = width_ == 1   ? search<1>(limits.nodes)
+                            : width_ == 2 ? search<2>(limits.nodes)
+                                          : search<4>(limits.nodes);
     if (outcome != Outcome::kFound) return outcome;
     found.assign(static_cast<std::size_t>(num_tasks), -1);
     const Level& last = levels_[depth_];
     for (std::size_t i = 0; i < num_units_; ++i) {
-        const Mask& tasks = patterns_[static_cast<std::size_t>(last.list[last.begin[i]])].tasks;
+        const std::uint64_t* tasks = tasks_.data() + static_cast<std::size_t>(last.list[last.begin[i]]) * width_;
         for (int t = 0; t < num_tasks; ++t) {
             if (tasks[static_cast<std::size_t>(t) / 64] >> (t % 64) & 1) found[static_cast<std::size_t>(t)] = static_cast<int>(i);
         }

@@ -34,33 +34,42 @@ class PatternCover {
 
   private:
     using Mask = std::array<std::uint64_t, kMostTasks / 64>;
-    struct Pattern {
-        Mask tasks;
-        Int gap;
-    };
     struct Level {
         std::vector<int> list;                 // the patterns still possible, by unit, of increasing gap
         std::vector<std::size_t> begin, end;   // of each unit in the list
         std::vector<Mask> any, every;          // tasks in some, in all patterns of a unit
+        std::vector<Int> reward;               // of each task: what tighten() found
         int unit = -1;                         // branched on
         std::size_t next = 0;
     };
     bool enumerate(std::span<const Item> items, Int capacity, Int least, Int best, std::size_t most);
-    template <std::size_t W>
-    bool gather(Level& level, std::size_t unit) const;
+    void sort_from(std::size_t begin);
+    // Keeps those of the patterns from..end of unit i that `keep` admits, at `to`, and gathers what they share.
+    template <std::size_t W, typename Keep>
+    bool retain(const int* from, const int* end, Level& level, std::size_t unit, const Keep& keep);
     template <std::size_t W>
     bool filter(Level& level);
+    template <std::size_t W>
+    Int reduced(int pattern, const std::vector<Int>& reward) const;
+    template <std::size_t W>
+    bool tighten(Level& level, int steps);
     template <std::size_t W>
     bool descend(const Level& parent, std::size_t unit, int pick, Level& child);
     template <std::size_t W>
     Outcome search(std::int64_t most_nodes);
 
-    std::vector<Pattern> patterns_;
+    std::size_t width_ = 1;               // words of 64 tasks
+    std::vector<std::uint64_t> tasks_;    // of pattern p, from p * width_
+    std::vector<Int> gap_;                // of each pattern
+    std::vector<std::pair<Int, int>> order_;
+    std::vector<std::uint64_t> sorted_tasks_;
     std::vector<Item> sorted_;
     std::vector<Int> tail_;
     std::vector<Level> levels_;
     Mask all_{};
     Int room_ = 0;
+    std::vector<Int> low_, slope_, best_reward_;
+    std::vector<int> chosen_;
     std::size_t num_units_ = 0;
     std::size_t depth_ = 0;
     std::int64_t work_ = 0;

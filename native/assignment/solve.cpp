@@ -21,7 +21,7 @@ constexpr int kSubtrees = 16;                // of a tree, for each thread
 constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
-constexpr double kExploreShare = 0.4;        // of all work
+constexpr double kExploreShare = 0.5;        // of all work
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 

@@ -14,7 +14,6 @@ namespace optalloc::training {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kTie = 1e-9;               // a plan must be better by this share to replace another
 constexpr std::int64_t kLargeTable = 3'000'000;
 constexpr std::size_t kAtOnce = 64;
 constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
@@ -499,7 +498,7 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
     return best;
 }
 
-MixedAnswer MixedSearch::improve(double target, bool first, const int* cancel) {
+MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
@@ -511,7 +510,7 @@ MixedAnswer MixedSearch::improve(double target, bool first, const int* cancel) {
         return answer;
     };
     while (true) {
-        if (*cancel != 0) return stopped(MixedStatus::kLimit);
+        if (*cancel != 0 || answer.solved > most_solved) return stopped(MixedStatus::kLimit);
         const double bound = relax(prices, basis);
         if (bound < input_.num_micro - 1e-7) break;
         bool changed = false;
@@ -560,8 +559,8 @@ MixedAnswer MixedSearch::improve(double target, bool first, const int* cancel) {
             answer.value = std::max(answer.value, replica.value);
             answer.replicas.push_back(std::move(replica));
         }
-        if (first) return answer;
-        target = answer.value - kTie * answer.value;
+        if (step >= 1.0) return answer;
+        target = answer.value - step * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
         for (Column& column : columns_) refresh(column);
     }

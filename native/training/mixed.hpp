@@ -115,8 +115,9 @@ struct MixedShape {
 class MixedSearch {
   public:
     explicit MixedSearch(MixedInput input);
-    // The best plan of value at most `target` (or only the first one found), or the proof that there is none.
-    MixedAnswer improve(double target, bool first, const int* cancel);
+    // The best plan of value at most `target`, or the proof that there is none. Another plan must be better by the
+    // share `step`; with 1 the first one found is returned. Ends without proof after `most_solved` programmes.
+    MixedAnswer improve(double target, double step, std::int64_t most_solved, const int* cancel);
 
   private:
     struct Label {

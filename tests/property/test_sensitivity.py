@@ -71,7 +71,7 @@ def check(seed: int, count: int, folder: Path) -> tuple[int, int]:
         if plan is None:
             continue
         cost = CostModel(model, cluster, work)
-        for turn in turns(cost, plan, pin=pins, forbid=[], stop=None):
+        for turn in turns(cost, plan, spaces=[pins], forbid=[], stop=None):
             if turn.quantity == "global batch" and max(turn.holds_at, turn.changes_at or 0) > 8:
                 continue  # too many micro-batches for brute force
             where = f"instance {number} of seed {seed}: {turn}"

@@ -42,6 +42,13 @@ def test_allocate_prints_the_plan_and_what_is_missing(capsys: pytest.CaptureFixt
     assert lines[4].startswith("raise the capacity of resource 1 of unit 2 by 2 ")
 
 
+def test_assign_many_prints_a_small_certified_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    example("assign_many").main(num_tasks=800, num_units=20)
+    found = re.fullmatch(r"[\d,]+, at most ([\d.]+)% above the optimum\n", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) < 0.5
+
+
 @pytest.mark.parametrize(("name", "word"), [("explain", "mlp"), ("sweep", "h100-sxm")])
 def test_python_in_the_how_to_runs(
     name: str, word: str, capsys: pytest.CaptureFixture[str]
@@ -52,3 +59,14 @@ def test_python_in_the_how_to_runs(
     assert blocks
     exec("\n".join(blocks), {})
     assert word in capsys.readouterr().out
+
+
+def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All 32 layers are in each replica, and fewer devices are slower."""
+    example("mixed").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optimal, gap 0"
+    assert all("micro-batches" in line for line in lines[1:-1])
+    assert lines[-1].startswith("without node 2: slower, gap 0.")

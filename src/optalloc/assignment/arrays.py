@@ -26,9 +26,10 @@ def read_numbers(values: npt.ArrayLike, name: str, *, least: float | None = None
         if array.dtype.kind == "O":  # ragged, None, huge integers, fractions
             array = np.array(values, dtype=np.float64)
     except (ValueError, TypeError) as error:
+        why, row = _uneven(values)
         raise InputError(
-            f"{name} is no rectangular array of numbers: {error}",
-            pointer=f"$.{name}",
+            f"{name} is no rectangular array of numbers{why}",
+            pointer=f"$.{name}{row}",
             fix="give rows of equal length that hold numbers only",
         ) from error
     if array.dtype.kind not in "iufb" or (array.dtype.kind == "b" and array.size):
@@ -57,6 +58,17 @@ def read_numbers(values: npt.ArrayLike, name: str, *, least: float | None = None
         )
     array.flags.writeable = False
     return array
+
+
+def _uneven(values: object) -> tuple[str, str]:
+    """What is wrong with the first row that is longer or shorter than row 0, and where it is."""
+    if isinstance(values, (list, tuple)) and values and isinstance(values[0], (list, tuple)):
+        for number, row in enumerate(values):
+            if not isinstance(row, (list, tuple)):
+                return ": a number stands where row 0 is a list", f"[{number}]"
+            if len(row) != len(values[0]):
+                return f": the row has {len(row)} entries and row 0 {len(values[0])}", f"[{number}]"
+    return "", ""
 
 
 def read_allowed(values: npt.ArrayLike | None, tasks: int, units: int) -> BoolArray:

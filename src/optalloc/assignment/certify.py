@@ -22,7 +22,7 @@ from optalloc.errors import CertificateError
 from optalloc.result import Termination
 
 _MOST_STATES = 400_000
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
 
 
 class Proof(enum.Enum):

@@ -37,6 +37,7 @@ class Journal:
         self.nodes = 0
         self.incumbents: list[Incumbent] = []
         self.interrupted = False
+        self._shown: dict[int, float] = {}  # the last values in the unit of the problem
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     @property
@@ -69,10 +70,20 @@ class Journal:
         """The present state in the unit of the problem."""
         return Progress(
             elapsed_s=self.elapsed_s,
-            incumbent=None if self.best_value is None else self.form.objective(self.best_value),
-            bound=None if self.bound is None else self.form.objective(self.bound),
+            incumbent=self._objective(self.best_value),
+            bound=self._objective(self.bound),
             nodes=self.nodes,
         )
+
+    def _objective(self, value: int | None) -> float | None:
+        """Asked for at every poll, so that the two values of late are kept."""
+        if value is None:
+            return None
+        if value not in self._shown:
+            if len(self._shown) > 1:
+                self._shown.clear()
+            self._shown[value] = self.form.objective(value)
+        return self._shown[value]
 
     def report(self) -> None:
         """Tell the listener."""

@@ -89,7 +89,8 @@ def solve_assignment(
     Returns
     -------
     AssignmentResult
-        OPTIMAL and INFEASIBLE only after :func:`certify_assignment` agreed.
+        OPTIMAL and INFEASIBLE only after :func:`certify_assignment` agreed; above two million pairs
+        by the integer bound of ``large`` alone.
 
     Raises
     ------
@@ -134,6 +135,8 @@ def solve_assignment(
             raise
         # Costs beyond the range of exact multipliers: floating point is what is left.
         result = _load(METHODS["milp"])(problem, stop, on_progress, seed=seed)
+    if chosen == "large" and problem.costs.size > MOST_PAIRS_PROVEN:
+        return result  # its bound is one pass in integers; a second search would not end
     return certified(problem, result)
 
 

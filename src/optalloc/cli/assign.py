@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+_MOST_ROWS = 60
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
 METHODS = ("auto", "exact", "dynamic", "enumerate", "milp", "greedy", "anneal", "large")
 
@@ -220,7 +221,9 @@ def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list
     if result.placed is None:
         title = f"No assignment: {claim}"
         reasons = tuple((f"{text}",) for text in result.conflict) or ((result.message,),)
-        fixes = tuple(f"To fix: {fix.what} ({fix.cost})." for fix in result.fixes)
+        fixes = tuple(
+            f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}." for fix in result.fixes
+        )
         return [Table(title=title, columns=("why",), rows=reasons, notes=fixes)]
     gap = result.bounds.gap
     shown = "no bound" if gap == float("inf") else f"gap {gap:.3%}"
@@ -243,6 +246,13 @@ def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list
             row += [load, rooms[unit][resource]]
             row += [prices[unit][resource]] if prices is not None else []
         rows.append((*row, _listed(mine)))
+    if len(rows) > _MOST_ROWS:
+        notes.append(f"The first {_MOST_ROWS} of {len(rows):,} units; -o FILE writes every task.")
+    if prices is not None:
+        notes.append(
+            "A price is what one more of that capacity saves in the linear relaxation, in the unit "
+            "of the objective."
+        )
     if out:
         notes.insert(0, f"Left out: {'task' if len(out) == 1 else 'tasks'} {_listed(out)}")
     if problem.objective != "sum":
@@ -251,7 +261,7 @@ def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list
     by_unit = Table(
         title=f"Objective {result.bounds.primal:,.12g} ({shown}), {claim}",
         columns=(*columns, "tasks"),
-        rows=tuple(rows),
+        rows=tuple(rows[:_MOST_ROWS]),
         notes=tuple(notes),
     )
     return [by_unit]

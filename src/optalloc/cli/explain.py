@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forbid", action="append", default=[], metavar="NAME=VALUE", help="what they leave out"
     )
     parser.add_argument(
+        "--for",
+        dest="tool",
+        metavar="TOOL",
+        help="search only what 'optalloc export' can write for this tool, as train --for does",
+    )
+    parser.add_argument(
         "--time-limit", metavar="TIME", help="wall-clock limit of each search, for example 30s"
     )
     parser.add_argument("--html", metavar="FILE", help="write it as one self-contained page")
@@ -47,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain and print; returns the exit status."""
     from optalloc import files
     from optalloc.cli.plans import read_as_it_is
+    from optalloc.export.pins import pins_for
     from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
     from optalloc.plan.mixed import is_mixed_plan
@@ -63,21 +70,24 @@ def run(arguments: argparse.Namespace) -> int:
         from optalloc.cli import mixed
         from optalloc.errors import InputError
 
-        for flag in ("html", "sensitivity", "pin", "forbid"):
+        for flag in ("html", "sensitivity", "pin", "forbid", "tool"):
             if getattr(arguments, flag):
+                word = "for" if flag == "tool" else flag
                 raise InputError(
-                    f"a plan on a mixed cluster is explained without --{flag}",
+                    f"a plan on a mixed cluster is explained without --{word}",
                     path=arguments.plan,
                     fix="leave it out; --replan says what a little more would bring",
                 )
         return mixed.explain(arguments, stop)
     plan = read_as_it_is(arguments.plan)
+    sets = pins_for(arguments.tool, plan.model, arguments.pin) if arguments.tool else [()]
     explanation = explain(
         plan,
         replan=arguments.replan,
         sensitivity=arguments.sensitivity,
         pin=arguments.pin,
         forbid=arguments.forbid,
+        pin_sets=sets,
         stop=stop,
         on_turn=_progress if sys.stderr.isatty() else None,
     )

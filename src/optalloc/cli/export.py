@@ -6,6 +6,7 @@ import argparse
 
 from optalloc.cli.plans import read_plan
 from optalloc.export.base import TARGETS, export
+from optalloc.plan.mixed import is_mixed_plan, load_mixed_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
+    if is_mixed_plan(arguments.plan):
+        from optalloc.export.mixed import export_mixed
+
+        plan = load_mixed_plan(arguments.plan)
+        for path in export_mixed(plan, arguments.to, arguments.output):
+            print(path)
+        return 0
     for path in export(read_plan(arguments.plan), arguments.to, arguments.output):
         print(path)
     return 0

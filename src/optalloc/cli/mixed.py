@@ -40,6 +40,16 @@ def train(
             path="--objective",
             fix="leave it out, or plan each group of equal nodes by itself",
         )
+    pin = list(arguments.pin)
+    if arguments.tool == "pytorch":
+        pin += ["cp=1", "ep=1"]  # what its script of unequal stages has not
+    elif arguments.tool is not None:
+        raise InputError(
+            f"{arguments.tool} gives all stages the same degrees and all replicas the same number "
+            "of micro-batches",
+            path="--for",
+            fix="use --for pytorch, or plan each group of equal nodes by itself",
+        )
     line = None
     if sys.stderr.isatty():
         line = ProgressLine(lambda value: value_text("step_time", value))
@@ -47,7 +57,7 @@ def train(
         result = plan_mixed(
             *inputs,
             target_step_time_s=target_s,
-            pin=arguments.pin,
+            pin=pin,
             forbid=arguments.forbid,
             stop=stop,
             on_progress=line,

@@ -103,12 +103,8 @@ def plan_for_target(
     InputError
         If no target has that name, or an input is wrong.
     """
-    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
     results: list[TrainingResult] = []
-    sets = [tuple(p for p in s if p.partition("=")[0] not in own) for s in pin_sets(target, model)]
-    if "pp" in own or "zero_stage" in own:
-        sets = sets[:1] if "zero_stage" in own or not _only_one(pin) else sets[1:]
-    for pins in sets:
+    for pins in pins_for(target, model, pin):
         results.append(
             plan_training(
                 model,
@@ -124,6 +120,17 @@ def plan_for_target(
             )
         )
     return better_of(results)
+
+
+def pins_for(
+    target: str, model: ModelSpec, pin: list[str] | tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
+    """The :func:`pin_sets` that are left beside pins of one's own, which come first."""
+    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
+    sets = [tuple(p for p in s if p.partition("=")[0] not in own) for s in pin_sets(target, model)]
+    if "pp" in own or "zero_stage" in own:
+        sets = sets[:1] if "zero_stage" in own or not _only_one(pin) else sets[1:]
+    return sets
 
 
 def _only_one(pin: list[str] | tuple[str, ...]) -> bool:

@@ -100,7 +100,7 @@ def facts_of(plan: TrainingPlan) -> Facts:
     model, degrees, workload = plan.model, plan.degrees, plan.workload
     used = [run.layer for run in model.layers]
     types: Facts = {
-        name: _layer(layer) for name, layer in layer_types(plan).items() if name in used
+        name: layer_facts(layer) for name, layer in layer_types(plan).items() if name in used
     }
     return {
         "format": FORMAT,
@@ -128,7 +128,8 @@ def facts_of(plan: TrainingPlan) -> Facts:
     }
 
 
-def _layer(layer: Layer) -> Facts:
+def layer_facts(layer: Layer) -> Facts:
+    """Shape and choices of one layer type."""
     attention, feed_forward = layer.attention, layer.feed_forward
     assert isinstance(attention, Attention)
     facts: Facts = {

@@ -6,7 +6,7 @@ again; none is a derivative or a rule of thumb.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,12 +16,12 @@ from optalloc.plan.edited import as_written
 from optalloc.plan.explanation import Explanation, Rival, Share, StageMemory, summarised
 from optalloc.plan.figures import figures, memory_kinds
 from optalloc.plan.marginals import marginals
-from optalloc.plan.resolve import Stopped, best_value, mesh_pins
+from optalloc.plan.resolve import Stopped, best_value, mesh_pins, replanned
 from optalloc.plan.sensitivity import Turn, turns
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
 from optalloc.training.plan import TrainingPlan
-from optalloc.training.solve import TrainingResult, plan_training
+from optalloc.training.solve import TrainingResult
 from optalloc.training.space import parse_limits
 from optalloc.training.strategy import Recompute
 
@@ -42,6 +42,7 @@ def explain(
     sensitivity: bool = False,
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
+    pin_sets: Sequence[Sequence[str]] = ((),),
     stop: StopRule | None = None,
     on_turn: Callable[[Turn], None] | None = None,
 ) -> Explanation:
@@ -57,6 +58,8 @@ def explain(
         Also find at which bandwidths, batch and sequence length another mesh is better.
     pin, forbid : list of str
         What narrows the space in these searches, as it was given to :func:`optalloc.plan_training`.
+    pin_sets : sequence of sequence of str
+        Further pins of each part of the space, as those of an export target.
     stop : StopRule, optional
         Ends each of these searches early.
     on_turn : callable, optional
@@ -76,14 +79,15 @@ def explain(
     searches, with ``sensitivity`` at most nine pairs for each of eight turns.
     """
     plan, edited = as_written(plan)
-    pins, forbids = list(pin), list(forbid)
-    parse_limits(pins, forbids)  # also where nothing is searched for, a misspelt one is an error
+    spaces, forbids = [[*pin, *more] for more in pin_sets], list(forbid)
+    for pins in spaces:  # also where nothing is searched for, a misspelt one is an error
+        parse_limits(pins, forbids)
     cost = CostModel(plan.model, plan.cluster, plan.workload, name=plan.cost_model)
     try:
         degrees_s = best_value(cost, mesh_pins(plan), [], stop)
     except Stopped:
         degrees_s = None
-    again = _replanned(plan, pins, forbids, stop) if replan else None
+    again = replanned(plan, cost, spaces, forbids, stop) if replan else None
     replanned_s = again.best.step_time_s if again is not None and again.best is not None else None
     return summarised(
         Explanation(
@@ -104,7 +108,7 @@ def explain(
                 plan,
                 degrees_s=degrees_s,
                 replanned_s=replanned_s,
-                pin=pins,
+                spaces=spaces,
                 forbid=forbids,
                 stop=stop,
             ),
@@ -112,26 +116,11 @@ def explain(
             replanned_step_time_s=replanned_s,
             rivals=() if again is None else _rivals(again),
             turns=(
-                turns(cost, plan, pin=pins, forbid=forbids, stop=stop, on_turn=on_turn)
+                turns(cost, plan, spaces=spaces, forbid=forbids, stop=stop, on_turn=on_turn)
                 if sensitivity
                 else None
             ),
         )
-    )
-
-
-def _replanned(
-    plan: TrainingPlan, pin: list[str], forbid: list[str], stop: StopRule | None
-) -> TrainingResult:
-    """The best plan of the space as it is."""
-    return plan_training(
-        plan.model,
-        plan.cluster,
-        plan.workload,
-        pin=pin,
-        forbid=forbid,
-        stop=stop,
-        cost_model=plan.cost_model,
     )
 
 

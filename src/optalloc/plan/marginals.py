@@ -14,7 +14,7 @@ import msgspec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import CostModel
-from optalloc.plan.resolve import Stopped, best_value, mesh_pins
+from optalloc.plan.resolve import Spaces, Stopped, best_of, mesh_pins
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan
 from optalloc.training.plan import TrainingPlan
@@ -61,7 +61,7 @@ def marginals(
     *,
     degrees_s: float | None,
     replanned_s: float | None,
-    pin: list[str],
+    spaces: Spaces,
     forbid: list[str],
     stop: StopRule | None,
 ) -> tuple[Marginal, ...]:
@@ -73,8 +73,10 @@ def marginals(
         The best step of the plan's mesh on the cluster as it is, seconds.
     replanned_s : float or None
         The best step of the whole space there; None: the space is not searched again.
-    pin, forbid : list of str
-        What narrows the whole space.
+    spaces : sequence of list of str
+        Pins of each part of the whole space.
+    forbid : list of str
+        What they leave out.
 
     Complexity: an evaluation a resource and one search of a mesh; with ``replanned_s`` a search of
     the space a resource.
@@ -84,10 +86,10 @@ def marginals(
         changed = CostModel(plan.model, change.cluster, plan.workload, name=plan.cost_model)
         kept: Kept = "mesh" if change.unit == "GiB" else "strategy"
         if kept == "mesh":
-            time_s, base_s = _or_none(changed, mesh_pins(plan), [], stop), degrees_s
+            time_s, base_s = _or_none(changed, [mesh_pins(plan)], [], stop), degrees_s
         else:
             time_s, base_s = build_plan(changed, plan.strategy).step_time_s, plan.step_time_s
-        again_s = None if replanned_s is None else _or_none(changed, pin, forbid, stop)
+        again_s = None if replanned_s is None else _or_none(changed, spaces, forbid, stop)
         gain_s, more_s = _less(base_s, time_s), _less(replanned_s, again_s)
         found.append(
             Marginal(
@@ -107,10 +109,10 @@ def marginals(
 
 
 def _or_none(
-    cost: CostModel, pin: list[str], forbid: list[str], stop: StopRule | None
+    cost: CostModel, spaces: Spaces, forbid: list[str], stop: StopRule | None
 ) -> float | None:
     try:
-        return best_value(cost, pin, forbid, stop)
+        return best_of(cost, spaces, forbid, stop)
     except Stopped:
         return None
 

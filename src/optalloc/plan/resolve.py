@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -11,7 +12,11 @@ from optalloc.cost.model import CostModel
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.search import Search
+from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.training.space import Limits, Space, parse_limits
+
+Spaces = Sequence[list[str]]
+"""Pins of each of several spaces; what is searched is their union."""
 
 
 def mesh_pins(plan: TrainingPlan) -> list[str]:
@@ -70,6 +75,48 @@ def best_value(
             raise KeyboardInterrupt
         raise Stopped
     return outcome.found[0].value if outcome.found else None
+
+
+def best_of(
+    cost: CostModel,
+    spaces: Spaces,
+    forbid: list[str],
+    stop: StopRule | None,
+    *,
+    objective: str = "step_time",
+    below_s: float = np.inf,
+) -> float | None:
+    """The best of several spaces, each given by its pins; see :func:`best_value`."""
+    found = [
+        best_value(cost, pin, forbid, stop, objective=objective, below_s=below_s) for pin in spaces
+    ]
+    return min((value for value in found if value is not None), default=None)
+
+
+def replanned(
+    plan: TrainingPlan,
+    cost: CostModel,
+    spaces: Spaces,
+    forbid: list[str],
+    stop: StopRule | None,
+    objective: str = "step_time",
+) -> TrainingResult:
+    """The best plan of several spaces under a cost model, with its rivals."""
+    results = [
+        plan_training(
+            plan.model,
+            cost.cluster,
+            cost.workload,
+            objective=objective,
+            pin=pin,
+            forbid=forbid,
+            stop=stop,
+            cost_model=cost.name,
+        )
+        for pin in spaces
+    ]
+    with_plan = [result for result in results if result.best is not None]
+    return min(with_plan or results, key=lambda result: result.bounds.primal or 0.0)
 
 
 class Stopped(Exception):

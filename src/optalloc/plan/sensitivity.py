@@ -19,11 +19,10 @@ from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.plan.compare import Decision
 from optalloc.plan.marginals import links, with_link
-from optalloc.plan.resolve import Stopped, best_value, mesh_pins, objective_of
+from optalloc.plan.resolve import Spaces, Stopped, best_of, mesh_pins, objective_of, replanned
 from optalloc.plan.view import decisions
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
-from optalloc.training.solve import plan_training
 from optalloc.units import GB
 
 #: A plan counts as better where it takes less by more than this share of its objective.
@@ -71,7 +70,7 @@ def turns(
     cost: CostModel,
     plan: TrainingPlan,
     *,
-    pin: list[str],
+    spaces: Spaces,
     forbid: list[str],
     stop: StopRule | None,
     on_turn: Callable[[Turn], None] | None = None,
@@ -80,8 +79,10 @@ def turns(
 
     Parameters
     ----------
-    pin, forbid : list of str
-        What narrows the whole space.
+    spaces : sequence of list of str
+        Pins of each part of the whole space.
+    forbid : list of str
+        What they leave out.
     on_turn : callable, optional
         Called with every turn as it is found.
 
@@ -92,7 +93,7 @@ def turns(
 
     Complexity: at most nine pairs of searches a turn.
     """
-    probe = _Probe(plan, pin, forbid, stop)
+    probe = _Probe(plan, spaces, forbid, stop)
     try:
         if not probe.holds(cost):
             return ()
@@ -159,41 +160,34 @@ class _Probe:
     """Asks of one cost model whether the plan's mesh is still the best."""
 
     def __init__(
-        self, plan: TrainingPlan, pin: list[str], forbid: list[str], stop: StopRule | None
+        self, plan: TrainingPlan, spaces: Spaces, forbid: list[str], stop: StopRule | None
     ) -> None:
         self.plan, self.forbid, self.stop = plan, forbid, stop
-        self.mesh, self.objective = mesh_pins(plan), objective_of(plan)
+        self.mesh, self.objective = [mesh_pins(plan)], objective_of(plan)
         fewest = plan.certificate is not None and plan.certificate.objective == "devices"
-        self.pin = [*pin, f"num_devices={plan.num_devices}"] if fewest else pin
+        same = [f"num_devices={plan.num_devices}"] if fewest else []
+        self.spaces = [[*pin, *same] for pin in spaces]
 
-    def _best(self, cost: CostModel, pin: list[str], below_s: float = math.inf) -> float | None:
-        forbid = [] if pin is self.mesh else self.forbid
-        return best_value(cost, pin, forbid, self.stop, objective=self.objective, below_s=below_s)
+    def _best(
+        self, cost: CostModel, spaces: Spaces, forbid: list[str], below_s: float = math.inf
+    ) -> float | None:
+        return best_of(cost, spaces, forbid, self.stop, objective=self.objective, below_s=below_s)
 
     def holds(self, cost: CostModel) -> bool:
         """True if no plan is better than the best of the mesh by more than ``WORTH``: proven."""
-        own = self._best(cost, self.mesh)
+        own = self._best(cost, self.mesh, [])
         if own is None:
             return False
         least = own * (1.0 - WORTH)
         if self.objective == "step_time":  # a search below a ceiling ends much earlier
-            return self._best(cost, self.pin, least) is None
-        best = self._best(cost, self.pin)
+            return self._best(cost, self.spaces, self.forbid, least) is None
+        best = self._best(cost, self.spaces, self.forbid)
         return best is not None and best >= least
 
     def better(self, cost: CostModel) -> tuple[float | None, tuple[Decision, ...], str]:
         """What the best plan saves, what it decides differently, and why if nothing is known."""
-        own = self._best(cost, self.mesh)
-        result = plan_training(
-            cost.model,
-            cost.cluster,
-            cost.workload,
-            objective=self.objective,
-            pin=self.pin,
-            forbid=self.forbid,
-            stop=self.stop,
-            cost_model=cost.name,
-        )
+        own = self._best(cost, self.mesh, [])
+        result = replanned(self.plan, cost, self.spaces, self.forbid, self.stop, self.objective)
         if result.best is None:
             return None, (), "nothing fits"
         ours, theirs = decisions(self.plan), decisions(result.best)

@@ -125,3 +125,28 @@ def test_a_remaining_gap_is_status_5_where_an_optimum_is_required(
     assert main([*words, "--require-optimal"]) == 5
     assert main(["assign", path, "--method", "milp", "--require-optimal"]) == 0
     capsys.readouterr()
+
+
+def test_prices_are_explained(instance: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["assign", instance, "--prices"]) == 0
+    assert "A price is what one more of that capacity saves" in capsys.readouterr().out
+
+
+def test_many_units_stay_on_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundred units: the first sixty and where the others are."""
+    path = tmp_path / "wide.json"
+    wide = {"costs": [list(range(100))], "loads": [1], "capacities": [1] * 100}
+    path.write_text(json.dumps(wide), encoding="utf-8")
+    assert main(["assign", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "The first 60 of 100 units" in text
+    assert len(text.splitlines()) < 70
+
+
+def test_an_uneven_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "uneven.json"
+    path.write_text('{"costs": [[4, 6], [5]], "loads": [1, 2], "capacities": [2, 3]}')
+    assert main(["assign", str(path)]) == 2
+    text = capsys.readouterr().err
+    assert "the row has 1 entries and row 0 2" in text
+    assert "$.costs[1]" in text

@@ -115,3 +115,23 @@ def test_a_mixed_plan_says_which_flags_it_has_not(
         out, err = capsys.readouterr()
         assert "was edited" in err
         assert "1.00 s" not in out
+
+
+def test_a_plan_for_a_tool_is_asked_within_what_it_can_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best plan that DeepSpeed runs is the best again under --for, and turns are found."""
+    path = str(tmp_path / "plan.json")
+    words = ["train", "gpt2", "--cluster", "4xa100-sxm-80g", "--global-batch", "16"]
+    assert main([*words, "--seq-len", "1024", "--for", "deepspeed", "-o", path]) == 0
+    step_s = json.loads(Path(path).read_text())["step_time_s"]
+    capsys.readouterr()
+    words = ["explain", path, "--for", "deepspeed", "--replan", "--sensitivity"]
+    assert main([*words, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["replanned_step_time_s"] == pytest.approx(step_s, rel=1e-9)
+    assert len(data["turns"]) == 6
+    for turn in data["turns"]:
+        assert all(d["name"] not in ("tp", "cp", "ep") for d in turn["decisions"])
+    assert main(["explain", path, "--for", "megatrom"]) == 2
+    assert "did you mean 'megatron'" in capsys.readouterr().err

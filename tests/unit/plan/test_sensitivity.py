@@ -25,7 +25,7 @@ def planned() -> TrainingPlan:
 
 def turns_of(plan: TrainingPlan) -> tuple[Turn, ...]:
     cost = CostModel(plan.model, plan.cluster, plan.workload)
-    return turns(cost, plan, pin=[], forbid=[], stop=None)
+    return turns(cost, plan, spaces=[[]], forbid=[], stop=None)
 
 
 def best_of_both(plan: TrainingPlan, turn: Turn, value: float) -> tuple[float | None, float]:
@@ -86,4 +86,4 @@ def test_a_search_that_is_stopped_claims_nothing() -> None:
     """Without time nothing is proven: no turn at all."""
     plan = planned()
     cost = CostModel(plan.model, plan.cluster, plan.workload)
-    assert turns(cost, plan, pin=[], forbid=[], stop=TimeLimit(0.0)) == ()
+    assert turns(cost, plan, spaces=[[]], forbid=[], stop=TimeLimit(0.0)) == ()

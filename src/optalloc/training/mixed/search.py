@@ -20,9 +20,9 @@ J <= T. If it takes M with exact shapes, it is a plan. Shapes left out by a boun
 the difference of the relaxation and M, so no plan with them takes M in T. Costs depend on the
 groups used alone through the slowest link and the fixed time, which grow with the set: a plan
 found among more groups than it uses is worth no less in its own part, so the least over all parts
-is the optimum. A part with several rings is searched with the cheapest cost of each first, and cut
-in two only where that relaxation has a plan. T rises from the greatest lower bound, so each round
-ends in a plan, or in the proof that T is a lower bound of all plans.
+is the optimum. T begins at a first incumbent, from a short search with few kinds that proves
+nothing, or rises from the greatest lower bound; each round ends in a plan, or in the proof that T
+is a lower bound of all plans.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ _WIDE_TARGETS = (1.15, 1.35, 1.7, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
 # work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6
+# A plan must be better by this share to replace another; a first incumbent need not be so good.
 _TIE = 1e-9
+_WIDE_TIE = 0.01
+_WIDE_WORK = 2_000  # programmes of one part
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,18 +234,21 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
 
 
-def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
-    """The space as parts, one replica apart from several, the least bound first."""
+def parts_of(problems: Sequence[MixedProblem], *, relaxed: bool = False) -> list[Part]:
+    """The space as parts, the least bound first: one for each ring of replicas, or ``relaxed`` with
+    all numbers of replicas above one together."""
     parts = []
     for problem in problems:
         groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
-                parts.append(Part(problem, used, 1, 1, bound))
                 most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
-                if most > 1:
-                    parts.append(Part(problem, used, 2, most, bound))
+                low = 1
+                while low <= most:
+                    high = most if relaxed and low > 1 else min(rings(low)[1], most)
+                    parts.append(Part(problem, used, low, high, bound))
+                    low = high + 1
     return sorted(parts, key=lambda part: part.bound)
 
 
@@ -260,7 +266,7 @@ class Search:
         wide: bool = False,
     ) -> None:
         self.problems = problems
-        self.parts = parts_of(problems)
+        self.parts = parts_of(problems, relaxed=wide)
         self.stop, self.on_progress = stop, on_progress
         self.ceiling_s = ceiling_s
         self.begin = time.perf_counter() if begin is None else begin
@@ -273,6 +279,7 @@ class Search:
         self.floor: float | None = None
         self.stopped = False
         self.wide = wide
+        self.tie = _WIDE_TIE if wide else _TIE
         if wide:
             most = max((len(part.used) for part in self.parts), default=0)
             self.parts = [part for part in self.parts if len(part.used) == most]
@@ -354,7 +361,7 @@ class Search:
 
     def _goal(self) -> float:
         """Plans at or above this are of no interest."""
-        value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
+        value = float("inf") if self.value is None else self.value * (1.0 - self.tie)
         return min(value, self.ceiling_s)
 
     def _try(self, part: Part, target: float, later: list[Part]) -> list[Part]:
@@ -380,8 +387,9 @@ class Search:
                 self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
         if status in (_TOO_LARGE, _LIMIT):
             part.too_large = status == _TOO_LARGE
-            self.stopped = self.stopped or status == _LIMIT
-            later.append(part)
+            if not self.wide or self.cancel[0]:
+                self.stopped = self.stopped or status == _LIMIT
+                later.append(part)
             return []
         part.close()
         if status == _FOUND:  # a part that is not relaxed is improved until nothing better is left
@@ -399,8 +407,10 @@ class Search:
         """The native search in a thread, so that the stop rule and the keyboard can end it."""
         answers: list[_native.MixedAnswer] = []
         native = part.native()
+        step = 1.0 if part.is_relaxed else self.tie
+        work = _WIDE_WORK if self.wide else 1 << 60
         thread = threading.Thread(
-            target=lambda: answers.append(native.improve(target, part.is_relaxed, self.cancel))
+            target=lambda: answers.append(native.improve(target, step, work, self.cancel))
         )
         thread.start()
         try:

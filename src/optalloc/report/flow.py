@@ -49,6 +49,9 @@ def flow_tables(problem: FlowProblem, result: FlowResult) -> list[Table]:
     shown = "proven optimal" if result.termination is Termination.OPTIMAL else f"gap {gap:.2%}"
     unused = len(problem.nodes) - len(result.placed)
     notes = [bottleneck(problem, found.cut)]
+    if found.link_latency_s > 0.0:
+        slow = f"{found.link_latency_s * 1e3:,.3g} ms"
+        notes.append(f"A token spends up to {slow} on links; what nodes take comes on top.")
     if unused:
         notes.append(f"{unused} of {len(problem.nodes)} nodes are not used.")
     return [

@@ -18,7 +18,7 @@ from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
 from optalloc.serving.flow.instance import load_flow, save_flow
-from optalloc.serving.flow.kinds import kinds_of
+from optalloc.serving.flow.kinds import joined_kinds, kinds_of
 from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.regions import regions_of
@@ -138,6 +138,14 @@ def test_two_equal_nodes_in_a_row() -> None:
     assert sorted(result.placement.values()) == [(0, 1), (1, 2)]
 
 
+def test_latency_is_that_of_the_slowest_route() -> None:
+    """Two nodes in a row over links of 3 ms: source, node, node, sink are three links, 9 ms."""
+    problem = line([(10.0, 4.0), (10.0, 4.0)], 2)
+    slow = tuple(msgspec.structs.replace(link, latency_s=0.003) for link in problem.links)
+    result = place_layers(msgspec.structs.replace(problem, links=slow))
+    assert result.link_latency_s == pytest.approx(0.009)
+
+
 def test_narrow_links_turn_the_row_into_lanes() -> None:
     """A link of 3 between the two nodes: side by side 4 + 4 beats 3 in a row."""
     problem = line([(10.0, 4.0), (10.0, 4.0)], 2)
@@ -181,6 +189,16 @@ def test_no_source_link_is_named() -> None:
     result = place_layers(msgspec.structs.replace(problem, links=cut))
     assert result.termination is Termination.INFEASIBLE
     assert "source" in result.conflict[0]
+
+
+def test_near_kinds_are_joined_at_their_least() -> None:
+    """Four kinds of two lengths in two: nodes together, the lower throughput each time."""
+    problem = line([(9.0, 5.0), (8.0, 6.0), (4.0,), (3.0,)], 3)
+    joined = joined_kinds(kinds_of(problem), 2)
+    assert {(kind.table, frozenset(kind.nodes)) for kind in joined} == {
+        ((8.0, 5.0), frozenset({0, 1})),
+        ((3.0,), frozenset({2, 3})),
+    }
 
 
 def test_equal_seeds_give_equal_answers() -> None:

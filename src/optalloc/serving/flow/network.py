@@ -27,12 +27,14 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
     """A largest flow of a placement.
 
     ``flow_tokens_per_s`` is its value; ``links`` holds the tokens/s of every used link, keyed
-    ``(begin, end)`` with None for source and sink; ``cut`` binds it.
+    ``(begin, end)`` with None for source and sink; ``cut`` binds it. ``link_latency_s`` is the sum
+    of link latencies on the slowest route that carries tokens; what nodes take is not in it.
     """
 
     flow_tokens_per_s: float
     links: dict[tuple[int | None, int | None], float]
     cut: Cut
+    link_latency_s: float
 
 
 def open_links(
@@ -89,7 +91,16 @@ def routes(problem: FlowProblem, placement: Ranges) -> Routes:
             if near[0 if a is None else inner[a] + 1] and not near[1 if b is None else inner[b]]
         ),
     )
-    return Routes(flow_tokens_per_s=value, links=carried, cut=cut)
+    latency = {(a, b): delay for a, b, _, delay in joined}
+    reached: dict[int | None, float] = {None: 0.0}
+    slowest = 0.0
+    for node in sorted(used, key=lambda node: placement[node][1]):  # ends grow along every route
+        ways = [reached[a] + latency[a, b] for a, b in carried if b == node and a in reached]
+        if ways:
+            reached[node] = max(ways)
+            if (node, None) in carried:
+                slowest = max(slowest, reached[node] + latency[node, None])
+    return Routes(flow_tokens_per_s=value, links=carried, cut=cut, link_latency_s=slowest)
 
 
 def flow_tokens_per_s(problem: FlowProblem, placement: Ranges) -> float:

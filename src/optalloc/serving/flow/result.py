@@ -14,12 +14,14 @@ class FlowResult(Result, frozen=True, kw_only=True):
     """Where layers go and how much flows.
 
     ``bounds`` are in tokens/s; ``cut`` is what stops this placement from passing more, ``witness``
-    proves that no placement passes more than the bound.
+    proves that no placement passes more than the bound. ``link_latency_s`` is what a token spends
+    on links on the slowest route.
     """
 
     placed: dict[int, tuple[int, int]] | None = None
     partial_inference: bool = False
     cut: Cut | None = None
+    link_latency_s: float | None = None
     witness: Witness | None = None
     message: str = ""
 
@@ -52,6 +54,7 @@ class FlowAnswer(msgspec.Struct, frozen=True, kw_only=True):
     placement: dict[str, tuple[int, int]]
     partial_inference: bool = False
     cut: Cut | None = None
+    link_latency_s: float | None = None
     witness: Witness | None = None
     conflict: tuple[str, ...] = ()
     fixes: tuple[Fix, ...] = ()
@@ -70,6 +73,7 @@ def answer_of(result: FlowResult) -> FlowAnswer:
         placement={str(node): held for node, held in (result.placed or {}).items()},
         partial_inference=result.partial_inference,
         cut=result.cut,
+        link_latency_s=result.link_latency_s,
         witness=result.witness,
         conflict=result.conflict,
         fixes=result.fixes,

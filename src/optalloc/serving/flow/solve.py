@@ -12,7 +12,7 @@ from optalloc.serving.flow.covers import bound_by_covers, layer_token_bound
 from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.enumerate import enumerate_placements
 from optalloc.serving.flow.journal import TOLERANCE, Journal
-from optalloc.serving.flow.kinds import Kind, kinds_of
+from optalloc.serving.flow.kinds import Kind, joined_kinds, kinds_of
 from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowProblem
 from optalloc.serving.flow.result import FlowResult
@@ -30,6 +30,7 @@ _MOST_PARTS = 400
 _STEPS = 150_000  # of annealing, on few nodes
 _FEW_NODES = 24
 _BRANCH_S = 2.0
+_MOST_KINDS = 16  # told apart by the search; bounds tell all apart
 _ACROSS_S = 2.0
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
@@ -83,7 +84,7 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
         if not journal.closed():
             _bound_across(journal, 1e-3)
     if not journal.closed():
-        search_stages(journal, kinds, max(reached, journal.value))
+        search_stages(journal, joined_kinds(kinds, _MOST_KINDS), max(reached, journal.value))
         _bound(journal, kinds, journal.value)
     if not journal.closed():
         share = min(1.0, (_FEW_NODES / len(problem.nodes)) ** 1.2)
@@ -188,6 +189,7 @@ def _result(journal: Journal) -> FlowResult:
         incumbents=tuple(journal.incumbents),
         placed=placement,
         cut=found.cut,
+        link_latency_s=found.link_latency_s,
         witness=journal.witness,
         partial_inference=problem.partial_inference,
     )

@@ -65,8 +65,8 @@ def checked(path: str) -> Iterator[None]:
         yield
     except CertificateError as error:
         raise CertificateError(
-            f"{str(error).rstrip('.')}. Where: {path}. To fix: make it again; it was edited, or made "
-            "by another release or for another input."
+            f"{str(error).rstrip('.')}. Where: {path}. To fix: make it again; it was edited, or "
+            "made by another release or for another input."
         ) from error
 
 

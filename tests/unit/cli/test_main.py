@@ -114,7 +114,8 @@ def test_a_wrong_argument_is_bad_input(
     _verb(monkeypatch, lambda _: 0)
     assert cli.main(["try", *words]) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith(f"optalloc: {said}")
+    assert printed.out == ""
+    assert printed.err.startswith(f"optalloc: {said}")
     assert printed.err.count("\n") == 1
 
 

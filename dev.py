@@ -36,8 +36,8 @@ CHECKED = ("src", "tests", "benchmarks", "examples", "dev.py")
 NOT_HERE = "not torch and not gpu and not browser"
 # Under the sanitizers the large counts of random instances add time and no path of the code.
 KERNELS = (
-    "(native or kernel or exact or knapsack or rows or threads or partition or pipeline or search)"
-    " and not on_many"
+    "(native or kernel or exact or knapsack or rows or threads or partition or pipeline or search"
+    " or flow or mixed or large or patterns) and not on_many"
 )
 
 

@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from optalloc.errors import InputError
+
 #: study -> (module with ``add_arguments`` and ``run``, what it does)
 STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
@@ -50,7 +52,11 @@ def main(words: Sequence[str] | None = None) -> int:
         prog=f"python -m benchmarks {study}", description=STUDIES[study][1]
     )
     module.add_arguments(arguments)
-    return int(module.run(arguments.parse_args(given[1:])))
+    try:
+        return int(module.run(arguments.parse_args(given[1:])))
+    except InputError as error:
+        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

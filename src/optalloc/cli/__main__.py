@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
+from typing import NoReturn
 
 # verb -> (module, what it does); only the standard library is imported before the verb is known.
 VERBS = {
@@ -52,6 +54,26 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong with an argument, where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what, where and how to fix, like every other error of bad input."""
+        from optalloc.errors import InputError, nearest
+
+        found = re.fullmatch(
+            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+        )
+        if found is None:
+            what = message.removeprefix("argument ")
+            raise InputError(what, path=self.prog, fix=f"'{self.prog} --help' says what it takes")
+        name, word, listed = found.groups()
+        choices = [choice.strip("'") for choice in listed.split(", ")]
+        near = nearest(word, choices, count=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}"
+        raise InputError(f"{word!r} is no value of {name}", path=self.prog, fix=fix)
+
+
 def _unknown(word: str, parser: argparse.ArgumentParser) -> Exception:
     """The error of a word that the verb does not take."""
     from optalloc.errors import InputError, nearest
@@ -92,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         # Our matrix products are small: starting threads for them costs more than they save.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         module = importlib.import_module(VERBS[verb][0])
-        parser = argparse.ArgumentParser(prog=f"optalloc {verb}", description=VERBS[verb][1])
+        parser = _Parser(prog=f"optalloc {verb}", description=VERBS[verb][1])
         module.add_arguments(parser)
         arguments, unknown = parser.parse_known_args(words[1:])
         if unknown:

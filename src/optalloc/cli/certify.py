@@ -9,6 +9,7 @@ import sys
 import msgspec
 
 from optalloc.cli import mixed
+from optalloc.cli.plans import checked
 from optalloc.plan.certify import CHECKS, Claim, certify
 from optalloc.plan.mixed import is_mixed_plan
 from optalloc.plan.plan import load_plan
@@ -28,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Check and print; returns the exit status. What is not true is raised."""
     if is_mixed_plan(arguments.plan):
         return mixed.certify(arguments)
-    claim = certify(load_plan(arguments.plan))
+    with checked(arguments.plan):
+        claim = certify(load_plan(arguments.plan))
     data = {
         "valid": True,
         "checks": list(CHECKS),

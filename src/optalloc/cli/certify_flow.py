@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check and print; what is not true is raised."""
+    from optalloc.cli.plans import checked
     from optalloc.files import read_json
     from optalloc.report.table import Table, render
     from optalloc.serving.flow.certify import certify_flow
@@ -32,13 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
         problem = msgspec.structs.replace(problem, partial_inference=answer.partial_inference)
     placement = placement_of(answer, arguments.answer)
     proven = answer.bound is not None and answer.witness is not None
-    certify_flow(
-        problem,
-        placement,
-        value=answer.objective or 0.0,
-        bound=answer.bound if proven else None,
-        witness=answer.witness,
-    )
+    with checked(arguments.answer):
+        certify_flow(
+            problem,
+            placement,
+            value=answer.objective or 0.0,
+            bound=answer.bound if proven else None,
+            witness=answer.witness,
+        )
     data = {
         "valid": True,
         "objective": answer.objective,

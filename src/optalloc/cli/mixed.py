@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from optalloc.cli.plans import read_mixed
+from optalloc.cli.plans import checked, read_mixed
 from optalloc.cli.progress import ProgressLine
 from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
@@ -119,7 +119,8 @@ def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
 
 def certify(arguments: argparse.Namespace) -> int:
     """Check a mixed plan and print its claim."""
-    claim = certify_mixed(load_mixed_plan(arguments.plan))
+    with checked(arguments.plan):
+        claim = certify_mixed(load_mixed_plan(arguments.plan))
     data = {"valid": True, "optimal": claim.is_optimal, **msgspec.to_builtins(claim)}
     words = "It was estimated, not searched: it claims nothing about other configurations."
     if claim.bounds.primal is not None and claim.bounds.dual is not None:

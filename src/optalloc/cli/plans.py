@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from optalloc.errors import InputError
+from optalloc.errors import CertificateError, InputError
 from optalloc.plan.edited import as_written, edited_line, mixed_as_written
 from optalloc.plan.mixed import is_mixed_plan, load_mixed_plan
 from optalloc.plan.plan import load_plan
@@ -54,6 +56,18 @@ def read_any(path: str) -> TrainingPlan | MixedPlan:
     plan = load_mixed_plan(path)
     _written_mixed(plan, path)
     return plan
+
+
+@contextmanager
+def checked(path: str) -> Iterator[None]:
+    """Adds to a claim that turns out not to be true the file that makes it, and what to do."""
+    try:
+        yield
+    except CertificateError as error:
+        raise CertificateError(
+            f"{str(error).rstrip('.')}. Where: {path}. To fix: make it again; it was edited, or "
+            "made by another release or for another input."
+        ) from error
 
 
 def _written_mixed(plan: MixedPlan, path: str) -> tuple[MixedPlan, str]:

@@ -88,7 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
         for path in (arguments.output, arguments.plot):
             if path is not None:
                 print(f"Saved {path}.")
-    return 0 if any(row.step_time_s is not None for row in rows) else 3
+    return _exit_status(rows)
+
+
+def _exit_status(rows: Sequence[Row]) -> int:
+    """Done with one plan; otherwise bad input before a limit before proven infeasible."""
+    if any(row.step_time_s is not None for row in rows):
+        return 0
+    found = {row.status for row in rows}
+    return 2 if "error" in found else 4 if "limit" in found else 3
 
 
 class _Book:

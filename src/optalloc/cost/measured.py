@@ -103,16 +103,18 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
             names = reader.fieldnames or ()
     except OSError as error:
         raise InputError(
-            f"cannot be read ({error.strerror})", path=str(path), fix="give a CSV of measurements"
+            f"cannot read the file: {error.strerror}",
+            path=str(path),
+            fix="give a CSV of measurements",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"is no CSV text ({error})", path=str(path), fix="save it as UTF-8 with commas"
+            f"the file is no CSV text: {error}", path=str(path), fix="save it as UTF-8 with commas"
         ) from error
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise InputError(
-            f"has no column {', '.join(missing)}",
+            f"the file has no column {', '.join(missing)}",
             path=str(path),
             fix="name the columns in the first line as docs/reference/training-rows.md does",
         )

@@ -108,7 +108,7 @@ def recompute_flags(plan: TrainingPlan) -> Flags:
                 TARGET,
                 "attention-core recomputation of some layers only",
                 stage=chunk.stage,
-                fix="plan with --pin recompute=none,selective,full,equal",
+                fix="plan with --for megatron, or --pin recompute=none,selective,full,equal",
             )
     count = max(chunk.full for chunk in chunks)
     for chunk in chunks:
@@ -117,7 +117,7 @@ def recompute_flags(plan: TrainingPlan) -> Flags:
                 TARGET,
                 f"recomputation of {chunk.full} layers where another stage has {count}",
                 stage=chunk.stage,
-                fix="plan with --pin recompute=none,selective,full,equal",
+                fix="plan with --for megatron, or --pin recompute=none,selective,full,equal",
             )
     flags: Flags = [("--recompute-granularity", "full")]
     if all(chunk.full == len(chunk.layers) for chunk in chunks):

@@ -72,3 +72,13 @@ def test_the_study_writes_a_line_for_every_row(tmp_path: Path) -> None:
     assert lines[2]["reason"] == "no model dimensions"
     assert float(lines[0]["step_time_s"]) > 0.0
     assert "| x | 1 |" in page.read_text()
+
+
+def test_a_table_that_is_missing_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What, where and how to fix, with the status of bad input."""
+    assert main(["training-accuracy", str(tmp_path / "none.csv")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("python -m benchmarks: cannot read the file")
+    assert "none.csv" in told

@@ -42,7 +42,9 @@ def test_a_changed_plan_is_refused(saved: Path, capsys: pytest.CaptureFixture[st
     plan["step_time_s"] *= 0.9
     saved.write_text(json.dumps(plan))
     assert main(["certify", str(saved)]) == 1
-    assert "the step time is" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the step time is" in told
+    assert f"Where: {saved}. To fix: make it again" in told
 
 
 def test_an_estimated_plan_claims_nothing(

@@ -21,6 +21,7 @@ def _verb(monkeypatch: pytest.MonkeyPatch, run: Callable[[Namespace], int]) -> N
 
     def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument("--count", type=int, default=0)
+        parser.add_argument("--kind", choices=["fast", "small"])
 
     module.__dict__.update(add_arguments=add_arguments, run=run)
     monkeypatch.setitem(sys.modules, "optalloc_test_verb", module)
@@ -82,12 +83,40 @@ def test_errors_become_a_status_and_one_line(
         cli.main(["--debug", "try"])
 
 
-def test_a_wrong_argument_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """argparse's own status is ours as well."""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--count", "many"],
+            "--count: invalid int value: 'many'. Where: optalloc try. To fix: 'op",
+        ),
+        (
+            ["--count"],
+            "--count: expected one argument. Where: optalloc try. To fix: 'optalloc try ",
+        ),
+        (
+            ["--kind", "fst"],
+            "'fst' is no value of --kind. Where: optalloc try. To fix: did you mean",
+        ),
+        (
+            ["--kind", "9"],
+            "'9' is no value of --kind. Where: optalloc try. To fix: use one of fast",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_bad_input(
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One paragraph, without the usage that argparse prints, and the status of bad input."""
     _verb(monkeypatch, lambda _: 0)
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["try", "--count", "many"])
-    assert caught.value.code == 2
+    assert cli.main(["try", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"optalloc: {said}")
+    assert printed.err.count("\n") == 1
 
 
 def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

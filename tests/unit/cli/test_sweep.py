@@ -70,6 +70,16 @@ def test_a_sweep_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_sweep_without_a_plan_says_why_by_its_status() -> None:
+    """Bad input is not proven infeasible; neither is done."""
+    batch = ["--devices", "1", "--global-batch", "16"]
+    assert main([*GRID, "--gpu", "h100sxm", *batch]) == 2
+    large = ["sweep", "llama-3.1-70b", "--seq-len", "512", "--jobs", "1"]
+    assert main([*large, "--gpu", "h100-sxm", *batch]) == 3
+    assert main([*large, "--gpu", "h100-sxm,h100sxm", *batch]) == 2
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_failed_cell_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     """Twelve devices fill no nodes of eight: said once, the others are solved."""
     words = [*GRID, "--gpu", "h100-sxm", "--devices", "8,12", "--global-batch", "16"]

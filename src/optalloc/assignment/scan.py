@@ -238,7 +238,7 @@ def _window(classes: Longs, kept: int) -> Callable[[Longs], npt.NDArray[np.bool_
 
     def show(tasks: Longs) -> npt.NDArray[np.bool_]:
         words = (tasks[:, None] + 1) * _MIX[0] ^ (np.arange(len(sizes)) + 1) * _MIX[1]
-        turn = ((words ^ words >> 29) * _MIX[0] >> 32 & 0x7FFFFFFF) % sizes
+        turn: Longs = ((words ^ words >> 29) * _MIX[0] >> 32 & 0x7FFFFFFF) % sizes
         return (rank + turn[:, classes]) % size < shown
 
     return show

@@ -94,8 +94,9 @@ def solve_large(
     sense : {"min", "max"}
         Whether costs are paid or earned.
     stop : StopRule, optional
-        Asked between steps and inside the search for a plan; what was not reached is left out. The
-        nodes it sees are how often it was asked, the same for equal seeds.
+        Asked between steps and inside the search for a plan; what was not reached is left out, but
+        a first plan is still found in a hurry, if it can, and bounded. The nodes it sees are how
+        often it was asked, the same for equal seeds.
     on_progress : callable, optional
         Called with each better plan or bound.
 
@@ -274,16 +275,20 @@ class _Search:
         scan = self.scanner.scan(prices, kept, classes)
         lists, classes = scan.lists, scan.classes
         for trial in range(_TRIES):
-            prices = ascend(lists, reals, prices, self.stopped, classes)
-            if trial == 0 and not self.stopped():
-                scan = self.scanner.scan(prices, kept, classes)
-                self._note(scan.bound)
-                priced = lists.costs + prices[lists.units] * lists.loads
-                on_lists = float(priced.min(axis=1).sum() - prices @ self.rooms)
-                if on_lists - scan.bound > _LOSS * abs(on_lists):
-                    # Added, not exchanged: units that nobody lists would drive prices apart.
-                    lists = _joined(lists, scan.lists)
-                    prices = ascend(lists, reals, prices, self.stopped, classes)
+            try:
+                self.tell(None, None, scan.bound)
+                prices = ascend(lists, reals, prices, self.stopped, classes)
+                if trial == 0 and not self.stopped():
+                    scan = self.scanner.scan(prices, kept, classes)
+                    self._note(scan.bound)
+                    priced = lists.costs + prices[lists.units] * lists.loads
+                    on_lists = float(priced.min(axis=1).sum() - prices @ self.rooms)
+                    if on_lists - scan.bound > _LOSS * abs(on_lists):
+                        # Added, not exchanged: units that nobody lists would drive prices apart.
+                        lists = _joined(lists, scan.lists)
+                        prices = ascend(lists, reals, prices, self.stopped, classes)
+            except KeyboardInterrupt:  # the lists and prices so far still give a plan
+                self.interrupted = True
             plan = self._plan(lists, prices, rounds)
             if self.stopped() or self.interrupted or plan is not None:
                 break
@@ -312,7 +317,7 @@ class _Search:
             try:
                 plan = None if units is None else np.array(units, dtype=np.int64)
                 self.has_plan = self.has_plan or plan is not None
-                return self.tell(plan, value, None)
+                return self.tell(plan, value, None) or self.interrupted
             except KeyboardInterrupt:  # the kernel stops in good order and the plan is kept
                 self.interrupted = True
                 return True
@@ -346,7 +351,7 @@ class _Search:
             lists,
             rooms,
             np.zeros(units),
-            self.stopped,
+            lambda: False,  # a second or two, without which plan and bound mean little
             classes,
             stages=_SAMPLE_STAGES,
             tolerance=_SAMPLE_TOLERANCE,

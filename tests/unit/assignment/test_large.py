@@ -169,11 +169,34 @@ def test_auto_takes_large_instances_here() -> None:
     assert choose_method(AssignmentProblem(loads, loads, [9] * 1000)) == "large"
 
 
-def test_a_limit_ends_it_with_a_bound() -> None:
-    """No time at all: no plan, and still a valid bound."""
-    result = solve_large(DrawnPairs(500, 10, 1), stop=TimeLimit(0.0))
+@pytest.mark.parametrize("kind", ["d", "classes"])
+def test_a_limit_ends_it_with_a_plan_and_a_bound(kind: str) -> None:
+    """No time at all: a plan in a hurry, and a valid bound."""
+    result = solve_large(DrawnPairs(1500, 30, 1, kind), stop=TimeLimit(0.0))
     assert result.termination is Termination.LIMIT
-    assert result.bounds.dual is not None
+    assert result.placed is not None
+    assert len(result.incumbents) == 1
+    assert 0.0 < result.bounds.gap < 0.1
+
+
+@pytest.mark.parametrize("asked", [1, 12, 150])
+def test_an_interrupt_before_the_first_plan_still_gives_one(asked: int) -> None:
+    """While prices are sought, of the lists or already in the sweeps."""
+    asks = 0
+
+    def interrupt(progress: Progress) -> bool:
+        nonlocal asks
+        asks += progress.bound is not None  # the lists are there
+        if asks == asked:
+            asks += 1
+            raise KeyboardInterrupt
+        return False
+
+    source = DrawnPairs(1500, 30, 2)
+    result = solve_large(source, stop=interrupt)
+    assert result.termination is Termination.LIMIT
+    assert result.placed is not None
+    assert 0.0 < result.bounds.gap < 0.1
 
 
 def test_wrong_shapes_are_refused() -> None:

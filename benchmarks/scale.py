@@ -32,7 +32,7 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the study."""
-    listed = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+    listed = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items()).replace("%", "%%")
     parser.add_argument("--kind", choices=KINDS, default="d", help=f"{listed} (default: d)")
     parser.add_argument(
         "--tightness", type=float, metavar="T", help="capacities as part of the mean load a unit"

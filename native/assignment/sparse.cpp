@@ -10,6 +10,7 @@ namespace {
 constexpr double kFirstForce = 0.003, kForceGrowth = 1.5;
 constexpr int kSweeps = 3;         // at each force
 constexpr int kFinalSweeps = 40;   // at force 1, the last overloads dearer each time they stay
+constexpr int kHurriedSweeps = 16; // where a stop came before the first plan
 constexpr std::int64_t kFirstBudget = 200;
 
 }  // namespace
@@ -18,6 +19,7 @@ std::vector<int> solve_sparse(const Candidates& candidates, std::span<const doub
                               std::uint64_t seed, const SparseWatch& watch) {
     SparsePlan plan(candidates, price);
     bool stopped = false;
+    const int few = candidates.num_tasks / 1000;  // moves, after which a sweep is not worth another
     const auto poll = [&] { return stopped || (stopped = watch(0, nullptr)); };
     std::vector<int> best;
     Int value = 0;
@@ -29,14 +31,18 @@ std::vector<int> solve_sparse(const Candidates& candidates, std::span<const doub
     };
     plan.begin(seed);
     for (double force = kFirstForce; force < 1.0 && !stopped; force *= kForceGrowth) {
-        for (int turn = 0; turn < kSweeps && plan.sweep(force, 1.0, poll) > 0; ++turn) {}
+        for (int turn = 0; turn < kSweeps && plan.sweep(force, 1.0, poll) > few; ++turn) {}
     }
     double weight = 1.0;
-    for (int turn = 0; turn < kFinalSweeps && !stopped; ++turn) {
-        const int moves = plan.sweep(1.0, weight, poll);
+    const auto ignore = [] { return false; };
+    for (int turn = 0, hurried = 0; turn < kFinalSweeps; ++turn) {
+        // Who stops early still wants a plan: overloads grow dearer with every sweep.
+        const bool hurries = stopped;
+        if (hurries && (!best.empty() || hurried++ == kHurriedSweeps)) break;
+        const int moves = hurries ? plan.sweep(1.0, weight, ignore) : plan.sweep(1.0, weight, poll);
         if (plan.feasible()) keep();
         if (moves == 0 && !best.empty()) break;
-        if (!plan.feasible() && moves < candidates.num_tasks / 1000 + 1) weight *= 2.0;
+        if (!plan.feasible() && (hurries || moves <= few)) weight *= 2.0;
     }
     if (!plan.feasible()) return best;
     SparseChains chains(plan, price);

@@ -18,7 +18,7 @@ struct Candidates {
     std::span<const Int> capacity;
 };
 
-// Asked now and then; true ends the search. better: the value and unit of each task of a feasible assignment that
+// Asked now and then; true ends the search, after a few more sweeps where there is no plan yet. better: the value and unit of each task of a feasible assignment that
 // beats those before, or nullptr.
 using SparseWatch = std::function<bool(Int value, const std::vector<int>* better)>;
 

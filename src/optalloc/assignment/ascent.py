@@ -38,6 +38,7 @@ def ascend(
     rooms: Reals,
     start: Reals,
     stopped: Callable[[], bool],
+    classes: Longs,
     *,
     stages: int = _STAGES,
     tolerance: float = _TOLERANCE,
@@ -53,6 +54,9 @@ def ascend(
         Prices to begin with.
     stopped : callable
         Asked before each step; the best prices so far are returned.
+    classes : ndarray of int64, shape (num_units,)
+        From 0; units of one class, which are alike, share one price. D is concave, so that some
+        optimal prices do, and lists that show a few of a class tell nothing about one unit of it.
     stages : int
         How often the temperature falls; fewer leave the minimum soft and return the last prices.
     tolerance : float
@@ -62,16 +66,19 @@ def ascend(
     ----------
     At most 20 steps a stage, each O(N K) time; O(N K) memory.
     """
-    size = np.maximum(rooms, 1e-9)
+    members = np.bincount(classes)
+    size = np.maximum(np.bincount(classes, rooms) / members, 1e-9)
+    units = classes[lists.units]
     costs = lists.costs.astype(np.float64)
-    loads = lists.loads / size[lists.units]
-    room = rooms / size
-    flat = lists.units.ravel()
-    priced = costs + (start * size)[lists.units] * loads
+    loads = lists.loads / size[units]
+    room = np.bincount(classes, rooms) / size
+    flat = units.ravel()
+    start = np.bincount(classes, start) / members
+    priced = costs + (start * size)[units] * loads
     spread = max(float((priced.max(axis=1) - priced.min(axis=1)).mean()), 1e-9)
 
     def smooth(u: Reals, t: float) -> tuple[float, float, Reals]:
-        priced = costs + u[lists.units] * loads
+        priced = costs + u[units] * loads
         least = priced.min(axis=1)
         share = np.exp(np.maximum((least[:, None] - priced) / t, -40.0))
         total = share.sum(axis=1)
@@ -81,7 +88,7 @@ def ascend(
         return exact, exact - t * float(np.log(total).sum()), slope
 
     # Lists that leave no feasible plan would drive prices up without end.
-    top = 100.0 * max(spread, 1.0) * max(1.0, len(costs) / len(size))
+    top = 100.0 * max(spread, 1.0) * max(1.0, len(costs) / len(classes))
     u = start * size
     best, best_u = -np.inf, u
     t = max(0.1 * spread, 1e-6)
@@ -92,7 +99,7 @@ def ascend(
             if exact > best:
                 best, best_u = exact, u
             if stopped():
-                return best_u / size
+                return (best_u / size)[classes]
             free = (u > 0) | (slope > 0)
             step = np.where(free, _two_loops(slope * free, pairs), 0.0)
             if float(slope @ step) <= 0:
@@ -119,7 +126,7 @@ def ascend(
         if exact > best:
             best, best_u = exact, u
         t *= _COOLING
-    return (best_u if stages == _STAGES else u) / size
+    return ((best_u if stages == _STAGES else u) / size)[classes]
 
 
 def _two_loops(slope: Reals, pairs: list[tuple[Reals, Reals]]) -> Reals:

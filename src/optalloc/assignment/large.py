@@ -39,7 +39,7 @@ from optalloc.assignment.pairs import ArraySource as ArraySource
 from optalloc.assignment.pairs import FormSource, PairSource
 from optalloc.assignment.problem import AssignmentProblem, Sense
 from optalloc.assignment.result import AssignmentResult
-from optalloc.assignment.scan import Infeasible, Scanner, fitting
+from optalloc.assignment.scan import Infeasible, Scanner, alike, fitting, marks
 from optalloc.errors import InputError
 from optalloc.result import Bounds, Fix, Incumbent, Stats, Termination
 from optalloc.stop import Never, OnProgress, Progress, StopRule
@@ -94,8 +94,9 @@ def solve_large(
     sense : {"min", "max"}
         Whether costs are paid or earned.
     stop : StopRule, optional
-        Asked between steps and inside the search for a plan; what was not reached is left out. The
-        nodes it sees are how often it was asked, the same for equal seeds.
+        Asked between steps and inside the search for a plan; what was not reached is left out, but
+        a first plan is still found in a hurry, if it can, and bounded. The nodes it sees are how
+        often it was asked, the same for equal seeds.
     on_progress : callable, optional
         Called with each better plan or bound.
 
@@ -271,18 +272,23 @@ class _Search:
         reals = self.rooms.astype(np.float64)
         kept = min(max(1, num_candidates), len(self.rooms))
         prices, classes = self._sample()
-        lists = self._lists(prices, kept, classes)
+        scan = self.scanner.scan(prices, kept, classes)
+        lists, classes = scan.lists, scan.classes
         for trial in range(_TRIES):
-            prices = ascend(lists, reals, prices, self.stopped)
-            if trial == 0 and not self.stopped():
-                scan = self.scanner.scan(prices, kept, classes)
-                self._note(scan.bound)
-                priced = lists.costs + prices[lists.units] * lists.loads
-                on_lists = float(priced.min(axis=1).sum() - prices @ self.rooms)
-                if on_lists - scan.bound > _LOSS * abs(on_lists):
-                    # Added, not exchanged: units that nobody lists would drive prices apart.
-                    lists = _joined(lists, scan.lists)
-                    prices = ascend(lists, reals, prices, self.stopped)
+            try:
+                self.tell(None, None, scan.bound)
+                prices = ascend(lists, reals, prices, self.stopped, classes)
+                if trial == 0 and not self.stopped():
+                    scan = self.scanner.scan(prices, kept, classes)
+                    self._note(scan.bound)
+                    priced = lists.costs + prices[lists.units] * lists.loads
+                    on_lists = float(priced.min(axis=1).sum() - prices @ self.rooms)
+                    if on_lists - scan.bound > _LOSS * abs(on_lists):
+                        # Added, not exchanged: units that nobody lists would drive prices apart.
+                        lists = _joined(lists, scan.lists)
+                        prices = ascend(lists, reals, prices, self.stopped, classes)
+            except KeyboardInterrupt:  # the lists and prices so far still give a plan
+                self.interrupted = True
             plan = self._plan(lists, prices, rounds)
             if self.stopped() or self.interrupted or plan is not None:
                 break
@@ -291,7 +297,7 @@ class _Search:
             if kept == len(self.rooms):
                 break
             kept = min(2 * kept, len(self.rooms))
-            lists = _joined(lists, self._lists(prices, kept, classes))
+            lists = _joined(lists, self.scanner.scan(prices, kept, classes).lists)
         ended = not self.stopped()
         if ended or not self.has_bound:
             scan = self.scanner.scan(prices, 0, classes, plan)
@@ -311,7 +317,7 @@ class _Search:
             try:
                 plan = None if units is None else np.array(units, dtype=np.int64)
                 self.has_plan = self.has_plan or plan is not None
-                return self.tell(plan, value, None)
+                return self.tell(plan, value, None) or self.interrupted
             except KeyboardInterrupt:  # the kernel stops in good order and the plan is kept
                 self.interrupted = True
                 return True
@@ -333,10 +339,7 @@ class _Search:
         parts = [self.scanner.rows(int(task), int(task) + 1) for task in chosen]
         costs = np.concatenate([part for part, _ in parts])
         loads = np.concatenate([part for _, part in parts])
-        words = rng.integers(-(2**62), 2**62, (2, count))
-        with np.errstate(over="ignore"):
-            marks = words[0] @ costs + words[1] @ loads + self.rooms * 0x9E3779B97F4A7
-        classes: Longs = np.unique(marks, return_inverse=True)[1].astype(np.int64)
+        classes = alike(marks(costs, loads, self.seed), self.rooms)
         fits = loads <= self.rooms
         able = fits.any(axis=1)
         if not able.any():
@@ -344,14 +347,16 @@ class _Search:
         lists = fitting(costs[able], loads[able], fits[able])
         rooms: Reals = self.rooms.astype(np.float64) * (count / tasks)
         # Few tasks a unit say little about single units: stop while the minimum is still soft.
-        start = np.zeros(units)
         prices = ascend(
-            lists, rooms, start, self.stopped, stages=_SAMPLE_STAGES, tolerance=_SAMPLE_TOLERANCE
+            lists,
+            rooms,
+            np.zeros(units),
+            lambda: False,  # a second or two, without which plan and bound mean little
+            classes,
+            stages=_SAMPLE_STAGES,
+            tolerance=_SAMPLE_TOLERANCE,
         )
         return prices, classes
-
-    def _lists(self, prices: Reals, kept: int, classes: Longs) -> Lists:
-        return self.scanner.scan(prices, kept, classes).lists
 
     def _refute(self) -> None:
         """Looks for prices that prove, with all costs 0, that no plan exists.
@@ -368,7 +373,7 @@ class _Search:
         for _ in range(2):
             lists = self.scanner.scan(prices, kept, classes, free=True).lists
             bare = lists._replace(costs=np.zeros_like(lists.costs))
-            found = ascend(bare, self.rooms.astype(np.float64), prices, self.stopped)
+            found = ascend(bare, self.rooms.astype(np.float64), prices, self.stopped, classes)
             if not found.any():
                 return
             prices = found / float((found * reals).max())

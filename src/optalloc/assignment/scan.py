@@ -23,14 +23,19 @@ _BLOCK_PAIRS = 2_000_000
 _WORD_BITS = 61  # of what a priced pair may use of 64
 _MOST_BITS = 40  # of a price
 _FEW_CLASSES = 6  # of identical units that each list should show
+_MIX = np.array([0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9])  # odd; products wrap
 
 
 class Scan(NamedTuple):
-    """What one pass finds: D(u) rounded up, the lists, and the plan's cost (None: infeasible)."""
+    """What one pass finds: D(u) rounded up, the lists, and the plan's cost (None: infeasible).
+
+    ``classes`` of the units: those of one class are alike to every task.
+    """
 
     bound: int
     lists: Lists
     value: int | None
+    classes: Longs
 
 
 class Infeasible(Exception):
@@ -46,6 +51,7 @@ class _Block(NamedTuple):
     peak: int  # the largest cost
     value: int  # of the plan
     used: Longs
+    marks: Longs
 
 
 class Scanner:
@@ -108,6 +114,7 @@ class Scanner:
         def block(first: int) -> _Block:
             last = min(first + height, tasks)
             costs, loads = self.rows(first, last)
+            unit_marks = marks(costs, loads, first)
             if free:
                 costs = np.zeros_like(costs)
             fits = loads <= rooms
@@ -140,7 +147,7 @@ class Scanner:
                 np.add.at(used, units, loads[rows, units])
             # A sum of 64-bit numbers, in halves that cannot overflow.
             total = (int((least >> 32).sum()) << 32) + int((least & 0xFFFFFFFF).sum())
-            return _Block(total, peak, value, used)
+            return _Block(total, peak, value, used, unit_marks)
 
         try:
             parts = list(self.pool.map(block, range(0, tasks, height)))
@@ -157,13 +164,35 @@ class Scanner:
         used = sum((part.used for part in parts), np.zeros(len(rooms), dtype=np.int64))
         is_feasible = plan is not None and bool((used <= rooms).all())
         value = sum(part.value for part in parts) if is_feasible else None
-        return Scan(-((-total) >> bits), lists, value)
+        with np.errstate(over="ignore"):
+            classes = alike(sum((part.marks for part in parts), np.zeros_like(used)), rooms)
+        return Scan(-((-total) >> bits), lists, value, classes)
 
 
 class _TooLarge(Exception):
     def __init__(self, peak: int) -> None:
         self.peak = peak
         super().__init__(str(peak))
+
+
+def marks(costs: Longs, loads: Longs, first: int) -> Longs:
+    """Of each unit, a sum over the tasks from ``first`` on: equal units have equal marks.
+
+    Others have equal marks once in about 2**60 pairs; no bound rests on that they do not.
+    """
+    words = np.random.default_rng(first).integers(-(2**62), 2**62, (2, len(costs)))
+    with np.errstate(over="ignore"):
+        mine: Longs = words[0] @ costs + words[1] @ loads
+    return mine
+
+
+def alike(marks: Longs, rooms: Longs) -> Longs:
+    """Classes of the units, numbered as they come, by their marks and capacities."""
+    with np.errstate(over="ignore"):
+        keys = marks + rooms * 0x9E3779B97F4A7
+    _, firsts, classes = np.unique(keys, return_index=True, return_inverse=True)
+    numbers: Longs = np.argsort(np.argsort(firsts)).astype(np.int64)[classes]
+    return numbers
 
 
 def _cheapest(costs: Longs, loads: Longs, priced: Reals, kept: int, instead: Longs) -> Lists:
@@ -190,7 +219,9 @@ def fitting(costs: Longs, loads: Longs, fits: npt.NDArray[np.bool_]) -> Lists:
 
 
 def _window(classes: Longs, kept: int) -> Callable[[Longs], npt.NDArray[np.bool_]] | None:
-    """Which units the tasks may list: of each class of identical units a few, by turns.
+    """Which units the tasks may list: of each class of identical units a few, at random.
+
+    Of every class on its own, or units would share their tasks with few others.
 
     None where no two units are identical or all are kept.
     """
@@ -206,7 +237,8 @@ def _window(classes: Longs, kept: int) -> Callable[[Longs], npt.NDArray[np.bool_
     shown = max(1, -(-kept // min(len(sizes), _FEW_CLASSES)))
 
     def show(tasks: Longs) -> npt.NDArray[np.bool_]:
-        turn = (tasks[:, None] * 7919) % size
-        return (rank + turn) % size < shown
+        words = (tasks[:, None] + 1) * _MIX[0] ^ (np.arange(len(sizes)) + 1) * _MIX[1]
+        turn: Longs = ((words ^ words >> 29) * _MIX[0] >> 32 & 0x7FFFFFFF) % sizes
+        return (rank + turn[:, classes]) % size < shown
 
     return show

@@ -36,7 +36,7 @@ from optalloc.cost.constants import (
 )
 from optalloc.cost.measured import Problem
 from optalloc.cost.model import CostModel, Meshes
-from optalloc.cost.predict import Choice, cost_of, predict
+from optalloc.cost.predict import Choice, cost_of, mixed_s, predict
 from optalloc.cost.stack import Stack, structure
 from optalloc.errors import InputError
 
@@ -50,7 +50,7 @@ _LONGEST_STEP = 0.7
 
 
 class _Batch(msgspec.Struct, frozen=True):
-    """Rows evaluated as one stack."""
+    """Rows evaluated as one stack; a row of mixed devices has one entry a stage, in order."""
 
     rows: NDArray[np.int64]
     costs: tuple[CostModel, ...]
@@ -60,11 +60,19 @@ class _Batch(msgspec.Struct, frozen=True):
     share: Array
 
     def times(self, constants: Constants) -> Array:
-        """Step times, seconds; the constants are arrays of one entry a row of the batch."""
+        """Step times, seconds; the constants are arrays of one entry an entry of the batch."""
         self.stack.set_constants(constants)
         tables = self.stack.tables(self.meshes)
         found = tables.real("fixed_s").copy()
+        stages = Counter(self.rows.tolist())
         for k, (cost, choice) in enumerate(zip(self.costs, self.choices, strict=True)):
+            count = stages[int(self.rows[k])]
+            if count > 1:
+                first = int(np.searchsorted(self.rows, self.rows[k]))
+                own = range(first, first + count)
+                parts = [tables.take(np.array([i])) for i in own]
+                found[k] = mixed_s([self.costs[i] for i in own], parts, choice, 0)
+                continue
             pp = int(self.meshes.pp[k])
             value, _, _ = _native.evaluate_mesh(
                 tables.ints[k : k + 1],
@@ -85,14 +93,14 @@ class Rows:
     """Measured rows prepared for fits: what the rows leave open is decided once, by ``file``."""
 
     def __init__(self, problems: Sequence[Problem], file: ConstantsFile) -> None:
-        self.problems = [p for p in problems if p.measured_s is not None and len(p.clusters) == 1]
+        self.problems = [p for p in problems if p.measured_s is not None]
         self.log_s = np.log([p.measured_s or 1.0 for p in self.problems])
         self.keys = [problem_keys(problem) for problem in self.problems]
         groups: dict[object, list[tuple[int, CostModel, Choice]]] = defaultdict(list)
         for i, problem in enumerate(self.problems):
-            cost = cost_of(problem, problem.clusters[0], file)
             choice = predict(problem, file).choice
-            groups[structure(cost)].append((i, cost, choice))
+            costs = [cost_of(problem, cluster, file) for cluster in problem.clusters]
+            groups[structure(costs[0])] += [(i, cost, choice) for cost in costs]
         self.batches = [self._batch(members) for members in groups.values()]
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from optalloc.cluster.catalog import device, is_device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
+from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import Meshes
 from optalloc.errors import InputError, nearest
 from optalloc.model.spec import (
@@ -173,7 +174,7 @@ def problem_of(row: Row) -> Problem:
         raise Unsupported("no model dimensions")
     model = _model(row, remarks)
     degrees = _degrees(row, remarks)
-    stages = _stage_devices(row, degrees["pp"], remarks)
+    stages = _stage_devices(row, degrees, remarks)
     specs = stages or [_device(row.get("gpu", ""), _real(row, "gpu_mem_gb"), remarks)]
     clusters = tuple(_cluster(row, spec, degrees) for spec in specs)
     dtype = _dtype(_precision(row, remarks), specs, remarks)
@@ -344,14 +345,18 @@ def _device(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:
     return found
 
 
-def _stage_devices(row: Row, pp: int, remarks: list[str]) -> list[DeviceSpec]:
-    """One device a stage where the row mixes them and its notes say which; else none."""
-    gpu = row.get("gpu", "")
+def _stage_devices(row: Row, degrees: dict[str, int], remarks: list[str]) -> list[DeviceSpec]:
+    """One device a stage where the row mixes them and its notes say which; else none.
+
+    The notes place one replica. Devices that it has none of are in the others, for which every
+    step waits: a stage is then as slow as the slowest of these.
+    """
+    gpu, pp = row.get("gpu", ""), degrees["pp"]
     if "+" not in gpu:
         return []
+    kinds = [kind for kind in gpu.split("+") if kind]
     names = [word.strip(" '\"") for word in _noted(row, "stage gpu types").split(",")]
     if len(names) != pp or not all(names):
-        kinds = [kind for kind in gpu.split("+") if kind]
         names = [kinds[i * len(kinds) // pp] for i in range(pp)]
         remarks.append("stage devices not given, taken in the order named")
     found = []
@@ -360,7 +365,17 @@ def _stage_devices(row: Row, pp: int, remarks: list[str]) -> list[DeviceSpec]:
         found.append(spec)
         if remark:
             remarks.append(remark)
+    placed = {spec.name for spec in found}
+    others = [spec for spec, _ in (_named(kind, 0.0) for kind in kinds) if spec.name not in placed]
+    if others and degrees["dp"] > 1:
+        remarks.append("devices without a stage in the notes taken to be in other replicas")
+        found = [min((spec, *others), key=_speed) for spec in found]
     return found
+
+
+def _speed(spec: DeviceSpec) -> tuple[float, float]:
+    """What devices without NVLink differ by first: their link, then their products."""
+    return spec.link_bandwidth_bytes_per_s, peak_flops_per_s(spec, "fp16")
 
 
 def _cluster(row: Row, spec: DeviceSpec, degrees: dict[str, int]) -> Cluster:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
-from optalloc.cost.collective import Network, all_reduce_s, send_s
+from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import (
     DEFAULT,
@@ -40,6 +40,10 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+# Software whose ranks of a tensor-parallel group each send a part of what all of them hold to the
+# next stage, which gathers the parts: Megatron-LM (Narayanan et al., 2021, section 4.1), DeepSpeed.
+_SCATTERING = ("megatron-lm", "megatron-deepspeed")
 
 # Values of one bucket of DeepSpeed's reductions and gathers (its default).
 _BUCKET = 5e8
@@ -191,6 +195,7 @@ class CostModel:
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
         self.states = StateBytes.of(workload, self.constants)
         self.fragmentation = fragmentation(workload, self.constants)
+        self.scatters: bool | NDArray[np.bool_] = workload.framework in _SCATTERING
         # Sorted codes of keys already evaluated, and their table, by the free axes.
         self._known: dict[tuple[str, ...], tuple[Ints, LayerTable]] = {}
 
@@ -503,16 +508,19 @@ class CostModel:
         return np.where(gradient > 0.0, all_reduce_s(self.network, two, apart, gradient), 0.0)
 
     def _links(self, meshes: Meshes) -> dict[str, Array]:
-        share = np.where(meshes.sequence > 0, 1.0 / meshes.tp, 1.0)
         tokens = meshes.micro_batch * self.setting.source / meshes.cp
-        sent = self.setting.element_bytes * tokens * self.graph.head.hidden * share
+        whole = self.setting.element_bytes * tokens * self.graph.head.hidden
+        parted = np.not_equal(meshes.sequence, 0) | self.scatters
+        sent = np.where(parted, whole / meshes.tp, whole)
+        gathered = gather_s(self.network, meshes.tp, 1, whole)
+        gathered = np.where((meshes.sequence == 0) & self.scatters, gathered, 0.0)
         near, far = self.network.levels[0], self.network.levels[-1]
         begun = self.constants.hop_s + np.zeros(len(meshes))
         return {
             "latency_near_s": near.latency_s + begun,
             "latency_far_s": far.latency_s + begun,
-            "transfer_near_s": send_s(near, sent) - near.latency_s,
-            "transfer_far_s": send_s(far, sent) - far.latency_s,
+            "transfer_near_s": send_s(near, sent) - near.latency_s + gathered,
+            "transfer_far_s": send_s(far, sent) - far.latency_s + gathered,
         }
 
     # -- money and energy ------------------------------------------------------------------------

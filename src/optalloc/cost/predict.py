@@ -126,7 +126,7 @@ def evaluate(
     fill = [runs[i][1][i] + capacities[i] - rooms[i] for i in range(pp)]
     worst = int(np.argmax([have / room for have, room in zip(fill, capacities, strict=True)]))
     return Prediction(
-        step_time_s=_mixed_s(costs, tables, choice) * problem.share,
+        step_time_s=mixed_s(costs, tables, choice, k) * problem.share,
         memory_bytes=fill[worst],
         reported_bytes=max(fill),
         capacity_bytes=float(capacities[worst]),
@@ -149,12 +149,15 @@ def _reported_bytes(problem: Problem, cost: CostModel, used: Sequence[float], me
     return reserved if kind == "reserved" else reserved + c.workspace_bytes
 
 
-def _mixed_s(costs: list[CostModel], tables: list[MeshTables], choice: Choice) -> float:
+def mixed_s(
+    costs: Sequence[CostModel], tables: Sequence[MeshTables], choice: Choice, k: int
+) -> float:
     """Step time of a pipeline whose stages run on different devices, seconds.
 
-    The event time of the stages' own passes; what follows is that of the slowest stage.
+    ``tables`` has one a stage, with the mesh in row ``k``. The event time of the stages' own
+    passes; what follows is that of the slowest stage.
     """
-    k, ends = choice.mesh, np.cumsum((0, *choice.layers))
+    ends = np.cumsum((0, *choice.layers))
     pp = len(choice.layers)
     micro = int(tables[0].ints[k, 3])
     forward, backward, tails = [], [], []

@@ -108,6 +108,7 @@ class Stack(CostModel):
         }
         self.states = StateBytes(**fields)
         self.fragmentation = 1.0
+        self.scatters = np.array([cost.scatters for cost in costs])
         self._batches = _array(costs, lambda c: c.workload.global_batch).astype(np.int64)
         self._units = [Unit.of(cost.device, cost.workload.dtype, cost.constants) for cost in costs]
         self._dtypes = [cost.workload.dtype for cost in costs]
@@ -117,6 +118,8 @@ class Stack(CostModel):
         self._memory = _array(costs, lambda c: c.device.memory_bandwidth_bytes_per_s)
         self._processors = _array(self._units, lambda u: u.multiprocessors)
         self._levels = _levels(costs)
+        # The outermost level of one node is its own links.
+        self._joined = np.array([cost.cluster.levels()[-1].name == "network" for cost in costs])
         self._bus = np.array([cost.device.link.startswith("pcie") for cost in costs])
         self._named = [self._is_dtype("fp8"), self._is_dtype("fp4"), self._is_dtype("fp32")]
 
@@ -142,16 +145,14 @@ class Stack(CostModel):
             cast_passes=small,
             constants=c,
         )
+        inside = np.where(self._bus, c.host_link_efficiency, c.node_link_efficiency)
+        between = np.where(self._joined, c.network_efficiency, inside)
         self.network = Network(
             tuple(
                 msgspec.structs.replace(
                     level,
                     bandwidth_bytes_per_s=level.bandwidth_bytes_per_s
-                    * (
-                        c.network_efficiency
-                        if level.name == "network"
-                        else np.where(self._bus, c.host_link_efficiency, c.node_link_efficiency)
-                    ),
+                    * (between if level.name == "network" else inside),
                 )
                 for level in self._levels
             )

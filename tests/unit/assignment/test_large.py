@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from benchmarks.instances import KINDS, DrawnPairs, classes_of_devices
 
+from optalloc.assignment.ascent import Lists, ascend
 from optalloc.assignment.enumerate import solve_enumerate
 from optalloc.assignment.exact import solve_exact
 from optalloc.assignment.large import ArraySource, solve_large
 from optalloc.assignment.problem import AssignmentProblem, Sense
+from optalloc.assignment.scan import Scanner
 from optalloc.assignment.solve import choose_method, solve_assignment
 from optalloc.errors import InputError
 from optalloc.result import Termination
@@ -165,11 +169,34 @@ def test_auto_takes_large_instances_here() -> None:
     assert choose_method(AssignmentProblem(loads, loads, [9] * 1000)) == "large"
 
 
-def test_a_limit_ends_it_with_a_bound() -> None:
-    """No time at all: no plan, and still a valid bound."""
-    result = solve_large(DrawnPairs(500, 10, 1), stop=TimeLimit(0.0))
+@pytest.mark.parametrize("kind", ["d", "classes"])
+def test_a_limit_ends_it_with_a_plan_and_a_bound(kind: str) -> None:
+    """No time at all: a plan in a hurry, and a valid bound."""
+    result = solve_large(DrawnPairs(1500, 30, 1, kind), stop=TimeLimit(0.0))
     assert result.termination is Termination.LIMIT
-    assert result.bounds.dual is not None
+    assert result.placed is not None
+    assert len(result.incumbents) == 1
+    assert 0.0 < result.bounds.gap < 0.1
+
+
+@pytest.mark.parametrize("asked", [1, 12, 150])
+def test_an_interrupt_before_the_first_plan_still_gives_one(asked: int) -> None:
+    """While prices are sought, of the lists or already in the sweeps."""
+    asks = 0
+
+    def interrupt(progress: Progress) -> bool:
+        nonlocal asks
+        asks += progress.bound is not None  # the lists are there
+        if asks == asked:
+            asks += 1
+            raise KeyboardInterrupt
+        return False
+
+    source = DrawnPairs(1500, 30, 2)
+    result = solve_large(source, stop=interrupt)
+    assert result.termination is Termination.LIMIT
+    assert result.placed is not None
+    assert 0.0 < result.bounds.gap < 0.1
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -184,3 +211,32 @@ def test_classes_of_identical_devices_are_solved_closely() -> None:
     assert len({tuple(column) for column in problem.costs.T.tolist()}) == 3
     result = solve_exact(problem, NodeLimit(2000))
     assert result.bounds.gap < 0.002
+
+
+def test_units_of_a_class_share_a_price_that_loses_nothing() -> None:
+    """On lists that show few units of a class, the bound over all pairs is as good as on all."""
+    source = DrawnPairs(2000, 40, 4, "classes")
+    rooms = source.capacities.astype(np.float64)
+    alone, zeros = np.arange(40), np.zeros(40)
+    grid = np.broadcast_to(np.arange(40, dtype=np.int32), (2000, 40))
+    with ThreadPoolExecutor(2) as pool:
+        scanner = Scanner(source, 1, pool)
+        full = ascend(Lists(grid, *source.rows(0, 2000)), rooms, zeros, lambda: False, alone)
+        short = scanner.scan(full, 24, np.arange(40) % 8)
+        classes = short.classes
+        assert classes.tolist() == (np.arange(40) % 8).tolist()
+        shared = ascend(short.lists, rooms, zeros, lambda: False, classes)
+        assert all(len(set(shared[classes == k])) == 1 for k in range(8))
+        best = scanner.scan(full, 0, alone).bound
+        assert scanner.scan(shared, 0, alone).bound > best - 1e-5 * abs(best)
+
+
+def test_one_pair_sets_a_unit_apart() -> None:
+    """Units are of one class only where all tasks, costs, loads and capacities agree."""
+    costs, loads = np.full((500, 6), 7), np.full((500, 6), 3)
+    costs[499, 1] = 8
+    loads[250, 4] = 2
+    source = ArraySource(costs, loads, [900, 900, 901, 900, 900, 900])
+    with ThreadPoolExecutor(1) as pool:
+        found = Scanner(source, 1, pool).scan(np.zeros(6), 0, np.arange(6)).classes
+    assert found.tolist() == [0, 1, 2, 0, 3, 0]

@@ -12,6 +12,7 @@ from optalloc.cost.calibrate import Fit, Rows, cells, fold_of, problem_keys
 from optalloc.cost.constants import (
     ConstantsFile,
     expected_error,
+    linked,
     read_constants,
     resolved,
     to_toml,
@@ -169,3 +170,28 @@ def test_a_file_without_a_constant_is_refused(tmp_path: Path) -> None:
     path.write_text(to_toml(msgspec.structs.replace(FILE, constants=less), "x"), encoding="utf-8")
     with pytest.raises(InputError, match="launch_s"):
         read_constants(str(path))
+
+
+def test_a_pipeline_of_mixed_devices_is_fitted_as_it_is_predicted() -> None:
+    """One entry a stage; a row of its own and among others."""
+    notes = "stage gpu types ['A100-40GB', 'A100-80GB']; layers/stage [4, 4]"
+    mixed = ROW | {"gpu": "A100-40GB+A100-80GB", "tp": "4", "pp": "2", "gbs": "16", "mbs": "2"}
+    mixed |= {"notes": notes, "step_time_s": "1.0"}
+    plain = ROW | {"row_id": "2", "tp": "4", "pp": "2", "gbs": "16", "mbs": "2", "step_time_s": "1"}
+    problems = [problem_of(row) for row in (plain, mixed, plain)]
+    assert [len(problem.clusters) for problem in problems] == [1, 2, 1]
+    fit = Fit(Rows(problems, FILE), FILE)
+    found = np.exp(fit.log_times(_values(fit)))
+    wanted = [predict(problem, FILE).step_time_s for problem in problems]
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def _values(fit: Fit) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The parameters that the constants' values are."""
+    constants = fit.file.constants
+    return np.array(
+        [
+            0.0 if level else linked(constants[name].value, constants[name].link)
+            for level, _, name in fit.parameters
+        ]
+    )

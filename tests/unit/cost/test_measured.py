@@ -89,6 +89,16 @@ def test_mixed_devices_without_notes_are_taken_in_order() -> None:
     assert [c.nodes[0].device.name for c in problem.clusters] == ["rtx-3090", "titan-rtx"]
 
 
+def test_a_step_waits_for_devices_that_the_notes_do_not_place() -> None:
+    """Kinds without a stage are in other replicas; with one replica every kind has its stage."""
+    gpu = {"gpu": "RTX2080+RTX3090+TitanRTX", "pp": "1", "tp": "4", "dp": "6"}
+    notes = {"notes": "stage gpu types ['RTX-3090']"}
+    slow, alone = (problem_of(MIXED | gpu | notes | {"dp": dp}) for dp in ("6", "1"))
+    assert [c.nodes[0].device.name for c in slow.clusters] == ["rtx-2080"]
+    assert [c.nodes[0].device.name for c in alone.clusters] == ["rtx-3090"]
+    assert any("other replicas" in remark for remark in slow.remarks)
+
+
 def test_a_batch_that_is_not_predicted_whole_scales_the_step() -> None:
     """13 of 16 sequences take 13/16 of the time of 16."""
     part = predict(problem_of(BARE | {"gbs": "13", "dp": "4", "mbs": "2", "tp": "2"}))

@@ -284,6 +284,18 @@ def test_a_boundary_carries_one_micro_batch(llama: ModelSpec) -> None:
     assert far == pytest.approx(10 * near)
 
 
+def test_ranks_scatter_what_all_of_them_hold(llama: ModelSpec) -> None:
+    """Half of 4 MiB over the boundary, then half of it from the other rank of the node."""
+    work = msgspec.structs.replace(WORK, framework="megatron-lm")
+    mesh = {"tp": 2, "pp": 2, "micro_batch": 1}
+    tables = _cost(llama, work).tables(_meshes(mesh))
+    half = 20.972e-6
+    gathered = float(tables.real("transfer_near_s")[0]) - half
+    assert gathered == pytest.approx(half, rel=0.2)  # and the latency of one hop
+    assert gathered >= half * (1.0 - 1e-4)
+    assert tables.real("transfer_far_s")[0] == pytest.approx(10 * half + gathered, rel=1e-4)
+
+
 def test_the_decoder_hands_on_the_encoder_output(translator: ModelSpec) -> None:
     """Source 2048, target 512: 1 in the encoder, 1.25 in the decoder, 0.25 before the head."""
     work = msgspec.structs.replace(WORK, decoder_sequence_length=512)

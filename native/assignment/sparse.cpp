@@ -1,5 +1,7 @@
 #include "assignment/sparse.hpp"
 
+#include <algorithm>
+
 #include "assignment/sparse_chains.hpp"
 #include "assignment/sparse_plan.hpp"
 
@@ -11,6 +13,9 @@ constexpr double kFirstForce = 0.003, kForceGrowth = 1.5;
 constexpr int kSweeps = 3;         // at each force
 constexpr int kFinalSweeps = 40;   // at force 1, the last overloads dearer each time they stay
 constexpr int kHurriedSweeps = 16; // where a stop came before the first plan
+// With thousands of tasks a unit, trying all swaps costs the square of the tasks: one sweep tries so many, or
+// kFewPartners with each unit where that is more.
+constexpr std::size_t kSwaps = 100'000'000, kFewPartners = 8;
 constexpr std::int64_t kFirstBudget = 200;
 
 }  // namespace
@@ -19,6 +24,7 @@ std::vector<int> solve_sparse(const Candidates& candidates, std::span<const doub
                               std::uint64_t seed, const SparseWatch& watch) {
     SparsePlan plan(candidates, price);
     bool stopped = false;
+    const std::size_t partners = std::max(kFewPartners, kSwaps / std::max<std::size_t>(1, candidates.unit.size()));
     const int few = candidates.num_tasks / 1000;  // moves, after which a sweep is not worth another
     const auto poll = [&] { return stopped || (stopped = watch(0, nullptr)); };
     std::vector<int> best;
@@ -31,7 +37,7 @@ std::vector<int> solve_sparse(const Candidates& candidates, std::span<const doub
     };
     plan.begin(seed);
     for (double force = kFirstForce; force < 1.0 && !stopped; force *= kForceGrowth) {
-        for (int turn = 0; turn < kSweeps && plan.sweep(force, 1.0, poll) > few; ++turn) {}
+        for (int turn = 0; turn < kSweeps && plan.sweep(force, 1.0, partners, poll) > few; ++turn) {}
     }
     double weight = 1.0;
     const auto ignore = [] { return false; };
@@ -39,7 +45,8 @@ std::vector<int> solve_sparse(const Candidates& candidates, std::span<const doub
         // Who stops early still wants a plan: overloads grow dearer with every sweep.
         const bool hurries = stopped;
         if (hurries && (!best.empty() || hurried++ == kHurriedSweeps)) break;
-        const int moves = hurries ? plan.sweep(1.0, weight, ignore) : plan.sweep(1.0, weight, poll);
+        const int moves = hurries ? plan.sweep(1.0, weight, kFewPartners, ignore)
+                                  : plan.sweep(1.0, weight, partners, poll);
         if (plan.feasible()) keep();
         if (moves == 0 && !best.empty()) break;
         if (!plan.feasible() && (hurries || moves <= few)) weight *= 2.0;

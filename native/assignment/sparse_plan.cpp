@@ -13,7 +13,7 @@ constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
 constexpr double kFloor = 0.01;    // of the mean price, the least rate of an overload
 constexpr double kTieBreak = 0.01; // of the price, for a unit that is full before the others begin
 constexpr double kLeast = 1e-9;    // gain of a move
-constexpr int kPollUnits = 16;
+constexpr std::size_t kPollSteps = 2'000'000;
 
 }  // namespace
 
@@ -110,16 +110,20 @@ void SparsePlan::gather(int unit) {
     }
 }
 
-int SparsePlan::sweep(double force, double weight, const std::function<bool()>& poll) {
+int SparsePlan::sweep(double force, double weight, std::size_t partners, const std::function<bool()>& poll) {
     force_ = force;
     weight_ = weight;
     int moves = 0;
+    std::size_t steps = kPollSteps;
     std::vector<int> mine;
     for (int a = 0; a < c_->num_units; ++a) {
-        if (a % kPollUnits == 0 && poll()) break;
         gather(a);
         mine = held(a);
         for (const int task : mine) {
+            if (steps >= kPollSteps) {
+                steps = 0;
+                if (poll()) return moves;
+            }
             const std::size_t now = place(task);
             if (unit_of(now) != a) continue;
             double gain = kLeast;
@@ -137,7 +141,13 @@ int SparsePlan::sweep(double force, double weight, const std::function<bool()>& 
                     to = e;
                     back = kNone;
                 }
-                for (const std::size_t other : shared(b)) {
+                const auto all = shared(b);
+                const std::size_t count = std::min(all.size(), partners);
+                steps += 1 + count;
+                // Of many, a part that begins elsewhere for every task.
+                std::size_t next = count < all.size() ? mixed(static_cast<std::uint64_t>(task)) % all.size() : 0;
+                for (std::size_t q = 0; q < count; ++q, next = next + 1 == all.size() ? 0 : next + 1) {
+                    const std::size_t other = all[next];
                     const std::size_t was = place(task_of(other));
                     if (unit_of(was) != b) continue;
                     const double both = saved + static_cast<double>(c_->cost[was] - c_->cost[other]) -

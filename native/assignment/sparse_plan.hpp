@@ -24,8 +24,9 @@ class SparsePlan {
 
     // Places every task where it is cheapest at the prices; ties go to the unit that is behind the others.
     void begin(std::uint64_t seed);
-    // One pass of the best shift or swap of each task; how many were made. poll() == true ends it early.
-    int sweep(double force, double weight, const std::function<bool()>& poll);
+    // One pass of the best shift or swap of each task, with at most `partners` tasks of each other unit; how
+    // many were made. poll() == true ends it early.
+    int sweep(double force, double weight, std::size_t partners, const std::function<bool()>& poll);
 
     bool feasible() const;
     Int value() const { return value_; }

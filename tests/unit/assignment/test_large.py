@@ -179,7 +179,7 @@ def test_a_limit_ends_it_with_a_plan_and_a_bound(kind: str) -> None:
     assert 0.0 < result.bounds.gap < 0.1
 
 
-@pytest.mark.parametrize("asked", [1, 12, 150])
+@pytest.mark.parametrize("asked", [1, 12, 110])
 def test_an_interrupt_before_the_first_plan_still_gives_one(asked: int) -> None:
     """While prices are sought, of the lists or already in the sweeps."""
     asks = 0

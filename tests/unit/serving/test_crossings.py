@@ -20,8 +20,6 @@ from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.solve import place_layers
 from optalloc.serving.flow.witness import Crossings
 
-GEO = Path("/work/shared/data/serving/helix/instance_geo24_llama70b.json")
-
 
 def two_sites(link: float) -> FlowProblem:
     """Four nodes that pass 10 over one layer and 4 over two, at two sites joined by ``link``."""
@@ -109,11 +107,10 @@ def test_narrow_links_between_sites_lower_the_bound() -> None:
 
 
 @pytest.mark.slow
-def test_distributed_published_instance() -> None:
+def test_distributed_published_instance(shared_data: Path) -> None:
     """Three regions of the Helix artifact: 1754 tokens/s for 1212, within 1 % of the bound."""
-    if not GEO.exists():
-        pytest.skip("the published instances are not on this machine")
-    result = place_layers(load_flow(GEO))
+    path = shared_data / "serving" / "helix" / "instance_geo24_llama70b.json"
+    result = place_layers(load_flow(path))
     assert result.bounds.primal is not None
     assert result.bounds.primal >= 1754.38
     assert result.bounds.gap <= 0.01

@@ -25,8 +25,6 @@ from optalloc.serving.flow.regions import regions_of
 from optalloc.serving.flow.solve import place_layers
 from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
 
-HELIX = Path("/work/shared/data/serving/helix")
-
 
 def line(tables: list[tuple[float, ...]], num_layers: int, link: float = 1e9) -> FlowProblem:
     """Nodes that all meet over links of one capacity, tokens/s."""
@@ -310,11 +308,9 @@ def test_bad_files_are_named(tmp_path: Path, change: dict[str, object], words: s
         ("single_t4_llama30b", 397.6851),
     ],
 )
-def test_published_instances_are_proven_optimal(name: str, value: float) -> None:
+def test_published_instances_are_proven_optimal(shared_data: Path, name: str, value: float) -> None:
     """The Helix artifact's instances with uniform links: value, and a bound that meets it."""
-    path = HELIX / f"instance_{name}.json"
-    if not path.exists():
-        pytest.skip("the published instances are not on this machine")
+    path = shared_data / "serving" / "helix" / f"instance_{name}.json"
     result = place_layers(load_flow(path))
     assert result.termination is Termination.OPTIMAL
     assert result.bounds.primal == pytest.approx(value, rel=1e-6)

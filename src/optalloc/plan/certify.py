@@ -6,7 +6,7 @@ import msgspec
 
 from optalloc.result import Bounds
 from optalloc.training.certify import check_plan
-from optalloc.training.plan import TrainingPlan
+from optalloc.training.plan import Certificate, TrainingPlan
 
 #: What :func:`certify` computes anew and compares.
 CHECKS = (
@@ -31,6 +31,19 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     configurations: int = 0
     pruned: dict[str, int] = {}
 
+    @staticmethod
+    def of(certificate: Certificate | None) -> Claim:
+        """The claim of a plan's certificate."""
+        if certificate is None:
+            return Claim()
+        return Claim(
+            objective=certificate.objective,
+            bounds=Bounds(primal=certificate.value, dual=certificate.bound),
+            space=certificate.space,
+            configurations=certificate.configurations,
+            pruned=certificate.pruned,
+        )
+
     @property
     def is_optimal(self) -> bool:
         """True if the bound of the search meets the value."""
@@ -52,13 +65,4 @@ def certify(plan: TrainingPlan) -> Claim:
     Complexity: O(stages * chunks a stage * micro-batches).
     """
     check_plan(plan)
-    certificate = plan.certificate
-    if certificate is None:
-        return Claim()
-    return Claim(
-        objective=certificate.objective,
-        bounds=Bounds(primal=certificate.value, dual=certificate.bound),
-        space=certificate.space,
-        configurations=certificate.configurations,
-        pruned=certificate.pruned,
-    )
+    return Claim.of(plan.certificate)

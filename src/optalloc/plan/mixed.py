@@ -7,9 +7,9 @@ import os
 import msgspec
 
 from optalloc import files
-from optalloc.errors import FormatVersionError, OptallocError
+from optalloc.errors import OptallocError
 from optalloc.plan.certify import Claim
-from optalloc.result import Bounds
+from optalloc.plan.plan import read_saved
 from optalloc.training.mixed.certify import check_mixed_plan
 from optalloc.training.mixed.plan import FORMAT_VERSION, MixedPlan
 
@@ -38,16 +38,7 @@ def load_mixed_plan(path: str | os.PathLike[str]) -> MixedPlan:
     FormatVersionError
         If its major format version is not this release's.
     """
-    data = files.parse_json(files.read_text(path), path=str(path))
-    version = files.typed(data, _Head, path=str(path)).format_version
-    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-        raise FormatVersionError(
-            f"plan format {version} is not read by this release, which reads {FORMAT_VERSION}",
-            path=str(path),
-            pointer="$.format_version",
-            fix="make the plan again with this release",
-        )
-    return files.typed(files.known_only(data, MixedPlan), MixedPlan, path=str(path))
+    return read_saved(path, MixedPlan, _Head())
 
 
 def certify_mixed(plan: MixedPlan) -> Claim:
@@ -61,13 +52,4 @@ def certify_mixed(plan: MixedPlan) -> Claim:
     Complexity: O(stages * layers).
     """
     check_mixed_plan(plan)
-    certificate = plan.certificate
-    if certificate is None:
-        return Claim()
-    return Claim(
-        objective=certificate.objective,
-        bounds=Bounds(primal=certificate.value, dual=certificate.bound),
-        space=certificate.space,
-        configurations=certificate.configurations,
-        pruned=certificate.pruned,
-    )
+    return Claim.of(plan.certificate)

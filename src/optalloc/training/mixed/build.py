@@ -16,7 +16,6 @@ from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.training.mixed.problem import (
     BY_KIND,
-    FIELDS,
     MOST_GROUPS,
     STATE,
     MixedProblem,
@@ -182,9 +181,10 @@ class MixedCosts:
             for name, values in cost.state_bytes(pipelined).items()
         }
         layers = np.concatenate([tables.layers, single.layers[:, -1:]], axis=1)
-        layers = layers[:, :, [LAYER_FIELDS.index(name) for name in FIELDS]].copy()
-        layers[:, :, FIELDS.index("backward_s")] += layers[:, :, FIELDS.index("weight_s")]
-        layers[:, :, FIELDS.index("weight_s")] = 0.0
+        layers[:, :, LAYER_FIELDS.index("backward_s")] += layers[
+            :, :, LAYER_FIELDS.index("weight_s")
+        ]
+        layers[:, :, LAYER_FIELDS.index("weight_s")] = 0.0
         layers[:, :, STATE] = cost.fragmentation * (bytes_["weights"] + bytes_["gradients"])
         owned = bytes_["optimizer"] / cost.states.optimizer  # parameters a device updates
         size = element_bytes(self.workload)

@@ -36,6 +36,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc.cost.model import LAYER_FIELDS
 from optalloc.training.strategy import Recompute
 
 Array = NDArray[np.float64]
@@ -45,25 +46,9 @@ MOST_STAGES = 16
 MOST_GROUPS = 4
 _EXACT_RINGS = 8
 
-# Columns of MixedProblem.layers, those of the native search.
-FIELDS = (
-    "forward_s",
-    "backward_s",
-    "weight_s",
-    "extra_selective_s",
-    "extra_full_s",
-    "held_bytes",
-    "held_selective_bytes",
-    "held_full_bytes",
-    "scratch_selective_bytes",
-    "scratch_full_bytes",
-    "state_bytes",
-    "reduce_s",
-    "gather_s",
-    "update_s",
-)
+# Columns of MixedProblem.layers are LAYER_FIELDS, as the native search reads them.
 STATE, REDUCE, GATHER, UPDATE = (
-    FIELDS.index(name) for name in ("state_bytes", "reduce_s", "gather_s", "update_s")
+    LAYER_FIELDS.index(name) for name in ("state_bytes", "reduce_s", "gather_s", "update_s")
 )
 
 
@@ -161,7 +146,8 @@ class MixedProblem(msgspec.Struct, frozen=True, kw_only=True):
         Devices, and devices that the innermost link joins.
     group, devices : ndarray of int32, shape (kinds,)
     layers : ndarray of float64, shape (kinds, types + 1, 14)
-        FIELDS of the embedding, each layer type, the head, and the head of a replica of one stage;
+        LAYER_FIELDS of the embedding, each layer type, the head, and the head of a replica of one
+        stage;
         ``backward_s`` is the whole backward, ``state_bytes`` is without the optimizer, ``update_s``
         with the whole optimizer of a stage.
     optimizer_bytes, gradient_bytes, weight_bytes : ndarray of float64, shape (kinds, types + 1)
@@ -263,7 +249,7 @@ class MixedProblem(msgspec.Struct, frozen=True, kw_only=True):
         head = self.layers.shape[1] - 2 + (count == 1)
         ends = [0] * (i == 0) + [head] * (i == count - 1)
         rows = types + ends
-        cost = {name: self.layers[this.kind, :, j] for j, name in enumerate(FIELDS)}
+        cost = {name: self.layers[this.kind, :, j] for j, name in enumerate(LAYER_FIELDS)}
         full = types[: this.recompute.full]
         core = types[this.recompute.full : this.recompute.full + this.recompute.selective]
         stored = types[this.recompute.full + this.recompute.selective :]

@@ -36,11 +36,11 @@ import msgspec
 import numpy as np
 
 from optalloc import _native
+from optalloc.cost.model import LAYER_FIELDS
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.mixed.problem import (
     BY_KIND,
-    FIELDS,
     GATHER,
     REDUCE,
     STATE,
@@ -190,8 +190,8 @@ def work_bound(problem: MixedProblem, used: Sequence[int]) -> float:
     group g does at most c_g = max over kinds and types of w / (devices * seconds) of it a second,
     so M <= J sum c_g available_g. True for any w; taken is the time that the groups together need.
     """
-    seconds = problem.layers[:, :-1, FIELDS.index("forward_s")]
-    seconds = seconds + problem.layers[:, :-1, FIELDS.index("backward_s")]
+    seconds = problem.layers[:, :-1, LAYER_FIELDS.index("forward_s")]
+    seconds = seconds + problem.layers[:, :-1, LAYER_FIELDS.index("backward_s")]
     counts = np.bincount(problem.sequence, minlength=seconds.shape[1]).astype(np.float64)
     counts[0] = counts[-1] = 1.0
     least: list[Array] = []
@@ -218,7 +218,7 @@ def slim(problem: MixedProblem) -> list[int]:
     """For every group and number of devices the fastest kind and the one of least memory."""
     counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1) * 1.0
     layers = problem.layers[:, :-1]
-    column = {name: layers[:, :, k] @ counts for k, name in enumerate(FIELDS)}
+    column = {name: layers[:, :, k] @ counts for k, name in enumerate(LAYER_FIELDS)}
     seconds = column["forward_s"] + column["backward_s"]
     bytes_ = column["state_bytes"] + column["held_bytes"] - problem.capacity_bytes
     kept: set[int] = set()

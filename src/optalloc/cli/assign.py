@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
+
+from optalloc.cli.answers import colored, status, stop_rule
 
 _MOST_ROWS = 60
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
@@ -76,66 +76,41 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.assignment.formats import load_assignment
     from optalloc.assignment.solve import solve_assignment
     from optalloc.cli.assign_mapped import is_mapped, run_mapped
-    from optalloc.cli.progress import ProgressLine
+    from optalloc.cli.progress import progress_line
     from optalloc.files import canonical_json, write_text
     from optalloc.report.table import render
-    from optalloc.result import Termination
 
-    stop = _stop_rule(arguments)
+    stop = stop_rule(arguments)
     if is_mapped(arguments):
         return run_mapped(arguments, stop)
     problem = load_assignment(arguments.file, sense=arguments.sense, index=arguments.index)
     if arguments.objective is not None:
         problem = problem.replace(objective=arguments.objective)
-    listener = ProgressLine() if sys.stderr.isatty() else None
-    result = solve_assignment(
-        problem,
-        arguments.method,
-        stop=stop,
-        on_progress=listener,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        start=None if arguments.start is None else _read_start(arguments.start),
-        proof=arguments.proof,
-    )
-    if listener is not None:
-        listener.close()
+    with progress_line() as line:
+        result = solve_assignment(
+            problem,
+            arguments.method,
+            stop=stop,
+            on_progress=line,
+            seed=arguments.seed,
+            threads=arguments.threads,
+            start=None if arguments.start is None else _read_start(arguments.start),
+            proof=arguments.proof,
+        )
     prices = None
     if arguments.prices and result.placed is not None:
         from optalloc.assignment.shadow import shadow_prices
 
         prices = shadow_prices(problem).tolist()
     data = _plain(problem, result, prices)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "csv":
         tables = [_by_task(problem, result)]
     else:
         tables = _tables(problem, result, prices)
-    print(render(tables, data, arguments.format, color=color), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_text(arguments.output, canonical_json(data))
-    if result.termination is Termination.INFEASIBLE:
-        return 3
-    if result.placed is None:
-        return 4
-    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
-        return 5
-    return 0
-
-
-def _stop_rule(arguments: argparse.Namespace) -> Any:
-    """The first limit that is reached ends the search; None without one."""
-    from optalloc.stop import Either, Gap, NodeLimit, TimeLimit
-    from optalloc.units import parse_duration
-
-    rules: list[Any] = []
-    if arguments.time_limit is not None:
-        rules.append(TimeLimit(parse_duration(arguments.time_limit, path="--time-limit")))
-    if arguments.node_limit is not None:
-        rules.append(NodeLimit(arguments.node_limit))
-    if arguments.gap_limit is not None:
-        rules.append(Gap(arguments.gap_limit))
-    return Either(*rules) if rules else None
+    return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 
 def _read_start(path: str) -> list[int]:

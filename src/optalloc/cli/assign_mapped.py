@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import Any
+
+from optalloc.cli.answers import colored, status
 
 _MOST_ROWS = 20
 
@@ -21,11 +21,10 @@ def run_mapped(arguments: argparse.Namespace, stop: Any) -> int:
     """Solve and print; returns the exit status."""
     from optalloc.assignment.large import solve_large
     from optalloc.assignment.pairs import open_pairs
-    from optalloc.cli.progress import ProgressLine
+    from optalloc.cli.progress import progress_line
     from optalloc.errors import InputError
     from optalloc.files import canonical_json, write_text
     from optalloc.report.table import render
-    from optalloc.result import Termination
 
     if arguments.method not in ("auto", "large"):
         raise InputError(
@@ -44,34 +43,25 @@ def run_mapped(arguments: argparse.Namespace, stop: Any) -> int:
             "the method large minimises the sum alone", path="--objective", fix="leave it out"
         )
     source = open_pairs(arguments.file)
-    listener = ProgressLine() if sys.stderr.isatty() else None
     try:
-        result = solve_large(
-            source,
-            seed=arguments.seed,
-            threads=arguments.threads,
-            sense=arguments.sense or source.sense,
-            stop=stop,
-            on_progress=listener,
-        )
+        with progress_line() as line:
+            result = solve_large(
+                source,
+                seed=arguments.seed,
+                threads=arguments.threads,
+                sense=arguments.sense or source.sense,
+                stop=stop,
+                on_progress=line,
+            )
     except InputError as error:
         where = arguments.file if error.path in ("", "source") else error.path
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
-    finally:
-        if listener is not None:
-            listener.close()
     data = _plain(source, result, arguments.sense or source.sense)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     tables = [_by_task(source, result) if arguments.format == "csv" else _by_unit(source, data)]
-    print(render(tables, data, arguments.format, color=color), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_text(arguments.output, canonical_json(data))
-    if result.termination is Termination.INFEASIBLE:
-        return 3
-    if result.placed is None:
-        return 4
-    is_short = arguments.require_optimal and result.termination is not Termination.OPTIMAL
-    return 5 if is_short else 0
+    return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 
 def _chosen(source: Any, placed: Any) -> tuple[Any, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from optalloc.cli.answers import colored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{Path(arguments.rows).name}."
         )
         Path(output).write_text(to_toml(found.file, heading), encoding="utf-8")
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(tables(found), facts(found), arguments.format, color=color), end="")
+    print(render(tables(found), facts(found), arguments.format, color=colored()), end="")
     if arguments.format == "table" and output is not None:
         print(f"Saved {output}. Next: optalloc estimate MODEL --cluster C --calibration {output}")
     return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 import msgspec
 
 from optalloc.cli import mixed
+from optalloc.cli.answers import colored
 from optalloc.cli.plans import checked
 from optalloc.plan.certify import CHECKS, Claim, certify
 from optalloc.plan.mixed import is_mixed_plan
@@ -44,10 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         rows=tuple((text,) for text in CHECKS),
         notes=(_claim(claim),),
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(f"{arguments.plan} says the truth about itself.")
-    print(render([table], data, arguments.format, color=color), end="")
+    print(render([table], data, arguments.format, color=colored()), end="")
     return 0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+
+from optalloc.cli.answers import colored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         notes=(check.reason,) if check.reason else (),
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render([table], data, arguments.format, color=color), end="")
+    print(render([table], data, arguments.format, color=colored()), end="")
     return 2 if check.verdict is Verdict.INVALID else 0
 
 

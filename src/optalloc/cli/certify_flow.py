@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+
+from optalloc.cli.answers import colored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         right=("tokens/s",),
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render([table], data, arguments.format, color=color), end="")
+    print(render([table], data, arguments.format, color=colored()), end="")
     return 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
+from optalloc.cli.answers import colored
 from optalloc.cli.plans import read_any
 from optalloc.plan.compare import Comparison, compare
 from optalloc.report.table import Table, render
@@ -23,10 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
     comparison = compare(read_any(arguments.first), read_any(arguments.second))
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(comparison.summary)
-    print(render(_tables(comparison), comparison, arguments.format, color=color), end="")
+    print(render(_tables(comparison), comparison, arguments.format, color=colored()), end="")
     return 0
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tomllib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from optalloc import files
+from optalloc.cli.answers import colored
 from optalloc.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -98,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     tables = plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
     if arguments.format == "table":
         print(report.estimate_headline(plan))
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(tables, facts.estimate_facts(plan), arguments.format, color=color), end="")
+    print(render(tables, facts.estimate_facts(plan), arguments.format, color=colored()), end="")
     if arguments.format == "table" and arguments.output is not None:
         print(f"Saved {arguments.output}. Next: optalloc explain {arguments.output}")
     return 0

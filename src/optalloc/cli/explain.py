@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING
+
+from optalloc.cli.answers import colored, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.plan.sensitivity import Turn
@@ -60,12 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
-    from optalloc.stop import TimeLimit
-    from optalloc.units import parse_duration
 
-    stop = None
-    if arguments.time_limit is not None:
-        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    stop = stop_rule(arguments)
     if is_mixed_plan(arguments.plan):
         from optalloc.cli import mixed
         from optalloc.errors import InputError
@@ -91,11 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
         stop=stop,
         on_turn=_progress if sys.stderr.isatty() else None,
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(explanation.summary + "\n")
     tables = explanation_tables(explanation)
-    print(render(tables, explanation, arguments.format, color=color), end="")
+    print(render(tables, explanation, arguments.format, color=colored()), end="")
     if arguments.html is not None:
         files.write_text(arguments.html, page(as_written(plan)[0], explanation))
     if arguments.format == "table":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
+
+from optalloc.cli.answers import colored, status, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Place, print and write; returns the exit status."""
-    from optalloc.cli.progress import ProgressLine
+    from optalloc.cli.progress import progress_line
     from optalloc.files import write_json
     from optalloc.report.flow import flow_tables
     from optalloc.report.table import render
-    from optalloc.result import Termination
     from optalloc.serving.flow.instance import save_flow
     from optalloc.serving.flow.result import answer_of
     from optalloc.serving.flow.solve import place_layers
@@ -58,24 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     problem = _problem(arguments)
     if arguments.instance is not None:
         save_flow(problem, arguments.instance)
-    listener = ProgressLine() if sys.stderr.isatty() else None
-    result = place_layers(
-        problem, stop=_stop_rule(arguments), on_progress=listener, seed=arguments.seed
-    )
-    if listener is not None:
-        listener.close()
+    with progress_line() as line:
+        result = place_layers(
+            problem, stop=stop_rule(arguments), on_progress=line, seed=arguments.seed
+        )
     answer = answer_of(result)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(flow_tables(problem, result), answer, arguments.format, color=color), end="")
+    print(render(flow_tables(problem, result), answer, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)
-    if result.termination is Termination.INFEASIBLE:
-        return 3
-    if result.placed is None:
-        return 4
-    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
-        return 5
-    return 0
+    return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 
 def _problem(arguments: argparse.Namespace) -> Any:
@@ -110,15 +100,3 @@ def _problem(arguments: argparse.Namespace) -> Any:
         dtype=arguments.dtype,
         partial_inference=arguments.partial,
     )
-
-
-def _stop_rule(arguments: argparse.Namespace) -> Any:
-    from optalloc.stop import Either, Gap, TimeLimit
-    from optalloc.units import parse_duration
-
-    rules: list[Any] = []
-    if arguments.time_limit is not None:
-        rules.append(TimeLimit(parse_duration(arguments.time_limit, path="--time-limit")))
-    if arguments.gap_limit is not None:
-        rules.append(Gap(arguments.gap_limit))
-    return Either(*rules) if rules else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
+from optalloc.cli.answers import colored
 from optalloc.cluster import catalog
 from optalloc.cluster.load import is_shorthand, load_cluster
 from optalloc.errors import InputError, nearest
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer; returns the exit status."""
     tables, data = _answer(arguments.what)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(tables, data, arguments.format, color=color), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     return 0
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 
 import msgspec
 
+from optalloc.cli.answers import colored, status
 from optalloc.cli.plans import checked, read_mixed
-from optalloc.cli.progress import ProgressLine
+from optalloc.cli.progress import progress_line
 from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
@@ -19,7 +18,6 @@ from optalloc.plan.mixed import certify_mixed, load_mixed_plan
 from optalloc.report import mixed as report
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
-from optalloc.result import Termination
 from optalloc.stop import StopRule
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.mixed.solve import plan_mixed
@@ -51,10 +49,7 @@ def train(
             path="--for",
             fix="use --for pytorch, or plan each group of equal nodes by itself",
         )
-    line = None
-    if sys.stderr.isatty():
-        line = ProgressLine(lambda value: value_text("step_time", value))
-    try:
+    with progress_line(lambda value: value_text("step_time", value)) as line:
         result = plan_mixed(
             *inputs,
             target_step_time_s=target_s,
@@ -64,9 +59,6 @@ def train(
             on_progress=line,
             cost_model=cost_model(arguments),
         )
-    finally:
-        if line is not None:
-            line.close()
     plan = result.best
     if arguments.format == "table":
         print(report.mixed_headline(result, limits))
@@ -84,26 +76,18 @@ def train(
         "plan": msgspec.to_builtins(plan),
     }
     if tables or arguments.format == "json":
-        print(render(tables, data, arguments.format, color=_color()), end="")
+        print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)
     if arguments.format == "table" and plan is not None:
         saved = arguments.output or "plan.json"
         add = "" if arguments.output else f"Add -o {saved}, then: "
         print(f"{add}Next: optalloc simulate {saved}, or optalloc export {saved} --to pytorch -o D")
-    if plan is None:
-        return 3 if result.termination is Termination.INFEASIBLE else 4
-    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
-        return 5
-    return 0
+    return status(result, plan, require_optimal=arguments.require_optimal)
 
 
 def _finite(value: float) -> float | None:
     return None if value == float("inf") else value
-
-
-def _color() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
@@ -113,7 +97,7 @@ def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     if arguments.format == "table":
         print(report.estimate_mixed_headline(plan))
     tables = report.mixed_tables(plan) if arguments.format == "table" else [report.stages_raw(plan)]
-    print(render(tables, plan, arguments.format, color=_color()), end="")
+    print(render(tables, plan, arguments.format, color=colored()), end="")
     return 0
 
 
@@ -145,7 +129,7 @@ def certify(arguments: argparse.Namespace) -> int:
     )
     if arguments.format == "table":
         print(f"{arguments.plan} says the truth about itself.")
-    print(render([table], data, arguments.format, color=_color()), end="")
+    print(render([table], data, arguments.format, color=colored()), end="")
     return 0
 
 
@@ -195,7 +179,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv":
         rows_ = tuple(tuple(getattr(use, name) for name in fields) for use in simulation.stages)
         table = Table(title="", columns=fields, rows=rows_)
-    print(render([table], data, arguments.format, color=_color()), end="")
+    print(render([table], data, arguments.format, color=colored()), end="")
     return 0
 
 
@@ -251,5 +235,5 @@ def explain(arguments: argparse.Namespace, stop: StopRule | None) -> int:
         )
     if arguments.format == "table":
         print(explanation.summary + "\n")
-    print(render(tables, data, arguments.format, color=_color()), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     return 0

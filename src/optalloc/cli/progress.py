@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from optalloc.stop import Progress
 
@@ -37,3 +38,16 @@ class ProgressLine:
         """Clear the line."""
         if self._width:
             print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_line(show: Callable[[float], str] = _plain) -> Iterator[ProgressLine | None]:
+    """A progress line for as long as a search runs; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    line = ProgressLine(show)
+    try:
+        yield line
+    finally:
+        line.close()

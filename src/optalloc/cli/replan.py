@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+
+from optalloc.cli.answers import colored, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.plan.plan import load_plan
     from optalloc.plan.replan import replan
     from optalloc.report.table import Table, render
-    from optalloc.stop import TimeLimit
-    from optalloc.units import format_bytes, format_seconds, parse_duration
+    from optalloc.units import format_bytes, format_seconds
 
-    stop = None
-    if arguments.time_limit is not None:
-        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    stop = stop_rule(arguments)
     mixed = is_mixed_plan(arguments.plan)
     plan = load_mixed_plan(arguments.plan) if mixed else load_plan(arguments.plan)
     answer = replan(
@@ -85,12 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         right=("receives",),
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if arguments.format == "table":
         print(answer.summary + "\n")
     tables = [table, moves] if answer.best.moves else [table]
     data = {**msgspec.to_builtins(answer), "gap": answer.gap, "summary": answer.summary}
-    print(render(tables, data, arguments.format, color=color), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         answer.best.plan.save(arguments.output)
     return 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
+from optalloc.cli.answers import colored
 from optalloc.cli.plans import read_plan
 from optalloc.execute.run import Run, run_plan
 from optalloc.report.table import Cell, Table, render
@@ -33,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         timeout_s=parse_duration(arguments.time_limit, path="--time-limit"),
     )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(tables(result), result, arguments.format, color=color), end="")
+    print(render(tables(result), result, arguments.format, color=colored()), end="")
     return 0 if result.loss.equal else 1
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
 import msgspec
 
 from optalloc.cli import mixed
+from optalloc.cli.answers import colored
 from optalloc.cli.plans import read_plan
 from optalloc.plan.mixed import is_mixed_plan
 from optalloc.report.table import Table, render
@@ -41,10 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace is not None:
         whole = arguments.trace_all
         (simulation.trace if whole else simulation.short_trace()).write(arguments.trace)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     csv = arguments.format == "csv"
     table = _raw(simulation) if csv else _table(simulation, arguments)
-    print(render([table], _plain(simulation), arguments.format, color=color), end="")
+    print(render([table], _plain(simulation), arguments.format, color=colored()), end="")
     return 0
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from optalloc.cli.answers import colored
+
 if TYPE_CHECKING:
     from optalloc.plan.cell import Cell, Row
 
@@ -76,9 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv":
         print(csv_text(rows), end="")
     else:
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         tables = [sweep_table(rows)]
-        print(render(tables, Sweep(rows=rows), arguments.format, color=color), end="")
+        print(render(tables, Sweep(rows=rows), arguments.format, color=colored()), end="")
     if arguments.format == "table":
         print("\n" + front_text(rows), end="")
     if arguments.plot is not None:  # behind the answer, which is then not lost with the file

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
+
+from optalloc.cli.answers import colored, status, stop_rule
 
 OBJECTIVES = ("step_time", "price", "energy", "devices")
 
@@ -66,20 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
     from functools import partial
 
-    from optalloc.cli.progress import ProgressLine
+    from optalloc.cli.progress import progress_line
     from optalloc.cli.training_inputs import cost_model, read_inputs
     from optalloc.export.pins import plan_for_target, targets_of
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
     from optalloc.report.table import render
-    from optalloc.result import Termination
-    from optalloc.stop import TimeLimit
     from optalloc.training.solve import plan_training
     from optalloc.units import parse_duration
 
-    stop = target_s = None
-    if arguments.time_limit is not None:
-        stop = TimeLimit(parse_duration(arguments.time_limit, path="--time-limit"))
+    stop, target_s = stop_rule(arguments), None
     if arguments.target is not None:
         target_s = parse_duration(arguments.target, path="--target")
     plan_with = plan_training
@@ -105,10 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         return mixed.train(
             arguments, (model, cluster, workload), stop, target_s, _limits(arguments)
         )
-    line = None
-    if sys.stderr.isatty():
-        line = ProgressLine(lambda value: report.value_text(arguments.objective, value))
-    try:
+    with progress_line(lambda value: report.value_text(arguments.objective, value)) as line:
         result = plan_with(
             model,
             cluster,
@@ -122,9 +115,6 @@ def run(arguments: argparse.Namespace) -> int:
             on_progress=line,
             cost_model=cost_model(arguments),
         )
-    finally:
-        if line is not None:
-            line.close()
     plan = result.best
     limits = _limits(arguments)
     if arguments.format == "table":
@@ -133,8 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv" and plan is not None:
         tables = [facts.stages_raw(plan)]
     data = facts.result_facts(result, cpu_s=time.process_time(), limits=limits)
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(tables, data, arguments.format, color=color), end="")
+    print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
@@ -142,11 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.tool in targets:
             targets = (arguments.tool,)
         print(report.next_command(arguments.output, targets))
-    if plan is None:
-        return 3 if result.termination is Termination.INFEASIBLE else 4
-    if arguments.require_optimal and result.termination is not Termination.OPTIMAL:
-        return 5
-    return 0
+    return status(result, plan, require_optimal=arguments.require_optimal)
 
 
 def _margin(word: str | None) -> float | None:

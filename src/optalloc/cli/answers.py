@@ -1,0 +1,51 @@
+"""What the verbs that answer with a result do alike: limits, colour, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optalloc.result import Result
+    from optalloc.stop import StopRule
+
+
+def colored() -> bool:
+    """True on a terminal, unless ``NO_COLOR`` is set."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def stop_rule(arguments: argparse.Namespace) -> StopRule | None:
+    """The first given limit that is reached ends the search; None without one.
+
+    Raises
+    ------
+    InputError
+        For a time that cannot be read.
+    """
+    from optalloc.stop import Either, Gap, NodeLimit, TimeLimit
+    from optalloc.units import parse_duration
+
+    rules: list[StopRule] = []
+    if arguments.time_limit is not None:
+        rules.append(TimeLimit(parse_duration(arguments.time_limit, path="--time-limit")))
+    if getattr(arguments, "node_limit", None) is not None:
+        rules.append(NodeLimit(arguments.node_limit))
+    if getattr(arguments, "gap_limit", None) is not None:
+        rules.append(Gap(arguments.gap_limit))
+    return Either(*rules) if rules else None
+
+
+def status(result: Result, plan: object | None, *, require_optimal: bool) -> int:
+    """The exit status of a search that ended with ``plan``, None for none."""
+    from optalloc.result import Termination
+
+    if result.termination is Termination.INFEASIBLE:
+        return 3
+    if plan is None:
+        return 4
+    if require_optimal and result.termination is not Termination.OPTIMAL:
+        return 5
+    return 0

@@ -44,6 +44,17 @@ def export_targets() -> tuple[str, ...]:
     return tuple(sorted(TARGETS))
 
 
+def check_target(target: str, path: str = "target") -> None:
+    """Raise InputError at ``path``, with the nearest name, if no target has that name."""
+    if target not in TARGETS:
+        near = nearest(target, TARGETS, count=1)
+        raise InputError(
+            f"{target!r} is no export target",
+            path=path,
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
+        )
+
+
 def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
     """The files of an export, without writing them.
 
@@ -54,13 +65,7 @@ def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
     ExportError
         If the target cannot express the plan.
     """
-    if target not in TARGETS:
-        near = nearest(target, TARGETS, count=1)
-        raise InputError(
-            f"{target!r} is no export target",
-            path="target",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
-        )
+    check_target(target)
     _refuse_unwritten(plan, target)
     module, _, name = TARGETS[target].rpartition(".")
     exporter = cast(Exporter, getattr(importlib.import_module(module), name))

@@ -6,8 +6,8 @@ import math
 import os
 from pathlib import Path
 
-from optalloc.errors import ExportError, InputError, nearest
-from optalloc.export.base import TARGETS, Artefact, write
+from optalloc.errors import ExportError
+from optalloc.export.base import Artefact, check_target, write
 from optalloc.export.pytorch import Facts, layer_facts, template
 from optalloc.files import canonical_json
 from optalloc.model.lower import lower
@@ -48,13 +48,7 @@ def export_mixed(plan: MixedPlan, target: str, folder: str | os.PathLike[str]) -
 
 def mixed_artefacts(plan: MixedPlan, target: str) -> tuple[Artefact, ...]:
     """The files of an export, without writing them."""
-    if target not in TARGETS:
-        near = nearest(target, TARGETS, count=1)
-        raise InputError(
-            f"{target!r} is no export target",
-            path="target",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
-        )
+    check_target(target)
     if target != TARGET:
         feature, stage = difference(plan)
         raise ExportError(

@@ -8,8 +8,8 @@ import msgspec
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
-from optalloc.errors import ExportError, InputError, nearest
-from optalloc.export.base import artefacts, export_targets
+from optalloc.errors import ExportError
+from optalloc.export.base import artefacts, check_target, export_targets
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
@@ -37,13 +37,7 @@ def pin_sets(target: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
     InputError
         If no target has that name.
     """
-    if target not in _ALWAYS:
-        near = nearest(target, _ALWAYS, count=1)
-        raise InputError(
-            f"{target!r} is no export target",
-            path="--for",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(_ALWAYS)}",
-        )
+    check_target(target, "--for")
     always = _ALWAYS[target]
     if target == "pytorch":
         heads = [

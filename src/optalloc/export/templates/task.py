@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -167,17 +168,31 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def start(description: str) -> tuple[Facts, argparse.Namespace]:
+def start(
+    description: str, smaller: Callable[[Facts], Facts] = scale_down
+) -> tuple[Facts, argparse.Namespace]:
     """Read the flags and the facts; a one-process run ends here."""
     options = arguments(description).parse_args()
     facts = json.loads(options.facts.read_text(encoding="utf-8"))
     if options.scale_down:
-        facts = scale_down(facts)
+        facts = smaller(facts)
     if options.reference:
         for step, loss in enumerate(reference(facts, options)):
             print(f"step {step} loss {loss:.6f}")
         raise SystemExit(0)
     return facts, options
+
+
+def connect(options: argparse.Namespace, needed: int) -> torch.device:
+    """Join the ``needed`` processes of the run; returns the device of this one."""
+    local = int(os.environ["LOCAL_RANK"])
+    cuda = torch.cuda.is_available() and not options.cpu
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    if dist.get_world_size() != needed:
+        raise SystemExit(f"the plan needs {needed} processes, not {dist.get_world_size()}")
+    return torch.device("cuda", local) if cuda else torch.device("cpu")
 
 
 class Report:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import torch.distributed as dist
 from decoder import Facts, loss_of
 from parallel import Mesh, ParallelBuilder
-from task import Report, batch, optimizer_of, start
+from task import Report, batch, connect, optimizer_of, start
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
@@ -122,15 +121,8 @@ class Trainer:
 def main() -> int:
     """The distributed run; the exit status is 1 if ``--compare`` finds a difference."""
     facts, options = start("Train with the plan in plan_facts.json.")
-    local = int(os.environ["LOCAL_RANK"])
-    cuda = torch.cuda.is_available() and not options.cpu
-    if cuda:
-        torch.cuda.set_device(local)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    dist.init_process_group("nccl" if cuda else "gloo")
     needed = math.prod(facts["degrees"][name] for name in ("tp", "cp", "pp", "dp"))
-    if dist.get_world_size() != needed:
-        raise SystemExit(f"the plan needs {needed} processes, not {dist.get_world_size()}")
+    device = connect(options, needed)
     trainer, report = Trainer(facts, options, device), Report(options)
     for step in range(options.steps):
         report.step(trainer.step, step)

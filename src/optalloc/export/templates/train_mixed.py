@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 import torch.distributed as dist
 from decoder import Chunk, Facts, loss_of
 from parallel import ParallelBuilder
-from task import Builder, Report, arguments, batch, optimizer_of, reference, scale_down
+from task import Builder, Report, batch, connect, optimizer_of, scale_down, start
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -315,24 +314,8 @@ def small(facts: Facts) -> Facts:
 
 def main() -> int:
     """The distributed run; the exit status is 1 if ``--compare`` finds a difference."""
-    import json
-
-    options = arguments("Train with the mixed plan in plan_facts.json.").parse_args()
-    facts = json.loads(options.facts.read_text(encoding="utf-8"))
-    if options.scale_down:
-        facts = small(facts)
-    if options.reference:
-        for number, loss in enumerate(reference(facts, options)):
-            print(f"step {number} loss {loss:.6f}")
-        return 0
-    local = int(os.environ["LOCAL_RANK"])
-    cuda = torch.cuda.is_available() and not options.cpu
-    if cuda:
-        torch.cuda.set_device(local)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    dist.init_process_group("nccl" if cuda else "gloo")
-    if dist.get_world_size() != facts["num_ranks"]:
-        raise SystemExit(f"the plan needs {facts['num_ranks']} processes")
+    facts, options = start("Train with the mixed plan in plan_facts.json.", small)
+    device = connect(options, facts["num_ranks"])
     trainer, report = Trainer(facts, options, device), Report(options)
     for number in range(options.steps):
         report.step(trainer.step, number)

@@ -166,10 +166,17 @@ def _make_venv() -> None:
 def _pending(version: str, torch: bool) -> dict[str, str]:
     """Steps that are not done for the present files, in the order in which to do them."""
     lock = ROOT / "requirements.lock"
+    # The editable install remembers where each module was: a module that moves is installed anew.
+    modules = " ".join(sorted(str(p.relative_to(ROOT)) for p in (ROOT / "src").rglob("*.py")))
     wanted = {
         "requirements": digest(lock, version),
         "project": digest(
-            ROOT / "native", ROOT / "CMakeLists.txt", ROOT / "pyproject.toml", lock, version
+            ROOT / "native",
+            ROOT / "CMakeLists.txt",
+            ROOT / "pyproject.toml",
+            lock,
+            version,
+            modules,
         ),
     }
     if torch:

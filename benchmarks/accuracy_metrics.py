@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from optalloc.cost.measured import Row
+from optalloc.cost.measured.rows import Row
 
 GIB = 2**30
 

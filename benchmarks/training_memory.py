@@ -11,7 +11,9 @@ import numpy as np
 
 from benchmarks.accuracy_metrics import GIB, quantile
 from optalloc.cost.constants import read_constants, values
-from optalloc.cost.measured import Row, Unsupported, memory_kind, problem_of, read_rows
+from optalloc.cost.measured.problem import Unsupported, problem_of
+from optalloc.cost.measured.rows import Row, read_rows
+from optalloc.cost.measured.software import memory_kind
 from optalloc.cost.memory_fit import Peak, by_source, fit
 from optalloc.cost.predict import predict
 

@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.measured import Problem, Unsupported, problem_of, read_rows
+from optalloc.cost.measured.problem import Problem, Unsupported, problem_of
+from optalloc.cost.measured.rows import read_rows
 from optalloc.cost.predict import predict
 from optalloc.cost.uncertainty import SIDES, scaled
 

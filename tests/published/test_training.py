@@ -15,7 +15,8 @@ from benchmarks import accuracy_metrics as metrics
 from benchmarks.accuracy_metrics import Scored
 from benchmarks.training_accuracy import score
 
-from optalloc.cost.measured import read_rows, split
+from optalloc.cost.measured.problem import split
+from optalloc.cost.measured.rows import read_rows
 
 
 @pytest.fixture(scope="module")

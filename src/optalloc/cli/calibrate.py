@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from optalloc.cost.calibrate import calibrate
     from optalloc.cost.constants import DEFAULT, read_constants, to_toml
-    from optalloc.cost.measured import Unsupported, problem_of, read_rows
+    from optalloc.cost.measured.problem import Unsupported, problem_of
+    from optalloc.cost.measured.rows import read_rows
     from optalloc.errors import InputError
     from optalloc.report.calibration import facts, tables
     from optalloc.report.table import render

@@ -34,7 +34,7 @@ from optalloc.cost.constants import (
     keys_of,
     linked,
 )
-from optalloc.cost.measured import Problem
+from optalloc.cost.measured.problem import Problem
 from optalloc.cost.model import CostModel, Meshes
 from optalloc.cost.predict import Choice, cost_of, mixed_s, predict
 from optalloc.cost.stack import Stack, structure

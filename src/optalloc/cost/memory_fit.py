@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.measured import MemoryKind
+from optalloc.cost.measured.software import MemoryKind
 from optalloc.units import GIB
 
 Array = NDArray[np.float64]

@@ -10,7 +10,8 @@ import numpy as np
 from optalloc import _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import ConstantsFile, keys_of, read_constants, resolved
-from optalloc.cost.measured import Problem, memory_kind, split
+from optalloc.cost.measured.problem import Problem, split
+from optalloc.cost.measured.software import memory_kind
 from optalloc.cost.model import CostModel, MeshTables
 
 # Published plans ran. Where they do not say what was recomputed, recomputation of whole layers is

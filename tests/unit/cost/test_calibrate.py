@@ -17,7 +17,8 @@ from optalloc.cost.constants import (
     resolved,
     to_toml,
 )
-from optalloc.cost.measured import Problem, Row, problem_of
+from optalloc.cost.measured.problem import Problem, problem_of
+from optalloc.cost.measured.rows import Row
 from optalloc.cost.predict import predict
 from optalloc.errors import InputError
 

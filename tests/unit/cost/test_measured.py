@@ -1,4 +1,4 @@
-"""measured.py: rows with odd or missing cells still become problems, and say what was assumed."""
+"""measured/: rows with odd or missing cells still become problems, and say what was assumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from optalloc.cost.measured import Row, Unsupported, problem_of, read_rows, split
+from optalloc.cost.measured.problem import Unsupported, problem_of, split
+from optalloc.cost.measured.rows import Row, read_rows
 from optalloc.cost.predict import predict
 from optalloc.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmarks.training_memory import folds
 
-from optalloc.cost.measured import MemoryKind
+from optalloc.cost.measured.software import MemoryKind
 from optalloc.cost.memory_fit import MemoryConstants, Peak, by_source, fit
 from optalloc.units import GIB
 

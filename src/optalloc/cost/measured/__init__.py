@@ -1,0 +1,1 @@
+"""Published training measurements: rows of a table as problems of the cost model."""

@@ -1,0 +1,97 @@
+"""The devices and the cluster of a row."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import msgspec
+
+from optalloc.cluster.catalog import device, is_device
+from optalloc.cluster.device import DeviceSpec
+from optalloc.cluster.topology import Cluster, Link, NodeGroup
+from optalloc.cost.compute import peak_flops_per_s
+from optalloc.cost.measured.rows import Row, noted, real, whole
+from optalloc.errors import nearest
+
+
+@lru_cache(maxsize=256)
+def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
+    """The catalogue's device of a name, or its nearest relative and a remark that says so."""
+    key = gpu.strip().lower().replace("_", "-").replace(" ", "-")
+    sized = f"{key}-{memory_gb:.0f}g"
+    for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
+        if is_device(name):
+            return device(name), ""
+    known = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
+    relatives = [name for name in known if name in key]
+    relatives += [name for name in nearest(key, [*known], count=1) if name not in relatives]
+    name = relatives[0] if relatives else ("h100" if memory_gb > 64 or not memory_gb else "a100")
+    found = device(name)
+    if memory_gb:
+        found = msgspec.structs.replace(found, memory_bytes=int(memory_gb * 2**30))
+    return found, f"device {gpu or '(none)'} taken as {name}"
+
+
+def device_of(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:
+    first = gpu.split("+")[0]
+    found, remark = named_device(first, memory_gb)
+    if remark or "+" in gpu:
+        remarks.append(remark or f"mixed devices {gpu} taken as {first}")
+    return found
+
+
+def stage_devices(row: Row, degrees: dict[str, int], remarks: list[str]) -> list[DeviceSpec]:
+    """One device a stage where the row mixes them and its notes say which; else none.
+
+    The notes place one replica. Devices that it has none of are in the others, for which every
+    step waits: a stage is then as slow as the slowest of these.
+    """
+    gpu, pp = row.get("gpu", ""), degrees["pp"]
+    if "+" not in gpu:
+        return []
+    kinds = [kind for kind in gpu.split("+") if kind]
+    names = [word.strip(" '\"") for word in noted(row, "stage gpu types").split(",")]
+    if len(names) != pp or not all(names):
+        names = [kinds[i * len(kinds) // pp] for i in range(pp)]
+        remarks.append("stage devices not given, taken in the order named")
+    found = []
+    for name in names:
+        spec, remark = named_device(name, 0.0)
+        found.append(spec)
+        if remark:
+            remarks.append(remark)
+    placed = {spec.name for spec in found}
+    others = [
+        spec for spec, _ in (named_device(kind, 0.0) for kind in kinds) if spec.name not in placed
+    ]
+    if others and degrees["dp"] > 1:
+        remarks.append("devices without a stage in the notes taken to be in other replicas")
+        found = [min((spec, *others), key=_speed) for spec in found]
+    return found
+
+
+def _speed(spec: DeviceSpec) -> tuple[float, float]:
+    """What devices without NVLink differ by first: their link, then their products."""
+    return spec.link_bandwidth_bytes_per_s, peak_flops_per_s(spec, "fp16")
+
+
+def cluster_of(row: Row, spec: DeviceSpec, degrees: dict[str, int]) -> Cluster:
+    total = degrees["tp"] * degrees["cp"] * degrees["pp"] * degrees["dp"]
+    per_node = min(total, whole(row, "gpus_per_node", spec.devices_per_node))
+    count = -(-total // per_node)
+    gbps = real(row, "internode_gbps_per_gpu")
+    group = NodeGroup(
+        device=spec,
+        count=count,
+        devices=per_node,
+        domain=min(spec.domain_devices or per_node, count * per_node),
+        node_link=Link(
+            bandwidth_bytes_per_s=spec.link_bandwidth_bytes_per_s, latency_s=spec.link_latency_s
+        ),
+        network=Link(
+            bandwidth_bytes_per_s=gbps / 8 * 1e9 if gbps else spec.network_bandwidth_bytes_per_s,
+            latency_s=spec.network_latency_s,
+        ),
+    )
+    return Cluster(name=f"{total}x{spec.name}", nodes=(group,))

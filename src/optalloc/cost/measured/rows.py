@@ -1,0 +1,111 @@
+"""The rows of a table of measurements, their cells and their notes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+
+import numpy as np
+
+from optalloc.errors import InputError
+
+Row = dict[str, str]
+
+COLUMNS = ("layers", "hidden", "gpu", "n_gpus", "seq_len")
+"""The columns without which a table holds no training measurements."""
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a table of measurements, each with the model that ran (:func:`reconciled`).
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or has none of the columns of such a table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
+            names = reader.fieldnames or ()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the file: {error.strerror}",
+            path=str(path),
+            fix="give a CSV of measurements",
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"the file is no CSV text: {error}", path=str(path), fix="save it as UTF-8 with commas"
+        ) from error
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise InputError(
+            f"the file has no column {', '.join(missing)}",
+            path=str(path),
+            fix="name the columns in the first line as docs/reference/training-rows.md does",
+        )
+    return reconciled(rows)
+
+
+def reconciled(rows: list[Row]) -> list[Row]:
+    """The rows, with the model that ran where the notes of a row contradict its dimensions.
+
+    A row whose notes deal out another number of layers than its model has (with or without
+    embedding and head) takes the dimensions of the model of its source that has as many.
+    """
+    models: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        models.setdefault((row.get("source", ""), whole(row, "layers")), row)
+    result = []
+    for row in rows:
+        count, sizes = whole(row, "layers"), noted_layers(row)
+        other = models.get((row.get("source", ""), sum(sizes) - 2))
+        every = len(sizes) == max(1, whole(row, "pp", 1))
+        if every and other is not None and sum(sizes) not in (count, count + 2):
+            row = row | {name: other.get(name, "") for name in _DIMENSIONS}
+        result.append(row)
+    return result
+
+
+_DIMENSIONS = [
+    "arch",
+    "n_params_b",
+    "layers",
+    "hidden",
+    "ffn",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab",
+    "gated_mlp",
+    "n_experts",
+    "topk",
+    "moe_ffn",
+    "n_shared_experts",
+    "n_dense_layers",
+]
+
+
+def real(row: Row, key: str) -> float:
+    """The number of a cell; 0 where there is none above it."""
+    try:
+        value = float(row.get(key, "") or 0.0)
+    except ValueError:
+        return 0.0
+    return value if np.isfinite(value) and value > 0.0 else 0.0
+
+
+def whole(row: Row, key: str, default: int = 0) -> int:
+    return round(real(row, key)) or default
+
+
+def noted_layers(row: Row) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", noted(row, "layers/stage"))]
+
+
+def noted(row: Row, name: str) -> str:
+    """The bracketed list behind a name in the notes."""
+    found = re.search(re.escape(name) + r"\s*\[([^\]]*)\]", row.get("notes", ""))
+    return found.group(1) if found else ""

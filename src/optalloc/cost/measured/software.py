@@ -1,0 +1,124 @@
+"""The software of a row: family and release, types, kernels, recomputation, what a peak counts."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from optalloc.cluster.device import DeviceSpec
+from optalloc.cost.measured.rows import Row
+from optalloc.workload import Dtype
+
+MemoryKind = Literal["device", "reserved", "allocated", "analytic"]
+"""What a peak counts: all of the device, what the allocator reserved or handed out, or the states
+and activations of the first stage alone."""
+
+_GEMM_OVER = {"fp8": "bf16", "fp4": "fp8", "bf16": "fp16", "fp16": "bf16"}
+
+
+def dtype_of(precision: str, specs: list[DeviceSpec], remarks: list[str]) -> Dtype:
+    word = precision.upper()
+    dtype: Dtype = "bf16"
+    for part, name in (("FP4", "fp4"), ("FP8", "fp8"), ("BF16", "bf16"), ("FP16", "fp16")):
+        if part in word:
+            dtype = name  # type: ignore[assignment]
+            break
+    else:
+        if "32" in word:
+            dtype = "fp32"
+        elif word and "16" not in word:
+            remarks.append(f"precision {precision} taken as bf16")
+    peaks = [spec.peak_flops_per_s for spec in specs]
+    while not all(dtype in p or (dtype in ("bf16", "fp16", "fp32")) for p in peaks):
+        remarks.append(f"{specs[0].name} has no {dtype}, taken as {_GEMM_OVER[dtype]}")
+        dtype = _GEMM_OVER[dtype]  # type: ignore[assignment]
+    return dtype
+
+
+_FRAMEWORKS = (
+    ("torchtitan", "fsdp2"),
+    ("automodel", "fsdp2"),
+    ("fsdp2", "fsdp2"),
+    ("fsdp", "fsdp"),
+    ("megatron-deepspeed", "megatron-deepspeed"),
+    ("sailor", "megatron-deepspeed"),
+    ("deepspeed", "deepspeed"),
+    ("zero", "deepspeed"),
+    ("megatron", "megatron"),
+    ("nemo", "megatron"),
+    ("torch", "fsdp2"),
+    ("meta", "fsdp2"),
+)
+
+
+def framework_of(row: Row) -> str:
+    """The family of software; Megatron-LM before its core library is a family of its own."""
+    word = row.get("framework", "").lower()
+    family = next((name for part, name in _FRAMEWORKS if part in word), "megatron")
+    old = row.get("gpu", "").upper().startswith(("A100", "V100"))
+    if family == "megatron" and old and "lm" in word:
+        return "megatron-lm"
+    compiled = "compile" in row.get("notes", "").lower() or "8" in row.get("precision", "")
+    if family == "fsdp2" and compiled:  # fp8 is slower than 16 bits unless compiled
+        return "fsdp2-compiled"
+    return family
+
+
+def release_of(row: Row) -> str:
+    """As published, or the year and month in the name of the file that it is from."""
+    found = re.search(r"20(\d\d)-?([01]\d)\D", row.get("source_ref", "").rpartition("/")[2])
+    return row.get("release", "") or (".".join(found.groups()) if found else "")
+
+
+def attention_kernel(row: Row) -> Literal["fused", "unfused"]:
+    """Software for devices before Hopper computed the whole softmax, but for FSDP's."""
+    return "unfused" if framework_of(row) in UNFUSED else "fused"
+
+
+def activation_kernel(row: Row) -> Literal["fused", "unfused"]:
+    """Eager SwiGLU is two kernels; Sailor's copy of Megatron builds GELU from its parts."""
+    eager = framework_of(row) in ("fsdp", "fsdp2") and row.get("gated_mlp", "") != "0"
+    return "unfused" if eager or is_sailor(row) else "fused"
+
+
+def is_sailor(row: Row) -> bool:
+    return "sailor" in row.get("framework", "").lower()
+
+
+UNFUSED = ("megatron-deepspeed", "megatron-lm", "deepspeed")
+
+
+def precision_of(row: Row, remarks: list[str]) -> str:
+    """As published; Megatron-DeepSpeed's default where the row says that it is assumed."""
+    notes = row.get("notes", "")
+    if "precision" in notes and "assumed" in notes and framework_of(row) == "megatron-deepspeed":
+        remarks.append("assumed precision taken as FP16")
+        return "FP16"
+    return row.get("precision", "")
+
+
+def gradient_dtype(row: Row, dtype: Dtype) -> Literal["fp32", "bf16"]:
+    """Megatron accumulates in fp32, but not in NVIDIA's recipes for speed; DeepSpeed's fp16
+    optimizer and FSDP work in 16 bits.
+    """
+    family, word = framework_of(row), row.get("framework", "").lower()
+    half = (dtype == "fp16" and family != "megatron-lm") or family == "fsdp"
+    half = half or (family == "megatron" and ("bridge" in word or "nemo" in word))
+    return "bf16" if half else "fp32"
+
+
+def memory_kind(row: Row) -> MemoryKind:
+    """What the published peak memory counts."""
+    word = row.get("mem_kind", "").lower()
+    if "params" in word and "activations" in word:
+        return "analytic"
+    if "reserved" in word:
+        return "reserved"
+    return "allocated" if "allocated" in word else "device"
+
+
+def recompute_of(row: Row) -> str:
+    word = row.get("recompute", "").lower()
+    if word.startswith("selective"):
+        return "operators" if "op" in word else "selective"
+    return word if word in ("none", "full") else ""

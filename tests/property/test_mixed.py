@@ -8,8 +8,9 @@ import pytest
 
 from optalloc.stop import NodeLimit
 from optalloc.training.mixed.enumerate import best_by_enumeration
+from optalloc.training.mixed.parts import work_bound
 from optalloc.training.mixed.problem import MixedProblem, Wire
-from optalloc.training.mixed.search import Search, work_bound
+from optalloc.training.mixed.search import Search
 
 
 def instance(seed: int, *, most_devices: int = 5, most_layers: int = 4) -> MixedProblem:

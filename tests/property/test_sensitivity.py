@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tests.property.training_problems import every_mesh, random_cluster, random_model
 
-from optalloc.cost.model import SCHEDULES, CostModel
+from optalloc.cost.meshes import SCHEDULES
+from optalloc.cost.model import CostModel
 from optalloc.plan.marginals import with_link
 from optalloc.plan.resolve import mesh_pins
 from optalloc.plan.sensitivity import WORTH, Turn, turns

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
+from optalloc.cost.meshes import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
 from optalloc.training.enumerate import best_of_mesh
 from optalloc.training.ledger import Ledger
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tests.property.training_problems import every_mesh, random_cluster, random_model
 
 from optalloc import _native
-from optalloc.cost.model import SCHEDULES, CostModel
+from optalloc.cost.meshes import SCHEDULES
+from optalloc.cost.model import CostModel
 from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes, path_bounds
 from optalloc.training.enumerate import best_of_tables
 from optalloc.training.space import Space

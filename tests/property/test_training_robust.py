@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.property.training_problems import every_mesh, random_cluster, random_model
 
-from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.meshes import Meshes
+from optalloc.cost.model import CostModel
 from optalloc.cost.uncertainty import Uncertainty, scaled
 from optalloc.model.lower import lower
 from optalloc.result import Termination

@@ -10,7 +10,8 @@ import pytest
 from tests.property.training_problems import every_mesh, random_cluster, random_model
 
 from optalloc.cluster.load import load_cluster
-from optalloc.cost.model import SCHEDULES, CostModel, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.result import Termination
 from optalloc.training.enumerate import best_of_tables
 from optalloc.training.estimate import meshes_of

@@ -11,7 +11,8 @@ import numpy as np
 
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
-from optalloc.cost.model import SCHEDULES, CostModel, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec

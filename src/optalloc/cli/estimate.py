@@ -213,7 +213,7 @@ def _switch(text: str) -> bool:
 
 
 def _with_schedule(strategy: Strategy, schedule: str) -> Strategy:
-    from optalloc.cost.model import SCHEDULES
+    from optalloc.cost.meshes import SCHEDULES
 
     if schedule not in SCHEDULES:
         near = nearest(schedule, SCHEDULES, count=1)

@@ -35,7 +35,8 @@ from optalloc.cost.constants import (
     linked,
 )
 from optalloc.cost.measured.problem import Problem
-from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.meshes import Meshes
+from optalloc.cost.model import CostModel
 from optalloc.cost.predict import Choice, cost_of, mixed_s, predict
 from optalloc.cost.stack import Stack, structure
 from optalloc.errors import InputError

@@ -12,7 +12,8 @@ from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import ConstantsFile, keys_of, read_constants, resolved
 from optalloc.cost.measured.problem import Problem, split
 from optalloc.cost.measured.software import memory_kind
-from optalloc.cost.model import CostModel, MeshTables
+from optalloc.cost.meshes import MeshTables
+from optalloc.cost.model import CostModel
 
 # Published plans ran. Where they do not say what was recomputed, recomputation of whole layers is
 # taken only beyond this share of the capacity: below it the estimate's own error, or the norms and

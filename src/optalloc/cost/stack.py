@@ -21,7 +21,8 @@ from optalloc.cost.compute import Unit, peak_flops_per_s
 from optalloc.cost.constants import Constants
 from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table
 from optalloc.cost.memory import StateBytes
-from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.meshes import Meshes
+from optalloc.cost.model import CostModel
 from optalloc.model.graph import Graph, LayerGraph, Op
 
 Array = NDArray[np.float64]

@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import LAYER_FIELDS, CostModel, MeshTables
+from optalloc.cost.meshes import LAYER_FIELDS, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.training.estimate import BREAKDOWN, last_stage, meshes_of
 from optalloc.training.ledger import Ledger, Run
 from optalloc.training.plan import TrainingPlan

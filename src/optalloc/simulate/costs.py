@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import LAYER_FIELDS, SCHEDULES, Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.plan.edited import check_shape
 from optalloc.training.plan import Chunk, TrainingPlan
 from optalloc.training.strategy import Recompute, Strategy

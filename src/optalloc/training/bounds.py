@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.training.space import Space
 
 Array = NDArray[np.float64]

@@ -15,7 +15,8 @@ import numpy as np
 
 from optalloc import files
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.model import SCHEDULES, CostModel, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.errors import CertificateError
 from optalloc.training.ledger import Ledger, Run
 from optalloc.training.plan import Certificate, TrainingPlan

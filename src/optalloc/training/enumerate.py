@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.training.ledger import Ledger, Run
 from optalloc.training.strategy import Recompute
 from optalloc.training.waves import stage_ends

@@ -10,7 +10,8 @@ import numpy as np
 from optalloc import __version__, _native
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.model import LAYER_FIELDS, SCHEDULES, CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import LAYER_FIELDS, SCHEDULES, Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.cost.predict import recomputations
 from optalloc.model.spec import ModelSpec
 from optalloc.training.plan import Certificate, Chunk, Degrees, StagePlan, TrainingPlan

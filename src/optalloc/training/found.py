@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import SCHEDULES, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
 from optalloc.training.space import INTERLEAVED
 from optalloc.training.strategy import Recompute, Schedule, Strategy
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
-from optalloc.cost.model import SCHEDULES, CostModel
+from optalloc.cost.meshes import SCHEDULES
+from optalloc.cost.model import CostModel
 from optalloc.result import Fix
 from optalloc.stop import Progress, StopRule
 from optalloc.training.search import Search

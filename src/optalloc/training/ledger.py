@@ -1,7 +1,7 @@
 """Ledger: what the chunks and stages of one mesh cost, summed layer by layer.
 
 The definition of the cost of a written configuration in its plainest form, from one row of
-:class:`optalloc.cost.model.MeshTables`. The certifier and the enumeration read it; the search and
+:class:`optalloc.cost.meshes.MeshTables`. The certifier and the enumeration read it; the search and
 its kernels do not, and share no code with it.
 
 A chunk is a run of layers; the embedding comes with the first chunk of the model, the head with the
@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
+from optalloc.cost.meshes import INT_FIELDS, LAYER_FIELDS, REAL_FIELDS, SCHEDULES, MeshTables
 from optalloc.training.strategy import Recompute, Schedule
 from optalloc.training.waves import stage_ends
 

@@ -44,7 +44,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import REAL_FIELDS, CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import REAL_FIELDS, Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster
-from optalloc.cost.model import SCHEDULES, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
 from optalloc.errors import InputError, nearest
 from optalloc.model.graph import Graph
 from optalloc.workload import Training

@@ -17,7 +17,8 @@ from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.constants import Constants, read_constants, values
 from optalloc.cost.flops import Convention, forward_flops
-from optalloc.cost.model import CostModel, Meshes
+from optalloc.cost.meshes import Meshes
+from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.model.graph import OpClass
 from optalloc.model.load import load_model

@@ -9,7 +9,8 @@ import pytest
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster, Link
 from optalloc.cost.constants import Constants, read_constants, values
-from optalloc.cost.model import CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
 from optalloc.workload import FRAMEWORKS, Dtype, Training

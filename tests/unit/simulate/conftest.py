@@ -9,7 +9,8 @@ import pytest
 
 from optalloc import _native
 from optalloc.cluster.load import load_cluster
-from optalloc.cost.model import SCHEDULES, CostModel, Meshes
+from optalloc.cost.meshes import SCHEDULES, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
 from optalloc.training.plan import Chunk, Degrees, StagePlan, TrainingPlan
 from optalloc.training.strategy import Strategy

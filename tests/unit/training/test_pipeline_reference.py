@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.model import SCHEDULES
+from optalloc.cost.meshes import SCHEDULES
 from optalloc.training.schedule import run_pipeline
 from optalloc.training.strategy import Schedule
 

@@ -28,7 +28,7 @@ from optalloc.cost.measured.software import (
     recompute_of,
     release_of,
 )
-from optalloc.cost.model import Meshes
+from optalloc.cost.meshes import Meshes
 from optalloc.model.spec import (
     Attention,
     Experts,

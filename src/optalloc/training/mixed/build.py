@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost.constants import DEFAULT
 from optalloc.cost.memory import element_bytes
-from optalloc.cost.model import LAYER_FIELDS, CostModel, Meshes
+from optalloc.cost.meshes import LAYER_FIELDS, Meshes
+from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.training.mixed.problem import (

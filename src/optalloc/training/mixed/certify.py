@@ -15,7 +15,8 @@ import numpy as np
 from optalloc import files
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.model import CostModel, Meshes, MeshTables
+from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.model import CostModel
 from optalloc.errors import CertificateError
 from optalloc.training.mixed.plan import MixedPlan, MixedReplica, MixedStage
 

@@ -36,7 +36,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.model import LAYER_FIELDS
+from optalloc.cost.meshes import LAYER_FIELDS
 from optalloc.training.strategy import Recompute
 
 Array = NDArray[np.float64]

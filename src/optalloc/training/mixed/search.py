@@ -27,7 +27,6 @@ is a lower bound of all plans.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -36,25 +35,15 @@ import msgspec
 import numpy as np
 
 from optalloc import _native
-from optalloc.cost.model import LAYER_FIELDS
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
+from optalloc.training.mixed.parts import Part, chosen, parts_of, slim
 from optalloc.training.mixed.problem import (
-    BY_KIND,
-    GATHER,
-    REDUCE,
-    STATE,
-    UPDATE,
-    Array,
     MixedProblem,
     Replica,
     Stage,
-    rings,
-    shards,
 )
-from optalloc.training.strategy import Recompute
 
-_Row = tuple[int, float, list[int], list[int], list[int], list[int]]
 _NONE, _FOUND, _LIMIT, _TOO_LARGE = range(4)
 _POLL_S = 0.05
 # Targets as multiples of the first bound.
@@ -83,173 +72,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     pruned: dict[str, int]
     incumbents: tuple[Incumbent, ...]
     stopped: bool
-
-
-class Part:
-    """One part of the space, with a lower bound of all its plans."""
-
-    def __init__(
-        self, problem: MixedProblem, used: Sequence[int], least: int, most: int, bound: float
-    ) -> None:
-        self.problem, self.used = problem, tuple(used)
-        self.least, self.most = least, most
-        self.bound = self.work_bound = bound
-        self.fixed_s = max(problem.fixed_s[g] for g in used)
-        self.too_large = False
-        self._native: _native.MixedSearch | None = None
-
-    @property
-    def is_relaxed(self) -> bool:
-        """True if the numbers of replicas differ in cost: each then counts as the cheapest."""
-        return rings(self.least) != rings(self.most)
-
-    def halves(self) -> list[Part]:
-        """The part in two, cut between numbers of replicas that differ in cost."""
-        cuts = [r for r in range(self.least + 1, self.most + 1) if rings(r)[0] == r]
-        middle = cuts[len(cuts) // 2]
-        low = Part(self.problem, self.used, self.least, middle - 1, self.bound)
-        high = Part(self.problem, self.used, middle, self.most, self.bound)
-        return [high, low]
-
-    def native(self) -> _native.MixedSearch:
-        """The native search of this part, kept until :meth:`close`."""
-        if self._native is None:
-            self._native = self._made()
-        return self._native
-
-    def close(self) -> None:
-        """Forget what the native search has computed."""
-        self._native = None
-
-    def _made(self) -> _native.MixedSearch:
-        """Costs are those of the part's replicas and groups."""
-        p, used = self.problem, self.used
-        index = {g: i for i, g in enumerate(used)}
-        self.kinds = np.flatnonzero(np.isin(p.group, used))
-        exchange = p.exchange_link(used)
-        share, hops = p.ring(self.least)
-        rate, z = exchange.bandwidth_bytes_per_s, shards(self.most)
-        layers = p.layers[self.kinds].copy()
-        layers[:, :, STATE] += p.optimizer_bytes[self.kinds] / z
-        layers[:, :, REDUCE] += share * p.gradient_bytes[self.kinds] / rate
-        layers[:, :, GATHER] += share * p.weight_bytes[self.kinds] / rate
-        layers[:, :, UPDATE] /= z
-        tied = p.tied_bytes[self.kinds]
-        latency = np.full(len(self.kinds), hops * exchange.latency_s)
-        reals = [
-            p.capacity_bytes[self.kinds],
-            p.logits_bytes[self.kinds],
-            p.sent_bytes[self.kinds],
-            np.where(tied > 0, 2.0 * exchange.latency_s + tied / rate, 0.0),
-            latency,
-            latency,
-        ]
-        links = [
-            [
-                (w.latency_s, 1.0 / w.bandwidth_bytes_per_s)
-                for w in (p.near[g], p.far[g], *(p.wire(g, h) for h in used))
-            ]
-            for g in used
-        ]
-        ints = [[index[int(p.group[k])], int(p.devices[k])] for k in self.kinds]
-        return _native.MixedSearch(
-            np.array(ints, np.int32).reshape(-1, 2),
-            np.ascontiguousarray(np.stack(reals, axis=1)),
-            np.ascontiguousarray(layers[:, :-1]),
-            np.ascontiguousarray(layers[:, -1]),
-            [p.available[g] for g in used],
-            [p.domain[g] for g in used],
-            np.array(links),
-            p.sequence,
-            p.boundary,
-            p.overlap,
-            p.num_microbatches,
-            p.most_stages,
-            self.least,
-            self.most,
-        )
-
-    def replicas(self, rows: list[_Row]) -> tuple[Replica, ...]:
-        """The native answer in the problem's own numbers."""
-        return tuple(
-            Replica(
-                micro,
-                tuple(
-                    Stage(int(self.kinds[k]), n, Recompute(f, s))
-                    for k, n, f, s in zip(kinds, sizes, full, core, strict=True)
-                ),
-            )
-            for micro, _, kinds, sizes, full, core in rows
-        )
-
-
-def work_bound(problem: MixedProblem, used: Sequence[int]) -> float:
-    """A lower bound of J on these groups: all work spread over all devices at their best rates.
-
-    Give each layer type a share w of the work, the shares of all layers summing to 1. A device of
-    group g does at most c_g = max over kinds and types of w / (devices * seconds) of it a second,
-    so M <= J sum c_g available_g. True for any w; taken is the time that the groups together need.
-    """
-    seconds = problem.layers[:, :-1, LAYER_FIELDS.index("forward_s")]
-    seconds = seconds + problem.layers[:, :-1, LAYER_FIELDS.index("backward_s")]
-    counts = np.bincount(problem.sequence, minlength=seconds.shape[1]).astype(np.float64)
-    counts[0] = counts[-1] = 1.0
-    least: list[Array] = []
-    for g in used:
-        own = problem.group == g
-        if own.any():
-            least.append((seconds[own] * problem.devices[own, None]).min(axis=0))
-        else:
-            least.append(np.full(seconds.shape[1], np.inf))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        speed = sum(problem.available[g] / t for g, t in zip(used, least, strict=True))
-        work = np.where(np.isfinite(speed) & (speed > 0), 1.0 / speed, 0.0)
-        total = float(counts @ work)
-        if total <= 0.0:
-            return 0.0
-        work = work / total
-        rates = [float(np.max(np.where(work > 0, work / t, 0.0))) for t in least]
-    rate = sum(c * problem.available[g] for c, g in zip(rates, used, strict=True))
-    fixed = max(problem.fixed_s[g] for g in used)
-    return problem.num_microbatches / rate + fixed if rate > 0 else float("inf")
-
-
-def slim(problem: MixedProblem) -> list[int]:
-    """For every group and number of devices the fastest kind and the one of least memory."""
-    counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1) * 1.0
-    layers = problem.layers[:, :-1]
-    column = {name: layers[:, :, k] @ counts for k, name in enumerate(LAYER_FIELDS)}
-    seconds = column["forward_s"] + column["backward_s"]
-    bytes_ = column["state_bytes"] + column["held_bytes"] - problem.capacity_bytes
-    kept: set[int] = set()
-    for g, n in {(int(g), int(n)) for g, n in zip(problem.group, problem.devices, strict=True)}:
-        own = np.flatnonzero((problem.group == g) & (problem.devices == n))
-        kept |= {int(own[np.argmin(seconds[own])]), int(own[np.argmin(bytes_[own])])}
-    return sorted(kept)
-
-
-def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
-    """The problem with these kinds alone."""
-    index = np.array(kinds, np.int64)
-    return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
-
-
-def parts_of(problems: Sequence[MixedProblem], *, relaxed: bool = False) -> list[Part]:
-    """The space as parts, the least bound first: one for each ring of replicas, or ``relaxed`` with
-    all numbers of replicas above one together."""
-    parts = []
-    for problem in problems:
-        groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
-        for size in range(1, len(groups) + 1):
-            for used in itertools.combinations(groups, size):
-                bound = work_bound(problem, used)
-                most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
-                low = 1
-                while low <= most:
-                    high = most if relaxed and low > 1 else min(rings(low)[1], most)
-                    parts.append(Part(problem, used, low, high, bound))
-                    low = high + 1
-    return sorted(parts, key=lambda part: part.bound)
 
 
 class Search:

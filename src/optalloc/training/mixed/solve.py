@@ -15,9 +15,10 @@ from optalloc.stop import OnProgress, StopRule
 from optalloc.training.mixed.build import MixedCosts, undominated
 from optalloc.training.mixed.certify import check_mixed_plan
 from optalloc.training.mixed.estimate import build_mixed_plan
+from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.mixed.problem import MOST_STAGES
-from optalloc.training.mixed.search import Outcome, Search, chosen
+from optalloc.training.mixed.search import Outcome, Search
 from optalloc.training.mixed.strategy import (
     Degrees,
     MixedStrategy,

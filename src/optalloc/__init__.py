@@ -56,6 +56,11 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
+    from optalloc.serving.mix.certify import certify_fleet as certify_fleet
+    from optalloc.serving.mix.instance import load_fleet as load_fleet
+    from optalloc.serving.mix.problem import FleetProblem as FleetProblem
+    from optalloc.serving.mix.result import FleetResult as FleetResult
+    from optalloc.serving.mix.solve import plan_fleet as plan_fleet
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -87,6 +92,8 @@ _HOME = {
     "DeviceSpec": "optalloc.cluster.device",
     "Either": "optalloc.stop",
     "ExportError": "optalloc.errors",
+    "FleetProblem": "optalloc.serving.mix.problem",
+    "FleetResult": "optalloc.serving.mix.result",
     "FlowProblem": "optalloc.serving.flow.problem",
     "FlowResult": "optalloc.serving.flow.result",
     "FormatVersionError": "optalloc.errors",
@@ -114,6 +121,7 @@ _HOME = {
     "bundled_models": "optalloc.model.load",
     "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
+    "certify_fleet": "optalloc.serving.mix.certify",
     "certify_flow": "optalloc.serving.flow.certify",
     "compare": "optalloc.plan.compare",
     "estimate": "optalloc.training.estimate",
@@ -126,12 +134,14 @@ _HOME = {
     "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
+    "load_fleet": "optalloc.serving.mix.instance",
     "load_flow": "optalloc.serving.flow.instance",
     "load_mixed_plan": "optalloc.plan.mixed",
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
     "place_layers": "optalloc.serving.flow.solve",
+    "plan_fleet": "optalloc.serving.mix.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
     "plan_robust": "optalloc.training.robust",

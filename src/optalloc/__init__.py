@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
     from optalloc.training.strategy import Strategy as Strategy
+    from optalloc.workload import Serving as Serving
     from optalloc.workload import Training as Training
     from optalloc.workload import load_workload as load_workload
 
@@ -102,6 +103,7 @@ _HOME = {
     "Progress": "optalloc.stop",
     "Recompute": "optalloc.training.strategy",
     "Result": "optalloc.result",
+    "Serving": "optalloc.workload",
     "Stats": "optalloc.result",
     "Strategy": "optalloc.training.strategy",
     "Termination": "optalloc.result",

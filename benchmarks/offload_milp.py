@@ -19,7 +19,9 @@ def least_seconds_by_milp(problem: OffloadProblem, *, time_limit_s: float = 60.0
     """Seconds of the best placement; infinite where none fits, not a number if time ran out."""
     import highspy
 
-    model = _Model(problem, highspy.Highs(), highspy.HighsVarType.kInteger)
+    from optalloc.assignment.milp import QuietHighs
+
+    model = _Model(problem, QuietHighs(), highspy.HighsVarType.kInteger)
     highs = model.highs
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("mip_rel_gap", 0.0)
@@ -133,7 +135,7 @@ class _Model:
 
     def _path(self) -> None:
         last = len(self.problem.chain.places)
-        for (place, device, side), terms in self.flow.items():
+        for (place, _device, side), terms in self.flow.items():
             if place == 0 and side == "left":
                 self.highs.addConstr(sum(terms) == -1.0)
             elif place == last and side == "entered":

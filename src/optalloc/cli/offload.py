@@ -92,9 +92,7 @@ def _next(path: str, tool: str) -> str:
     return f"Saved {path}. Next: optalloc export {path} --to {tool} -o FOLDER"
 
 
-def _generation(
-    arguments: argparse.Namespace, model: ModelSpec, machine: Machine
-) -> Generation:
+def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machine) -> Generation:
     """What is asked, with context and type of the cache chosen where they are left open."""
     import msgspec
 
@@ -105,7 +103,9 @@ def _generation(
     longest = arguments.context == "max"
     if not longest and not arguments.context.isdigit():
         raise InputError(
-            f"{arguments.context!r} is no number of tokens", path="--context", fix="write 8192 or max"
+            f"{arguments.context!r} is no number of tokens",
+            path="--context",
+            fix="write 8192 or max",
         )
     automatic = arguments.kv_dtype == "auto"
     if not automatic and arguments.kv_dtype not in KV_BITS:

@@ -112,7 +112,9 @@ def explanation_tables(explanation: OffloadExplanation) -> list[Table]:
         Table(
             title=explanation.summary,
             columns=("time of a request", "s", "share"),
-            rows=tuple((c.cause, f"{c.seconds:,.4g}", f"{c.share:.1%}") for c in explanation.causes),
+            rows=tuple(
+                (c.cause, f"{c.seconds:,.4g}", f"{c.share:.1%}") for c in explanation.causes
+            ),
             notes=tuple(f"{text[0].upper()}{text[1:]}." for text in explanation.binds),
             right=("s", "share"),
         ),

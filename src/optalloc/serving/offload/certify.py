@@ -7,8 +7,10 @@ the memories as its only rows and neither hops, work space nor buffers (:func:`l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -187,7 +189,9 @@ def _check_shape(plan: OffloadPlan, groups: list[list[_Group]]) -> None:
         raise CertificateError(
             f"The plan has {len(plan.placement)} places and the model {len(groups)}."
         )
-    limits, left, previous = plan.limits, set(), None
+    limits = plan.limits
+    left: set[int | None] = set()
+    previous: int | None = None
     for k, (place, here) in enumerate(zip(plan.placement, groups, strict=True)):
         if [one.kind for one in place.parts] != [one.kind for one in here]:
             raise CertificateError(f"{place.name} does not hold the groups of the model.")
@@ -233,9 +237,7 @@ def _cost(
         loading = passes * (wait + brought * slow)
         through = 2.0 * _hop(plan, gpu, None)[phase] if on_cpu else 0.0
         from_own = read if home == "device" or (on_cpu and home == "cpu") else brought
-        work = passes * max(
-            from_own / unit.memory_bandwidth_bytes_per_s, flops / unit.flops_per_s
-        )
+        work = passes * max(from_own / unit.memory_bandwidth_bytes_per_s, flops / unit.flops_per_s)
         phases.append(loading + through + work)
         load += loading
         hops += through
@@ -259,13 +261,11 @@ def _hop(plan: OffloadPlan, begin: int | None, end: int | None) -> list[float]:
     ]
 
 
-def _times(
-    plan: OffloadPlan, groups: list[list[_Group]]
-) -> tuple[float, float, dict[str, float]]:
+def _times(plan: OffloadPlan, groups: list[list[_Group]]) -> tuple[float, float, dict[str, float]]:
     causes = {"weights and cache are loaded": 0.0, "hops": 0.0}
     total = first = 0.0
     path = [None, *(place.gpu for place in plan.placement), None]
-    for begin, end in zip(path, path[1:], strict=False):
+    for begin, end in itertools.pairwise(path):
         prefill, decode = _hop(plan, begin, end)
         causes["hops"] += prefill + decode
         total += prefill + decode
@@ -334,16 +334,16 @@ def linear_bound(plan: OffloadPlan) -> float:
     part somewhere, and the memories. Hops between places, work space and buffers are left out,
     which can only lower the optimum.
     """
-    import highspy
+    from optalloc.assignment.milp import QuietHighs
 
     limits, machine = plan.limits, plan.machine
     counts: dict[_Group, int] = {}
     for here in _groups(plan):
         for group in here:
             counts[group] = counts.get(group, 0) + 1
-    highs = highspy.Highs()
+    highs = QuietHighs()
     highs.setOptionValue("output_flag", False)
-    memory: dict[str, list[tuple[float, object]]] = {}
+    memory: dict[str, list[tuple[float, Any]]] = {}
     for group, count in counts.items():
         shares = []
         for gpu in (*range(len(machine.gpus)), None):

@@ -58,9 +58,7 @@ def explain_offload(plan: OffloadPlan, *, stop: StopRule | None = None) -> Offlo
             )
     changes = []
     for what, machine in _changes(plan.machine):
-        result = plan_offload(
-            plan.model, machine, plan.generation, runtime=plan.runtime, stop=stop
-        )
+        result = plan_offload(plan.model, machine, plan.generation, runtime=plan.runtime, stop=stop)
         if result.best is not None:
             seconds = result.best.request_s
             changes.append(Change(what, seconds, plan.request_s / seconds))
@@ -99,7 +97,5 @@ def _changes(machine: Machine) -> Iterator[tuple[str, Machine]]:
         replace(machine, cpu=replace(cpu, memory_bandwidth_bytes_per_s=faster)),
     )
     if machine.disk is not None:
-        disk = replace(
-            machine.disk, bandwidth_bytes_per_s=2.0 * machine.disk.bandwidth_bytes_per_s
-        )
+        disk = replace(machine.disk, bandwidth_bytes_per_s=2.0 * machine.disk.bandwidth_bytes_per_s)
         yield "the disk twice as fast", replace(machine, disk=disk)

@@ -82,9 +82,7 @@ def gpu_fills(
     if not len(free):
         return (here[None, :], np.array([base])) if base <= allowed else none
     gains = away[free] - mode.seconds[free, DEVICE]
-    chosen, gained = _labels(
-        sizes[free], gains, counts[free], room, base - allowed, least=None
-    )
+    chosen, gained = _labels(sizes[free], gains, counts[free], room, base - allowed, least=None)
     # Where a part is never slower on the GPU, no room may be left for another one.
     never_slower = mode.seconds[free, DEVICE] <= mode.seconds[free][:, [CPU, DISK]].min(axis=1)
     left = room - chosen @ sizes[free]

@@ -11,8 +11,8 @@ from optalloc.result import Fix
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Machine
 from optalloc.serving.offload.parts import Chain, chain_of
-from optalloc.serving.offload.problem import OffloadProblem
 from optalloc.serving.offload.prices import best_price
+from optalloc.serving.offload.problem import OffloadProblem
 from optalloc.serving.offload.runtimes import ANY, limits_of
 from optalloc.serving.offload.tables import Tables, disk_buffers
 from optalloc.units import GIB, MIB, format_bytes
@@ -55,9 +55,7 @@ def why_not(
             generation, context_tokens=generation.prompt_tokens + generation.output_tokens
         )
         if _fits(machine, chain_of(model, shortest), runtime):
-            fixes.append(
-                Fix(what=f"a context of {shortest.context_tokens} tokens", cost="shorter")
-            )
+            fixes.append(Fix(what=f"a context of {shortest.context_tokens} tokens", cost="shorter"))
     if runtime != ANY and _fits(machine, chain, ANY):
         fixes.append(Fix(what="another runtime, or none", cost=f"not {runtime}"))
     return conflict, tuple(fixes)
@@ -77,9 +75,7 @@ def _least_memory(machine: Machine, chain: Chain, runtime: str) -> int | None:
     """CPU memory to add, bytes; None where none helps."""
 
     def enough(more: int) -> bool:
-        cpu = msgspec.structs.replace(
-            machine.cpu, memory_bytes=machine.cpu.memory_bytes + more
-        )
+        cpu = msgspec.structs.replace(machine.cpu, memory_bytes=machine.cpu.memory_bytes + more)
         return _fits(msgspec.structs.replace(machine, cpu=cpu), chain, runtime)
 
     step = 64 * MIB

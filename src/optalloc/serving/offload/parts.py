@@ -152,7 +152,10 @@ def _experts(moe: Experts, parameters: int, g: Generation) -> Part:
         return Work(passes, touched, touched, active * tokens)
 
     return Part(
-        "experts", size, work(g.prefill_passes, g.prefill_tokens), work(g.output_tokens - 1, g.batch)
+        "experts",
+        size,
+        work(g.prefill_passes, g.prefill_tokens),
+        work(g.output_tokens - 1, g.batch),
     )
 
 

@@ -76,7 +76,7 @@ def evaluate(problem: OffloadProblem, placement: Placement) -> Evaluation:
         raise InputError(
             f"{len(placement)} places are placed of {len(chain.places)}", path="placement"
         )
-    held = {name: 0 for name in [*map(device_name, range(len(machine.gpus))), "cpu", "disk"]}
+    held = dict.fromkeys([*map(device_name, range(len(machine.gpus))), "cpu", "disk"], 0)
     buffers = dict.fromkeys(held, 0)
     compute = dict.fromkeys(held, 0.0)
     load = hops = prefill = 0.0
@@ -150,9 +150,9 @@ def _option(
     problem: OffloadProblem, place: Placed, held: Held, options: tuple[Option, ...]
 ) -> Option:
     for option in options:
-        if option.home == held.home and option.on_cpu == held.on_cpu:
-            if place.gpu in problem.devices:
-                return option
+        here = place.gpu in problem.devices
+        if here and option.home == held.home and option.on_cpu == held.on_cpu:
+            return option
     raise InputError(
         f"{held.kind} of {place.name} may not be held at {held.home}"
         f"{' and computed on the CPU' if held.on_cpu else ''}",

@@ -71,7 +71,6 @@ class Layouts:
             device: [range_costs(tables, mode, price) for mode in modes]
             for device, modes in tables.modes.items()
         }
-        shape = (tables.num_places + 1,) * 2
         if problem.limits.embedding_on_cpu:
             for device, found in self.costs.items():
                 for cost, _ in found if device is not None else ():
@@ -230,7 +229,7 @@ class Layouts:
         total = taken = 0.0
         last = self.tables.num_places
         while place < last:
-            best = (math.inf, None, 0, place)
+            best: tuple[float, Device, int, int] = (math.inf, None, 0, place)
             for device, m, step, rest in self.onward(used, previous, place):
                 both = step + rest
                 end = int(np.argmin(both))

@@ -31,8 +31,16 @@ from optalloc.serving.offload.fills import cpu_fill, gpu_fills
 from optalloc.serving.offload.placement import Held, Placed, Placement
 from optalloc.serving.offload.prices import Layouts, best_price
 from optalloc.serving.offload.problem import Device, Home, OffloadProblem
-from optalloc.serving.offload.tables import CPU, DEVICE, DISK, Counts, Floats, Mode, Tables
-from optalloc.serving.offload.tables import disk_buffers
+from optalloc.serving.offload.tables import (
+    CPU,
+    DEVICE,
+    DISK,
+    Counts,
+    Floats,
+    Mode,
+    Tables,
+    disk_buffers,
+)
 from optalloc.stop import OnProgress, Progress, StopRule
 
 _FIRST_BAND = 1e-6
@@ -61,7 +69,7 @@ class Best(msgspec.Struct):
     homes: tuple[Counts, ...] = ()  # one array (kinds, 3) a range
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The stop rule ended the search."""
 
 
@@ -210,16 +218,17 @@ class Search:
             self._fills[key] = known
         yield from zip(*known, strict=True)
 
-    def _finish(
-        self, tables: Tables, made: list[Range], held: list[Counts], hops: float
-    ) -> None:
+    def _finish(self, tables: Tables, made: list[Range], held: list[Counts], hops: float) -> None:
         """Fill CPU memory for one fill of the GPUs; keep the placement if it is the best."""
         self.nodes += 1
         if not self.nodes & 63:
             self._poll()
-        seconds, gains, sizes, counts, where = hops, [], [], [], []
-        room, on_disk = tables.room, 0
-        homes = []
+        seconds, room, on_disk = hops, tables.room, 0
+        gains: list[float] = []
+        sizes: list[int] = []
+        counts: list[int] = []
+        where: list[tuple[int, int, int]] = []
+        homes: list[Counts] = []
         for k, (here, on_gpu) in enumerate(zip(made, held, strict=True)):
             mode = tables.modes[here.device][here.mode]
             total = tables.counts(here.begin, here.end)
@@ -257,9 +266,9 @@ class Search:
         if found is None:
             return
         taken, gain = found
-        for (k, c, memory), away, here_ in zip(where, counts, taken.tolist(), strict=True):
-            homes[k][c, memory] = here_
-            homes[k][c, DISK] = away - here_
+        for (k, kind, memory), away, kept in zip(where, counts, taken.tolist(), strict=True):
+            homes[k][kind, memory] = kept
+            homes[k][kind, DISK] = away - kept
         self.best = Best(seconds - gain, tables, tuple(made), tuple(homes))
 
 

@@ -24,7 +24,7 @@ from optalloc.serving.offload.runtimes import ANY, limits_of
 from optalloc.serving.offload.search import Search, placement_of
 from optalloc.stop import Never, OnProgress, StopRule
 
-#: What a longer context or a more precise cache may cost of the speed, relative, where it is chosen.
+#: What a longer context or a more precise cache may cost of the speed, relative.
 _WORTH = 0.05
 
 #: Contexts are chosen in steps of so many tokens.
@@ -83,9 +83,7 @@ def plan_offload(
         bound, root = min(bound, search.bound), min(root, search.root)
         if search.best.tables is not None:
             best = (search.best.seconds, problem, placement_of(search.best))
-    stats = Stats(
-        wall_s=time.perf_counter() - begin, cpu_s=time.process_time() - cpu, nodes=nodes
-    )
+    stats = Stats(wall_s=time.perf_counter() - begin, cpu_s=time.process_time() - cpu, nodes=nodes)
     if best is None:
         if not ended:
             dual = None if math.isinf(bound) else bound
@@ -196,9 +194,7 @@ def longest_context(
             low = middle
         else:
             high = middle - 1
-    return msgspec.structs.replace(
-        generation, context_tokens=max(shortest, low * _CONTEXT_STEP)
-    )
+    return msgspec.structs.replace(generation, context_tokens=max(shortest, low * _CONTEXT_STEP))
 
 
 def best_kv_dtype(

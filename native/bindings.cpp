@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/placement.hpp"
 #include "serving/walk.hpp"
+#include "simulate/requests.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -578,6 +579,81 @@ void bind_serving(nb::module_& m) {
           });
 }
 
+// ---- simulation --------------------------------------------------------------------------------------
+
+namespace si = optalloc::simulate;
+
+// Columns of the table of pools; simulate/requests/kernel.py builds them in this order.
+enum PoolInt { kEngines, kRanks, kChunk, kBatch, kBlocks, kLeastLoaded, kContext, kPair, kEach, kPoolInts };
+
+void bind_simulation(nb::module_& m) {
+    // A row of `pools`, and four tables of its step times each. Returns the fields of RequestOutput in their order.
+    m.def("run_requests",
+          [](const Array<std::int64_t, 2>& pools, const std::vector<Longs>& decode,
+             const std::vector<Array<std::int32_t, 1>>& prompt, const std::vector<Array<std::int32_t, 1>>& count,
+             const std::vector<Array<double, 2>>& grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
+             const Array<std::int32_t, 1>& output, const Array<std::int32_t, 1>& cached,
+             const Array<std::int32_t, 1>& group, const Array<std::int32_t, 1>& prefix, int clients, int block_tokens,
+             std::int64_t transfer, std::int64_t transfer_token, bool record, const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = arrival.shape(0), number = pools.shape(0);
+              bool fits = pools.shape(1) == kPoolInts && number >= 1 && number <= 2 && decode.size() == number &&
+                          prompt.size() == number && count.size() == number && grid.size() == number &&
+                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && group.shape(0) == n &&
+                          block_tokens >= 1 && cancel.shape(0) == 1;
+              for (std::size_t k = 0; fits && k < n; ++k) {
+                  fits = group.data()[k] >= -1 && group.data()[k] < static_cast<std::int64_t>(prefix.shape(0));
+              }
+              std::vector<si::PoolInput> input_pools;
+              for (std::size_t p = 0; fits && p < number; ++p) {
+                  const std::int64_t* row = pools.data() + p * kPoolInts;
+                  fits = row[kEngines] >= 1 && row[kRanks] >= 1 && prompt[p].shape(0) >= 2 && count[p].shape(0) >= 2 &&
+                         grid[p].shape(0) == prompt[p].shape(0) && grid[p].shape(1) == count[p].shape(0) &&
+                         static_cast<std::int64_t>(decode[p].shape(0)) > row[kBatch];
+                  input_pools.push_back({static_cast<int>(row[kEngines]),
+                                         static_cast<int>(row[kRanks]),
+                                         static_cast<int>(row[kChunk]),
+                                         static_cast<int>(row[kBatch]),
+                                         row[kBlocks],
+                                         row[kLeastLoaded] != 0,
+                                         {view(decode[p]),
+                                          view(prompt[p]),
+                                          view(count[p]),
+                                          {grid[p].data(), grid[p].size()},
+                                          row[kContext],
+                                          row[kPair],
+                                          row[kEach]}});
+              }
+              if (!fits) throw nb::value_error("tables of pools or requests have the wrong shape");
+              const si::RequestInput requests{.arrival = view(arrival),
+                                              .input = view(input),
+                                              .output = view(output),
+                                              .cached = view(cached),
+                                              .group = view(group),
+                                              .prefix = view(prefix),
+                                              .clients = clients,
+                                              .block_tokens = block_tokens,
+                                              .transfer = transfer,
+                                              .transfer_token = transfer_token,
+                                              .record = record};
+              si::RequestOutput out;
+              {
+                  nb::gil_scoped_release release;
+                  out = si::run_requests(input_pools, requests, cancel.data());
+              }
+              auto* kept = new std::vector<si::Stretch>(std::move(out.stretches));
+              const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<si::Stretch>*>(p); });
+              const nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>> stretches(
+                  reinterpret_cast<std::int64_t*>(kept->data()), {kept->size(), si::kStretchFields}, owner);
+              return nb::make_tuple(static_cast<int>(out.status), given(std::move(out.arrival)),
+                                    given(std::move(out.start)), given(std::move(out.first)),
+                                    given(std::move(out.handed)), given(std::move(out.finish)),
+                                    given(std::move(out.preemptions)), given(std::move(out.hits)),
+                                    given(std::move(out.rank)), given(std::move(out.second_rank)),
+                                    given(std::move(out.busy)), given(std::move(out.iterations)),
+                                    given(std::move(out.peak)), stretches);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -587,4 +663,5 @@ NB_MODULE(_native, m) {
     bind_assignment(m);
     bind_rows(m);
     bind_serving(m);
+    bind_simulation(m);
 }

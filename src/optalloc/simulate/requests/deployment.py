@@ -1,0 +1,81 @@
+"""Deployment: the engines that serve requests, in one pool or apart for prompts and answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from optalloc.errors import InputError
+from optalloc.simulate.requests.step_times import StepTimes
+
+Routing = Literal["least-loaded", "round-robin"]
+
+
+class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Equal engines that share the requests of a pool.
+
+    Parameters
+    ----------
+    times : StepTimes
+        Of one iteration; also the limits of a rank's batch: tokens and sequences.
+    kv_tokens : int
+        Tokens that the cache of a rank holds.
+    replicas : int
+        Engines.
+    ranks : int
+        Data-parallel attention ranks of an engine. Each has its own queue, batch and cache; all
+        step together, in the time of the slowest.
+    routing : {"least-loaded", "round-robin"}
+        Each request goes to the rank with fewest requests in its system, or to the next in turn.
+    """
+
+    times: StepTimes
+    kv_tokens: int
+    replicas: int = 1
+    ranks: int = 1
+    routing: Routing = "least-loaded"
+
+    def __post_init__(self) -> None:
+        for name in ("kv_tokens", "replicas", "ranks"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}",
+                    path="EnginePool",
+                    fix="give a whole number of at least 1",
+                )
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What serves the requests.
+
+    Parameters
+    ----------
+    engines : EnginePool
+        The engines; with ``prefill``, those that decode.
+    prefill : EnginePool, optional
+        Engines that read prompts, give the first token and hand the cache over.
+    transfer_s, transfer_s_per_token : float
+        Time of handing over: constant, and for each token of the prompt.
+    block_tokens : int
+        Tokens of one block of the cache.
+    """
+
+    engines: EnginePool
+    prefill: EnginePool | None = None
+    transfer_s: float = 0.0
+    transfer_s_per_token: float = 0.0
+    block_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if self.block_tokens < 1 or min(self.transfer_s, self.transfer_s_per_token) < 0.0:
+            raise InputError(
+                "a block holds no token, or a transfer takes less than no time",
+                path="Deployment",
+                fix="give block_tokens of at least 1 and times of at least 0",
+            )
+
+    @property
+    def pools(self) -> tuple[EnginePool, ...]:
+        """In the order in which a request passes them."""
+        return (self.engines,) if self.prefill is None else (self.prefill, self.engines)

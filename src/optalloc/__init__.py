@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.certify import certify as certify
     from optalloc.plan.compare import compare as compare
     from optalloc.plan.explain import explain as explain
-    from optalloc.plan.mixed import load_mixed_plan as load_mixed_plan
+    from optalloc.plan.plan import load_mixed_plan as load_mixed_plan
     from optalloc.plan.plan import load_plan as load_plan
     from optalloc.plan.replan import replan as replan
     from optalloc.plan.sweep import grid as grid
@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
     from optalloc.training.strategy import Strategy as Strategy
+    from optalloc.workload import Serving as Serving
     from optalloc.workload import Training as Training
     from optalloc.workload import load_workload as load_workload
 
@@ -102,6 +103,7 @@ _HOME = {
     "Progress": "optalloc.stop",
     "Recompute": "optalloc.training.strategy",
     "Result": "optalloc.result",
+    "Serving": "optalloc.workload",
     "Stats": "optalloc.result",
     "Strategy": "optalloc.training.strategy",
     "Termination": "optalloc.result",
@@ -127,7 +129,7 @@ _HOME = {
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
     "load_flow": "optalloc.serving.flow.instance",
-    "load_mixed_plan": "optalloc.plan.mixed",
+    "load_mixed_plan": "optalloc.plan.plan",
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",

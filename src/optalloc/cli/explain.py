@@ -57,13 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.export.pins import pins_for
     from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
-    from optalloc.plan.mixed import is_mixed_plan
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
+    from optalloc.training.mixed.plan import MixedPlan
 
     stop = stop_rule(arguments)
-    if is_mixed_plan(arguments.plan):
+    plan = read_as_it_is(arguments.plan)
+    if isinstance(plan, MixedPlan):
         from optalloc.cli import mixed
         from optalloc.errors import InputError
 
@@ -75,8 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                     path=arguments.plan,
                     fix="leave it out; --replan says what a little more would bring",
                 )
-        return mixed.explain(arguments, stop)
-    plan = read_as_it_is(arguments.plan)
+        return mixed.explain(arguments, plan, stop)
     sets = pins_for(arguments.tool, plan.model, arguments.pin) if arguments.tool else [()]
     explanation = explain(
         plan,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.plans import read_plan
+from optalloc.cli.plans import read_any
 from optalloc.export.base import TARGETS, export
-from optalloc.plan.mixed import is_mixed_plan, load_mixed_plan
+from optalloc.export.mixed import export_mixed
+from optalloc.training.mixed.plan import MixedPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    if is_mixed_plan(arguments.plan):
-        from optalloc.export.mixed import export_mixed
-
-        plan = load_mixed_plan(arguments.plan)
-        for path in export_mixed(plan, arguments.to, arguments.output):
-            print(path)
-        return 0
-    for path in export(read_plan(arguments.plan), arguments.to, arguments.output):
+    plan = read_any(arguments.plan)
+    if isinstance(plan, MixedPlan):
+        paths = export_mixed(plan, arguments.to, arguments.output)
+    else:
+        paths = export(plan, arguments.to, arguments.output)
+    for path in paths:
         print(path)
     return 0

@@ -584,7 +584,7 @@ void bind_serving(nb::module_& m) {
 namespace si = optalloc::simulate;
 
 // Columns of the table of pools; simulate/requests/kernel.py builds them in this order.
-enum PoolInt { kEngines, kRanks, kChunk, kBatch, kBlocks, kLeastLoaded, kContext, kPair, kEach, kPoolInts };
+enum PoolInt { kEngines, kRanks, kChunk, kBatch, kBlocks, kExtra, kLeastLoaded, kContext, kPair, kEach, kPoolInts };
 
 void bind_simulation(nb::module_& m) {
     // A row of `pools`, and four tables of its step times each. Returns the fields of RequestOutput in their order.
@@ -614,6 +614,7 @@ void bind_simulation(nb::module_& m) {
                                          static_cast<int>(row[kChunk]),
                                          static_cast<int>(row[kBatch]),
                                          row[kBlocks],
+                                         row[kExtra],
                                          row[kLeastLoaded] != 0,
                                          {view(decode[p]),
                                           view(prompt[p]),

@@ -14,6 +14,7 @@ Rank::Rank(const PoolInput& pool, const RequestInput& in, bool hands_over)
     : chunk_tokens_(pool.chunk_tokens),
       max_batch_(pool.max_batch),
       block_tokens_(in.block_tokens),
+      extra_(pool.extra),
       hands_over_(hands_over),
       blocks_(pool.blocks, in.block_tokens, in.prefix),
       crossings_(at(in.block_tokens), 0) {}

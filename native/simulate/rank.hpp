@@ -69,7 +69,7 @@ class Rank {
         bool operator<(const Ending& o) const { return last != o.last ? last > o.last : order > o.order; }
     };
 
-    std::int64_t held(std::int64_t tokens) const { return (tokens + block_tokens_ - 1) / block_tokens_; }
+    std::int64_t held(std::int64_t tokens) const { return extra_ + (tokens + block_tokens_ - 1) / block_tokens_; }
     std::int64_t& crossing(std::int64_t offset);
     void preempt(Book& book);
     bool admit(Tick now, Book& book, Work& work, int& budget);
@@ -82,6 +82,7 @@ class Rank {
     void drop_stale(const Book& book);
 
     int chunk_tokens_, max_batch_, block_tokens_;
+    std::int64_t extra_;
     bool hands_over_;
     Blocks blocks_;
     std::deque<int> waiting_;

@@ -26,6 +26,7 @@ struct PoolInput {
     int engines = 1, ranks = 1;
     int chunk_tokens = 0, max_batch = 0;
     std::int64_t blocks = 0;  // of a rank
+    std::int64_t extra = 0;   // blocks that a sequence holds beside those of its tokens
     bool least_loaded = false;
     StepTable times;
 };

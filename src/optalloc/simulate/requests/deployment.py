@@ -26,6 +26,11 @@ class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ranks : int
         Data-parallel attention ranks of an engine. Each has its own queue, batch and cache; all
         step together, in the time of the slowest.
+    sequence_tokens : int
+        What each sequence takes of the cache beside its tokens, in tokens.
+    tokens_per_step : float
+        Tokens that a decoding sequence gains in an iteration (speculative decoding), in the mean.
+        Its context is counted as if it gained one.
     routing : {"least-loaded", "round-robin"}
         Each request goes to the rank with fewest requests in its system, or to the next in turn.
     """
@@ -34,16 +39,22 @@ class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     kv_tokens: int
     replicas: int = 1
     ranks: int = 1
+    sequence_tokens: int = 0
+    tokens_per_step: float = 1.0
     routing: Routing = "least-loaded"
 
     def __post_init__(self) -> None:
         for name in ("kv_tokens", "replicas", "ranks"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}",
-                    path="EnginePool",
-                    fix="give a whole number of at least 1",
-                )
+            _check_least(name, getattr(self, name), 1)
+        _check_least("sequence_tokens", self.sequence_tokens, 0)
+        _check_least("tokens_per_step", self.tokens_per_step, 1)
+
+
+def _check_least(name: str, value: float, least: int) -> None:
+    if not value >= least:
+        raise InputError(
+            f"{name} is {value:g}", path="EnginePool", fix=f"give a number of at least {least}"
+        )
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -37,6 +37,7 @@ class PoolTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     chunk_tokens: int
     max_batch: int
     blocks: int
+    extra_blocks: int
     least_loaded: bool
     decode: Longs
     prompt_tokens: Ints
@@ -53,6 +54,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     pools: tuple[PoolTicks, ...]
     requests: Requests
     arrival: Longs
+    output: Ints
     block_tokens: int
     transfer: int
     transfer_token: int
@@ -94,11 +96,12 @@ def instance_of(deployment: Deployment, requests: Requests, ticks_per_s: int) ->
     pools = tuple(_pool(pool, deployment.block_tokens, ticks_per_s) for pool in deployment.pools)
     for number, pool in enumerate(pools):
         whole = number + 1 == len(pools)
-        _check_fit(requests, pool.blocks, deployment.block_tokens, whole)
+        _check_fit(requests, pool, deployment.block_tokens, whole)
     return Instance(
         pools=pools,
         requests=requests,
         arrival=_ticks(requests.arrival_s, ticks_per_s),
+        output=iterations_of(requests.output_tokens, deployment.engines.tokens_per_step),
         block_tokens=deployment.block_tokens,
         transfer=round(deployment.transfer_s * ticks_per_s),
         transfer_token=round(deployment.transfer_s_per_token * ticks_per_s),
@@ -144,7 +147,7 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
     pools, requests = instance.pools, instance.requests
     rows = [
         (
-            *(p.engines, p.ranks, p.chunk_tokens, p.max_batch, p.blocks),
+            *(p.engines, p.ranks, p.chunk_tokens, p.max_batch, p.blocks, p.extra_blocks),
             *(p.least_loaded, p.kv, p.pair, p.each_prompt),
         )
         for p in pools
@@ -157,7 +160,7 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
         [pool.mixed for pool in pools],
         instance.arrival,
         requests.input_tokens,
-        requests.output_tokens,
+        instance.output,
         requests.cached_tokens,
         requests.group,
         requests.prefix_tokens,
@@ -178,6 +181,7 @@ def _pool(pool: EnginePool, block_tokens: int, ticks_per_s: int) -> PoolTicks:
         chunk_tokens=times.chunk_tokens,
         max_batch=times.max_batch,
         blocks=pool.kv_tokens // block_tokens,
+        extra_blocks=-(-pool.sequence_tokens // block_tokens),
         least_loaded=pool.routing == "least-loaded",
         decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
         prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
@@ -189,20 +193,25 @@ def _pool(pool: EnginePool, block_tokens: int, ticks_per_s: int) -> PoolTicks:
     )
 
 
+def iterations_of(output_tokens: Ints, tokens_per_step: float) -> Ints:
+    """Iterations that give an answer: its first token, then so many tokens at a time."""
+    return (1 + np.ceil((output_tokens - 1) / tokens_per_step)).astype(np.int32)
+
+
 def _ticks(seconds: NDArray[np.float64], ticks_per_s: int) -> Longs:
     return np.rint(seconds * ticks_per_s).astype(np.int64)
 
 
-def _check_fit(requests: Requests, blocks: int, block_tokens: int, whole: bool) -> None:
+def _check_fit(requests: Requests, pool: PoolTicks, block_tokens: int, whole: bool) -> None:
     """A rank must hold any request alone, or it would wait for ever."""
     tokens = requests.input_tokens.astype(np.int64)
     if whole:
         tokens = tokens + requests.output_tokens - 1
     largest = int(np.argmax(tokens))
-    if -(-int(tokens[largest]) // block_tokens) > blocks:
+    if -(-int(tokens[largest]) // block_tokens) + pool.extra_blocks > pool.blocks:
         raise InputError(
             f"request {largest} needs a cache of {tokens[largest]} tokens, and a rank holds "
-            f"{blocks * block_tokens}",
+            f"{(pool.blocks - pool.extra_blocks) * block_tokens}",
             path="load",
             fix="use shorter requests, a smaller kv_dtype or more devices an engine",
         )

@@ -120,7 +120,7 @@ class _Rank:
         ):
             request = self.waiting[0]
             own = math.ceil((world.prompt[request] + world.handed[request]) / block)
-            own -= self.shared(request)
+            own += self.pool.extra_blocks - self.shared(request)
             pinned = self.users.get(world.group[request], 0) > 0
             room = self.free + sum(self.prefix[group] for group in self.idle)
             if own + (0 if pinned else self.shared(request)) > room:
@@ -184,7 +184,7 @@ class _World:
         requests, count = instance.requests, len(instance.requests)
         self.block = instance.block_tokens
         self.input: list[int] = requests.input_tokens.tolist()
-        self.output: list[int] = requests.output_tokens.tolist()
+        self.output: list[int] = instance.output.tolist()
         self.known: list[int] = requests.cached_tokens.tolist()
         self.group: list[int] = requests.group.tolist()
         self.prefix: list[int] = requests.prefix_tokens.tolist()

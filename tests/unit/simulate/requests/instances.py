@@ -53,7 +53,10 @@ def random_instance(seed: int) -> Instance:
                 pair_s=float(random.choice([0.0, 1e-5])),
                 prompt_s=float(random.choice([0.0, 1e-3])),
             ),
-            kv_tokens=whole + block + int(random.integers(0, int(random.choice([2, 3 * whole])))),
+            kv_tokens=whole
+            + 3 * block
+            + int(random.integers(0, int(random.choice([2, 3 * whole])))),
+            sequence_tokens=int(random.choice([0, 0, 2])),
             replicas=int(random.integers(1, 4)),
             ranks=int(random.choice([1, 1, 2, 3])),
             routing="least-loaded" if random.random() < 0.6 else "round-robin",

@@ -79,7 +79,7 @@ def test_a_target_that_one_request_alone_misses_has_no_rate() -> None:
 def test_a_trace_is_played_faster() -> None:
     """Requests every 10 s, of 0.1 s each: faster until they touch."""
     lengths = np.array([100] * 50)
-    trace = make_requests(10.0 * np.arange(50), lengths, np.ones(50, np.int64))
+    trace = make_requests(np.arange(0.0, 500.0, 10.0), lengths, np.ones(50, np.int64))
     found = max_rate(deployment(), trace, percentile=99.0, ttft_s=0.1001)
     assert found.rate_per_s == pytest.approx(10.0, rel=0.01)
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from optalloc.simulate.requests.arrivals import Arrivals, AtOnce, Bursts, ClosedLoop, Poisson
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.lengths import Lengths, Lognormal, Uniform
 from optalloc.simulate.requests.load import Load
 from optalloc.simulate.requests.simulate import simulate_requests
@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def studies() -> list[tuple[str, Deployment, Load]]:
     """Name, engines and load of each workload."""
-    pool = EnginePool(times=example_times(), kv_tokens=400_000)
-    one = Deployment(engines=pool)
+    pool = Engines(times=example_times(), kv_tokens=400_000)
+    one = Deployment(engines=(pool,))
     listed = [(name, one, _load(*load)) for name, load in LOADS.items()]
     spread = _load(Poisson(30.0), 512, 128)
     tight = msgspec.structs.replace(pool, kv_tokens=60_000)
@@ -101,14 +101,14 @@ def studies() -> list[tuple[str, Deployment, Load]]:
         *listed,
         ("log-normal 512/128", one, varied),
         ("shared prefixes, 500 groups", one, shared),
-        ("a full cache, preemptions", Deployment(engines=tight), _load(Poisson(40.0), 512, 512)),
-        ("8 replicas", Deployment(engines=eight), _load(Poisson(240.0), 512, 128)),
-        ("8 ranks of one engine", Deployment(engines=ranks), _load(Poisson(200.0), 512, 128)),
+        ("a full cache, preemptions", Deployment(engines=(tight,)), _load(Poisson(40.0), 512, 512)),
+        ("8 replicas", Deployment(engines=(eight,)), _load(Poisson(240.0), 512, 128)),
+        ("8 ranks of one engine", Deployment(engines=(ranks,)), _load(Poisson(200.0), 512, 128)),
         (
             "4 prefill and 8 decode engines",
             Deployment(
-                engines=eight,
-                prefill=msgspec.structs.replace(pool, replicas=4),
+                engines=(eight,),
+                prefill=(msgspec.structs.replace(pool, replicas=4),),
                 transfer_s=0.001,
                 transfer_s_per_token=2e-6,
             ),

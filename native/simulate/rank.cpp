@@ -10,13 +10,13 @@ std::size_t at(int id) { return static_cast<std::size_t>(id); }
 
 }  // namespace
 
-Rank::Rank(const PoolInput& pool, const RequestInput& in, bool hands_over)
-    : chunk_tokens_(pool.chunk_tokens),
-      max_batch_(pool.max_batch),
+Rank::Rank(const KindInput& kind, const RequestInput& in, bool hands_over)
+    : chunk_tokens_(kind.chunk_tokens),
+      max_batch_(kind.max_batch),
       block_tokens_(in.block_tokens),
-      extra_(pool.extra),
+      extra_(kind.extra),
       hands_over_(hands_over),
-      blocks_(pool.blocks, in.block_tokens, in.prefix),
+      blocks_(kind.blocks, in.block_tokens, in.prefix),
       crossings_(at(in.block_tokens), 0) {}
 
 // A sequence of offset f holds f + turn tokens and needs a block where that is a multiple of a block.

@@ -43,7 +43,7 @@ struct Work {
 
 class Rank {
   public:
-    Rank(const PoolInput& pool, const RequestInput& in, bool hands_over);
+    Rank(const KindInput& kind, const RequestInput& in, bool hands_over);
 
     void arrive(int id, Book& book);
     // Gives back the blocks of a prompt that has arrived in the other pool.

@@ -49,13 +49,23 @@ struct Line {
 };
 
 struct Engine {
-    int pool = 0;
+    const KindInput* kind;
+    std::int64_t first_rank;
     bool asleep = true;
     Tick start = 0;
     std::int64_t count = 0;    // iterations under way
     std::int64_t version = 0;  // of the end that is announced
-    Line line;
+    Line line{};
     Stretch stretch{};
+};
+
+// Ranks among which requests are shared, in the order in which they are tried.
+struct Pool {
+    struct Place {
+        std::int64_t rank, engine, weight, credit = 0;
+    };
+    std::vector<Place> places;
+    std::int64_t weight = 0;  // of all
 };
 
 // At one time iterations end before requests arrive, and requests arrive before iterations begin.
@@ -74,16 +84,28 @@ struct Event {
 
 class Fleet {
   public:
-    Fleet(std::span<const PoolInput> pools, const RequestInput& in, RequestOutput& out)
-        : pools_(pools), in_(in), out_(out), book_{in, std::vector<State>(in.input.size()), out} {
-        for (std::size_t p = 0; p < pools.size(); ++p) {
-            first_engine_.push_back(static_cast<std::int64_t>(engines_.size()));
-            first_rank_.push_back(static_cast<std::int64_t>(ranks_.size()));
-            for (int e = 0; e < pools[p].engines; ++e) {
-                engines_.emplace_back().pool = static_cast<int>(p);
-                for (int r = 0; r < pools[p].ranks; ++r) ranks_.emplace_back(pools[p], in, p + 1 < pools.size());
+    Fleet(std::span<const KindInput> kinds, const RequestInput& in, RequestOutput& out)
+        : in_(in), out_(out), book_{in, std::vector<State>(in.input.size()), out}, pools_(2) {
+        const int last = kinds.back().pool;
+        for (const KindInput& kind : kinds) {
+            for (int e = 0; e < kind.engines; ++e) {
+                engines_.push_back({.kind = &kind, .first_rank = static_cast<std::int64_t>(ranks_.size())});
+                for (int r = 0; r < kind.ranks; ++r) {
+                    engine_of_.push_back(static_cast<std::int64_t>(engines_.size()) - 1);
+                    ranks_.emplace_back(kind, in, kind.pool < last);
+                }
             }
-            turn_.push_back(0);
+        }
+        // The first rank of every engine, then the second of each: neighbours in turn are of different engines.
+        for (int r = 0, widest = 1; r < widest; ++r) {
+            for (std::size_t e = 0; e < engines_.size(); ++e) {
+                const KindInput& kind = *engines_[e].kind;
+                widest = std::max(widest, kind.ranks);
+                if (r >= kind.ranks) continue;
+                Pool& pool = pools_[at(kind.pool)];
+                pool.places.push_back({engines_[e].first_rank + r, static_cast<std::int64_t>(e), kind.weight});
+                pool.weight += kind.weight;
+            }
         }
         out.busy.assign(engines_.size(), 0);
         out.iterations.assign(engines_.size(), 0);
@@ -123,45 +145,41 @@ class Fleet {
 
   private:
     std::span<Rank> ranks_of(std::int64_t engine) {
-        const int pool = engines_[at(engine)].pool, width = pools_[at(pool)].ranks;
-        const std::int64_t first = first_rank_[at(pool)] + (engine - first_engine_[at(pool)]) * width;
-        return {ranks_.data() + first, at(width)};
+        const Engine& e = engines_[at(engine)];
+        return {ranks_.data() + e.first_rank, at(e.kind->ranks)};
     }
 
-    // Ranks are tried engine by engine, so that neighbours in turn are ranks of different engines.
-    std::int64_t route(int pool) {
-        const PoolInput& p = pools_[at(pool)];
-        const int width = p.engines * p.ranks;
-        const auto place = [&](int turn) {
-            return first_rank_[at(pool)] + (turn % p.engines) * p.ranks + turn / p.engines;
-        };
-        if (!p.least_loaded) {
-            const int turn = turn_[at(pool)];
-            turn_[at(pool)] = (turn + 1) % width;
-            return place(turn);
+    // The rank with fewest requests for its weight; or each as often as its weight, spread evenly.
+    const Pool::Place& route(Pool& pool) {
+        Pool::Place* best = nullptr;
+        for (Pool::Place& place : pool.places) {
+            place.credit += in_.least_loaded ? 0 : place.weight;
+            if (best == nullptr) best = &place;
+            else if (in_.least_loaded ? load(place) * best->weight < load(*best) * place.weight
+                                      : place.credit > best->credit) {
+                best = &place;
+            }
         }
-        std::int64_t best = place(0);
-        for (int turn = 1; turn < width; ++turn) {
-            if (ranks_[at(place(turn))].outstanding() < ranks_[at(best)].outstanding()) best = place(turn);
-        }
-        return best;
+        if (!in_.least_loaded) best->credit -= pool.weight;
+        return *best;
     }
+
+    // Of a rank once it gets one more request.
+    std::int64_t load(const Pool::Place& place) const { return ranks_[at(place.rank)].outstanding() + 1; }
 
     void arrive(Tick now, int id, int pool) {
-        const std::int64_t chosen = route(pool);
-        const PoolInput& p = pools_[at(pool)];
-        const std::int64_t engine = first_engine_[at(pool)] + (chosen - first_rank_[at(pool)]) / p.ranks;
-        (pool == 0 ? out_.rank : out_.second_rank)[at(id)] = static_cast<std::int32_t>(chosen);
-        Rank& rank = ranks_[at(chosen)];
+        const Pool::Place& place = route(pools_[at(pool)]);
+        (pool == 0 ? out_.rank : out_.second_rank)[at(id)] = static_cast<std::int32_t>(place.rank);
+        Rank& rank = ranks_[at(place.rank)];
         const bool is_first = rank.queue_is_empty();
         rank.arrive(id, book_);
-        if (is_first) interrupt(engine, now);  // where others wait, none can be admitted before something ends
+        if (is_first) interrupt(place.engine, now);  // where others wait, none can be admitted before something ends
     }
 
     void hand_over(int id, Tick now) {
         const std::int64_t from = out_.rank[at(id)];
         ranks_[at(from)].release(id, book_);
-        interrupt(from / pools_[0].ranks, now);
+        interrupt(engine_of_[at(from)], now);
         out_.handed[at(id)] = now;
         book_.state[at(id)].handed = true;
         arrive(now, id, 1);
@@ -188,7 +206,7 @@ class Fleet {
     bool begin(std::int64_t engine, Tick now) {
         Engine& e = engines_[at(engine)];
         const std::span<Rank> ranks = ranks_of(engine);
-        const StepTable& times = pools_[at(e.pool)].times;
+        const StepTable& times = e.kind->times;
         bool settled = true, any = false;
         std::int64_t count = INT64_MAX;
         lines_.clear();
@@ -269,14 +287,13 @@ class Fleet {
         }
     }
 
-    std::span<const PoolInput> pools_;
     const RequestInput& in_;
     RequestOutput& out_;
     Book book_;
     std::vector<Engine> engines_;
     std::vector<Rank> ranks_;
-    std::vector<std::int64_t> first_engine_, first_rank_;
-    std::vector<int> turn_;  // of round robin, by pool
+    std::vector<std::int64_t> engine_of_;  // by rank
+    std::vector<Pool> pools_;
     std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
     std::vector<Line> lines_;
     std::vector<int> left_;
@@ -296,14 +313,14 @@ Tick StepTable::base(int prompt_tokens, int sequences) const {
     return static_cast<Tick>(std::floor(below + (above - below) * y + 0.5));
 }
 
-RequestOutput run_requests(std::span<const PoolInput> pools, const RequestInput& requests,
+RequestOutput run_requests(std::span<const KindInput> kinds, const RequestInput& requests,
                            const volatile std::int32_t* cancel) {
     RequestOutput out;
     const std::size_t n = requests.input.size();
     for (auto* ticks : {&out.arrival, &out.start, &out.first, &out.handed, &out.finish}) ticks->assign(n, -1);
     for (auto* counts : {&out.preemptions, &out.hits}) counts->assign(n, 0);
     for (auto* ranks : {&out.rank, &out.second_rank}) ranks->assign(n, -1);
-    out.status = Fleet(pools, requests, out).run(cancel);
+    out.status = Fleet(kinds, requests, out).run(cancel);
     return out;
 }
 

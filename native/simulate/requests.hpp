@@ -21,13 +21,13 @@ struct StepTable {
     Tick base(int prompt_tokens, int sequences) const;
 };
 
-// Equal engines that share the requests of one pool; an engine's ranks step together.
-struct PoolInput {
-    int engines = 1, ranks = 1;
+// Equal engines; those of one pool share its requests by weight. An engine's ranks step together.
+struct KindInput {
+    int pool = 0, engines = 1, ranks = 1;
+    std::int64_t weight = 1;  // of a rank
     int chunk_tokens = 0, max_batch = 0;
     std::int64_t blocks = 0;  // of a rank
     std::int64_t extra = 0;   // blocks that a sequence holds beside those of its tokens
-    bool least_loaded = false;
     StepTable times;
 };
 
@@ -40,6 +40,7 @@ struct RequestInput {
     int clients = 0;
     int block_tokens = 16;
     Tick transfer = 0, transfer_token = 0;  // from the first pool to the second: constant, and by token of the prompt
+    bool least_loaded = false;                 // else in turn
     bool record = false;
 };
 
@@ -62,8 +63,9 @@ struct RequestOutput {
     std::vector<Stretch> stretches;
 };
 
-// One pool, or two: prompts run in the first, which hands them over to the second.
-RequestOutput run_requests(std::span<const PoolInput> pools, const RequestInput& requests,
+// Kinds in order of their pool, of which there is one, or two: the first reads prompts and hands them over to the
+// second.
+RequestOutput run_requests(std::span<const KindInput> kinds, const RequestInput& requests,
                            const volatile std::int32_t* cancel);
 
 }  // namespace optalloc::simulate

@@ -56,6 +56,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
+    from optalloc.simulate.requests.max_rate import max_rate as max_rate
+    from optalloc.simulate.requests.simulate import simulate_requests as simulate_requests
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -133,6 +135,7 @@ _HOME = {
     "load_model": "optalloc.model.load",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "max_rate": "optalloc.simulate.requests.max_rate",
     "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
@@ -143,6 +146,7 @@ _HOME = {
     "save_assignment": "optalloc.assignment.formats",
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
+    "simulate_requests": "optalloc.simulate.requests.simulate",
     "solve_assignment": "optalloc.assignment.solve",
     "sweep": "optalloc.plan.sweep",
     "total_parameters": "optalloc.model.parameters",

@@ -210,7 +210,7 @@ RequestAnswer = tuple[
 ]
 
 def run_requests(
-    pools: _Longs,
+    kinds: _Longs,
     decode: Sequence[_Longs],
     prompt: Sequence[_Ints],
     count: Sequence[_Ints],
@@ -225,6 +225,7 @@ def run_requests(
     block_tokens: int,
     transfer: int,
     transfer_token: int,
+    least_loaded: bool,
     record: bool,
     cancel: _Ints,
     /,

@@ -12,8 +12,8 @@ from optalloc.simulate.requests.step_times import StepTimes
 Routing = Literal["least-loaded", "round-robin"]
 
 
-class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Equal engines that share the requests of a pool.
+class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Equal engines.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     tokens_per_step : float
         Tokens that a decoding sequence gains in an iteration (speculative decoding), in the mean.
         Its context is counted as if it gained one.
-    routing : {"least-loaded", "round-robin"}
-        Each request goes to the rank with fewest requests in its system, or to the next in turn.
+    weight : int
+        Share of the requests that a rank gets, against ranks of other engines.
     """
 
     times: StepTimes
@@ -41,19 +41,18 @@ class EnginePool(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ranks: int = 1
     sequence_tokens: int = 0
     tokens_per_step: float = 1.0
-    routing: Routing = "least-loaded"
+    weight: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("kv_tokens", "replicas", "ranks"):
+        for name in ("kv_tokens", "replicas", "ranks", "weight", "tokens_per_step"):
             _check_least(name, getattr(self, name), 1)
         _check_least("sequence_tokens", self.sequence_tokens, 0)
-        _check_least("tokens_per_step", self.tokens_per_step, 1)
 
 
 def _check_least(name: str, value: float, least: int) -> None:
     if not value >= least:
         raise InputError(
-            f"{name} is {value:g}", path="EnginePool", fix=f"give a number of at least {least}"
+            f"{name} is {value:g}", path="Engines", fix=f"give a number of at least {least}"
         )
 
 
@@ -62,23 +61,29 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Parameters
     ----------
-    engines : EnginePool
-        The engines; with ``prefill``, those that decode.
-    prefill : EnginePool, optional
-        Engines that read prompts, give the first token and hand the cache over.
+    engines : tuple of Engines
+        Engines that share all requests; with ``prefill``, those that decode.
+    prefill : tuple of Engines
+        Engines that read prompts, give the first token and hand the cache over; empty: none.
+    routing : {"least-loaded", "round-robin"}
+        A request goes to the rank with fewest requests in its system for its weight, or to each in
+        turn as often as its weight.
     transfer_s, transfer_s_per_token : float
         Time of handing over: constant, and for each token of the prompt.
     block_tokens : int
         Tokens of one block of the cache.
     """
 
-    engines: EnginePool
-    prefill: EnginePool | None = None
+    engines: tuple[Engines, ...]
+    prefill: tuple[Engines, ...] = ()
+    routing: Routing = "least-loaded"
     transfer_s: float = 0.0
     transfer_s_per_token: float = 0.0
     block_tokens: int = 16
 
     def __post_init__(self) -> None:
+        if not self.engines:
+            raise InputError("there is no engine", path="Deployment", fix="give at least one")
         if self.block_tokens < 1 or min(self.transfer_s, self.transfer_s_per_token) < 0.0:
             raise InputError(
                 "a block holds no token, or a transfer takes less than no time",
@@ -87,6 +92,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             )
 
     @property
-    def pools(self) -> tuple[EnginePool, ...]:
+    def pools(self) -> tuple[tuple[Engines, ...], ...]:
         """In the order in which a request passes them."""
-        return (self.engines,) if self.prefill is None else (self.prefill, self.engines)
+        return (self.prefill, self.engines) if self.prefill else (self.engines,)

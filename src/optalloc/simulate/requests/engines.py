@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel
 from optalloc.errors import InputError
-from optalloc.simulate.requests.deployment import EnginePool, Routing
+from optalloc.simulate.requests.deployment import Engines
 from optalloc.simulate.requests.step_times import step_times
 
 Reals = NDArray[np.float64]
 
 
-def engine_pool(
-    engine: Engine, step: StepModel, *, replicas: int = 1, routing: Routing = "least-loaded"
-) -> EnginePool:
+def engines_of(engine: Engine, step: StepModel, *, replicas: int = 1, weight: int = 1) -> Engines:
     """So many replicas of an engine.
 
     Parameters
@@ -52,7 +50,7 @@ def engine_pool(
         alone = np.where(prompt_tokens > 0.0, step.base_s(prompt_tokens, 0.0), 0.0)
         return np.asarray(whole + (float(constants.prefill) - 1.0) * alone)
 
-    return EnginePool(
+    return Engines(
         times=step_times(
             base_s,
             chunk_tokens=engine.chunk_tokens,
@@ -68,5 +66,5 @@ def engine_pool(
             float(step.work.fixed_kv_bytes / np.maximum(step.work.kv_bytes, 1e-9))
         ),
         tokens_per_step=engine.tokens_per_step,
-        routing=routing,
+        weight=weight,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from optalloc import _native
 from optalloc.errors import InputError
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.load import Requests
 
 Longs = NDArray[np.int64]
@@ -29,16 +29,17 @@ _DONE = 0
 _FAR = 2.0**61
 
 
-class PoolTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One pool in ticks."""
+class KindTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Equal engines in ticks."""
 
+    pool: int
     engines: int
     ranks: int
+    weight: int
     chunk_tokens: int
     max_batch: int
     blocks: int
     extra_blocks: int
-    least_loaded: bool
     decode: Longs
     prompt_tokens: Ints
     sequences: Ints
@@ -51,13 +52,14 @@ class PoolTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class Instance(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """All that a simulation depends on, in ticks."""
 
-    pools: tuple[PoolTicks, ...]
+    kinds: tuple[KindTicks, ...]
     requests: Requests
     arrival: Longs
     output: Ints
     block_tokens: int
     transfer: int
     transfer_token: int
+    least_loaded: bool
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
@@ -93,18 +95,23 @@ def instance_of(deployment: Deployment, requests: Requests, ticks_per_s: int) ->
     InputError
         If a rank's cache cannot hold some request alone.
     """
-    pools = tuple(_pool(pool, deployment.block_tokens, ticks_per_s) for pool in deployment.pools)
-    for number, pool in enumerate(pools):
-        whole = number + 1 == len(pools)
-        _check_fit(requests, pool, deployment.block_tokens, whole)
+    kinds = tuple(
+        _kind(engines, number, deployment.block_tokens, ticks_per_s)
+        for number, pool in enumerate(deployment.pools)
+        for engines in pool
+    )
+    for kind in kinds:
+        whole = kind.pool + 1 == len(deployment.pools)
+        _check_fit(requests, kind, deployment.block_tokens, whole)
     return Instance(
-        pools=pools,
+        kinds=kinds,
         requests=requests,
         arrival=_ticks(requests.arrival_s, ticks_per_s),
-        output=iterations_of(requests.output_tokens, deployment.engines.tokens_per_step),
+        output=iterations_of(requests.output_tokens, _tokens_per_step(deployment)),
         block_tokens=deployment.block_tokens,
         transfer=round(deployment.transfer_s * ticks_per_s),
         transfer_token=round(deployment.transfer_s_per_token * ticks_per_s),
+        least_loaded=deployment.routing == "least-loaded",
     )
 
 
@@ -113,7 +120,7 @@ def fits_ticks(deployment: Deployment, requests: Requests, ticks_per_s: int) -> 
     longest = float((requests.input_tokens.astype(np.int64) + requests.output_tokens).max())
     seconds = [float(requests.arrival_s.max())]
     seconds.append(deployment.transfer_s + deployment.transfer_s_per_token * longest)
-    for times in (pool.times for pool in deployment.pools):
+    for times in (engines.times for pool in deployment.pools for engines in pool):
         base = max(float(times.decode_s.max()), float(times.mixed_s.max()))
         context = times.kv_s_per_token * times.max_batch * longest
         prompts = (times.pair_s * longest + times.prompt_s) * times.chunk_tokens
@@ -144,20 +151,20 @@ def run_native(instance: Instance, *, record: bool) -> Run | None:
 
 
 def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnswer:
-    pools, requests = instance.pools, instance.requests
+    kinds, requests = instance.kinds, instance.requests
     rows = [
         (
-            *(p.engines, p.ranks, p.chunk_tokens, p.max_batch, p.blocks, p.extra_blocks),
-            *(p.least_loaded, p.kv, p.pair, p.each_prompt),
+            *(k.pool, k.engines, k.ranks, k.weight, k.chunk_tokens, k.max_batch),
+            *(k.blocks, k.extra_blocks, k.kv, k.pair, k.each_prompt),
         )
-        for p in pools
+        for k in kinds
     ]
     return _native.run_requests(
         np.array(rows, np.int64),
-        [pool.decode for pool in pools],
-        [pool.prompt_tokens for pool in pools],
-        [pool.sequences for pool in pools],
-        [pool.mixed for pool in pools],
+        [kind.decode for kind in kinds],
+        [kind.prompt_tokens for kind in kinds],
+        [kind.sequences for kind in kinds],
+        [kind.mixed for kind in kinds],
         instance.arrival,
         requests.input_tokens,
         instance.output,
@@ -168,21 +175,23 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
         instance.block_tokens,
         instance.transfer,
         instance.transfer_token,
+        instance.least_loaded,
         record,
         cancel,
     )
 
 
-def _pool(pool: EnginePool, block_tokens: int, ticks_per_s: int) -> PoolTicks:
-    times = pool.times
-    return PoolTicks(
-        engines=pool.replicas,
-        ranks=pool.ranks,
+def _kind(engines: Engines, pool: int, block_tokens: int, ticks_per_s: int) -> KindTicks:
+    times = engines.times
+    return KindTicks(
+        pool=pool,
+        engines=engines.replicas,
+        ranks=engines.ranks,
+        weight=engines.weight,
         chunk_tokens=times.chunk_tokens,
         max_batch=times.max_batch,
-        blocks=pool.kv_tokens // block_tokens,
-        extra_blocks=-(-pool.sequence_tokens // block_tokens),
-        least_loaded=pool.routing == "least-loaded",
+        blocks=engines.kv_tokens // block_tokens,
+        extra_blocks=-(-engines.sequence_tokens // block_tokens),
         decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
         prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
         sequences=np.ascontiguousarray(times.sequences, np.int32),
@@ -191,6 +200,24 @@ def _pool(pool: EnginePool, block_tokens: int, ticks_per_s: int) -> PoolTicks:
         pair=round(times.pair_s * ticks_per_s),
         each_prompt=round(times.prompt_s * ticks_per_s),
     )
+
+
+def _tokens_per_step(deployment: Deployment) -> float:
+    """Of all engines that decode.
+
+    Raises
+    ------
+    InputError
+        If it differs: an answer would take other iterations on other engines.
+    """
+    found = {engines.tokens_per_step for engines in deployment.engines}
+    if len(found) > 1:
+        raise InputError(
+            "engines gain different numbers of tokens in a step",
+            path="Deployment",
+            fix="simulate engines with the same drafted tokens and acceptance",
+        )
+    return found.pop()
 
 
 def iterations_of(output_tokens: Ints, tokens_per_step: float) -> Ints:
@@ -202,16 +229,16 @@ def _ticks(seconds: NDArray[np.float64], ticks_per_s: int) -> Longs:
     return np.rint(seconds * ticks_per_s).astype(np.int64)
 
 
-def _check_fit(requests: Requests, pool: PoolTicks, block_tokens: int, whole: bool) -> None:
+def _check_fit(requests: Requests, kind: KindTicks, block_tokens: int, whole: bool) -> None:
     """A rank must hold any request alone, or it would wait for ever."""
     tokens = requests.input_tokens.astype(np.int64)
     if whole:
         tokens = tokens + requests.output_tokens - 1
     largest = int(np.argmax(tokens))
-    if -(-int(tokens[largest]) // block_tokens) + pool.extra_blocks > pool.blocks:
+    if -(-int(tokens[largest]) // block_tokens) + kind.extra_blocks > kind.blocks:
         raise InputError(
             f"request {largest} needs a cache of {tokens[largest]} tokens, and a rank holds "
-            f"{(pool.blocks - pool.extra_blocks) * block_tokens}",
+            f"{(kind.blocks - kind.extra_blocks) * block_tokens}",
             path="load",
             fix="use shorter requests, a smaller kv_dtype or more devices an engine",
         )

@@ -124,9 +124,10 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
         duration_s = float(self.finish_s[kept].max() - self.arrival_s[kept].min())
         run, met = self.run, self.met[kept]
         blocks = [
-            pool.kv_tokens // self.deployment.block_tokens
+            engines.kv_tokens // self.deployment.block_tokens
             for pool in self.deployment.pools
-            for _ in range(pool.replicas * pool.ranks)
+            for engines in pool
+            for _ in range(engines.replicas * engines.ranks)
         ]
         return RequestSummary(
             num_requests=int(tokens.size),
@@ -162,9 +163,10 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
     def _blocks(self) -> list[int]:
         """Blocks of each engine."""
         return [
-            pool.kv_tokens // self.deployment.block_tokens * pool.ranks
+            engines.kv_tokens // self.deployment.block_tokens * engines.ranks
             for pool in self.deployment.pools
-            for _ in range(pool.replicas)
+            for engines in pool
+            for _ in range(engines.replicas)
         ]
 
     def _check_recorded(self) -> None:

@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import heapq
 import math
+from fractions import Fraction
 
 import numpy as np
 
-from optalloc.simulate.requests.kernel import Instance, PoolTicks, Run
+from optalloc.simulate.requests.kernel import Instance, KindTicks, Run
 
 
 class _Rank:
     """Queue, batch and cache of a rank; every figure is counted when it is asked for."""
 
-    def __init__(self, pool: PoolTicks, world: _World, hands_over: bool) -> None:
-        self.pool, self.world, self.hands_over = pool, world, hands_over
+    def __init__(self, kind: KindTicks, world: _World, hands_over: bool) -> None:
+        self.kind, self.world, self.hands_over = kind, world, hands_over
         self.waiting: list[int] = []
         self.running: list[int] = []
         self.own: dict[int, int] = {}  # blocks of a request beside its prefix
@@ -43,12 +44,16 @@ class _Rank:
 
     @property
     def free(self) -> int:
-        return self.pool.blocks - sum(self.own.values()) - sum(self.prefix.values())
+        return self.kind.blocks - sum(self.own.values()) - sum(self.prefix.values())
+
+    @property
+    def load(self) -> Fraction:
+        return Fraction(len(self.waiting) + len(self.running) + 1, self.kind.weight)
 
     @property
     def used(self) -> int:
         kept = sum(self.prefix[group] for group in self.idle)
-        return self.pool.blocks - self.free - kept
+        return self.kind.blocks - self.free - kept
 
     def take(self) -> bool:
         """Make room for one block."""
@@ -103,7 +108,7 @@ class _Rank:
                     break
             else:
                 self.own[request] += 1
-        budget = self.pool.chunk_tokens - sum(world.decodes[r] for r in self.running)
+        budget = self.kind.chunk_tokens - sum(world.decodes[r] for r in self.running)
         pairs = 0
         for request in self.running:
             if not world.decodes[request] and budget > 0:
@@ -115,12 +120,12 @@ class _Rank:
                 for r in self.running
             )
             and budget > 0
-            and len(self.running) < self.pool.max_batch
+            and len(self.running) < self.kind.max_batch
             and self.waiting
         ):
             request = self.waiting[0]
             own = math.ceil((world.prompt[request] + world.handed[request]) / block)
-            own += self.pool.extra_blocks - self.shared(request)
+            own += self.kind.extra_blocks - self.shared(request)
             pinned = self.users.get(world.group[request], 0) > 0
             room = self.free + sum(self.prefix[group] for group in self.idle)
             if own + (0 if pinned else self.shared(request)) > room:
@@ -215,19 +220,16 @@ class _Fleet:
 
     def __init__(self, instance: Instance) -> None:
         self.instance, self.world = instance, _World(instance)
-        self.engines: list[tuple[int, list[_Rank]]] = []
-        self.pools: list[list[int]] = []
-        last = len(instance.pools) - 1
-        for number, pool in enumerate(instance.pools):
-            self.pools.append([])
-            for _ in range(pool.engines):
-                self.pools[-1].append(len(self.engines))
-                ranks = [_Rank(pool, self.world, number < last) for _ in range(pool.ranks)]
-                self.engines.append((number, ranks))
+        self.engines: list[tuple[KindTicks, list[_Rank]]] = []
+        last = instance.kinds[-1].pool
+        for kind in instance.kinds:
+            for _ in range(kind.engines):
+                ranks = [_Rank(kind, self.world, kind.pool < last) for _ in range(kind.ranks)]
+                self.engines.append((kind, ranks))
         self.ranks = [rank for _, ranks in self.engines for rank in ranks]
         self.asleep = [True] * len(self.engines)
         self.busy, self.iterations = [0] * len(self.engines), [0] * len(self.engines)
-        self.turn = [0] * len(self.pools)
+        self.credit = dict.fromkeys(self.ranks, 0)
         self.events: list[tuple[int, int, int, int]] = []  # time, phase, key, begin of an iteration
         self.next = 0
         self.stretches: list[tuple[int, ...]] = []
@@ -255,10 +257,9 @@ class _Fleet:
                 self.arrive(key, 0, now)
 
     def begin(self, engine: int, now: int) -> None:
-        number, ranks = self.engines[engine]
-        pool = self.instance.pools[number]
+        kind, ranks = self.engines[engine]
         plans = [rank.plan(now) for rank in ranks]
-        times = [_ticks(pool, *plan) for plan in plans if plan[0] or plan[2]]
+        times = [_ticks(kind, *plan) for plan in plans if plan[0] or plan[2]]
         if not times:
             self.asleep[engine] = True
             return
@@ -270,22 +271,23 @@ class _Fleet:
         self.stretches.append((engine, now, end, 1, prompt, decoding, waiting, used))
 
     def arrive(self, request: int, number: int, now: int) -> None:
-        engines = [(e, self.engines[e][1]) for e in self.pools[number]]
-        places = [(e, r) for r in range(len(engines[0][1])) for e, _ in engines]
-        if self.instance.pools[number].least_loaded:
-            engine, index = min(places, key=lambda place: self.outstanding(*place))
+        places = [
+            (engine, ranks[turn])
+            for turn in range(max(kind.ranks for kind, _ in self.engines))
+            for engine, (kind, ranks) in enumerate(self.engines)
+            if kind.pool == number and turn < kind.ranks
+        ]
+        if self.instance.least_loaded:
+            engine, rank = min(places, key=lambda place: place[1].load)
         else:
-            engine, index = places[self.turn[number] % len(places)]
-            self.turn[number] += 1
-        rank = self.engines[engine][1][index]
+            for _, rank in places:
+                self.credit[rank] += rank.kind.weight
+            engine, rank = max(places, key=lambda place: self.credit[place[1]])
+            self.credit[rank] -= sum(other.kind.weight for _, other in places)
         rank.waiting.append(request)
-        chosen = next(k for k, known in enumerate(self.ranks) if known is rank)
+        chosen = self.ranks.index(rank)
         (self.world.second_rank if number else self.world.rank)[request] = chosen
         self.wake(engine, now)
-
-    def outstanding(self, engine: int, index: int) -> int:
-        rank = self.engines[engine][1][index]
-        return len(rank.waiting) + len(rank.running)
 
     def wake(self, engine: int, now: int) -> None:
         if self.asleep[engine]:
@@ -315,18 +317,18 @@ class _Fleet:
 
 
 def _ticks(
-    pool: PoolTicks, prompt: int, prompts: int, sequences: int, context: int, pairs: int
+    kind: KindTicks, prompt: int, prompts: int, sequences: int, context: int, pairs: int
 ) -> int:
     """Ticks of one iteration of a rank."""
     if prompt == 0:
-        base = int(pool.decode[sequences])
+        base = int(kind.decode[sequences])
     else:
-        p, x = _between(pool.prompt_tokens.tolist(), prompt)
-        s, y = _between(pool.sequences.tolist(), sequences)
-        (a, b), (c, d) = pool.mixed[p : p + 2, s : s + 2].tolist()
+        p, x = _between(kind.prompt_tokens.tolist(), prompt)
+        s, y = _between(kind.sequences.tolist(), sequences)
+        (a, b), (c, d) = kind.mixed[p : p + 2, s : s + 2].tolist()
         below, above = a + (c - a) * x, b + (d - b) * x
         base = math.floor(below + (above - below) * y + 0.5)
-    return base + pool.kv * context + pool.pair * pairs + pool.each_prompt * prompts
+    return base + kind.kv * context + kind.pair * pairs + kind.each_prompt * prompts
 
 
 def _between(nodes: list[int], x: int) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.kernel import TICKS_PER_S, Instance, instance_of
 from optalloc.simulate.requests.load import Requests, make_requests
 from optalloc.simulate.requests.step_times import StepTimes, step_times
@@ -44,7 +44,7 @@ def random_instance(seed: int) -> Instance:
     requests = _requests(random, count, inputs, outputs)
     whole = int((requests.input_tokens + requests.output_tokens).max())
     pools = [
-        EnginePool(
+        Engines(
             times=times(
                 chunk_tokens=int(random.choice([2, 8, 50])),
                 max_batch=int(random.choice([1, 2, 5, 16])),
@@ -57,16 +57,17 @@ def random_instance(seed: int) -> Instance:
             + 3 * block
             + int(random.integers(0, int(random.choice([2, 3 * whole])))),
             sequence_tokens=int(random.choice([0, 0, 2])),
-            replicas=int(random.integers(1, 4)),
+            replicas=int(random.integers(1, 3)),
             ranks=int(random.choice([1, 1, 2, 3])),
-            routing="least-loaded" if random.random() < 0.6 else "round-robin",
+            weight=int(random.choice([1, 1, 3])),
         )
-        for _ in range(2)
+        for _ in range(4)
     ]
     apart = random.random() < 0.4
     deployment = Deployment(
-        engines=pools[0],
-        prefill=pools[1] if apart else None,
+        engines=tuple(pools[: random.integers(1, 3)]),
+        prefill=tuple(pools[2 : random.integers(3, 5)]) if apart else (),
+        routing="least-loaded" if random.random() < 0.6 else "round-robin",
         transfer_s=float(random.choice([0.0, 0.02])),
         transfer_s_per_token=float(random.choice([0.0, 1e-3])),
         block_tokens=block,

@@ -8,7 +8,7 @@ from tests.unit.simulate.requests.instances import random_instance, times
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import Poisson
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.kernel import TICKS_PER_S, Run, instance_of, run_native
 from optalloc.simulate.requests.load import draw_requests, fixed_load, make_requests
 from optalloc.simulate.requests.reference import run_reference
@@ -54,7 +54,7 @@ def test_equal_seeds_give_equal_bytes() -> None:
 
 def test_a_request_larger_than_a_cache_is_refused() -> None:
     """100 + 30 - 1 = 129 tokens need 9 blocks of 16; the cache has 8."""
-    deployment = Deployment(engines=EnginePool(times=times(), kv_tokens=128))
+    deployment = Deployment(engines=(Engines(times=times(), kv_tokens=128),))
     requests = draw_requests(fixed_load(Poisson(1.0), 100, 30), 3)
     with pytest.raises(InputError, match="cache of 129 tokens, and a rank holds 128"):
         instance_of(deployment, requests, TICKS_PER_S[0])
@@ -62,7 +62,7 @@ def test_a_request_larger_than_a_cache_is_refused() -> None:
 
 def test_a_run_that_does_not_fit_in_fine_ticks_says_so() -> None:
     """2^62 ticks are 18 hours; three requests six hours after one another take longer."""
-    deployment = Deployment(engines=EnginePool(times=times(), kv_tokens=128))
+    deployment = Deployment(engines=(Engines(times=times(), kv_tokens=128),))
     lengths, pauses = np.full(4, 10), np.array([0.0, *[6.0 * 3600.0] * 3])
     requests = make_requests(pauses, lengths, lengths, clients=1)
     assert run_native(instance_of(deployment, requests, TICKS_PER_S[0]), record=False) is None

@@ -7,7 +7,7 @@ import pytest
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import Bursts, ClosedLoop, Poisson
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.load import fixed_load, make_requests
 from optalloc.simulate.requests.max_rate import max_rate
 from optalloc.simulate.requests.simulate import simulate_requests
@@ -21,7 +21,7 @@ def deployment(max_batch: int = 1, replicas: int = 1) -> Deployment:
         chunk_tokens=4096,
         max_batch=max_batch,
     )
-    return Deployment(engines=EnginePool(times=table, kv_tokens=4096, replicas=replicas))
+    return Deployment(engines=(Engines(times=table, kv_tokens=4096, replicas=replicas),))
 
 
 def test_a_mean_target_is_met_at_the_rate_of_m_d_1() -> None:

@@ -13,7 +13,7 @@ from tests.unit.simulate.requests.instances import times
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import AtOnce, Bursts, ClosedLoop, Poisson
-from optalloc.simulate.requests.deployment import Deployment, EnginePool
+from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.lengths import Fixed, Lognormal, Uniform
 from optalloc.simulate.requests.load import Load, Requests, fixed_load, make_requests
 from optalloc.simulate.requests.outcome import RequestSimulation
@@ -32,8 +32,8 @@ ONE_SLOT = step_times(
 
 
 def one(**changes: object) -> Deployment:
-    pool = EnginePool(times=CONSTANT, kv_tokens=10_000)
-    return Deployment(engines=msgspec.structs.replace(pool, **changes))
+    engines = Engines(times=CONSTANT, kv_tokens=10_000)
+    return Deployment(engines=(msgspec.structs.replace(engines, **changes),))
 
 
 def at(arrivals: list[float], inputs: list[int], outputs: list[int]) -> Requests:
@@ -54,7 +54,7 @@ def busy_load(arrivals: object = None) -> Load:
 
 def crowded() -> Deployment:
     return Deployment(
-        engines=EnginePool(times=times(max_batch=16), kv_tokens=640, replicas=2, ranks=2)
+        engines=(Engines(times=times(max_batch=16), kv_tokens=640, replicas=2, ranks=2),)
     )
 
 
@@ -96,8 +96,10 @@ def test_a_shared_prefix_is_read_once_and_kept_until_its_blocks_are_needed() -> 
 
 def test_answers_are_made_where_the_cache_is_handed_to() -> None:
     """A prompt of 10 takes 0.1 s and the way 0.05 s + 10 x 0.01 s; two more tokens follow."""
-    pool = EnginePool(times=CONSTANT, kv_tokens=1000)
-    deployment = Deployment(engines=pool, prefill=pool, transfer_s=0.05, transfer_s_per_token=0.01)
+    pool = Engines(times=CONSTANT, kv_tokens=1000)
+    deployment = Deployment(
+        engines=(pool,), prefill=(pool,), transfer_s=0.05, transfer_s_per_token=0.01
+    )
     simulation = simulate_requests(deployment, at([0.0], [10], [3]))
     assert simulation.ttft_s == pytest.approx([0.1])
     assert simulation.finish_s == pytest.approx([0.1 + 0.15 + 0.2])
@@ -106,8 +108,10 @@ def test_answers_are_made_where_the_cache_is_handed_to() -> None:
 
 def test_ranks_step_in_the_time_of_the_slowest() -> None:
     """Prompts of 10 and 20 tokens on two ranks at 1 ms a token: both end at 20 ms."""
-    pool = EnginePool(times=ONE_SLOT, kv_tokens=1000, ranks=2, routing="round-robin")
-    simulation = simulate_requests(Deployment(engines=pool), at([0.0, 0.0], [10, 20], [1, 1]))
+    pool = Engines(times=ONE_SLOT, kv_tokens=1000, ranks=2)
+    simulation = simulate_requests(
+        Deployment(engines=(pool,), routing="round-robin"), at([0.0, 0.0], [10, 20], [1, 1])
+    )
     assert simulation.finish_s == pytest.approx([0.02, 0.02])
 
 
@@ -154,7 +158,7 @@ def test_little_s_law_holds() -> None:
 
 def test_one_slot_waits_as_m_d_1() -> None:
     """Service of 0.1 s at 5 requests/s: rho = 1/2, so a wait of rho S / (2 (1 - rho)) = 0.05 s."""
-    deployment = Deployment(engines=EnginePool(times=ONE_SLOT, kv_tokens=128))
+    deployment = Deployment(engines=(Engines(times=ONE_SLOT, kv_tokens=128),))
     load = fixed_load(Poisson(5.0), 100, 1)
     summary = simulate_requests(deployment, load, num_requests=200_000, record=False).summary
     assert summary.queue.mean_s == pytest.approx(0.05, rel=0.03)
@@ -168,11 +172,12 @@ def test_twice_the_replicas_in_turn_make_no_request_wait_longer() -> None:
         load = Load(arrivals=Poisson(30.0), input=Lognormal(100.0, 1.5), output=Fixed(1))
         waits = []
         for replicas in (2, 4):
-            pool = EnginePool(
-                times=ONE_SLOT, kv_tokens=8192, replicas=replicas, routing="round-robin"
-            )
+            pool = Engines(times=ONE_SLOT, kv_tokens=8192, replicas=replicas)
             simulation = simulate_requests(
-                Deployment(engines=pool), load, num_requests=200, seed=seed
+                Deployment(engines=(pool,), routing="round-robin"),
+                load,
+                num_requests=200,
+                seed=seed,
             )
             waits.append(simulation.queue_s)
         assert (waits[1] <= waits[0]).all()

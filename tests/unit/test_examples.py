@@ -82,3 +82,15 @@ def test_requests_prints_latencies_and_the_greatest_rate(
     found = re.fullmatch(r"90% meet .* up to ([\d.]+) requests/s; (ttft|tpot) binds", lines[-1])
     assert found is not None
     assert float(found[1]) > 6.0
+
+
+def test_offload_prints_the_plan_and_the_best_change(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both GPUs are full; the rest is in CPU memory."""
+    example("offload").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optimal, gap 0"
+    assert lines[1:4] == [
+        "gpu0: 10.8 GiB of parts",
+        "gpu1: 22.8 GiB of parts",
+        "cpu: 3.5 GiB of parts",
+    ]

@@ -57,10 +57,6 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
-<<<<<<< HEAD
-    from optalloc.simulate.requests.max_rate import max_rate as max_rate
-    from optalloc.simulate.requests.simulate import simulate_requests as simulate_requests
-=======
     from optalloc.serving.offload.certify import certify_offload as certify_offload
     from optalloc.serving.offload.explain import explain_offload as explain_offload
     from optalloc.serving.offload.generation import Generation as Generation
@@ -71,7 +67,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.offload.solve import best_kv_dtype as best_kv_dtype
     from optalloc.serving.offload.solve import longest_context as longest_context
     from optalloc.serving.offload.solve import plan_offload as plan_offload
->>>>>>> main
+    from optalloc.simulate.requests.max_rate import max_rate as max_rate
+    from optalloc.simulate.requests.simulate import simulate_requests as simulate_requests
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -158,11 +155,8 @@ _HOME = {
     "load_offload_plan": "optalloc.plan.plan",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
-<<<<<<< HEAD
-    "max_rate": "optalloc.simulate.requests.max_rate",
-=======
     "longest_context": "optalloc.serving.offload.solve",
->>>>>>> main
+    "max_rate": "optalloc.simulate.requests.max_rate",
     "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",

@@ -215,6 +215,7 @@ def _check_shape(plan: OffloadPlan, groups: list[list[_Group]]) -> None:
                 wrong |= limits.cpu_computes is not None and one.kind not in limits.cpu_computes
             elif place.gpu is not None and away:
                 wrong |= limits.stream_to is not None and place.gpu not in limits.stream_to
+                wrong |= limits.streams is not None and one.kind not in limits.streams
         if wrong:
             raise CertificateError(f"{place.name} is placed as {plan.runtime} does not allow.")
 

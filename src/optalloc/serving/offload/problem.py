@@ -43,6 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         The only devices that may run places.
     stream_to : tuple of int, optional
         The only GPUs that compute parts whose home is elsewhere.
+    streams : tuple of str, optional
+        The only kinds of parts that GPUs compute from elsewhere.
     cpu_computes : tuple of str, optional
         Kinds of parts that the CPU may compute for a place of a GPU.
     cache_moves : bool
@@ -57,11 +59,29 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...] | None = None
     stream_to: tuple[int, ...] | None = None
+    streams: tuple[Kind, ...] | None = None
     cpu_computes: tuple[Kind, ...] | None = None
     cache_moves: bool = True
     disk: bool = True
     cpu_first: bool = False
     embedding_on_cpu: bool = False
+
+    def allow(self, kind: str, device: Device, home: Home, on_cpu: bool) -> bool:
+        """Whether a part of a place on ``device`` may be held and computed so."""
+        if home == "disk" and not self.disk:
+            return False
+        if kind == "kv" and home != "device" and not self.cache_moves:
+            return False
+        if device is None:
+            return home != "cpu" and not on_cpu  # it is the CPU's memory, and the CPU computes
+        if on_cpu:
+            if home == "device" or kind in ("attention", "embedding"):
+                return False
+            return self.cpu_computes is None or kind in self.cpu_computes
+        if home == "device":
+            return True
+        kinds, gpus = self.streams, self.stream_to
+        return (kinds is None or kind in kinds) and (gpus is None or device in gpus)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -114,26 +134,12 @@ class OffloadProblem(msgspec.Struct, frozen=True, kw_only=True):
         """
         found = []
         for home in _HOMES:
-            if home == "disk" and (self.machine.disk is None or not self.limits.disk):
-                continue
-            if home == "cpu" and device is None:
+            if home == "disk" and self.machine.disk is None:
                 continue
             for on_cpu in (False, True):
-                if self._allowed(part, device, home, on_cpu):
+                if self.limits.allow(part.kind, device, home, on_cpu):
                     found.append(self._option(part, device, home, on_cpu))
         return tuple(found)
-
-    def _allowed(self, part: Part, device: Device, home: Home, on_cpu: bool) -> bool:
-        limits = self.limits
-        if part.kind == "kv" and home != "device" and not limits.cache_moves:
-            return False
-        if device is None:
-            return not on_cpu  # it is the CPU that computes
-        if on_cpu:
-            if home == "device" or part.kind in ("attention", "embedding"):
-                return False
-            return limits.cpu_computes is None or part.kind in limits.cpu_computes
-        return home == "device" or limits.stream_to is None or device in limits.stream_to
 
     def _option(self, part: Part, device: Device, home: Home, on_cpu: bool) -> Option:
         machine = self.machine

@@ -5,7 +5,7 @@ CPU. A GPU runs one contiguous range of places, or none; the CPU any. A part p o
 d has a home h (d's memory, CPU memory, or disk) and is computed on d or, on a GPU's place, on the
 CPU. One pass takes
 
-    moved_p / (links from h to where it is computed)  +  max( read_p / bandwidth, flops_p / speed )
+    latency + moved_p / bandwidth of the links from h to where it is computed  +  max( read_p / bandwidth, flops_p / speed )
     + two hops between d and the CPU where the CPU computes a part of a GPU's place
     + a hop between devices of successive places, the prompt coming from the CPU and ending there
 
@@ -148,9 +148,11 @@ class OffloadProblem(msgspec.Struct, frozen=True, kw_only=True):
         latency = per_byte = 0.0
         if home == "disk":
             assert machine.disk is not None
-            per_byte += 1.0 / machine.disk.bandwidth_bytes_per_s
+            latency = machine.disk.latency_s
+            per_byte = 1.0 / machine.disk.bandwidth_bytes_per_s
         if home != "device" and computes is not None:
-            latency, link = machine.hop(None, computes)
+            wait, link = machine.hop(None, computes)
+            latency += wait
             per_byte += link
         hops = [2.0 * s if on_cpu else 0.0 for s in self.hop_by_phase_s(device, None)]
         phases, load = list(hops), 0.0

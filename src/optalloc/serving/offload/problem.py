@@ -5,7 +5,8 @@ CPU. A GPU runs one contiguous range of places, or none; the CPU any. A part p o
 d has a home h (d's memory, CPU memory, or disk) and is computed on d or, on a GPU's place, on the
 CPU. One pass takes
 
-    latency + moved_p / bandwidth of the links from h to where it is computed  +  max( read_p / bandwidth, flops_p / speed )
+    latency + moved_p / bandwidth of the links from h to where it is computed
+    + max( read_p / bandwidth, flops_p / speed ) of what computes it
     + two hops between d and the CPU where the CPU computes a part of a GPU's place
     + a hop between devices of successive places, the prompt coming from the CPU and ending there
 

@@ -1,6 +1,6 @@
 """Rent the cheapest replicas for a load, beside Mélange's integer programme.
 
-For every instance (files in the forms of ``optalloc fleet``, or ``--random BUCKETSxTYPES``) a row with
+For every instance (files that ``optalloc fleet`` reads, or ``--random BUCKETSxTYPES``) a row with
 
     price, bound, gap, cpu_s      ours: USD/h; CPU seconds of search, shares and check
     price_K, gap_K, cpu_K         Mélange's programme with each bucket cut into K slices that go to

@@ -19,6 +19,10 @@ STUDIES = {
         "benchmarks.serving_accuracy",
         "predict published serving measurements and score the predictions",
     ),
+    "request-simulation": (
+        "benchmarks.request_simulation",
+        "requests a second of CPU that the simulator of requests serves, by workload",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

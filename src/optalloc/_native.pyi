@@ -187,6 +187,50 @@ def improve_placement(
     /,
 ) -> tuple[float, int]: ...
 
+# -- simulation of requests --
+
+# (status, ticks of arrival, start, first token, hand-over and end, preemptions, hits, rank, second
+# rank, busy ticks and iterations by engine, peak of blocks by rank, stretches); see
+# native/simulate/requests.hpp.
+RequestAnswer = tuple[
+    int,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Ints,
+    _Ints,
+    _Ints,
+    _Ints,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+]
+
+def run_requests(
+    kinds: _Longs,
+    decode: Sequence[_Longs],
+    prompt: Sequence[_Ints],
+    count: Sequence[_Ints],
+    grid: Sequence[_Reals],
+    arrival: _Longs,
+    input: _Ints,
+    output: _Ints,
+    cached: _Ints,
+    group: _Ints,
+    prefix: _Ints,
+    clients: int,
+    block_tokens: int,
+    transfer: int,
+    transfer_token: int,
+    least_loaded: bool,
+    record: bool,
+    cancel: _Ints,
+    /,
+) -> RequestAnswer: ...
+
 # -- training on mixed clusters --
 
 # (status, value, replicas, shapes, shapes bounded, shapes solved, packings); a replica is

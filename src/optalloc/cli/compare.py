@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.answers import colored
-from optalloc.cli.plans import read_any
+from optalloc.cli.plans import read_as_it_is
 from optalloc.plan.compare import Comparison, compare
 from optalloc.report.table import Table, render
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    comparison = compare(read_any(arguments.first), read_any(arguments.second))
+    comparison = compare(read_as_it_is(arguments.first), read_as_it_is(arguments.second))
     if arguments.format == "table":
         print(comparison.summary)
     print(render(_tables(comparison), comparison, arguments.format, color=colored()), end="")

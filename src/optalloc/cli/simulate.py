@@ -9,10 +9,10 @@ import msgspec
 
 from optalloc.cli import mixed
 from optalloc.cli.answers import colored
-from optalloc.cli.plans import read_plan
-from optalloc.plan.mixed import is_mixed_plan
+from optalloc.cli.plans import read_any
 from optalloc.report.table import Table, render
 from optalloc.simulate.simulation import MOST_PASSES, Simulation, simulate
+from optalloc.training.mixed.plan import MixedPlan
 from optalloc.units import format_bytes, format_seconds
 
 
@@ -34,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay and print; returns the exit status."""
-    if is_mixed_plan(arguments.plan):
-        return mixed.simulate(arguments)
-    simulation = simulate(read_plan(arguments.plan))
+    plan = read_any(arguments.plan)
+    if isinstance(plan, MixedPlan):
+        return mixed.simulate(arguments, plan)
+    simulation = simulate(plan)
     if arguments.trace is not None:
         whole = arguments.trace_all
         (simulation.trace if whole else simulation.short_trace()).write(arguments.trace)

@@ -72,6 +72,11 @@ class LinearAttention(
     convolution: int = 4
 
     @property
+    def heads(self) -> int:
+        """Heads that tensor parallelism divides: each key head serves as many value heads."""
+        return self.key_heads
+
+    @property
     def projected(self) -> int:
         """Columns of the first product: queries, keys, values, their gate, two numbers a head."""
         keys = self.key_heads * self.key_head_dim

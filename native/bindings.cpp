@@ -354,6 +354,10 @@ void bind_mixed(nb::module_& m) {
 
 namespace as = optalloc::assignment;
 
+nb::bytes packed(const as::Proof& proof) {
+    return nb::bytes(proof.rows.data(), proof.rows.size() * sizeof(proof.rows[0]));
+}
+
 void bind_assignment(nb::module_& m) {
     // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound, proof); value and units are
     // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
@@ -398,8 +402,7 @@ void bind_assignment(nb::module_& m) {
               nb::object proof = nb::none();
               if (prove) {
                   const as::Proof& tree = answer.proof;
-                  proof = nb::make_tuple(nb::bytes(tree.rows.data(), tree.rows.size() * sizeof(as::Int)), tree.scale,
-                                         tree.target, tree.without_costs);
+                  proof = nb::make_tuple(packed(tree), tree.scale, tree.target, tree.without_costs);
               }
               return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes,
                                     answer.multiplier, answer.scale, answer.witness_bound, proof);
@@ -448,13 +451,14 @@ namespace ro = optalloc::assignment::rows;
 
 void bind_rows(nb::module_& m) {
     // Unit-major costs and allowed (M, N), loads (R, M, N), capacities (R, M); groups of tasks that stay
-    // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes);
-    // value and units are None without an assignment. watch(nodes, value, bound) -> stop?
+    // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes, proof);
+    // value and units are None without an assignment. watch(nodes, value, bound) -> stop? proof: None unless asked
+    // for, else (rows as in record.hpp, scale, shift, target, whether the tree is of the costs 0, kept, classes, cells).
     m.def("solve_rows",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 3>& loads,
              const Array<std::int64_t, 2>& capacities, const Array<std::uint8_t, 2>& allowed,
              const std::vector<std::vector<int>>& apart, int open, const nb::object& enough,
-             const nb::callable& watch, std::uint64_t seed) {
+             const nb::callable& watch, std::uint64_t seed, bool prove) {
               const std::size_t width = costs.shape(0), n = costs.shape(1), r = loads.shape(0);
               if (loads.shape(1) != width || loads.shape(2) != n || capacities.shape(0) != r ||
                   capacities.shape(1) != width || allowed.shape(0) != width || allowed.shape(1) != n) {
@@ -485,17 +489,23 @@ void bind_rows(nb::module_& m) {
               ro::Answer answer;
               {
                   const nb::gil_scoped_release release;
-                  answer = ro::solve(instance, goal, seed, call);
+                  answer = ro::solve(instance, goal, seed, prove, call);
               }
               nb::object value = nb::none(), units = nb::none();
               if (answer.has_best) {
                   value = nb::int_(answer.best.cost);
                   units = nb::cast(answer.best.unit);
               }
-              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes);
+              nb::object proof = nb::none();
+              if (prove) {
+                  const as::Proof& tree = answer.proof;
+                  proof = nb::make_tuple(packed(tree), tree.scale, tree.shift, tree.target, tree.without_costs,
+                                         answer.kept, answer.classes, answer.cells);
+              }
+              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes, proof);
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("apart"),
-          nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
+          nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0, nb::arg("prove") = false);
 }
 
 // ---- serving -----------------------------------------------------------------------------------------

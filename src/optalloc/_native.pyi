@@ -133,7 +133,7 @@ def solve_sparse_assignment(
     /,
 ) -> list[int]: ...
 
-# (status, value, units, bound, nodes)
+# (status, value, units, bound, nodes, proof)
 def solve_rows(
     costs: _Longs,
     loads: _Longs,
@@ -144,7 +144,15 @@ def solve_rows(
     enough: int | None,
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
-) -> tuple[int, int | None, list[int] | None, int, int]: ...
+    prove: bool = False,
+) -> tuple[
+    int,
+    int | None,
+    list[int] | None,
+    int,
+    int,
+    tuple[bytes, int, int, int, bool, list[int], list[list[int]], int] | None,
+]: ...
 
 # -- serving --
 

@@ -24,7 +24,7 @@ VERBS = {
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
     "compare": ("optalloc.cli.compare", "show what differs between two plans"),
     "certify": ("optalloc.cli.certify", "check a plan and its claim with other code"),
-    "simulate": ("optalloc.cli.simulate", "replay the step of a plan event by event"),
+    "simulate": ("optalloc.cli.simulate", "replay a training step, or the requests of serving"),
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
     "replan": ("optalloc.cli.replan", "plan again after nodes are lost or added"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),

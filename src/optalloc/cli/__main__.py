@@ -32,6 +32,8 @@ VERBS = {
     "flow": ("optalloc.cli.flow", "place layers over mixed nodes: most tokens/s, proven"),
     "offload": ("optalloc.cli.offload", "place a model over GPUs, CPU memory and disk, proven"),
     "certify-flow": ("optalloc.cli.certify_flow", "check a layer placement with other code"),
+    "fleet": ("optalloc.cli.fleet", "rent the cheapest replicas that serve a load, proven"),
+    "certify-fleet": ("optalloc.cli.certify_fleet", "check a fleet and its bound with other code"),
     "certify-assignment": (
         "optalloc.cli.certify_assignment",
         "prove the claim of an assignment again, from its proof",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.compare import compare as compare
     from optalloc.plan.explain import explain as explain
     from optalloc.plan.plan import load_mixed_plan as load_mixed_plan
+    from optalloc.plan.plan import load_offload_plan as load_offload_plan
     from optalloc.plan.plan import load_plan as load_plan
     from optalloc.plan.replan import replan as replan
     from optalloc.plan.sweep import grid as grid
@@ -56,6 +57,16 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
+    from optalloc.serving.offload.certify import certify_offload as certify_offload
+    from optalloc.serving.offload.explain import explain_offload as explain_offload
+    from optalloc.serving.offload.generation import Generation as Generation
+    from optalloc.serving.offload.machine import Machine as Machine
+    from optalloc.serving.offload.machine import load_machine as load_machine
+    from optalloc.serving.offload.plan import OffloadPlan as OffloadPlan
+    from optalloc.serving.offload.plan import OffloadResult as OffloadResult
+    from optalloc.serving.offload.solve import best_kv_dtype as best_kv_dtype
+    from optalloc.serving.offload.solve import longest_context as longest_context
+    from optalloc.serving.offload.solve import plan_offload as plan_offload
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -92,13 +103,17 @@ _HOME = {
     "FlowResult": "optalloc.serving.flow.result",
     "FormatVersionError": "optalloc.errors",
     "Gap": "optalloc.stop",
+    "Generation": "optalloc.serving.offload.generation",
     "InputError": "optalloc.errors",
+    "Machine": "optalloc.serving.offload.machine",
     "MissingExtra": "optalloc.errors",
     "MixedPlan": "optalloc.training.mixed.plan",
     "MixedStrategy": "optalloc.training.mixed.strategy",
     "ModelSpec": "optalloc.model.spec",
     "NoPlan": "optalloc.errors",
     "NodeLimit": "optalloc.stop",
+    "OffloadPlan": "optalloc.serving.offload.plan",
+    "OffloadResult": "optalloc.serving.offload.plan",
     "OptallocError": "optalloc.errors",
     "Progress": "optalloc.stop",
     "Recompute": "optalloc.training.strategy",
@@ -113,14 +128,17 @@ _HOME = {
     "TrainingResult": "optalloc.training.solve",
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
+    "best_kv_dtype": "optalloc.serving.offload.solve",
     "bundled_models": "optalloc.model.load",
     "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
     "certify_flow": "optalloc.serving.flow.certify",
+    "certify_offload": "optalloc.serving.offload.certify",
     "compare": "optalloc.plan.compare",
     "estimate": "optalloc.training.estimate",
     "estimate_mixed": "optalloc.training.mixed.estimate",
     "explain": "optalloc.plan.explain",
+    "explain_offload": "optalloc.serving.offload.explain",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "flow_problem": "optalloc.serving.flow.table",
@@ -129,13 +147,17 @@ _HOME = {
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
     "load_flow": "optalloc.serving.flow.instance",
+    "load_machine": "optalloc.serving.offload.machine",
     "load_mixed_plan": "optalloc.plan.plan",
     "load_model": "optalloc.model.load",
+    "load_offload_plan": "optalloc.plan.plan",
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "longest_context": "optalloc.serving.offload.solve",
     "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
+    "plan_offload": "optalloc.serving.offload.solve",
     "plan_robust": "optalloc.training.robust",
     "plan_training": "optalloc.training.solve",
     "replan": "optalloc.plan.replan",

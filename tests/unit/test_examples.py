@@ -70,3 +70,15 @@ def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
     assert lines[0] == "optimal, gap 0"
     assert all("micro-batches" in line for line in lines[1:-1])
     assert lines[-1].startswith("without node 2: slower, gap 0.")
+
+
+def test_offload_prints_the_plan_and_the_best_change(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both GPUs are full; the rest is in CPU memory."""
+    example("offload").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optimal, gap 0"
+    assert lines[1:4] == [
+        "gpu0: 10.8 GiB of parts",
+        "gpu1: 22.8 GiB of parts",
+        "cpu: 3.5 GiB of parts",
+    ]

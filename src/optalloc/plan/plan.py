@@ -9,11 +9,13 @@ import msgspec
 
 from optalloc import files
 from optalloc.errors import FormatVersionError, InputError
+from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
 P = TypeVar("P", bound=msgspec.Struct)
 AnyTrainingPlan = TrainingPlan | MixedPlan
+AnyPlan = TrainingPlan | MixedPlan | OffloadPlan
 
 
 class _Head(msgspec.Struct):
@@ -44,6 +46,17 @@ def load_mixed_plan(path: str | os.PathLike[str]) -> MixedPlan:
 def load_training_plan(path: str | os.PathLike[str]) -> AnyTrainingPlan:
     """Read a saved training plan on any cluster; raises as :func:`load_plan`."""
     kinds: tuple[type[AnyTrainingPlan], ...] = (TrainingPlan, MixedPlan)
+    return read_saved(path, *kinds)
+
+
+def load_offload_plan(path: str | os.PathLike[str]) -> OffloadPlan:
+    """Read a saved offload plan; raises as :func:`load_plan`."""
+    return read_saved(path, OffloadPlan)
+
+
+def load_any_plan(path: str | os.PathLike[str]) -> AnyPlan:
+    """Read a saved plan of any family; raises as :func:`load_plan`."""
+    kinds: tuple[type[AnyPlan], ...] = (TrainingPlan, MixedPlan, OffloadPlan)
     return read_saved(path, *kinds)
 
 

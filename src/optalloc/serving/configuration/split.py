@@ -23,7 +23,9 @@ Why it is exact
 Dominance of workers of equal devices on one group: a prefill worker that is no slower for one
 prompt (P), in prompts a second (g_p / P) and in ``move`` serves any partner no worse, for ttft(x)
 grows with P, x and ``move``; a decode worker with no larger ``tpot`` and no smaller r (compared at
-both ends of the range of ``move``; the difference is linear in it) too. For each n_p the rest is
+both ends of the range of ``move``; the difference is linear in it) too, but where both the requests
+in flight and a target of ttft are given: then a slower one may leave less time before the first
+token, and all are kept. For each n_p the rest is
 closed: the rate does not fall with n_d; ``(n_p c_p + n_d c_d) / min(u S, n_d r)`` falls until n_d r
 reaches u S and then rises, so only the whole numbers on both sides count; a rate asked for needs
 the fewest of each, and the least latency the most prefill workers beside the fewest decode workers.
@@ -224,7 +226,9 @@ def all_pairs(
     )
     best_p = {k: undominated_prefill(left.take(i)) for k, i in kinds_p.items()}
     length = problem.workload.output_len
-    best_d = {k: undominated_decode(right.take(i), length, move_s) for k, i in kinds_d.items()}
+    best_d = {k: right.take(i) for k, i in kinds_d.items()}
+    if problem.workload.concurrency is None or np.isinf(problem.ttft_s):
+        best_d = {k: undominated_decode(d, length, move_s) for k, d in best_d.items()}
     for (group, devices, *same), prefill in best_p.items():
         for (other, size, *alike), decode in best_d.items():
             if same == alike:

@@ -15,6 +15,10 @@ STUDIES = {
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "request-simulation": (
+        "benchmarks.request_simulation",
+        "requests a second of CPU that the simulator of requests serves, by workload",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

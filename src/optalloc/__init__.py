@@ -67,6 +67,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.offload.solve import best_kv_dtype as best_kv_dtype
     from optalloc.serving.offload.solve import longest_context as longest_context
     from optalloc.serving.offload.solve import plan_offload as plan_offload
+    from optalloc.simulate.requests.max_rate import max_rate as max_rate
+    from optalloc.simulate.requests.simulate import simulate_requests as simulate_requests
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -154,6 +156,7 @@ _HOME = {
     "load_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
     "longest_context": "optalloc.serving.offload.solve",
+    "max_rate": "optalloc.simulate.requests.max_rate",
     "place_layers": "optalloc.serving.flow.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
@@ -165,6 +168,7 @@ _HOME = {
     "save_assignment": "optalloc.assignment.formats",
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
+    "simulate_requests": "optalloc.simulate.requests.simulate",
     "solve_assignment": "optalloc.assignment.solve",
     "sweep": "optalloc.plan.sweep",
     "total_parameters": "optalloc.model.parameters",

@@ -72,6 +72,18 @@ def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
     assert lines[-1].startswith("without node 2: slower, gap 0.")
 
 
+def test_requests_prints_latencies_and_the_greatest_rate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The greatest rate is above the rate that met the target."""
+    example("requests").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5000 requests at 5.8/s"
+    found = re.fullmatch(r"90% meet .* up to ([\d.]+) requests/s; (ttft|tpot) binds", lines[-1])
+    assert found is not None
+    assert float(found[1]) > 6.0
+
+
 def test_offload_prints_the_plan_and_the_best_change(capsys: pytest.CaptureFixture[str]) -> None:
     """Both GPUs are full; the rest is in CPU memory."""
     example("offload").main()

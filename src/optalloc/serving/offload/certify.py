@@ -215,6 +215,7 @@ def _check_shape(plan: OffloadPlan, groups: list[list[_Group]]) -> None:
                 wrong |= limits.cpu_computes is not None and one.kind not in limits.cpu_computes
             elif place.gpu is not None and away:
                 wrong |= limits.stream_to is not None and place.gpu not in limits.stream_to
+                wrong |= limits.streams is not None and one.kind not in limits.streams
         if wrong:
             raise CertificateError(f"{place.name} is placed as {plan.runtime} does not allow.")
 
@@ -228,9 +229,9 @@ def _cost(
     unit = machine.cpu if computes is None else machine.gpus[computes]
     wait = slow = 0.0
     if home == "disk" and machine.disk is not None:
-        slow = 1.0 / machine.disk.bandwidth_bytes_per_s
+        wait, slow = machine.disk.latency_s, 1.0 / machine.disk.bandwidth_bytes_per_s
     if home != "device" and computes is not None:
-        wait = machine.gpus[computes].link_latency_s
+        wait += machine.gpus[computes].link_latency_s
         slow += 1.0 / machine.gpus[computes].link_bandwidth_bytes_per_s
     phases, load, hops = [], 0.0, 0.0
     for phase, (passes, read, brought, flops) in enumerate(group.phases):

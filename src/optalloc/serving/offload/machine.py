@@ -50,10 +50,14 @@ class CpuEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A disk: the space that may be used, and how fast it is read."""
+    """A disk: the space that may be used, and how fast it is read.
+
+    ``latency_s`` passes before the first byte of a part: opening, seeking, allocating.
+    """
 
     size_bytes: int
     bandwidth_bytes_per_s: float
+    latency_s: float = 1e-4
 
 
 class PeerLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

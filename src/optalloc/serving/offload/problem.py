@@ -5,7 +5,8 @@ CPU. A GPU runs one contiguous range of places, or none; the CPU any. A part p o
 d has a home h (d's memory, CPU memory, or disk) and is computed on d or, on a GPU's place, on the
 CPU. One pass takes
 
-    moved_p / (links from h to where it is computed)  +  max( read_p / bandwidth, flops_p / speed )
+    latency + moved_p / bandwidth of the links from h to where it is computed
+    + max( read_p / bandwidth, flops_p / speed ) of what computes it
     + two hops between d and the CPU where the CPU computes a part of a GPU's place
     + a hop between devices of successive places, the prompt coming from the CPU and ending there
 
@@ -43,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         The only devices that may run places.
     stream_to : tuple of int, optional
         The only GPUs that compute parts whose home is elsewhere.
+    streams : tuple of str, optional
+        The only kinds of parts that GPUs compute from elsewhere.
     cpu_computes : tuple of str, optional
         Kinds of parts that the CPU may compute for a place of a GPU.
     cache_moves : bool
@@ -57,11 +60,29 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...] | None = None
     stream_to: tuple[int, ...] | None = None
+    streams: tuple[Kind, ...] | None = None
     cpu_computes: tuple[Kind, ...] | None = None
     cache_moves: bool = True
     disk: bool = True
     cpu_first: bool = False
     embedding_on_cpu: bool = False
+
+    def allow(self, kind: str, device: Device, home: Home, on_cpu: bool) -> bool:
+        """Whether a part of a place on ``device`` may be held and computed so."""
+        if home == "disk" and not self.disk:
+            return False
+        if kind == "kv" and home != "device" and not self.cache_moves:
+            return False
+        if device is None:
+            return home != "cpu" and not on_cpu  # it is the CPU's memory, and the CPU computes
+        if on_cpu:
+            if home == "device" or kind in ("attention", "embedding"):
+                return False
+            return self.cpu_computes is None or kind in self.cpu_computes
+        if home == "device":
+            return True
+        kinds, gpus = self.streams, self.stream_to
+        return (kinds is None or kind in kinds) and (gpus is None or device in gpus)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -114,26 +135,12 @@ class OffloadProblem(msgspec.Struct, frozen=True, kw_only=True):
         """
         found = []
         for home in _HOMES:
-            if home == "disk" and (self.machine.disk is None or not self.limits.disk):
-                continue
-            if home == "cpu" and device is None:
+            if home == "disk" and self.machine.disk is None:
                 continue
             for on_cpu in (False, True):
-                if self._allowed(part, device, home, on_cpu):
+                if self.limits.allow(part.kind, device, home, on_cpu):
                     found.append(self._option(part, device, home, on_cpu))
         return tuple(found)
-
-    def _allowed(self, part: Part, device: Device, home: Home, on_cpu: bool) -> bool:
-        limits = self.limits
-        if part.kind == "kv" and home != "device" and not limits.cache_moves:
-            return False
-        if device is None:
-            return not on_cpu  # it is the CPU that computes
-        if on_cpu:
-            if home == "device" or part.kind in ("attention", "embedding"):
-                return False
-            return limits.cpu_computes is None or part.kind in limits.cpu_computes
-        return home == "device" or limits.stream_to is None or device in limits.stream_to
 
     def _option(self, part: Part, device: Device, home: Home, on_cpu: bool) -> Option:
         machine = self.machine
@@ -142,9 +149,11 @@ class OffloadProblem(msgspec.Struct, frozen=True, kw_only=True):
         latency = per_byte = 0.0
         if home == "disk":
             assert machine.disk is not None
-            per_byte += 1.0 / machine.disk.bandwidth_bytes_per_s
+            latency = machine.disk.latency_s
+            per_byte = 1.0 / machine.disk.bandwidth_bytes_per_s
         if home != "device" and computes is not None:
-            latency, link = machine.hop(None, computes)
+            wait, link = machine.hop(None, computes)
+            latency += wait
             per_byte += link
         hops = [2.0 * s if on_cpu else 0.0 for s in self.hop_by_phase_s(device, None)]
         phases, load = list(hops), 0.0

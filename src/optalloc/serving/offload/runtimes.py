@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from optalloc.errors import InputError, nearest
 from optalloc.serving.offload.machine import Machine
+from optalloc.serving.offload.placement import Placement, device_name
 from optalloc.serving.offload.problem import Limits
 
 #: Everything the formal problem allows; no tool runs that as it is.
@@ -52,7 +53,12 @@ def limits_of(runtime: str, machine: Machine) -> tuple[Limits, ...]:
             stages,
             *(
                 Limits(
-                    devices=(gpu,), stream_to=(gpu,), cpu_computes=(), cache_moves=False, disk=False
+                    devices=(gpu,),
+                    stream_to=(gpu,),
+                    streams=("attention", "ffn", "shared", "experts"),
+                    cpu_computes=(),
+                    cache_moves=False,
+                    disk=False,
                 )
                 for gpu in gpus
             ),
@@ -63,3 +69,23 @@ def limits_of(runtime: str, machine: Machine) -> tuple[Limits, ...]:
         path="--for",
         fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(RUNTIMES)}",
     )
+
+
+def against(limits: Limits, placement: Placement) -> str | None:
+    """What of a placement is outside the limits, in words; None if nothing is."""
+    seen_gpu = False
+    for k, place in enumerate(placement):
+        where = f"{place.name} on {device_name(place.gpu)}"
+        if limits.devices is not None and place.gpu not in limits.devices:
+            return where
+        if limits.embedding_on_cpu and k == 0 and place.gpu is not None:
+            return where
+        if limits.cpu_first and seen_gpu and place.gpu is None:
+            return f"{where} behind a GPU"
+        seen_gpu |= place.gpu is not None
+        for one in place.parts:
+            if not limits.allow(one.kind, place.gpu, one.home, one.on_cpu):
+                home = {"device": "its device", "cpu": "the CPU", "disk": "disk"}[one.home]
+                computed = " and computed by the CPU" if one.on_cpu else ""
+                return f"{one.kind} of {where}, held on {home}{computed}"
+    return None

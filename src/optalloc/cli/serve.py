@@ -130,3 +130,110 @@ def certify(arguments: argparse.Namespace, plan: ServingPlan) -> int:
         print(f"{arguments.plan} says the truth about itself.")
     print(render([table], data, arguments.format, color=colored()), end="")
     return 0
+
+
+def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
+    """``optalloc explain`` of a serving plan."""
+    from optalloc.cli.plans import checked
+    from optalloc.errors import InputError
+    from optalloc.plan.explain_serving import explain_serving
+    from optalloc.report import serving as report
+    from optalloc.report.table import render
+    from optalloc.serving.configuration.certify import check_serving_plan
+
+    for flag in ("html", "sensitivity", "replan", "pin", "forbid", "tool"):
+        if getattr(arguments, flag):
+            raise InputError(
+                f"a serving plan is explained without --{'for' if flag == 'tool' else flag}",
+                path=arguments.plan,
+                fix="leave it out: every change is solved anew as it is",
+            )
+    with checked(arguments.plan):
+        check_serving_plan(plan)
+    explanation = explain_serving(plan)
+    if arguments.format == "table":
+        print(explanation.summary + "\n")
+    tables = report.explanation_tables(explanation)
+    print(render(tables, explanation, arguments.format, color=colored()), end="")
+    return 0
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """``optalloc sweep`` over serving plans."""
+    import sys
+
+    from optalloc import files
+    from optalloc.cli.sweep import clusters_of, numbers_of
+    from optalloc.errors import InputError
+    from optalloc.model.load import load_model
+    from optalloc.plan.sweep_serving import sweep_serving
+    from optalloc.report import serving as report
+    from optalloc.report.table import render
+    from optalloc.units import parse_duration
+    from optalloc.workload import Serving
+
+    for flag in ("seq_len", "global_batch", "plot"):
+        if getattr(arguments, flag) is not None:
+            raise InputError(
+                f"a sweep of serving plans has no --{flag.replace('_', '-')}",
+                path="optalloc sweep",
+                fix="leave it out",
+            )
+    inputs = numbers_of(arguments.input_len, "--input-len")
+    outputs = numbers_of(arguments.output_len, "--output-len")
+    if not outputs:
+        raise InputError(
+            "--output-len is missing", path="optalloc sweep", fix="add --output-len 500"
+        )
+    targets = {
+        name: parse_duration(value, path=f"--{name[:4]}")
+        for name in ("ttft_s", "tpot_s")
+        if (value := getattr(arguments, name[:4])) is not None
+    }
+    prefix = numbers_of(arguments.prefix_len, "--prefix-len")
+    workload = Serving(
+        input_len=inputs[0],
+        output_len=outputs[0],
+        prefix_len=prefix[0] if prefix else 0,
+        ttft_s=targets.get("ttft_s"),
+        tpot_s=targets.get("tpot_s"),
+    )
+    pins = list(arguments.pin)
+    for name in ("weights", "kv", "software"):
+        pins += [] if getattr(arguments, name) is None else [f"{name}={getattr(arguments, name)}"]
+    rows = sweep_serving(
+        load_model(arguments.model),
+        clusters_of(arguments),
+        workload,
+        devices=numbers_of(arguments.devices, "--devices"),
+        input_lens=inputs,
+        output_lens=outputs,
+        rates=_rates(arguments.rate),
+        concurrencies=numbers_of(arguments.concurrency, "--concurrency"),
+        objective=arguments.objective or "throughput",
+        pin=pins,
+        forbid=arguments.forbid,
+        stop=stop_rule(arguments),
+        on_row=lambda row: print(f"{row.devices} {row.device}: {row.status}", file=sys.stderr),
+    )
+    raw = report.sweep_raw(rows)
+    table = raw if arguments.format == "csv" else report.sweep_table(rows)
+    print(render([table], {"rows": rows}, arguments.format, color=colored()), end="")
+    if arguments.output is not None:
+        files.write_text(arguments.output, render([raw], {}, "csv"))
+    if any(row.value is not None for row in rows):
+        return 0
+    found = {row.status for row in rows}
+    return 2 if "error" in found else 4 if "limit" in found else 3
+
+
+def _rates(text: str | None) -> list[float]:
+    """Requests per second, separated by commas."""
+    from optalloc.errors import InputError
+
+    try:
+        return [float(word) for word in (text or "").split(",") if word.strip()]
+    except ValueError:
+        raise InputError(
+            f"{text!r} are no rates", path="--rate", fix="separate numbers by commas: --rate 0.5,2"
+        ) from None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from optalloc.cost.engine.setup import Engine
 from optalloc.plan.certify import Claim
+from optalloc.plan.explain_serving import ServingExplanation
+from optalloc.plan.sweep_serving import ServingRow
 from optalloc.report.sweep import plain_number
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
@@ -16,7 +19,7 @@ from optalloc.serving.configuration.certify import CHECKS
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.recommend import Offer
 from optalloc.serving.configuration.solve import ServingResult
-from optalloc.units import format_bytes, format_seconds
+from optalloc.units import GIB, format_seconds
 
 _WIDTH, _HEIGHT = 64, 9
 _COLUMNS = ("role", "engines", "on", "widths", "numbers", "batch", "chunk", "memory", "binds")
@@ -88,7 +91,7 @@ def _share(error: float | None) -> str:
 
 
 def _money(plan: ServingPlan) -> str:
-    usd = plan.predicted.usd_per_million_tokens
+    usd = plan.predicted.usd_per_mtoken
     return "" if usd is None else f"; ${plan.predicted.usd_per_h:,.2f}/h, ${usd:,.3g} a million"
 
 
@@ -112,7 +115,7 @@ def result_tables(result: ServingResult, offers: tuple[Offer, ...] = ()) -> list
                         offer.device,
                         offer.num_devices,
                         _number(offer.usd_per_h),
-                        _number(offer.usd_per_million_tokens),
+                        _number(offer.usd_per_mtoken),
                         _number(offer.output_tokens_per_s),
                         offer.words,
                     )
@@ -172,7 +175,7 @@ def _worker(worker: Worker) -> tuple[Cell, ...]:
         f"{e.weight_dtype}{experts}, kv {e.kv_dtype}",
         e.max_batch,
         e.chunk_tokens,
-        f"{format_bytes(used)} of {format_bytes(worker.capacity_bytes)}",
+        f"{used / GIB:.1f} of {worker.capacity_bytes / GIB:.0f} GiB",
         worker.binds,
     )
 
@@ -275,3 +278,85 @@ def claim_table(claim: Claim) -> tuple[Table, dict[str, Any]]:
         notes=(words,),
     )
     return table, data
+
+
+def explanation_tables(explanation: ServingExplanation) -> list[Table]:
+    """Where an iteration goes, how near the targets are, and what relaxing would bring."""
+    engines = Table(
+        title="Engines: a decoding iteration at the mean batch, and one prompt",
+        columns=("role", "on", "fixed", "cache", "more sequences", "a prompt", "memory", "binds"),
+        rows=tuple(
+            (
+                e.role,
+                e.device,
+                *(format_seconds(s, digits=1) for s in (e.fixed_s, e.cache_s, e.growth_s)),
+                format_seconds(e.prompt_s, digits=1),
+                f"{e.memory_share:.0%}",
+                e.binds,
+            )
+            for e in explanation.engines
+        ),
+        right=("fixed", "cache", "more sequences", "a prompt", "memory"),
+    )
+    changes = Table(
+        title="What relaxing one limit would bring, each solved anew",
+        columns=("change", "value", "gain"),
+        rows=tuple(
+            (
+                r.change,
+                "no plan" if r.value is None else value_text(explanation.objective, r.value),
+                "" if r.gain is None else f"{r.gain:+.1%}",
+            )
+            for r in explanation.relaxations
+        ),
+        right=("value", "gain"),
+    )
+    targets = Table(
+        title="Targets",
+        columns=("target", "found", "limit", "used"),
+        rows=tuple((t.name, t.value, t.limit, f"{t.used:.0%}") for t in explanation.targets),
+        right=("used",),
+    )
+    return [changes, engines, *([targets] if explanation.targets else [])]
+
+
+def sweep_table(rows: Sequence[ServingRow]) -> Table:
+    """One row a cell: what was asked, and the best plan."""
+    return Table(
+        title="",
+        columns=("device", "devices", "in", "out", "load", "value", "TTFT", "TPOT", "engines", ""),
+        rows=tuple(
+            (
+                row.device,
+                row.devices,
+                row.input_len,
+                row.output_len,
+                _load(row),
+                "-" if row.value is None else plain_number(row.value),
+                "-" if row.ttft_s is None else format_seconds(row.ttft_s, digits=1),
+                "-" if row.tpot_s is None else format_seconds(row.tpot_s, digits=1),
+                row.engines or row.status,
+                "*" if row.front else "",
+            )
+            for row in rows
+        ),
+        notes=(
+            *sorted({f"{r.status}: {r.reason}" for r in rows if r.value is None}),
+            "* on the front: no other is better for a user and a device.",
+        ),
+        right=("value", "TTFT", "TPOT"),
+    )
+
+
+def _load(row: ServingRow) -> str:
+    if row.rate_per_s is not None:
+        return f"{row.rate_per_s:g}/s"
+    return "-" if row.concurrency is None else f"{row.concurrency} at once"
+
+
+def sweep_raw(rows: Sequence[ServingRow]) -> Table:
+    """The rows in plain numbers."""
+    names = ServingRow.__struct_fields__
+    return Table(
+        title="", columns=names, rows=tuple(tuple(getattr(r, n) for n in names) for r in rows)
+    )

@@ -154,7 +154,7 @@ def _predicted(search: Search, choice: Choice, devices: int) -> Predicted:
         tokens_per_s_per_user=1.0 / choice.tpot_s,
         tokens_per_s_per_device=tokens / devices,
         usd_per_h=usd_per_h,
-        usd_per_million_tokens=None if usd_per_h is None else usd_per_h / 3600.0 / tokens * 1e6,
+        usd_per_mtoken=None if usd_per_h is None else usd_per_h / 3600.0 / tokens * 1e6,
         transfer_s=choice.move_s,
         errors=errors,
     )

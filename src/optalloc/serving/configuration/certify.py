@@ -301,8 +301,8 @@ def _check_rates(plan: ServingPlan) -> None:
         usd_per_h = sum(n * (usd or 0.0) for n, usd in prices)
         _same("the price", said.usd_per_h or 0.0, usd_per_h)
         million = usd_per_h / 3600.0 / tokens * 1e6
-        _same("the price of tokens", said.usd_per_million_tokens or 0.0, million)
-    elif said.usd_per_h is not None or said.usd_per_million_tokens is not None:
+        _same("the price of tokens", said.usd_per_mtoken or 0.0, million)
+    elif said.usd_per_h is not None or said.usd_per_mtoken is not None:
         raise CertificateError("the plan has a price and a device none")
     for name, value in (
         ("model", plan.model),
@@ -325,7 +325,7 @@ def objective_of(plan: ServingPlan, objective: str) -> float:
     said = plan.predicted
     values = {
         "throughput": said.capacity_per_s * plan.workload.output_len,
-        "price": said.usd_per_million_tokens,
+        "price": said.usd_per_mtoken,
         "devices": float(plan.num_devices),
         "latency": max(
             (w.ttft_s + (plan.workload.output_len - 1.0) * w.tpot_s for w in plan.workers),

@@ -19,7 +19,7 @@ from optalloc.units import format_bytes, format_seconds
 
 #: Types of numbers tried where the model or the load does not fit, the gentlest first.
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
-_LARGEST = 16
+_LARGEST = 64
 _STEPS = 12
 
 
@@ -114,16 +114,26 @@ class _Doctor:
                 return
 
     def _larger(self, problem: Problem) -> None:
-        """The fewest devices, as multiples of whole nodes, that make it fit."""
-        for times in range(2, _LARGEST + 1):
-            cluster = grown(problem.cluster, times)
-            if cluster is None:
+        """The fewest devices that make it fit: of so many or fewer nodes every plan is one of more
+        nodes with some left idle, so they are found by halving."""
+        low, high = 1, 2
+        while not self._feasible_on(problem, high):
+            low, high = high, 2 * high
+            if high > _LARGEST:
                 return
-            changed = msgspec.structs.replace(problem, cluster=cluster)
-            if self._feasible(changed):
-                more = cluster.num_devices - problem.cluster.num_devices
-                self.fixes.append(Fix(what=f"{cluster.num_devices} devices", cost=f"{more} more"))
-                return
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._feasible_on(problem, middle) else (middle, high)
+        cluster = grown(problem.cluster, high)
+        if cluster is not None:
+            more = cluster.num_devices - problem.cluster.num_devices
+            self.fixes.append(Fix(what=f"{cluster.num_devices} devices", cost=f"{more} more"))
+
+    def _feasible_on(self, problem: Problem, step: int) -> bool:
+        cluster = grown(problem.cluster, step)
+        if cluster is None:
+            return False
+        return self._feasible(msgspec.structs.replace(problem, cluster=cluster))
 
     # -- targets and load
 
@@ -223,14 +233,13 @@ def without_load(problem: Problem) -> Problem:
     return with_workload(problem, rate_per_s=None, concurrency=None, ttft_s=None, tpot_s=None)
 
 
-def grown(cluster: Cluster, times: int) -> Cluster | None:
-    """A uniform cluster with so many times its devices, in nodes of the usual size; None for a
-    mixed one."""
+def grown(cluster: Cluster, step: int) -> Cluster | None:
+    """A uniform cluster grown in steps (1: as it is): of a node each, or, where it is less than a
+    usual node, to twice, three times ... of it. None for a mixed one, or uneven nodes."""
     group = cluster.nodes[0]
     if len(cluster.nodes) > 1:
         return None
-    usual = group.device.devices_per_node
-    total = group.num_devices * times
+    usual, total = group.device.devices_per_node, group.num_devices * step
     if group.count == 1 and group.devices < usual:
         size = min(total, usual)
         if total % size:
@@ -239,5 +248,6 @@ def grown(cluster: Cluster, times: int) -> Cluster | None:
             group, devices=size, count=total // size, domain=min(total, max(size, group.domain))
         )
     else:
-        changed = msgspec.structs.replace(group, count=group.count * times)
+        total = group.num_devices + (step - 1) * group.devices
+        changed = msgspec.structs.replace(group, count=group.count + step - 1)
     return msgspec.structs.replace(cluster, name=f"{total} devices", nodes=(changed,))

@@ -73,7 +73,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s_per_user: float
     tokens_per_s_per_device: float
     usd_per_h: float | None
-    usd_per_million_tokens: float | None
+    usd_per_mtoken: float | None
     transfer_s: float = 0.0
     errors: dict[str, float] = {}
 

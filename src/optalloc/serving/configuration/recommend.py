@@ -28,7 +28,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     num_devices: int
     value: float | None
     usd_per_h: float | None
-    usd_per_million_tokens: float | None
+    usd_per_mtoken: float | None
     output_tokens_per_s: float | None
     words: str
 
@@ -112,7 +112,7 @@ def _offer(device: str, result: ServingResult) -> Offer:
             num_devices=0,
             value=None,
             usd_per_h=None,
-            usd_per_million_tokens=None,
+            usd_per_mtoken=None,
             output_tokens_per_s=None,
             words="; ".join(result.conflict[:1]) or "no plan within the limit",
         )
@@ -125,7 +125,7 @@ def _offer(device: str, result: ServingResult) -> Offer:
         num_devices=plan.num_devices,
         value=result.bounds.primal,
         usd_per_h=plan.predicted.usd_per_h,
-        usd_per_million_tokens=plan.predicted.usd_per_million_tokens,
+        usd_per_mtoken=plan.predicted.usd_per_mtoken,
         output_tokens_per_s=plan.predicted.output_tokens_per_s,
         words=f"{plan.mode}: {' + '.join(widths)}",
     )

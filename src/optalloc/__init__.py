@@ -66,6 +66,11 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
+    from optalloc.serving.mix.certify import certify_fleet as certify_fleet
+    from optalloc.serving.mix.instance import load_fleet as load_fleet
+    from optalloc.serving.mix.problem import FleetProblem as FleetProblem
+    from optalloc.serving.mix.result import FleetResult as FleetResult
+    from optalloc.serving.mix.solve import plan_fleet as plan_fleet
     from optalloc.serving.offload.certify import certify_offload as certify_offload
     from optalloc.serving.offload.explain import explain_offload as explain_offload
     from optalloc.serving.offload.generation import Generation as Generation
@@ -110,6 +115,8 @@ _HOME = {
     "DeviceSpec": "optalloc.cluster.device",
     "Either": "optalloc.stop",
     "ExportError": "optalloc.errors",
+    "FleetProblem": "optalloc.serving.mix.problem",
+    "FleetResult": "optalloc.serving.mix.result",
     "FlowProblem": "optalloc.serving.flow.problem",
     "FlowResult": "optalloc.serving.flow.result",
     "FormatVersionError": "optalloc.errors",
@@ -145,6 +152,7 @@ _HOME = {
     "bundled_models": "optalloc.model.load",
     "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
+    "certify_fleet": "optalloc.serving.mix.certify",
     "certify_flow": "optalloc.serving.flow.certify",
     "certify_offload": "optalloc.serving.offload.certify",
     "certify_serving": "optalloc.plan.serving",
@@ -162,6 +170,7 @@ _HOME = {
     "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
+    "load_fleet": "optalloc.serving.mix.instance",
     "load_flow": "optalloc.serving.flow.instance",
     "load_machine": "optalloc.serving.offload.machine",
     "load_mixed_plan": "optalloc.plan.plan",
@@ -173,6 +182,7 @@ _HOME = {
     "longest_context": "optalloc.serving.offload.solve",
     "max_rate": "optalloc.simulate.requests.max_rate",
     "place_layers": "optalloc.serving.flow.solve",
+    "plan_fleet": "optalloc.serving.mix.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
     "plan_offload": "optalloc.serving.offload.solve",

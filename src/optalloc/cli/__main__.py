@@ -24,7 +24,7 @@ VERBS = {
     "inspect": ("optalloc.cli.inspect", "show a model, a cluster, or the catalogues"),
     "compare": ("optalloc.cli.compare", "show what differs between two plans"),
     "certify": ("optalloc.cli.certify", "check a plan and its claim with other code"),
-    "simulate": ("optalloc.cli.simulate", "replay the step of a plan event by event"),
+    "simulate": ("optalloc.cli.simulate", "replay a training step, or the requests of serving"),
     "export": ("optalloc.cli.export", "write the files that run a plan with another tool"),
     "replan": ("optalloc.cli.replan", "plan again after nodes are lost or added"),
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
@@ -33,6 +33,8 @@ VERBS = {
     "serve": ("optalloc.cli.serve", "set up the engines that serve a model: the best, proven"),
     "offload": ("optalloc.cli.offload", "place a model over GPUs, CPU memory and disk, proven"),
     "certify-flow": ("optalloc.cli.certify_flow", "check a layer placement with other code"),
+    "fleet": ("optalloc.cli.fleet", "rent the cheapest replicas that serve a load, proven"),
+    "certify-fleet": ("optalloc.cli.certify_fleet", "check a fleet and its bound with other code"),
     "certify-assignment": (
         "optalloc.cli.certify_assignment",
         "prove the claim of an assignment again, from its proof",

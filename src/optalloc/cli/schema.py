@@ -18,6 +18,8 @@ FORMATS = {
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
     "comparison": ("optalloc.plan.compare", "Comparison", False),
     "explanation": ("optalloc.plan.explanation", "Explanation", False),
+    "fleet": ("optalloc.serving.mix.instance", "FleetFile", True),
+    "fleet-answer": ("optalloc.serving.mix.result", "FleetAnswer", False),
     "flow": ("optalloc.serving.flow.instance", "FlowFile", False),
     "flow-answer": ("optalloc.serving.flow.result", "FlowAnswer", False),
     "machine": ("optalloc.serving.offload.machine", "MachineFile", True),

@@ -228,7 +228,7 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
     if rate > most * _BUSIEST * (1.0 + TOLERANCE):
         raise CertificateError(f"the prefill workers do not keep up with {rate:.6g} requests/s")
     c = one.constants
-    fixed = prompt_s + move_s + float(getattr(c, "lag", 0.0)) * tpot
+    fixed = prompt_s + move_s + float(c.lag) * tpot
     if work.concurrency is not None:
         _same("the ttft", said.ttft_s, work.concurrency / rate - answer_s)
         crowd = max(0.0, work.concurrency / (most * prompt_s) - 1.0)

@@ -316,7 +316,7 @@ class _Proof:
                         prompt=prompt,
                         per_s=engine.attention_dp / prompt,
                         moved=moved * shape,
-                        lag=getattr(c, "lag", 0.0) * shape,
+                        lag=c.lag * shape,
                         queue=c.queue * shape,
                         burst=c.burst * shape,
                         places=batch * engine.attention_dp,

@@ -121,7 +121,7 @@ def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
         bytes=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
         queue=np.asarray(step.constants.queue),
         burst=np.asarray(step.constants.burst),
-        lag=np.asarray(getattr(step.constants, "lag", np.zeros(len(engine)))),
+        lag=np.asarray(step.constants.lag),
     )
     return found.take(fits)
 

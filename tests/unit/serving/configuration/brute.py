@@ -237,7 +237,7 @@ def _operate(
     c = prefill.constants
     most = n * one.attention_dp / prompt
     most_decode = m * other.attention_dp * other.max_batch / (answer + move)
-    fixed = prompt + move + float(getattr(c, "lag", 0.0)) * tpot
+    fixed = prompt + move + float(c.lag) * tpot
 
     def ttft(busy: float) -> float:
         found = fixed

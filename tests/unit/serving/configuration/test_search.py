@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from tests.unit.serving.configuration import brute
 
@@ -54,7 +55,7 @@ def random_problem(seed: int) -> Problem:
     return Problem(
         model=oa.load_model(r.choice(MODELS)),
         cluster=oa.load_cluster(cluster),
-        workload=Serving(**work),
+        workload=msgspec.convert({"kind": "serving", **work}, Serving),
         objective=r.choice(tuple(OBJECTIVES)),
         limits=parse_limits(pins),
         headroom=r.choice((0.0, 0.1)),

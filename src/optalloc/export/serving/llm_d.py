@@ -80,6 +80,8 @@ def _pool(plan: ServingPlan, worker: Worker) -> Tree:
         "args": flags + vllm.engine_flags(plan, worker),
         "mountModelVolume": True,
     }
+    if environment := vllm.pod_environment(worker):
+        container["env"] = environment
     parallelism = {
         "tensor": engine.tp,
         "data": engine.attention_dp,

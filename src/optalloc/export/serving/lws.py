@@ -18,6 +18,7 @@ from optalloc.export.serving.kubernetes import (
     node_selector,
 )
 from optalloc.export.serving.sglang import BOOTSTRAP_PORT
+from optalloc.export.serving.vllm import pod_environment
 from optalloc.export.serving.workers import FLAGS, TITLES, names, nodes_of, software_of
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
@@ -46,18 +47,19 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
 
 def _set(plan: ServingPlan, worker: Worker, software: str, name: str) -> list[Tree]:
     nodes, per_node = nodes_of(plan, worker, "lws")
+    container: Tree = {
+        "name": "engine",
+        "image": "${IMAGE}",
+        "command": ["sh", "-c", _command(plan, worker, software, nodes)],
+        "ports": [{"containerPort": _PORT}],
+        "resources": {"limits": {"nvidia.com/gpu": str(per_node)}},
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    if software == "vllm" and (environment := pod_environment(worker)):
+        container["env"] = environment
     pod: Tree = {
         **node_selector(plan, worker),
-        "containers": [
-            {
-                "name": "engine",
-                "image": "${IMAGE}",
-                "command": ["sh", "-c", _command(plan, worker, software, nodes)],
-                "ports": [{"containerPort": _PORT}],
-                "resources": {"limits": {"nvidia.com/gpu": str(per_node)}},
-                "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
-            }
-        ],
+        "containers": [container],
         "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
     }
     labels = {"app": name, "optalloc/role": worker.role}

@@ -45,6 +45,10 @@ def vllm_artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
         if worker.role != "serve":
             base, step = _SIDE_PORT + number * _PORTS_APART, worker.engine.num_devices
             side = f"export VLLM_NIXL_SIDE_CHANNEL_PORT=$(({base} + {step} * $index))\n"
+            side += (
+                'host="${VLLM_NIXL_SIDE_CHANNEL_HOST:-$(hostname -i | cut -d" " -f1)}"\n'
+                'export VLLM_NIXL_SIDE_CHANNEL_HOST="$host"  # the other phase meets it there\n'
+            )
         lines = _head(plan, worker, "vllm", number) + side
         if nodes > 1:
             lines += 'headless=""\nif [ "$NODE_RANK" != 0 ]; then headless="--headless"; fi\n'
@@ -150,11 +154,14 @@ def _head(plan: ServingPlan, worker: Worker, target: str, number: int) -> str:
         lines += ': "${LEADER:?the address of the node of number 0}"\n'
     else:
         base, on_node = _first_devices(plan, target)[number], _devices(plan, worker)
+        where = f"({base} + {per_node} * INDEX) / {on_node}"
         if on_node % per_node == 0:
             first = f"({base} + {per_node} * $index) % {on_node}"
         else:
             first = f"{per_node} * ($index % {on_node // per_node})"
+            where = f"{base // on_node} + INDEX / {on_node // per_node}"
         lines += (
+            f"# It belongs on node {where} (rounded down, from 0) of its kind.\n"
             f"first=$(({first}))\n"
             f"export CUDA_VISIBLE_DEVICES=$(seq -s, $first $(($first + {per_node - 1})))\n"
         )

@@ -80,6 +80,14 @@ def engine_flags(plan: ServingPlan, worker: Worker) -> list[str]:
     return found
 
 
+def pod_environment(worker: Worker) -> list[dict[str, object]]:
+    """What a pod's container needs to be met by engines of the other phase."""
+    if worker.role == "serve":
+        return []
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    return [{"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", "valueFrom": address}]
+
+
 def has_experts(plan: ServingPlan) -> bool:
     """Whether some layer routes tokens to experts."""
     return any(isinstance(layer.feed_forward, Experts) for layer in plan.model.layer_types)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from optalloc.cli.answers import colored, status, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.serving.configuration.plan import ServingPlan
+    from optalloc.serving.configuration.solve import ServingResult
+    from optalloc.workload import Serving
 
 OBJECTIVES = ("throughput", "price", "devices", "latency")
 
@@ -62,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.serving.configuration.solve import plan_serving
     from optalloc.units import parse_share
 
+    result: ServingResult | None
     if (arguments.cluster is None) == (arguments.recommend is None):
         raise InputError(
             "give a cluster, or devices to choose from: one of the two",
@@ -87,19 +92,29 @@ def run(arguments: argparse.Namespace) -> int:
             cost_model=constants,
         )
     else:
-        with progress_line(lambda value: report.value_text(goal, value)) as line:
-            result = plan_serving(
-                model,
-                load_cluster(arguments.cluster),
-                workload,
-                objective=goal,
-                pin=pins(arguments),
-                forbid=arguments.forbid,
-                headroom=headroom,
-                stop=stop_rule(arguments),
-                on_progress=line,
-                cost_model=constants,
-            )
+        cluster = load_cluster(arguments.cluster)
+
+        def plan_of(asked: Serving) -> ServingResult:
+            with progress_line(lambda value: report.value_text(goal, value)) as line:
+                return plan_serving(
+                    model,
+                    cluster,
+                    asked,
+                    objective=goal,
+                    pin=pins(arguments),
+                    forbid=arguments.forbid,
+                    headroom=headroom,
+                    stop=stop_rule(arguments),
+                    on_progress=line,
+                    cost_model=constants,
+                )
+
+        result = plan_of(workload)
+        if workload.percentile is not None and result.best is not None:
+            result, met = _for_percentile(workload, plan_of)
+            print(met, file=sys.stderr)
+            if result is None:
+                return 4
     if arguments.format == "table":
         print(report.headline(result))
     tables = report.result_tables(result, offers)
@@ -114,6 +129,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "table" and plan is not None:
         print(report.next_command(arguments.output))
     return status(result, plan, require_optimal=arguments.require_optimal)
+
+
+def _for_percentile(
+    workload: Serving, plan_of: Callable[[Serving], ServingResult]
+) -> tuple[ServingResult | None, str]:
+    """The answer whose simulation meets the percentile, and what was tightened for it."""
+    from optalloc.simulate.requests.percentiles import plan_for_percentile
+    from optalloc.units import format_seconds
+
+    results: dict[Serving, ServingResult] = {}
+
+    def remembered(asked: Serving) -> ServingPlan | None:
+        results[asked] = plan_of(asked)
+        return results[asked].best
+
+    found = plan_for_percentile(workload, remembered)
+    share = f"{workload.percentile:g} % of requests"
+    if found is None:
+        return None, (
+            f"optalloc: no plan was found that the simulation sees within the targets for {share}: "
+            "tightened targets on the mean leave none. Try looser targets or a lower percentile."
+        )
+    parts = [
+        f"{name} {format_seconds(value, digits=1)}"
+        for name, value in (("TTFT", found.workload.ttft_s), ("TPOT", found.workload.tpot_s))
+        if value is not None
+    ]
+    return results[found.workload], (
+        f"{share} meet the targets in the simulation; for that the mean has to meet "
+        f"{' and '.join(parts)} ({found.num_plans} plans)."
+    )
 
 
 def certify(arguments: argparse.Namespace, plan: ServingPlan) -> int:
@@ -160,8 +206,6 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """``optalloc sweep`` over serving plans."""
-    import sys
-
     from optalloc import files
     from optalloc.cli.sweep import clusters_of, numbers_of
     from optalloc.errors import InputError

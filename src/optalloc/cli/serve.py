@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from optalloc.cli.answers import colored, status, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.serving.configuration.plan import ServingPlan
-    from optalloc.serving.configuration.solve import ServingResult
-    from optalloc.workload import Serving
 
 OBJECTIVES = ("throughput", "price", "devices", "latency")
 
@@ -61,12 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
     from optalloc.report import serving as report
+    from optalloc.report.requests import percentile_facts, percentile_line
     from optalloc.report.table import render
     from optalloc.serving.configuration.recommend import Offer, recommend
-    from optalloc.serving.configuration.solve import plan_serving
+    from optalloc.serving.configuration.solve import ServingResult, plan_serving
+    from optalloc.simulate.requests.percentiles import PercentileResult, plan_for_percentile
     from optalloc.units import parse_share
+    from optalloc.workload import Serving
 
-    result: ServingResult | None
     if (arguments.cluster is None) == (arguments.recommend is None):
         raise InputError(
             "give a cluster, or devices to choose from: one of the two",
@@ -78,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     headroom = parse_share(arguments.headroom, path="--headroom")
     constants = arguments.calibration or DEFAULT
     offers: tuple[Offer, ...] = ()
+    met: PercentileResult | None = None
     if arguments.recommend is not None:
         result, offers = recommend(
             model,
@@ -109,18 +108,20 @@ def run(arguments: argparse.Namespace) -> int:
                     cost_model=constants,
                 )
 
-        result = plan_of(workload)
-        if workload.percentile is not None and result.best is not None:
-            result, met = _for_percentile(workload, plan_of)
-            print(met, file=sys.stderr)
-            if result is None:
-                return 4
+        if workload.percentile is not None and (workload.ttft_s or workload.tpot_s):
+            met = plan_for_percentile(workload, plan_of)
+        result = plan_of(workload) if met is None else met.result
     if arguments.format == "table":
         print(report.headline(result))
+        if met is not None and met.simulation is not None:
+            print(percentile_line(met))
     tables = report.result_tables(result, offers)
     if arguments.format == "csv":
         tables = [report.workers_raw(result)]
-    print(render(tables, report.facts(result, offers), arguments.format, color=colored()), end="")
+    facts = report.facts(result, offers)
+    if met is not None:
+        facts |= {"percentile": percentile_facts(met)}
+    print(render(tables, facts, arguments.format, color=colored()), end="")
     plan = result.best
     if arguments.format == "table" and plan is not None:
         print(report.front_text(plan), end="")
@@ -128,38 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
         plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
         print(report.next_command(arguments.output))
+    if met is not None and met.missed:
+        return 4
     return status(result, plan, require_optimal=arguments.require_optimal)
-
-
-def _for_percentile(
-    workload: Serving, plan_of: Callable[[Serving], ServingResult]
-) -> tuple[ServingResult | None, str]:
-    """The answer whose simulation meets the percentile, and what was tightened for it."""
-    from optalloc.simulate.requests.percentiles import plan_for_percentile
-    from optalloc.units import format_seconds
-
-    results: dict[Serving, ServingResult] = {}
-
-    def remembered(asked: Serving) -> ServingPlan | None:
-        results[asked] = plan_of(asked)
-        return results[asked].best
-
-    found = plan_for_percentile(workload, remembered)
-    share = f"{workload.percentile:g} % of requests"
-    if found is None:
-        return None, (
-            f"optalloc: no plan was found that the simulation sees within the targets for {share}: "
-            "tightened targets on the mean leave none. Try looser targets or a lower percentile."
-        )
-    parts = [
-        f"{name} {format_seconds(value, digits=1)}"
-        for name, value in (("TTFT", found.workload.ttft_s), ("TPOT", found.workload.tpot_s))
-        if value is not None
-    ]
-    return results[found.workload], (
-        f"{share} meet the targets in the simulation; for that the mean has to meet "
-        f"{' and '.join(parts)} ({found.num_plans} plans)."
-    )
 
 
 def certify(arguments: argparse.Namespace, plan: ServingPlan) -> int:
@@ -206,6 +178,8 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """``optalloc sweep`` over serving plans."""
+    import sys
+
     from optalloc import files
     from optalloc.cli.sweep import clusters_of, numbers_of
     from optalloc.errors import InputError

@@ -74,14 +74,6 @@ def test_recommend_takes_the_place_of_a_cluster(capsys: pytest.CaptureFixture[st
     assert "The best of each kind of device" in capsys.readouterr().out
 
 
-def test_a_percentile_is_met_by_the_simulation(capsys: pytest.CaptureFixture[str]) -> None:
-    """The answer says what the mean has to meet for it."""
-    words = ["serve", "qwen3-8b", "--cluster", "2xh100-sxm", *WORK, *SMALL, "--rate", "2"]
-    words += ["--pin", "mode=aggregated", "--percentile", "90"]
-    assert main([*words, "--ttft", "2s", "--tpot", "50ms"]) == 0
-    assert "90 % of requests meet the targets" in capsys.readouterr().err
-
-
 def test_sweep_of_serving_plans(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["sweep", "qwen3-8b", "--gpu", "h100-sxm", "--devices", "1,2", *WORK, *SMALL]
     assert main([*words, "--concurrency", "4,16", "-o", str(tmp_path / "rows.csv")]) == 0

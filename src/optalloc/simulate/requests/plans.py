@@ -14,6 +14,7 @@ from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.engines import engines_of
 from optalloc.simulate.requests.lengths import Fixed, Lengths, Uniform
 from optalloc.simulate.requests.load import Load
+from optalloc.workload import Serving
 
 SPREAD = 0.2
 """Lengths lie within this share of their mean, unless said otherwise."""
@@ -84,6 +85,11 @@ def load_of(plan: ServingPlan, arrivals: Arrivals | None = None, spread: float =
         output=_around(work.output_len, spread, 1),
         prefix_tokens=work.prefix_len,
     )
+
+
+def asked_of(plan: ServingPlan) -> Serving:
+    """The workload with the targets that were asked for."""
+    return plan.asked or plan.workload
 
 
 def arrivals_of(plan: ServingPlan) -> Arrivals:

@@ -30,6 +30,7 @@ VERBS = {
     "run": ("optalloc.cli.run", "run a plan on this machine, measured against estimated"),
     "assign": ("optalloc.cli.assign", "solve an assignment instance"),
     "flow": ("optalloc.cli.flow", "place layers over mixed nodes: most tokens/s, proven"),
+    "serve": ("optalloc.cli.serve", "set up the engines that serve a model: the best, proven"),
     "offload": ("optalloc.cli.offload", "place a model over GPUs, CPU memory and disk, proven"),
     "certify-flow": ("optalloc.cli.certify_flow", "check a layer placement with other code"),
     "fleet": ("optalloc.cli.fleet", "rent the cheapest replicas that serve a load, proven"),

@@ -9,7 +9,11 @@ from optalloc.cli.answers import colored, status, stop_rule
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("file", metavar="FILE", help="fleet.toml or .json, or a Mélange profile")
+    from optalloc.cli.fleet_inputs import add_model_arguments
+
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="fleet.toml or .json, or a Mélange profile"
+    )
     parser.add_argument(
         "--utilization", metavar="SHARE", help="share of the time that may be planned, such as 80%%"
     )
@@ -32,23 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
     )
+    add_model_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan, print and write; returns the exit status."""
     import msgspec
 
+    from optalloc.cli.fleet_inputs import fleet_inputs
     from optalloc.cli.progress import progress_line
     from optalloc.files import write_json
-    from optalloc.report.fleet import account_tables, fleet_tables
+    from optalloc.report.fleet import account_tables, fleet_tables, simulation_table
     from optalloc.report.table import render
     from optalloc.serving.mix.account import account_of
-    from optalloc.serving.mix.instance import load_fleet
     from optalloc.serving.mix.result import answer_of
     from optalloc.serving.mix.solve import plan_fleet
     from optalloc.units import parse_share
 
-    problem = load_fleet(arguments.file)
+    problem, profile = fleet_inputs(arguments)
     if arguments.utilization is not None:
         share = parse_share(arguments.utilization, path="--utilization")
         problem = msgspec.structs.replace(problem, utilization=share)
@@ -61,6 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     tables = fleet_tables(problem, result)
     if arguments.explain and result.rented is not None:
         tables += account_tables(problem, account_of(problem, result.rented, stop=stop))
+    if arguments.simulate is not None and profile is not None and result.routes is not None:
+        from optalloc.simulate.fleet import simulate_fleet
+
+        found = simulate_fleet(
+            profile, result.counts, result.routes, num_requests=arguments.simulate
+        )
+        tables.append(simulation_table(problem, found))
     print(render(tables, answer, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)

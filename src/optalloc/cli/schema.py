@@ -27,6 +27,9 @@ FORMATS = {
     "mixed-plan": ("optalloc.training.mixed.plan", "MixedPlan", False),
     "offload-plan": ("optalloc.serving.offload.plan", "OffloadPlan", False),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "serving-plan": ("optalloc.serving.configuration.plan", "ServingPlan", False),
+    "serving-explanation": ("optalloc.plan.explain_serving", "ServingExplanation", False),
+    "serving-comparison": ("optalloc.plan.compare_serving", "ServingComparison", False),
     "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }

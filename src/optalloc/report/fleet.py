@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from optalloc.report.table import Cell, Table
 from optalloc.result import Termination
 from optalloc.serving.mix.account import FleetAccount, Other
 from optalloc.serving.mix.problem import FleetProblem
 from optalloc.serving.mix.result import FleetResult, answer_of
+from optalloc.simulate.fleet import OfferSimulation
 
 _FEW = 6
 
@@ -83,6 +86,30 @@ def account_tables(problem: FleetProblem, account: FleetAccount) -> list[Table]:
             right=("USD/h", "more"),
         )
     ]
+
+
+def simulation_table(problem: FleetProblem, found: Sequence[OfferSimulation]) -> Table:
+    """Latencies of every offer under Poisson arrivals."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            problem.offers[one.offer].name,
+            f"{one.rate_per_s:,.4g}",
+            f"{1e3 * one.summary.ttft.mean_s:,.0f}",
+            f"{1e3 * one.summary.ttft.p90_s:,.0f}",
+            f"{1e3 * one.summary.tpot.mean_s:,.1f}",
+            f"{1e3 * one.summary.tpot.p90_s:,.1f}",
+            f"{one.summary.met_share:.1%}",
+        )
+        for one in found
+    )
+    columns = ("offer", "requests/s", "ttft ms", "p90", "tpot ms", "p90 ", "in time")
+    return Table(
+        title="Simulated: Poisson requests, shared as planned",
+        columns=columns,
+        rows=rows,
+        notes=("In time: the share of requests that meet the targets.",),
+        right=columns[1:],
+    )
 
 
 def _row(problem: FleetProblem, other: Other) -> tuple[Cell, ...]:

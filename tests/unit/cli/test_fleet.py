@@ -60,3 +60,57 @@ def test_missing_file_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2 and one paragraph."""
     assert main(["fleet", "nowhere.toml"]) == 2
     assert "cannot read the file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Sixty requests of two sizes in half a minute."""
+    rows = [f"{i / 2},{(200, 1500)[i % 2]},{(50, 300)[i % 3 == 0]}" for i in range(60)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *rows]))
+    return path
+
+
+def test_model_devices_and_trace_make_a_fleet_that_is_simulated(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The instance written gives the same fleet."""
+    made = tmp_path / "made.json"
+    words = ["--model", "llama-3.1-8b", "--devices", "l4,a100-sxm-80g", "--buckets", str(trace)]
+    words += ["--rate", "20", "--ttft", "1s", "--tpot", "60ms", "--widths", "1,2"]
+    words += ["--utilization", "60%", "--instance", str(made)]
+    assert main(["fleet", *words, "--simulate", "300"]) == 0
+    shown = capsys.readouterr().out
+    assert "USD/h (proven optimal)" in shown
+    assert "Simulated: Poisson requests" in shown
+    assert main(["fleet", *words, "--format", "json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["fleet", str(made), "--utilization", "60%", "--format", "json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert first["fleet"] == again["fleet"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "give a fleet file or a model"),
+        (["--model", "llama-3.1-8b"], "a model needs --devices"),
+        (["--model", "llama-3.1-8b", "--devices", "l4"], "a model needs --buckets"),
+        ([str(EXAMPLES / "fleet.toml"), "--simulate", "9"], "how long an iteration takes"),
+    ],
+)
+def test_bad_words_are_explained(
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2 and one paragraph."""
+    assert main(["fleet", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_devices_too_small_for_the_targets_are_named(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No L4 reads 70 billion parameters in a millisecond."""
+    words = ["--model", "llama-3.1-70b", "--devices", "l4", "--buckets", str(trace)]
+    assert main(["fleet", *words, "--tpot", "1ms"]) == 2
+    assert "meets the targets on none of l4" in capsys.readouterr().err

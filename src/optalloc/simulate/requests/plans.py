@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from optalloc.cost.engine.constants import read_engine_constants
-from optalloc.cost.engine.step import step_model
+from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.simulate.requests.arrivals import Arrivals, AtOnce, ClosedLoop, Poisson
 from optalloc.simulate.requests.deployment import Deployment, Engines
@@ -32,25 +32,33 @@ def deployment_of(plan: ServingPlan) -> Deployment:
     InputError
         If the cost model's file cannot be read.
     """
-    last = [worker for worker in plan.workers if worker.role != "prefill"]
-    first = [worker for worker in plan.workers if worker.role == "prefill"]
+    steps = [_step(plan, worker) for worker in plan.workers]
+    pairs = list(zip(plan.workers, steps, strict=True))
     return Deployment(
-        engines=_engines(plan, last),
-        prefill=_engines(plan, first),
+        engines=_engines([pair for pair in pairs if pair[0].role != "prefill"]),
+        prefill=_engines([pair for pair in pairs if pair[0].role == "prefill"]),
         transfer_s_per_token=plan.predicted.transfer_s / plan.workload.input_len,
+        lag_iterations=max(float(step.constants.lag) for step in steps),
     )
 
 
-def _engines(plan: ServingPlan, workers: Sequence[Worker]) -> tuple[Engines, ...]:
+def _step(plan: ServingPlan, worker: Worker) -> StepModel:
+    group = plan.cluster.nodes[worker.group]
     file = read_engine_constants(plan.cost_model)
-    most = max((_rate(worker) for worker in workers), default=1.0)
-    made = []
-    for worker in workers:
-        group = plan.cluster.nodes[worker.group]
-        step = step_model(plan.model, group.device, worker.engine, group=group, file=file)
-        weight = max(1, round(_WEIGHTS * _rate(worker) / most))
-        made.append(engines_of(worker.engine, step, replicas=worker.count, weight=weight))
-    return tuple(made)
+    return step_model(plan.model, group.device, worker.engine, group=group, file=file)
+
+
+def _engines(pairs: Sequence[tuple[Worker, StepModel]]) -> tuple[Engines, ...]:
+    most = max((_rate(worker) for worker, _ in pairs), default=1.0)
+    return tuple(
+        engines_of(
+            worker.engine,
+            step,
+            replicas=worker.count,
+            weight=max(1, round(_WEIGHTS * _rate(worker) / most)),
+        )
+        for worker, step in pairs
+    )
 
 
 def _rate(worker: Worker) -> float:

@@ -44,7 +44,7 @@ def serving_plan(
             tokens_per_s_per_user=1.0 / worker.tpot_s,
             tokens_per_s_per_device=1.0,
             usd_per_h=None,
-            usd_per_million_tokens=None,
+            usd_per_mtoken=None,
             transfer_s=0.001 if split else 0.0,
         ),
     )

@@ -186,11 +186,15 @@ Workload = Training | Serving
 
 
 def load_workload(path: str | os.PathLike[str]) -> Workload:
-    """The workload of a ``workload.toml``.
+    """The workload of a ``workload.toml``; without ``kind`` its keys tell which one it is.
 
     Raises
     ------
     InputError
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
-    return files.read_toml(path, Workload)  # type: ignore[arg-type]
+    table = files.read_table(path)
+    if "kind" not in table:
+        table["kind"] = "serving" if "input_len" in table else "training"
+    workload: Workload = files.typed(table, Workload, path=str(path))  # type: ignore[arg-type]
+    return workload

@@ -57,9 +57,11 @@ def compare_serving(first: ServingPlan, second: ServingPlan) -> ServingCompariso
     different = tuple(n for n in _INPUTS if getattr(first, n) != getattr(second, n))
     x, y = first.predicted, second.predicted
     ratio = y.output_tokens_per_s / x.output_tokens_per_s
-    word = "as many" if ratio == 1.0 else f"{ratio - 1.0:+.1%}"
+    word = "as many output tokens/s as"
+    if ratio != 1.0:
+        word = f"{ratio - 1.0:+.1%} output tokens/s than"
     summary = (
-        f"The second plan gives {word} output tokens/s than the first on "
+        f"The second plan gives {word} the first on "
         f"{second.num_devices} against {first.num_devices} devices, and a request takes "
         f"{y.request_s / x.request_s - 1.0:+.1%}."
     )

@@ -53,7 +53,7 @@ def headline(result: ServingResult) -> str:
         f"{plan.model.name} on {plan.cluster.name}: "
         f"{value_text(result.objective, result.bounds.primal)}, {_claim(result)}",
         f"  {plan.mode}, {plan.num_devices} of {plan.cluster.num_devices} devices; "
-        f"first token {_time(said.ttft_s, said.errors.get('ttft'))}, then "
+        f"{_load_words(plan)}first token {_time(said.ttft_s, said.errors.get('ttft'))}, then "
         f"{_time(said.tpot_s, said.errors.get('tpot'))} a token",
         f"  {said.output_tokens_per_s:,.0f} output tokens/s"
         f"{_share(said.errors.get('throughput'))}, {said.tokens_per_s_per_user:,.1f} a user, "
@@ -65,7 +65,21 @@ def headline(result: ServingResult) -> str:
         lines.insert(
             3, f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free"
         )
+    if (limit := plan.model.max_positions) is not None and limit < _longest(plan):
+        lines.append(
+            f"  Mind: {plan.model.name} knows {limit:,} positions, a request has "
+            f"{_longest(plan):,}; engines refuse it unless the model is extended"
+        )
     return "\n".join(lines)
+
+
+def _longest(plan: ServingPlan) -> int:
+    return plan.workload.input_len + plan.workload.output_len
+
+
+def _load_words(plan: ServingPlan) -> str:
+    """The times of a plan are those of full engines; with a rate below that they are a bound."""
+    return "" if plan.workload.rate_per_s is None else "with full engines "
 
 
 def _claim(result: ServingResult) -> str:
@@ -262,9 +276,9 @@ def claim_table(claim: Claim) -> tuple[Table, dict[str, Any]]:
     words = "It claims nothing about other configurations."
     if claim.objective is not None:
         words = (
-            f"Claim: {value_text(claim.objective, claim.bounds.primal)}; none of "
-            f"{claim.configurations:,} configurations is better than "
-            f"{value_text(claim.objective, claim.bounds.dual)}, proven once more by other code."
+            f"Claim: {value_text(claim.objective, claim.bounds.primal)}; no configuration is "
+            f"better than {value_text(claim.objective, claim.bounds.dual)}, proven once more by "
+            f"other code, which bounds them in {claim.configurations:,} cases."
         )
     table = Table(
         title="",
@@ -317,6 +331,7 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
 
 def sweep_table(rows: Sequence[ServingRow]) -> Table:
     """One row a cell: what was asked, and the best plan."""
+    starred = any(row.front for row in rows)
     return Table(
         title="",
         columns=("device", "devices", "in", "out", "load", "value", "TTFT", "TPOT", "engines", ""),
@@ -337,7 +352,7 @@ def sweep_table(rows: Sequence[ServingRow]) -> Table:
         ),
         notes=(
             *sorted({f"{r.status}: {r.reason}" for r in rows if r.value is None}),
-            "* on the front: no other is better for a user and a device.",
+            *(("* on the front: no other is better for a user and a device.",) if starred else ()),
         ),
         right=("value", "TTFT", "TPOT"),
     )

@@ -83,6 +83,8 @@ def test_model_devices_and_trace_make_a_fleet_that_is_simulated(
     shown = capsys.readouterr().out
     assert "USD/h (proven optimal)" in shown
     assert "Simulated: Poisson requests" in shown
+    assert main(["fleet", *words, "--simulate", "-3"]) == 2
+    assert "-3 requests are to be simulated" in capsys.readouterr().err
     assert main(["fleet", *words, "--format", "json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert main(["fleet", str(made), "--utilization", "60%", "--format", "json"]) == 0

@@ -51,7 +51,7 @@ def test_saved_plans_are_explained_and_certified(
 ) -> None:
     assert main([verb, str(saved), "--format", form]) == 0
     out = capsys.readouterr().out
-    assert ("gain" if verb == "explain" else "optimal") in out or "proven once more" in out
+    assert ("gain" if verb == "explain" else "optimal") in out or "proven once" in out
 
 
 def test_saved_plans_are_compared(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,3 +103,23 @@ def test_infeasible_is_status_3_and_says_why(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "GiB more on each device" in out
     assert "To fix" in out
+
+
+def test_times_under_a_rate_are_said_to_be_those_of_full_engines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["serve", "qwen3-8b", "--cluster", "1xh100-sxm", *WORK, *SMALL]
+    assert main(words) == 0
+    assert "full engines" not in capsys.readouterr().out
+    assert main([*words, "--rate", "1"]) == 0
+    assert "with full engines first token" in capsys.readouterr().out
+
+
+def test_requests_beyond_the_positions_of_the_model_are_mentioned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["serve", "gpt2", "--cluster", "1xh100-sxm", "--output-len", "24", *SMALL]
+    assert main([*words, "--input-len", "1000"]) == 0
+    assert "positions" not in capsys.readouterr().out
+    assert main([*words, "--input-len", "1001"]) == 0
+    assert "gpt2 knows 1,024 positions, a request has 1,025" in capsys.readouterr().out

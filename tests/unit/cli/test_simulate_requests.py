@@ -65,6 +65,11 @@ def test_a_trace_gives_the_arrivals(
         (["--arrivals", "burst", "--clients", "3"], "burst arrivals have no clients"),
         (["--warm-up", "many"], "is no share"),
         (["--rate", "-1"], "rate is -1"),
+        (["--rate", "0"], "rate is 0"),
+        (["--clients", "0"], "closed loop of 0 clients"),
+        (["--requests", "0"], "0 requests are to be drawn"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--spread", "150%"], "cannot be spread by 150%"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

@@ -103,12 +103,8 @@ def _solve(
     lp.a_matrix_.value_ = np.append(value, -np.ones(len(rows)))
     solver = QuietHighs()
     solver.passModel(lp)
-    for name, setting in (
-        ("threads", 1),
-        ("primal_feasibility_tolerance", 1e-10),
-        ("dual_feasibility_tolerance", 1e-10),
-    ):
-        solver.setOptionValue(name, setting)
+    for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+        solver.setOptionValue(name, 1e-10)
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise RuntimeError(f"the routing programme ended {solver.getModelStatus()}")

@@ -155,7 +155,8 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     const double beta = roomy_beta(shape, 1.0 / rates, time / std::max(1.0, std::ceil(worth)));
     if (beta == kInfinity) return false;
     shape.most_micro = most_within(shape, target, beta);
-    return shape.most_micro >= 1 && shape.most_micro >= worth;
+    const int least = std::max(1, static_cast<int>(std::ceil(worth)));
+    return shape.most_micro >= least && can_take(shape, target, least);
 }
 
 void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wasted, double target,
@@ -270,6 +271,15 @@ bool MixedSearch::sharpen(Column& column, double target, int needed, MixedAnswer
         if (shapes_[top].exact || (changed && shapes_[top].most_micro < needed)) break;
         changed = true;
         std::pop_heap(column.shapes.begin(), column.shapes.end(), order);
+        if (!shapes_[top].counted) {
+            count(shapes_[top], target, needed);
+            if (shapes_[top].most_micro < 1) {
+                column.shapes.pop_back();
+            } else {
+                std::push_heap(column.shapes.begin(), column.shapes.end(), order);
+            }
+            continue;
+        }
         if (std::any_of(shapes_[top].kind, shapes_[top].kind + shapes_[top].blocks,
                         [&](int k) { return stages_.family(k) != nullptr; })) {
             column.shapes.pop_back();
@@ -324,7 +334,7 @@ MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_s
         for (const std::size_t c : chosen) {
             shape.push_back(&shapes_[columns_[c].shapes.front()]);
             found.emplace_back();
-            solve(*shape.back(), columns_[c].micro, target, &found.back());
+            solve(*shape.back(), columns_[c].micro, target, &found.back(), nullptr);
             total += columns_[c].micro;
         }
         while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
@@ -345,7 +355,7 @@ MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_s
         answer.value = 0.0;
         for (std::size_t k = 0; k < found.size(); ++k) {
             MixedReplica replica = found[k];
-            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica);
+            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
             answer.value = std::max(answer.value, replica.value);
             answer.replicas.push_back(std::move(replica));
         }

@@ -73,7 +73,9 @@ class MixedStages {
 
     // The least time of any n = 0, 1, ... layers, as if each were the cheapest in every respect.
     const std::vector<double>& row(int kind, int in_flight, Role role);
-    // A family of kinds, numbered on behind them; its row is the least of theirs.
+    // The least tail of any n = 0, 1, ... layers, in the same way; it may fall with n.
+    const std::vector<double>& tails(int kind, Role role);
+    // A family of kinds, numbered on behind them; its rows are the least of theirs.
     void add_family(std::vector<int> members);
     const std::vector<int>* family(int kind) const;
 
@@ -89,9 +91,9 @@ class MixedStages {
     MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
                      std::size_t end, int* full, int* selective) const;
     std::vector<Sums> sums_, cheapest_;
-    std::vector<LayerCost> least_layer_;  // by kind
+    std::vector<LayerCost> least_layer_, most_layer_;  // by kind
     std::unordered_map<int, std::vector<MixedOption>> options_;
-    std::vector<std::vector<double>> rows_;
+    std::vector<std::vector<double>> rows_, tails_;
     std::vector<std::vector<int>> families_;
 };
 
@@ -101,6 +103,7 @@ struct MixedShape {
     std::int8_t blocks = 0;
     std::int16_t kind[kMostGroups] = {};
     std::int16_t count[kMostGroups] = {};
+    bool counted = false;        // most_micro is bounded by counts with the tails
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -142,10 +145,14 @@ class MixedSearch {
     double roomy_beta(const MixedShape& shape, double low, double high);
     void open_grid(double target);
     const int* capacity(int step, int kind);
+    const std::int16_t* tail_capacity(int step, int kind);
+    bool holds(const MixedShape& shape, int step, int tail_step);
+    void count(MixedShape& shape, double target, int needed);
+    bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
     double least_pass(const MixedShape& shape, double cap) const;
     bool covers(const MixedShape& shape, double beta);
-    double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out);
+    double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out, int* most);
     void refine(MixedShape& shape, double target, int needed, MixedAnswer& answer);
     void refresh(Column& column);
     bool below(std::size_t a, std::size_t b) const;
@@ -171,6 +178,10 @@ class MixedSearch {
     // added up, then those of a first stage, of a last and of a single one.
     std::vector<int> capacity_;
     std::vector<double> beta_;            // by step
+    // By step of a grid of theta, by kind, role and number of layers: the most layers up to that number whose tail
+    // is within theta.
+    std::vector<std::int16_t> tail_capacity_;
+    std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
     std::vector<MixedShape> shapes_;

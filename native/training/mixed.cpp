@@ -252,6 +252,7 @@ void MixedSearch::expand(Column& column, MixedShape shape, double target, MixedA
     for (const int member : *stages_.family(shape.kind[block])) {
         MixedShape own = shape;
         own.kind[block] = static_cast<std::int16_t>(member);
+        own.counted = false;
         if (!admit(own, target, answer)) continue;
         own.most_micro = std::min(own.most_micro, bound);
         shapes_.push_back(own);

@@ -203,8 +203,37 @@ void MixedSearch::enumerate(double target, MixedAnswer& answer) {
     }
     if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) return;
     open_grid(target);
-    MixedShape shape;
-    extend(shape, 0, 0, 0.0, target, answer);
+    if (inherits_) {
+        for (const MixedShape& known : inherited_) {
+            MixedShape own = known;
+            if (*cancel_ != 0 || !admit(own, target, answer)) continue;
+            own.most_micro = std::min(own.most_micro, known.most_micro);
+            shapes_.push_back(own);
+        }
+    } else {
+        MixedShape shape;
+        extend(shape, 0, 0, 0.0, target, answer);
+    }
+    gather_columns();
+}
+
+void MixedSearch::inherit(const MixedSearch& other) {
+    inherits_ = true;
+    inherited_.clear();
+    for (const Column& column : other.columns_) {
+        const int least = other.needed(column);
+        for (const std::size_t s : column.shapes) {
+            if (other.shapes_[s].most_micro < least) continue;
+            MixedShape own = other.shapes_[s];
+            own.counted = own.measured = own.exact = false;
+            inherited_.push_back(own);
+        }
+    }
+}
+
+// -- columns: the devices a replica takes, and the shapes that take them -------------------------------------
+
+void MixedSearch::gather_columns() {
     std::map<std::vector<int>, std::size_t> known;
     for (std::size_t s = 0; s < shapes_.size(); ++s) {
         std::vector<int> usage(input_.available.size(), 0);
@@ -219,8 +248,6 @@ void MixedSearch::enumerate(double target, MixedAnswer& answer) {
     for (Column& column : columns_) refresh(column);
 }
 
-// -- columns: the devices a replica takes, and the shapes that take them -------------------------------------
-
 void MixedSearch::refresh(Column& column) {
     std::erase_if(column.shapes, [&](std::size_t s) { return shapes_[s].most_micro < 1; });
     const auto order = [&](std::size_t a, std::size_t b) { return below(a, b); };
@@ -231,10 +258,10 @@ void MixedSearch::refresh(Column& column) {
 
 // The fewest micro-batches with which a column can be in a packing that is large enough: by the prices, it must not
 // waste more than the relaxation has to spare.
-int MixedSearch::needed(const Column& column, const std::vector<double>& prices, double bound) const {
+int MixedSearch::needed(const Column& column) const {
     const std::size_t groups = input_.available.size();
-    double worth = prices[groups] - (bound - input_.num_micro);
-    for (std::size_t g = 0; g < groups; ++g) worth += prices[g] * column.usage[g];
+    double worth = prices_[groups] - (bound_ - input_.num_micro);
+    for (std::size_t g = 0; g < groups; ++g) worth += prices_[g] * column.usage[g];
     return std::max(1, static_cast<int>(std::ceil(worth - 1e-6)));
 }
 
@@ -299,35 +326,51 @@ bool MixedSearch::sharpen(Column& column, double target, int needed, MixedAnswer
     return true;
 }
 
-MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_solved, const int* cancel) {
+bool MixedSearch::sharpen_all(const std::vector<std::size_t>& columns, double target, MixedAnswer& answer) {
+    bool changed = false;
+    for (const std::size_t c : columns) changed = sharpen(columns_[c], target, needed(columns_[c]), answer) || changed;
+    return changed;
+}
+
+MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     enumerate(target, answer);
-    std::vector<double> prices;
+    std::vector<std::size_t> basis;
+    do {
+        relax(basis);
+        if (*cancel != 0) {
+            answer.status = MixedStatus::kLimit;
+            return answer;
+        }
+        if (bound_ < input_.num_micro - 1e-7) return answer;
+    } while (answer.solved <= most_solved && sharpen_all(basis, target, answer));
+    answer.status = MixedStatus::kSplit;
+    return answer;
+}
+
+MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) {
+    cancel_ = cancel;
+    MixedAnswer answer;
+    if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
+    enumerate(target, answer);
     std::vector<std::size_t> basis, chosen;
     const auto stopped = [&](MixedStatus status) {
         answer.status = status;
         return answer;
     };
     while (true) {
-        if (*cancel != 0 || answer.solved > most_solved) return stopped(MixedStatus::kLimit);
-        const double bound = relax(prices, basis);
-        if (bound < input_.num_micro - 1e-7) break;
-        bool changed = false;
-        for (const std::size_t c : basis) {
-            changed = sharpen(columns_[c], target, needed(columns_[c], prices, bound), answer) || changed;
-        }
-        if (changed) continue;
+        if (*cancel != 0) return stopped(MixedStatus::kLimit);
+        relax(basis);
+        if (bound_ < input_.num_micro - 1e-7) break;
+        if (sharpen_all(basis, target, answer)) continue;
         bool too_large = false;
-        const int most = pack(prices, bound, chosen, answer, too_large);
+        const int most = pack(chosen, answer, too_large);
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
         if (most < input_.num_micro) break;
-        for (const std::size_t c : chosen) {
-            changed = sharpen(columns_[c], target, needed(columns_[c], prices, bound), answer) || changed;
-        }
-        if (changed) continue;
+        if (sharpen_all(chosen, target, answer)) continue;
         // Feasible. Give back micro-batches where they take longest by the cuts found, then cut anew.
         std::vector<const MixedShape*> shape;
         std::vector<MixedReplica> found;
@@ -360,7 +403,6 @@ MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_s
             answer.value = std::max(answer.value, replica.value);
             answer.replicas.push_back(std::move(replica));
         }
-        if (step >= 1.0) return answer;
         target = answer.value - step * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
         for (Column& column : columns_) refresh(column);

@@ -49,7 +49,7 @@ struct MixedReplica {
     std::vector<int> kinds, layers, full, selective;  // by stage
 };
 
-enum class MixedStatus : int { kNone = 0, kFound = 1, kLimit = 2, kTooLarge = 3 };
+enum class MixedStatus : int { kNone = 0, kFound = 1, kLimit = 2, kTooLarge = 3, kSplit = 4 };
 
 struct MixedAnswer {
     MixedStatus status = MixedStatus::kNone;
@@ -119,8 +119,14 @@ class MixedSearch {
   public:
     explicit MixedSearch(MixedInput input);
     // The best plan of value at most `target`, or the proof that there is none. Another plan must be better by the
-    // share `step`; with 1 the first one found is returned. Ends without proof after `most_solved` programmes.
-    MixedAnswer improve(double target, double step, std::int64_t most_solved, const int* cancel);
+    // share `step`.
+    MixedAnswer improve(double target, double step, const int* cancel);
+    // The proof that there is no plan of value at most `target`, or kSplit: the linear bound of the relaxation, after
+    // at most so many programmes, is not enough.
+    MixedAnswer refute(double target, std::int64_t most_solved, const int* cancel);
+    // Searches only what a search of a larger range of replicas has left: the shapes that a plan within its last
+    // target can have. No target may be greater than that one.
+    void inherit(const MixedSearch& other);
 
   private:
     struct Label {
@@ -154,13 +160,14 @@ class MixedSearch {
     bool covers(const MixedShape& shape, double beta);
     double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out, int* most);
     void refine(MixedShape& shape, double target, int needed, MixedAnswer& answer);
+    void gather_columns();
     void refresh(Column& column);
     bool below(std::size_t a, std::size_t b) const;
     bool sharpen(Column& column, double target, int needed, MixedAnswer& answer);
-    int needed(const Column& column, const std::vector<double>& prices, double bound) const;
-    int pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
-             MixedAnswer& answer, bool& too_large);
-    double relax(std::vector<double>& prices, std::vector<std::size_t>& basis) const;
+    int needed(const Column& column) const;
+    int pack(std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large);
+    void relax(std::vector<std::size_t>& basis);
+    bool sharpen_all(const std::vector<std::size_t>& columns, double target, MixedAnswer& answer);
     MixedStages::Role role(int stage, int stages) const;
 
     MixedInput input_;
@@ -184,8 +191,11 @@ class MixedSearch {
     std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
-    std::vector<MixedShape> shapes_;
+    std::vector<MixedShape> shapes_, inherited_;
+    bool inherits_ = false;
     std::vector<Column> columns_;
+    std::vector<double> prices_;          // of the last relaxation, and its bound
+    double bound_ = 0.0;
     const int* cancel_ = nullptr;
 };
 

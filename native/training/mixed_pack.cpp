@@ -21,9 +21,10 @@ constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
 }  // namespace
 
 // The linear relaxation: max sum n x with the devices and the number of replicas as rows, by the primal simplex
-// method on an inverse of at most four rows. Returns a bound valid whatever the rounding: prices are made dual
-// feasible at the end by raising that of the replicas.
-double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>& basis) const {
+// method on an inverse of at most four rows. The bound is valid whatever the rounding: prices are made dual feasible
+// at the end by raising that of the replicas.
+void MixedSearch::relax(std::vector<std::size_t>& basis) {
+    std::vector<double>& prices = prices_;
     const std::size_t groups = input_.available.size(), rows = groups + 1;
     constexpr std::size_t kSlack = std::numeric_limits<std::size_t>::max();
     std::vector<std::vector<double>> inverse(rows, std::vector<double>(rows, 0.0));
@@ -98,26 +99,24 @@ double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>&
         if (column.micro > 0) missing = std::max(missing, reduced);
     }
     prices[groups] += missing;
-    double bound = prices[groups] * input_.most_replicas;
-    for (std::size_t r = 0; r < groups; ++r) bound += prices[r] * input_.available[r];
+    bound_ = prices[groups] * input_.most_replicas;
+    for (std::size_t r = 0; r < groups; ++r) bound_ += prices[r] * input_.available[r];
     basis.clear();
     for (std::size_t k = 0; k < rows; ++k) {
         if (in[k] != kSlack && value[k] > 1e-9) basis.push_back(in[k]);
     }
-    return bound;
 }
 
 // The most micro-batches that a whole number of replicas takes, by dynamic programming over devices used of each
 // group and replicas; `chosen` lists a column a replica, or columns to make exact before that is worth its
 // time. Columns that waste more than can be spared are left out.
-int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
-                      MixedAnswer& answer, bool& too_large) {
+int MixedSearch::pack(std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large) {
     ++answer.packings;
     chosen.clear();
     const std::size_t groups = input_.available.size();
     std::vector<std::size_t> left;
     for (std::size_t c = 0; c < columns_.size(); ++c) {
-        if (columns_[c].micro > 0 && columns_[c].micro >= needed(columns_[c], prices, bound)) left.push_back(c);
+        if (columns_[c].micro > 0 && columns_[c].micro >= needed(columns_[c])) left.push_back(c);
     }
     // Where one takes no more devices for as many micro-batches, another is of no use.
     std::sort(left.begin(), left.end(), [&](std::size_t x, std::size_t y) {

@@ -151,12 +151,7 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     const double worth = target * price * (1.0 - 1e-12) - slack_ - 1e-6;
     if (most < worth) return false;
     shape.most_micro = static_cast<std::int32_t>(most);
-    // No stage is longer than this if the shape takes as many as it must, so none needs a wider grid.
-    const double beta = roomy_beta(shape, 1.0 / rates, time / std::max(1.0, std::ceil(worth)));
-    if (beta == kInfinity) return false;
-    shape.most_micro = most_within(shape, target, beta);
-    const int least = std::max(1, static_cast<int>(std::ceil(worth)));
-    return shape.most_micro >= least && can_take(shape, target, least);
+    return true;
 }
 
 void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wasted, double target,
@@ -187,12 +182,20 @@ void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wa
     }
 }
 
-void MixedSearch::enumerate(double target, MixedAnswer& answer) {
-    shapes_.clear();
-    columns_.clear();
+// The shapes that can be part of a plan within the target; those known from a greater one stay.
+void MixedSearch::open(double target, MixedAnswer& answer) {
     double all = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) all += device_rate_[g] * input_.available[g];
     slack_ = target * all - input_.num_micro;
+    if (opened_) return;
+    opened_ = true;
+    if (inherits_) {
+        for (MixedShape& shape : shapes_) {
+            const int known = shape.most_micro;
+            shape.most_micro = admit(shape, target, answer) ? std::min(known, shape.most_micro) : 0;
+        }
+        return;
+    }
     double room = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) {
         double best = 0.0;
@@ -202,47 +205,40 @@ void MixedSearch::enumerate(double target, MixedAnswer& answer) {
         room += best * input_.available[g];
     }
     if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) return;
-    open_grid(target);
-    if (inherits_) {
-        for (const MixedShape& known : inherited_) {
-            MixedShape own = known;
-            if (*cancel_ != 0 || !admit(own, target, answer)) continue;
-            own.most_micro = std::min(own.most_micro, known.most_micro);
-            shapes_.push_back(own);
-        }
-    } else {
-        MixedShape shape;
-        extend(shape, 0, 0, 0.0, target, answer);
-    }
-    gather_columns();
+    MixedShape shape;
+    extend(shape, 0, 0, 0.0, target, answer);
 }
 
 void MixedSearch::inherit(const MixedSearch& other) {
     inherits_ = true;
-    inherited_.clear();
-    for (const Column& column : other.columns_) {
-        const int least = other.needed(column);
-        for (const std::size_t s : column.shapes) {
-            if (other.shapes_[s].most_micro < least) continue;
-            MixedShape own = other.shapes_[s];
-            own.counted = own.measured = own.exact = false;
-            inherited_.push_back(own);
-        }
-    }
+    prices_ = other.prices_;
+    const auto take = [&](const MixedShape& known) {
+        if (known.most_micro < 1) return;
+        shapes_.push_back(known);
+        shapes_.back().counted = shapes_.back().measured = shapes_.back().exact = false;
+    };
+    for (const Column& column : other.true_) take(other.shapes_[column.shapes.front()]);  // these matter most
+    for (const MixedShape& known : other.shapes_) take(known);
 }
 
 // -- columns: the devices a replica takes, and the shapes that take them -------------------------------------
 
+std::vector<int> MixedSearch::usage(const MixedShape& shape) const {
+    std::vector<int> devices(input_.available.size(), 0);
+    for (int b = 0; b < shape.blocks; ++b) {
+        const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shape.kind[b])];
+        devices[static_cast<std::size_t>(kind.group)] += kind.devices * shape.count[b];
+    }
+    return devices;
+}
+
 void MixedSearch::gather_columns() {
+    columns_.clear();
     std::map<std::vector<int>, std::size_t> known;
     for (std::size_t s = 0; s < shapes_.size(); ++s) {
-        std::vector<int> usage(input_.available.size(), 0);
-        for (int b = 0; b < shapes_[s].blocks; ++b) {
-            const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
-            usage[static_cast<std::size_t>(kind.group)] += kind.devices * shapes_[s].count[b];
-        }
-        const auto [entry, fresh] = known.try_emplace(usage, columns_.size());
-        if (fresh) columns_.push_back({std::move(usage), {}, 0, false});
+        if (shapes_[s].most_micro < 1) continue;
+        const auto [entry, fresh] = known.try_emplace(usage(shapes_[s]), columns_.size());
+        if (fresh) columns_.push_back({entry->first, {}, 0, false});
         columns_[entry->second].shapes.push_back(s);
     }
     for (Column& column : columns_) refresh(column);
@@ -259,10 +255,7 @@ void MixedSearch::refresh(Column& column) {
 // The fewest micro-batches with which a column can be in a packing that is large enough: by the prices, it must not
 // waste more than the relaxation has to spare.
 int MixedSearch::needed(const Column& column) const {
-    const std::size_t groups = input_.available.size();
-    double worth = prices_[groups] - (bound_ - input_.num_micro);
-    for (std::size_t g = 0; g < groups; ++g) worth += prices_[g] * column.usage[g];
-    return std::max(1, static_cast<int>(std::ceil(worth - 1e-6)));
+    return std::max(1, static_cast<int>(std::ceil(worth(column.usage.data()) - (bound_ - input_.num_micro) - 1e-6)));
 }
 
 // The order of a column's heap: the most micro-batches on top, exact ones first.
@@ -271,22 +264,24 @@ bool MixedSearch::below(std::size_t a, std::size_t b) const {
     return std::make_pair(x.most_micro, x.exact) < std::make_pair(y.most_micro, y.exact);
 }
 
-// Replaces a shape by those with each kind of its first family in place of it.
-void MixedSearch::expand(Column& column, MixedShape shape, double target, MixedAnswer& answer) {
+// A shape with each kind of its first family in place of it, behind the others; the shape itself is no longer one.
+void MixedSearch::expand(std::size_t index, double target, MixedAnswer& answer) {
+    const MixedShape shape = shapes_[index];
+    shapes_[index].most_micro = 0;
     int block = 0;
     while (stages_.family(shape.kind[block]) == nullptr) ++block;
-    const int bound = shape.most_micro;
     for (const int member : *stages_.family(shape.kind[block])) {
         MixedShape own = shape;
         own.kind[block] = static_cast<std::int16_t>(member);
         own.counted = false;
         if (!admit(own, target, answer)) continue;
-        own.most_micro = std::min(own.most_micro, bound);
+        own.most_micro = std::min(own.most_micro, shape.most_micro);
         shapes_.push_back(own);
-        column.shapes.push_back(shapes_.size() - 1);
-        std::push_heap(column.shapes.begin(), column.shapes.end(),
-                       [&](std::size_t a, std::size_t b) { return below(a, b); });
     }
+}
+
+bool MixedSearch::has_family(const MixedShape& shape) const {
+    return std::any_of(shape.kind, shape.kind + shape.blocks, [&](int k) { return stages_.family(k) != nullptr; });
 }
 
 // Refines the best shape of a column until it is exact, or too poor to be needed. True if the column changed.
@@ -308,10 +303,14 @@ bool MixedSearch::sharpen(Column& column, double target, int needed, MixedAnswer
             }
             continue;
         }
-        if (std::any_of(shapes_[top].kind, shapes_[top].kind + shapes_[top].blocks,
-                        [&](int k) { return stages_.family(k) != nullptr; })) {
+        if (has_family(shapes_[top])) {
             column.shapes.pop_back();
-            expand(column, shapes_[top], target, answer);
+            std::size_t next = shapes_.size();
+            expand(top, target, answer);
+            for (; next < shapes_.size(); ++next) {
+                column.shapes.push_back(next);
+                std::push_heap(column.shapes.begin(), column.shapes.end(), order);
+            }
             continue;
         }
         refine(shapes_[top], target, needed, answer);
@@ -332,21 +331,68 @@ bool MixedSearch::sharpen_all(const std::vector<std::size_t>& columns, double ta
     return changed;
 }
 
+double MixedSearch::worth(const int* devices) const {
+    double total = prices_.back();
+    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * devices[g];
+    return total;
+}
+
+// Column generation: the linear relaxation over shapes with their true numbers of micro-batches, which grows by
+// every shape that is worth more than its prices. The prices are raised to what a plan within the target needs
+// nearly: when no shape is worth more than those, there is none.
+MixedStatus MixedSearch::price(double target, std::int64_t most_solved, MixedAnswer& answer) {
+    const std::size_t groups = input_.available.size();
+    const double goal = input_.num_micro - 1e-6;
+    true_.clear();
+    if (prices_.empty()) {  // at first every device is worth its best rate
+        prices_ = device_rate_;
+        prices_.push_back(0.0);
+    }
+    std::vector<std::size_t> basis;
+    const auto raise = [&] {
+        double bound = prices_[groups] * input_.most_replicas;
+        for (std::size_t g = 0; g < groups; ++g) bound += prices_[g] * input_.available[g];
+        for (double& p : prices_) p *= goal / bound;
+    };
+    raise();
+    std::size_t checked = 0;
+    for (std::size_t s = 0; checked < shapes_.size(); ++checked, s = s + 1 < shapes_.size() ? s + 1 : 0) {
+        if (shapes_[s].most_micro < 1) continue;
+        int devices[kMostGroups] = {};
+        for (int b = 0; b < shapes_[s].blocks; ++b) {
+            const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
+            devices[kind.group] += kind.devices * shapes_[s].count[b];
+        }
+        const int needed = static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1;
+        if (shapes_[s].most_micro < needed) continue;
+        if (!can_take(shapes_[s], target, needed)) {
+            shapes_[s].most_micro = needed - 1;
+            continue;
+        }
+        if (has_family(shapes_[s])) {
+            expand(s, target, answer);  // its members are at the end, where this round still comes by
+            continue;
+        }
+        if (*cancel_ != 0) return MixedStatus::kLimit;
+        while (!shapes_[s].exact && shapes_[s].most_micro >= needed) refine(shapes_[s], target, needed, answer);
+        if (shapes_[s].most_micro < needed) continue;
+        if (answer.solved > most_solved) return MixedStatus::kSplit;
+        true_.push_back({usage(shapes_[s]), {s}, shapes_[s].most_micro, true});
+        relax(true_, basis);
+        if (bound_ >= goal) return MixedStatus::kSplit;
+        raise();
+        checked = 0;
+    }
+    return MixedStatus::kNone;
+}
+
 MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
-    enumerate(target, answer);
-    std::vector<std::size_t> basis;
-    do {
-        relax(basis);
-        if (*cancel != 0) {
-            answer.status = MixedStatus::kLimit;
-            return answer;
-        }
-        if (bound_ < input_.num_micro - 1e-7) return answer;
-    } while (answer.solved <= most_solved && sharpen_all(basis, target, answer));
-    answer.status = MixedStatus::kSplit;
+    open(target, answer);
+    open_grid(target);
+    answer.status = price(target, most_solved, answer);
     return answer;
 }
 
@@ -354,15 +400,23 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
-    enumerate(target, answer);
+    open(target, answer);
     std::vector<std::size_t> basis, chosen;
     const auto stopped = [&](MixedStatus status) {
         answer.status = status;
         return answer;
     };
-    while (true) {
+    for (bool fresh = true; true;) {
+        if (fresh) {  // a target not tried before
+            open_grid(target);
+            const MixedStatus status = price(target, std::numeric_limits<std::int64_t>::max(), answer);
+            if (status == MixedStatus::kLimit) return stopped(status);
+            if (status == MixedStatus::kNone) break;
+            gather_columns();
+            fresh = false;
+        }
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
-        relax(basis);
+        relax(columns_, basis);
         if (bound_ < input_.num_micro - 1e-7) break;
         if (sharpen_all(basis, target, answer)) continue;
         bool too_large = false;
@@ -405,7 +459,7 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
         }
         target = answer.value - step * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
-        for (Column& column : columns_) refresh(column);
+        fresh = true;
     }
     return answer;
 }

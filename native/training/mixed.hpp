@@ -140,15 +140,18 @@ class MixedSearch {
         bool exact = false;
     };
     void add_families();
-    void enumerate(double target, MixedAnswer& answer);
-    void expand(Column& column, MixedShape shape, double target, MixedAnswer& answer);
+    void open(double target, MixedAnswer& answer);
+    void expand(std::size_t index, double target, MixedAnswer& answer);
+    bool has_family(const MixedShape& shape) const;
+    std::vector<int> usage(const MixedShape& shape) const;
+    double worth(const int* devices) const;
+    MixedStatus price(double target, std::int64_t most_solved, MixedAnswer& answer);
     void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
     bool admit(MixedShape& shape, double target, MixedAnswer& answer);
     double shape_links(const MixedShape& shape) const;
     MixedLink link_behind(const MixedShape& shape, int stage) const;
     int kind_of(const MixedShape& shape, int stage) const;
     void measure(MixedShape& shape);
-    double roomy_beta(const MixedShape& shape, double low, double high);
     void open_grid(double target);
     const int* capacity(int step, int kind);
     const std::int16_t* tail_capacity(int step, int kind);
@@ -166,7 +169,7 @@ class MixedSearch {
     bool sharpen(Column& column, double target, int needed, MixedAnswer& answer);
     int needed(const Column& column) const;
     int pack(std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large);
-    void relax(std::vector<std::size_t>& basis);
+    void relax(const std::vector<Column>& columns, std::vector<std::size_t>& basis);
     bool sharpen_all(const std::vector<std::size_t>& columns, double target, MixedAnswer& answer);
     MixedStages::Role role(int stage, int stages) const;
 
@@ -191,9 +194,9 @@ class MixedSearch {
     std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
-    std::vector<MixedShape> shapes_, inherited_;
-    bool inherits_ = false;
-    std::vector<Column> columns_;
+    std::vector<MixedShape> shapes_;
+    bool opened_ = false, inherits_ = false;
+    std::vector<Column> columns_, true_;
     std::vector<double> prices_;          // of the last relaxation, and its bound
     double bound_ = 0.0;
     const int* cancel_ = nullptr;

@@ -23,7 +23,7 @@ constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
 // The linear relaxation: max sum n x with the devices and the number of replicas as rows, by the primal simplex
 // method on an inverse of at most four rows. The bound is valid whatever the rounding: prices are made dual feasible
 // at the end by raising that of the replicas.
-void MixedSearch::relax(std::vector<std::size_t>& basis) {
+void MixedSearch::relax(const std::vector<Column>& columns, std::vector<std::size_t>& basis) {
     std::vector<double>& prices = prices_;
     const std::size_t groups = input_.available.size(), rows = groups + 1;
     constexpr std::size_t kSlack = std::numeric_limits<std::size_t>::max();
@@ -52,10 +52,10 @@ void MixedSearch::relax(std::vector<std::size_t>& basis) {
                 slack = static_cast<int>(r);
             }
         }
-        for (std::size_t c = 0; c < columns_.size(); ++c) {
-            if (columns_[c].micro == 0) continue;
-            double reduced = columns_[c].micro;
-            for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(columns_[c], r);
+        for (std::size_t c = 0; c < columns.size(); ++c) {
+            if (columns[c].micro == 0) continue;
+            double reduced = columns[c].micro;
+            for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(columns[c], r);
             if (reduced > best) {
                 best = reduced;
                 enter = c;
@@ -66,7 +66,7 @@ void MixedSearch::relax(std::vector<std::size_t>& basis) {
         std::vector<double> direction(rows, 0.0);
         for (std::size_t k = 0; k < rows; ++k) {
             for (std::size_t r = 0; r < rows; ++r) {
-                const double a = slack >= 0 ? (static_cast<int>(r) == slack ? 1.0 : 0.0) : entry(columns_[enter], r);
+                const double a = slack >= 0 ? (static_cast<int>(r) == slack ? 1.0 : 0.0) : entry(columns[enter], r);
                 direction[k] += inverse[k][r] * a;
             }
         }
@@ -89,11 +89,11 @@ void MixedSearch::relax(std::vector<std::size_t>& basis) {
             for (std::size_t r = 0; r < rows; ++r) inverse[k][r] -= direction[k] * inverse[leave][r];
         }
         in[leave] = enter;
-        cost[leave] = slack >= 0 ? 0.0 : columns_[enter].micro;
+        cost[leave] = slack >= 0 ? 0.0 : columns[enter].micro;
     }
     double missing = 0.0;
     for (double& p : prices) p = std::max(0.0, p);
-    for (const Column& column : columns_) {
+    for (const Column& column : columns) {
         double reduced = column.micro;
         for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(column, r);
         if (column.micro > 0) missing = std::max(missing, reduced);

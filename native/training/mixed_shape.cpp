@@ -227,45 +227,6 @@ void MixedSearch::count(MixedShape& shape, double target, int needed) {
     shape.most_micro = low;
 }
 
-// A lower bound of the slowest stage by counts: the least step of the grid at which the stages together can hold
-// as many layers as there are; infinite if that is beyond `high`.
-double MixedSearch::roomy_beta(const MixedShape& shape, double low, double high) {
-    const int stages = shape.stages(), limit = input_.most_stages;
-    const auto enough = [&](int step) {
-        if (stages == 1) return capacity(step, shape.kind[0])[2 * limit + 2] >= layers_;
-        int total = 0, behind = stages;
-        for (int b = 0; b < shape.blocks; ++b) {
-            const int* own = capacity(step, shape.kind[b]);
-            const int from = behind - shape.count[b];  // stages behind the block
-            int high_f = behind, low_f = from;
-            if (b == 0) {
-                const int most = own[limit + behind];
-                if (most < 0) return false;
-                total += most;
-                --high_f;
-            }
-            if (b == shape.blocks - 1) {
-                const int most = own[2 * limit + 1];
-                if (most < 0) return false;
-                total += most;
-                ++low_f;
-            }
-            if (high_f > low_f) total += own[high_f] - own[low_f];
-            behind = from;
-        }
-        return total >= layers_;
-    };
-    int bottom = std::max(first_step_, static_cast<int>(std::floor(std::log(low) * kPerLog)) - 1);
-    int top = std::min(last_step_, static_cast<int>(std::ceil(std::log(high) * kPerLog)) + 1);
-    if (bottom >= top) return kInfinity;
-    if (!enough(top)) return kInfinity;
-    while (bottom + 1 < top) {  // enough at top, not known to be at bottom
-        const int middle = bottom + (top - bottom) / 2;
-        (enough(middle) ? top : bottom) = middle;
-    }
-    return std::max(low, beta_[static_cast<std::size_t>(top - 1 - first_step_)]);
-}
-
 // A lower bound of the slowest stage over all cuts, to a ten-thousandth; infinite where nothing fits.
 void MixedSearch::measure(MixedShape& shape) {
     shape.measured = true;

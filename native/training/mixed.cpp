@@ -355,33 +355,35 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, MixedAns
         for (double& p : prices_) p *= goal / bound;
     };
     raise();
-    std::size_t checked = 0;
-    for (std::size_t s = 0; checked < shapes_.size(); ++checked, s = s + 1 < shapes_.size() ? s + 1 : 0) {
-        if (shapes_[s].most_micro < 1) continue;
-        int devices[kMostGroups] = {};
-        for (int b = 0; b < shapes_[s].blocks; ++b) {
-            const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
-            devices[kind.group] += kind.devices * shapes_[s].count[b];
+    for (bool changed = true; changed;) {  // the last round checks every shape at the same prices
+        changed = false;
+        for (std::size_t s = 0; s < shapes_.size(); ++s) {
+            if (shapes_[s].most_micro < 1) continue;
+            int devices[kMostGroups] = {};
+            for (int b = 0; b < shapes_[s].blocks; ++b) {
+                const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
+                devices[kind.group] += kind.devices * shapes_[s].count[b];
+            }
+            const int needed = static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1;
+            if (shapes_[s].most_micro < needed) continue;
+            if (!can_take(shapes_[s], target, needed)) {
+                shapes_[s].most_micro = needed - 1;
+                continue;
+            }
+            if (has_family(shapes_[s])) {
+                expand(s, target, answer);  // its members come later in this round
+                continue;
+            }
+            if (*cancel_ != 0) return MixedStatus::kLimit;
+            while (!shapes_[s].exact && shapes_[s].most_micro >= needed) refine(shapes_[s], target, needed, answer);
+            if (shapes_[s].most_micro < needed) continue;
+            if (answer.solved > most_solved) return MixedStatus::kSplit;
+            true_.push_back({usage(shapes_[s]), {s}, shapes_[s].most_micro, true});
+            relax(true_, basis);
+            if (bound_ >= goal) return MixedStatus::kSplit;
+            raise();
+            changed = true;
         }
-        const int needed = static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1;
-        if (shapes_[s].most_micro < needed) continue;
-        if (!can_take(shapes_[s], target, needed)) {
-            shapes_[s].most_micro = needed - 1;
-            continue;
-        }
-        if (has_family(shapes_[s])) {
-            expand(s, target, answer);  // its members are at the end, where this round still comes by
-            continue;
-        }
-        if (*cancel_ != 0) return MixedStatus::kLimit;
-        while (!shapes_[s].exact && shapes_[s].most_micro >= needed) refine(shapes_[s], target, needed, answer);
-        if (shapes_[s].most_micro < needed) continue;
-        if (answer.solved > most_solved) return MixedStatus::kSplit;
-        true_.push_back({usage(shapes_[s]), {s}, shapes_[s].most_micro, true});
-        relax(true_, basis);
-        if (bound_ >= goal) return MixedStatus::kSplit;
-        raise();
-        checked = 0;
     }
     return MixedStatus::kNone;
 }

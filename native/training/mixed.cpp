@@ -187,6 +187,7 @@ void MixedSearch::open(double target, MixedAnswer& answer) {
     double all = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) all += device_rate_[g] * input_.available[g];
     slack_ = target * all - input_.num_micro;
+    open_grid(target);
     if (opened_) return;
     opened_ = true;
     if (inherits_) {
@@ -215,53 +216,20 @@ void MixedSearch::inherit(const MixedSearch& other) {
     const auto take = [&](const MixedShape& known) {
         if (known.most_micro < 1) return;
         shapes_.push_back(known);
-        shapes_.back().counted = shapes_.back().measured = shapes_.back().exact = false;
+        shapes_.back().measured = shapes_.back().exact = false;
     };
-    for (const Column& column : other.true_) take(other.shapes_[column.shapes.front()]);  // these matter most
+    for (const Column& column : other.true_) take(other.shapes_[column.shape]);  // these matter most
     for (const MixedShape& known : other.shapes_) take(known);
 }
 
-// -- columns: the devices a replica takes, and the shapes that take them -------------------------------------
+// -- columns: the devices a replica takes, and a shape that takes them -------------------------------------
 
-std::vector<int> MixedSearch::usage(const MixedShape& shape) const {
-    std::vector<int> devices(input_.available.size(), 0);
+void MixedSearch::usage(const MixedShape& shape, std::vector<int>& devices) const {
+    devices.assign(input_.available.size(), 0);
     for (int b = 0; b < shape.blocks; ++b) {
         const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shape.kind[b])];
         devices[static_cast<std::size_t>(kind.group)] += kind.devices * shape.count[b];
     }
-    return devices;
-}
-
-void MixedSearch::gather_columns() {
-    columns_.clear();
-    std::map<std::vector<int>, std::size_t> known;
-    for (std::size_t s = 0; s < shapes_.size(); ++s) {
-        if (shapes_[s].most_micro < 1) continue;
-        const auto [entry, fresh] = known.try_emplace(usage(shapes_[s]), columns_.size());
-        if (fresh) columns_.push_back({entry->first, {}, 0, false});
-        columns_[entry->second].shapes.push_back(s);
-    }
-    for (Column& column : columns_) refresh(column);
-}
-
-void MixedSearch::refresh(Column& column) {
-    std::erase_if(column.shapes, [&](std::size_t s) { return shapes_[s].most_micro < 1; });
-    const auto order = [&](std::size_t a, std::size_t b) { return below(a, b); };
-    std::make_heap(column.shapes.begin(), column.shapes.end(), order);
-    column.micro = column.shapes.empty() ? 0 : shapes_[column.shapes.front()].most_micro;
-    column.exact = column.shapes.empty() || shapes_[column.shapes.front()].exact;
-}
-
-// The fewest micro-batches with which a column can be in a packing that is large enough: by the prices, it must not
-// waste more than the relaxation has to spare.
-int MixedSearch::needed(const Column& column) const {
-    return std::max(1, static_cast<int>(std::ceil(worth(column.usage.data()) - (bound_ - input_.num_micro) - 1e-6)));
-}
-
-// The order of a column's heap: the most micro-batches on top, exact ones first.
-bool MixedSearch::below(std::size_t a, std::size_t b) const {
-    const MixedShape &x = shapes_[a], &y = shapes_[b];
-    return std::make_pair(x.most_micro, x.exact) < std::make_pair(y.most_micro, y.exact);
 }
 
 // A shape with each kind of its first family in place of it, behind the others; the shape itself is no longer one.
@@ -273,7 +241,6 @@ void MixedSearch::expand(std::size_t index, double target, MixedAnswer& answer) 
     for (const int member : *stages_.family(shape.kind[block])) {
         MixedShape own = shape;
         own.kind[block] = static_cast<std::int16_t>(member);
-        own.counted = false;
         if (!admit(own, target, answer)) continue;
         own.most_micro = std::min(own.most_micro, shape.most_micro);
         shapes_.push_back(own);
@@ -284,108 +251,86 @@ bool MixedSearch::has_family(const MixedShape& shape) const {
     return std::any_of(shape.kind, shape.kind + shape.blocks, [&](int k) { return stages_.family(k) != nullptr; });
 }
 
-// Refines the best shape of a column until it is exact, or too poor to be needed. True if the column changed.
-bool MixedSearch::sharpen(Column& column, double target, int needed, MixedAnswer& answer) {
-    if (column.exact) return false;
-    const auto order = [&](std::size_t a, std::size_t b) { return below(a, b); };
-    bool changed = false;
-    while (!column.shapes.empty() && *cancel_ == 0) {
-        const std::size_t top = column.shapes.front();
-        if (shapes_[top].exact || (changed && shapes_[top].most_micro < needed)) break;
-        changed = true;
-        std::pop_heap(column.shapes.begin(), column.shapes.end(), order);
-        if (!shapes_[top].counted) {
-            count(shapes_[top], target, needed);
-            if (shapes_[top].most_micro < 1) {
-                column.shapes.pop_back();
-            } else {
-                std::push_heap(column.shapes.begin(), column.shapes.end(), order);
-            }
-            continue;
-        }
-        if (has_family(shapes_[top])) {
-            column.shapes.pop_back();
-            std::size_t next = shapes_.size();
-            expand(top, target, answer);
-            for (; next < shapes_.size(); ++next) {
-                column.shapes.push_back(next);
-                std::push_heap(column.shapes.begin(), column.shapes.end(), order);
-            }
-            continue;
-        }
-        refine(shapes_[top], target, needed, answer);
-        if (shapes_[top].most_micro < 1) {
-            column.shapes.pop_back();
-        } else {
-            std::push_heap(column.shapes.begin(), column.shapes.end(), order);
-        }
+// Whether a shape takes so many micro-batches: if so its number is exact from then on. Of a shape with families it
+// says no, and adds those of their kinds behind the others.
+bool MixedSearch::takes(std::size_t index, double target, int needed, MixedAnswer& answer) {
+    if (shapes_[index].most_micro < needed) return false;
+    if (shapes_[index].exact) return true;
+    if (!can_take(shapes_[index], target, needed)) {
+        shapes_[index].most_micro = needed - 1;
+        return false;
     }
-    column.micro = column.shapes.empty() ? 0 : shapes_[column.shapes.front()].most_micro;
-    column.exact = column.shapes.empty() || shapes_[column.shapes.front()].exact;
-    return true;
+    if (has_family(shapes_[index])) {
+        expand(index, target, answer);
+        return false;
+    }
+    refine(shapes_[index], target, needed, answer);
+    return shapes_[index].most_micro >= needed;
 }
 
-bool MixedSearch::sharpen_all(const std::vector<std::size_t>& columns, double target, MixedAnswer& answer) {
-    bool changed = false;
-    for (const std::size_t c : columns) changed = sharpen(columns_[c], target, needed(columns_[c]), answer) || changed;
-    return changed;
-}
-
-double MixedSearch::worth(const int* devices) const {
+double MixedSearch::worth(const std::vector<int>& devices) const {
     double total = prices_.back();
-    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * devices[g];
+    for (std::size_t g = 0; g < devices.size(); ++g) total += prices_[g] * devices[g];
     return total;
 }
 
-// Column generation: the linear relaxation over shapes with their true numbers of micro-batches, which grows by
-// every shape that is worth more than its prices. The prices are raised to what a plan within the target needs
-// nearly: when no shape is worth more than those, there is none.
-MixedStatus MixedSearch::price(double target, std::int64_t most_solved, MixedAnswer& answer) {
-    const std::size_t groups = input_.available.size();
-    const double goal = input_.num_micro - 1e-6;
-    true_.clear();
+// Prices that a plan within the target cannot pay: at most just below the number of micro-batches for the cluster.
+void MixedSearch::scale_prices() {
+    double bound = prices_.back() * input_.most_replicas;
+    for (std::size_t g = 0; g < input_.available.size(); ++g) bound += prices_[g] * input_.available[g];
+    for (double& p : prices_) p *= goal() / bound;
+}
+
+// Column generation: the linear relaxation over shapes with their true numbers of micro-batches grows by every shape
+// worth more than its price. While its value is below the goal prices are scaled up to that: when no shape is worth
+// more, there is no plan within the target. Once the goal is reached it ends, or, if `whole`, when the relaxation is
+// solved.
+MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer) {
     if (prices_.empty()) {  // at first every device is worth its best rate
         prices_ = device_rate_;
         prices_.push_back(0.0);
     }
-    std::vector<std::size_t> basis;
-    const auto raise = [&] {
-        double bound = prices_[groups] * input_.most_replicas;
-        for (std::size_t g = 0; g < groups; ++g) bound += prices_[g] * input_.available[g];
-        for (double& p : prices_) p *= goal / bound;
-    };
-    raise();
+    if (!whole) {
+        true_.clear();
+        scale_prices();
+    }
+    std::vector<int> devices;
+    bool reached = whole;
     for (bool changed = true; changed;) {  // the last round checks every shape at the same prices
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            int devices[kMostGroups] = {};
-            for (int b = 0; b < shapes_[s].blocks; ++b) {
-                const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
-                devices[kind.group] += kind.devices * shapes_[s].count[b];
-            }
-            const int needed = static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1;
-            if (shapes_[s].most_micro < needed) continue;
-            if (!can_take(shapes_[s], target, needed)) {
-                shapes_[s].most_micro = needed - 1;
-                continue;
-            }
-            if (has_family(shapes_[s])) {
-                expand(s, target, answer);  // its members come later in this round
-                continue;
-            }
+            usage(shapes_[s], devices);
+            if (!takes(s, target, static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
-            while (!shapes_[s].exact && shapes_[s].most_micro >= needed) refine(shapes_[s], target, needed, answer);
-            if (shapes_[s].most_micro < needed) continue;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({usage(shapes_[s]), {s}, shapes_[s].most_micro, true});
-            relax(true_, basis);
-            if (bound_ >= goal) return MixedStatus::kSplit;
-            raise();
+            true_.push_back({devices, s, shapes_[s].most_micro});
+            relax();
+            reached = bound_ >= goal();
+            if (reached && !whole) return MixedStatus::kSplit;
+            if (!reached) scale_prices();
             changed = true;
         }
     }
-    return MixedStatus::kNone;
+    return reached ? MixedStatus::kSplit : MixedStatus::kNone;
+}
+
+// All that the best packing can take, with their true numbers: the best shape for each number of devices that wastes
+// no more, by the prices, than the relaxation has to spare.
+std::vector<MixedSearch::Column> MixedSearch::candidates(double target, MixedAnswer& answer) {
+    std::map<std::vector<int>, Column> best;
+    std::vector<int> devices;
+    for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
+        if (shapes_[s].most_micro < 1) continue;
+        usage(shapes_[s], devices);
+        const int known = best.contains(devices) ? best[devices].micro : 0;
+        const double spare = bound_ - input_.num_micro + 1e-6;
+        const int needed = std::max(known + 1, static_cast<int>(std::ceil(worth(devices) - spare)));
+        if (takes(s, target, needed, answer)) best[devices] = {devices, s, shapes_[s].most_micro};
+    }
+    std::vector<Column> columns;
+    for (auto& [key, column] : best) columns.push_back(std::move(column));
+    return columns;
 }
 
 MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
@@ -393,8 +338,7 @@ MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const i
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
-    open_grid(target);
-    answer.status = price(target, most_solved, answer);
+    answer.status = price(target, most_solved, false, answer);
     return answer;
 }
 
@@ -403,39 +347,34 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
-    std::vector<std::size_t> basis, chosen;
-    const auto stopped = [&](MixedStatus status) {
-        answer.status = status;
-        return answer;
-    };
-    for (bool fresh = true; true;) {
-        if (fresh) {  // a target not tried before
-            open_grid(target);
-            const MixedStatus status = price(target, std::numeric_limits<std::int64_t>::max(), answer);
-            if (status == MixedStatus::kLimit) return stopped(status);
-            if (status == MixedStatus::kNone) break;
-            gather_columns();
-            fresh = false;
+    constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+    while (true) {
+        const auto stopped = [&](MixedStatus status) {
+            answer.status = status;
+            return answer;
+        };
+        if (price(target, kAll, false, answer) == MixedStatus::kNone) return answer;
+        bool too_large = false;
+        std::vector<Column> columns = true_;
+        std::vector<std::size_t> chosen;
+        int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+        if (most < input_.num_micro && *cancel == 0) {
+            price(target, kAll, true, answer);
+            columns = candidates(target, answer);
+            most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
         }
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
-        relax(columns_, basis);
-        if (bound_ < input_.num_micro - 1e-7) break;
-        if (sharpen_all(basis, target, answer)) continue;
-        bool too_large = false;
-        const int most = pack(chosen, answer, too_large);
-        if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
-        if (most < input_.num_micro) break;
-        if (sharpen_all(chosen, target, answer)) continue;
+        if (most < input_.num_micro) return answer;
         // Feasible. Give back micro-batches where they take longest by the cuts found, then cut anew.
         std::vector<const MixedShape*> shape;
         std::vector<MixedReplica> found;
         int total = 0;
         for (const std::size_t c : chosen) {
-            shape.push_back(&shapes_[columns_[c].shapes.front()]);
+            shape.push_back(&shapes_[columns[c].shape]);
             found.emplace_back();
-            solve(*shape.back(), columns_[c].micro, target, &found.back(), nullptr);
-            total += columns_[c].micro;
+            solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
+            total += columns[c].micro;
         }
         while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
             total -= found.back().num_micro;
@@ -461,9 +400,8 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
         }
         target = answer.value - step * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
-        fresh = true;
+        open_grid(target);
     }
-    return answer;
 }
 
 }  // namespace optalloc::training

@@ -103,7 +103,6 @@ struct MixedShape {
     std::int8_t blocks = 0;
     std::int16_t kind[kMostGroups] = {};
     std::int16_t count[kMostGroups] = {};
-    bool counted = false;        // most_micro is bounded by counts with the tails
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -135,17 +134,20 @@ class MixedSearch {
     };
     struct Column {
         std::vector<int> usage;
-        std::vector<std::size_t> shapes;  // a heap, the most micro-batches on top
+        std::size_t shape = 0;
         int micro = 0;
-        bool exact = false;
     };
     void add_families();
     void open(double target, MixedAnswer& answer);
     void expand(std::size_t index, double target, MixedAnswer& answer);
     bool has_family(const MixedShape& shape) const;
-    std::vector<int> usage(const MixedShape& shape) const;
-    double worth(const int* devices) const;
-    MixedStatus price(double target, std::int64_t most_solved, MixedAnswer& answer);
+    void usage(const MixedShape& shape, std::vector<int>& devices) const;
+    double worth(const std::vector<int>& devices) const;
+    double goal() const { return input_.num_micro - 1e-6; }
+    bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
+    void scale_prices();
+    MixedStatus price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer);
+    std::vector<Column> candidates(double target, MixedAnswer& answer);
     void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
     bool admit(MixedShape& shape, double target, MixedAnswer& answer);
     double shape_links(const MixedShape& shape) const;
@@ -156,21 +158,15 @@ class MixedSearch {
     const int* capacity(int step, int kind);
     const std::int16_t* tail_capacity(int step, int kind);
     bool holds(const MixedShape& shape, int step, int tail_step);
-    void count(MixedShape& shape, double target, int needed);
     bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
     double least_pass(const MixedShape& shape, double cap) const;
     bool covers(const MixedShape& shape, double beta);
     double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out, int* most);
     void refine(MixedShape& shape, double target, int needed, MixedAnswer& answer);
-    void gather_columns();
-    void refresh(Column& column);
-    bool below(std::size_t a, std::size_t b) const;
-    bool sharpen(Column& column, double target, int needed, MixedAnswer& answer);
-    int needed(const Column& column) const;
-    int pack(std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large);
-    void relax(const std::vector<Column>& columns, std::vector<std::size_t>& basis);
-    bool sharpen_all(const std::vector<std::size_t>& columns, double target, MixedAnswer& answer);
+    int pack(const std::vector<Column>& columns, std::vector<std::size_t>& chosen, MixedAnswer& answer,
+             bool& too_large);
+    void relax();
     MixedStages::Role role(int stage, int stages) const;
 
     MixedInput input_;
@@ -196,7 +192,7 @@ class MixedSearch {
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
     std::vector<MixedShape> shapes_;
     bool opened_ = false, inherits_ = false;
-    std::vector<Column> columns_, true_;
+    std::vector<Column> true_;            // of the relaxation
     std::vector<double> prices_;          // of the last relaxation, and its bound
     double bound_ = 0.0;
     const int* cancel_ = nullptr;

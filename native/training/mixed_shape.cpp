@@ -212,21 +212,6 @@ bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro
     return false;
 }
 
-// Sharpens the number of micro-batches of a shape by counts and tails, down to less than needed.
-void MixedSearch::count(MixedShape& shape, double target, int needed) {
-    int low = std::min(needed, shape.most_micro) - 1, high = shape.most_micro;
-    while (low < high) {
-        const int middle = low + (high - low + 1) / 2;
-        if (can_take(shape, target, middle)) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    shape.counted = low >= needed;
-    shape.most_micro = low;
-}
-
 // A lower bound of the slowest stage over all cuts, to a ten-thousandth; infinite where nothing fits.
 void MixedSearch::measure(MixedShape& shape) {
     shape.measured = true;
@@ -388,42 +373,32 @@ int MixedSearch::most_within(const MixedShape& shape, double target, double beta
     return most;
 }
 
-// Sharpens the number of micro-batches a shape takes: first whether it can take as many as `needed` at all, then a
-// bound by the slowest stage; when asked again, the true number.
+// Sharpens the number of micro-batches a shape takes until it is exact or less than needed: by whether its stages
+// can hold the layers in the time that is left for them, by the slowest stage at best, and by its cuts.
 void MixedSearch::refine(MixedShape& shape, double target, int needed, MixedAnswer& answer) {
-    if (needed > 1 && !shape.measured && needed <= shape.most_micro) {
-        const double room = target - shape.links - shape.least_tail;
-        double cap = room / needed;
-        cap = std::min(cap, (room - least_pass(shape, cap)) / (needed - 1)) * (1.0 + 1e-12);
-        if (!covers(shape, cap)) {
-            shape.most_micro = needed - 1;
-            return;
-        }
-    }
+    ++answer.refined;
     if (!shape.measured) {
-        ++answer.refined;
+        if (needed > 1) {
+            const double room = target - shape.links - shape.least_tail;
+            double cap = room / needed;
+            cap = std::min(cap, (room - least_pass(shape, cap)) / (needed - 1)) * (1.0 + 1e-12);
+            if (!covers(shape, cap)) {
+                shape.most_micro = needed - 1;
+                return;
+            }
+        }
         measure(shape);
     }
-    int most = 0;
-    if (shape.least_beta < kInfinity) {
-        most = most_within(shape, target, shape.least_beta);
-    }
-    if (most < shape.most_micro) {
-        shape.most_micro = most;
-        shape.exact = most == 0;
-        return;
-    }
-    // All cuts that take as many as are needed; if there are none, fewer do not matter until less is needed.
+    shape.most_micro = shape.least_beta < kInfinity ? most_within(shape, target, shape.least_beta) : 0;
+    if (shape.most_micro < needed) return;
     ++answer.solved;
-    const int least = std::min(needed, shape.most_micro);
     int reached = 0;
-    if (solve(shape, least, target, nullptr, &reached) == kInfinity) {
-        shape.most_micro = least - 1;
-        shape.exact = shape.most_micro == 0;
-        return;
+    if (solve(shape, needed, target, nullptr, &reached) == kInfinity) {
+        shape.most_micro = needed - 1;
+    } else {
+        shape.most_micro = std::min(shape.most_micro, reached);
+        shape.exact = true;
     }
-    shape.most_micro = std::min(shape.most_micro, reached);
-    shape.exact = true;
 }
 
 }  // namespace optalloc::training

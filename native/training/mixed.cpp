@@ -118,6 +118,7 @@ void MixedSearch::add_families() {
 // over the number of stages.
 bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     ++answer.shapes;
+    std::fill(shape.usage, shape.usage + kMostGroups, 0);
     std::array<std::pair<double, int>, kMostGroups> parts;  // rate and stages, the fastest first
     double room = 0.0, price = 0.0;
     for (int b = 0; b < shape.blocks; ++b) {
@@ -126,6 +127,7 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
         auto place = static_cast<std::size_t>(b);
         for (; place > 0 && parts[place - 1].first < rate_[k]; --place) parts[place] = parts[place - 1];
         parts[place] = {rate_[k], shape.count[b]};
+        shape.usage[kind.group] = shape.count[b] * kind.devices;
         room += shape.count[b] * kind.devices * kind.capacity;
         price += shape.count[b] * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
     }
@@ -224,14 +226,6 @@ void MixedSearch::inherit(const MixedSearch& other) {
 
 // -- columns: the devices a replica takes, and a shape that takes them -------------------------------------
 
-void MixedSearch::usage(const MixedShape& shape, std::vector<int>& devices) const {
-    devices.assign(input_.available.size(), 0);
-    for (int b = 0; b < shape.blocks; ++b) {
-        const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shape.kind[b])];
-        devices[static_cast<std::size_t>(kind.group)] += kind.devices * shape.count[b];
-    }
-}
-
 // A shape with each kind of its first family in place of it, behind the others; the shape itself is no longer one.
 void MixedSearch::expand(std::size_t index, double target, MixedAnswer& answer) {
     const MixedShape shape = shapes_[index];
@@ -268,9 +262,10 @@ bool MixedSearch::takes(std::size_t index, double target, int needed, MixedAnswe
     return shapes_[index].most_micro >= needed;
 }
 
-double MixedSearch::worth(const std::vector<int>& devices) const {
+// The price of the devices of a shape and of a replica.
+double MixedSearch::worth(const MixedShape& shape) const {
     double total = prices_.back();
-    for (std::size_t g = 0; g < devices.size(); ++g) total += prices_[g] * devices[g];
+    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * shape.usage[g];
     return total;
 }
 
@@ -294,17 +289,15 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
         true_.clear();
         scale_prices();
     }
-    std::vector<int> devices;
     bool reached = whole;
     for (bool changed = true; changed;) {  // the last round checks every shape at the same prices
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            usage(shapes_[s], devices);
-            if (!takes(s, target, static_cast<int>(std::floor(worth(devices) + 1e-9)) + 1, answer)) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({devices, s, shapes_[s].most_micro});
+            true_.push_back({std::to_array(shapes_[s].usage), s, shapes_[s].most_micro});
             relax();
             reached = bound_ >= goal();
             if (reached && !whole) return MixedStatus::kSplit;
@@ -318,14 +311,14 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
 // All that the best packing can take, with their true numbers: the best shape for each number of devices that wastes
 // no more, by the prices, than the relaxation has to spare.
 std::vector<MixedSearch::Column> MixedSearch::candidates(double target, MixedAnswer& answer) {
-    std::map<std::vector<int>, Column> best;
-    std::vector<int> devices;
+    std::map<std::array<int, kMostGroups>, Column> best;
     for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
         if (shapes_[s].most_micro < 1) continue;
-        usage(shapes_[s], devices);
-        const int known = best.contains(devices) ? best[devices].micro : 0;
+        const auto devices = std::to_array(shapes_[s].usage);
+        const auto known = best.find(devices);
         const double spare = bound_ - input_.num_micro + 1e-6;
-        const int needed = std::max(known + 1, static_cast<int>(std::ceil(worth(devices) - spare)));
+        const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
+                                    static_cast<int>(std::ceil(worth(shapes_[s]) - spare)));
         if (takes(s, target, needed, answer)) best[devices] = {devices, s, shapes_[s].most_micro};
     }
     std::vector<Column> columns;

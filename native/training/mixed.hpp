@@ -3,10 +3,9 @@
 // src/optalloc/training/mixed/problem.py states the problem, solve.py the proof.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "training/partition.hpp"
@@ -86,13 +85,14 @@ class MixedStages {
         std::vector<const LayerCost*> layers;
     };
     const MixedInput& input_;
-    std::size_t size_;
+    std::size_t size_, flights_;
     static Sums summed(std::vector<const LayerCost*> layers);
+    std::size_t key(int kind, int in_flight, Role role) const;
     MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
                      std::size_t end, int* full, int* selective) const;
     std::vector<Sums> sums_, cheapest_;
     std::vector<LayerCost> least_layer_, most_layer_;  // by kind
-    std::unordered_map<int, std::vector<MixedOption>> options_;
+    std::vector<std::vector<MixedOption>> options_;
     std::vector<std::vector<double>> rows_, tails_;
     std::vector<std::vector<int>> families_;
 };
@@ -103,6 +103,7 @@ struct MixedShape {
     std::int8_t blocks = 0;
     std::int16_t kind[kMostGroups] = {};
     std::int16_t count[kMostGroups] = {};
+    std::int32_t usage[kMostGroups] = {};  // devices by group
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -133,7 +134,7 @@ class MixedSearch {
         std::int32_t from_end, from_index;
     };
     struct Column {
-        std::vector<int> usage;
+        std::array<int, kMostGroups> usage{};
         std::size_t shape = 0;
         int micro = 0;
     };
@@ -141,8 +142,7 @@ class MixedSearch {
     void open(double target, MixedAnswer& answer);
     void expand(std::size_t index, double target, MixedAnswer& answer);
     bool has_family(const MixedShape& shape) const;
-    void usage(const MixedShape& shape, std::vector<int>& devices) const;
-    double worth(const std::vector<int>& devices) const;
+    double worth(const MixedShape& shape) const;
     double goal() const { return input_.num_micro - 1e-6; }
     bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
     void scale_prices();
@@ -155,7 +155,7 @@ class MixedSearch {
     int kind_of(const MixedShape& shape, int stage) const;
     void measure(MixedShape& shape);
     void open_grid(double target);
-    const int* capacity(int step, int kind);
+    const std::int16_t* capacity(int step, int kind);
     const std::int16_t* tail_capacity(int step, int kind);
     bool holds(const MixedShape& shape, int step, int tail_step);
     bool can_take(const MixedShape& shape, double target, int num_micro);
@@ -180,9 +180,9 @@ class MixedSearch {
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;
     double least_boundary_ = 0.0;
-    // By step of a geometric grid of beta and by kind: the most layers of a middle stage by its place from the end,
-    // added up, then those of a first stage, of a last and of a single one.
-    std::vector<int> capacity_;
+    // By kind and step of a geometric grid of beta: the most layers of a middle stage by its place from the end, of a
+    // first stage, of a last and of a single one.
+    std::vector<std::int16_t> capacity_;
     std::vector<double> beta_;            // by step
     // By step of a grid of theta, by kind, role and number of layers: the most layers up to that number whose tail
     // is within theta.

@@ -130,18 +130,18 @@ void MixedSearch::open_grid(double target) {
 }
 
 // How many layers stages of a kind hold within the beta of a step.
-const int* MixedSearch::capacity(int step, int kind) {
+const std::int16_t* MixedSearch::capacity(int step, int kind) {
     const int stages = input_.most_stages, size = 2 * stages + 3;
-    const std::size_t at = static_cast<std::size_t>(step - first_step_) * input_.kinds.size() + static_cast<std::size_t>(kind);
-    int* own = capacity_.data() + at * static_cast<std::size_t>(size);
+    const std::size_t at = static_cast<std::size_t>(kind) * beta_.size() + static_cast<std::size_t>(step - first_step_);
+    std::int16_t* own = capacity_.data() + at * static_cast<std::size_t>(size);
     if (own[0] == 0) return own;
     const double beta = beta_[static_cast<std::size_t>(step - first_step_)];
     const auto most = [&](int in_flight, MixedStages::Role r) {
         const auto& row = stages_.row(kind, in_flight, r);
-        return static_cast<int>(std::upper_bound(row.begin(), row.end(), beta) - row.begin()) - 1;
+        return static_cast<std::int16_t>(std::upper_bound(row.begin(), row.end(), beta) - row.begin() - 1);
     };
     own[0] = 0;
-    for (int f = 1; f <= stages; ++f) own[f] = own[f - 1] + std::max(0, most(f, MixedStages::kMiddle));
+    for (int f = 1; f <= stages; ++f) own[f] = most(f, MixedStages::kMiddle);
     for (int f = 1; f <= stages; ++f) own[stages + f] = most(f, MixedStages::kFirst);
     own[size - 2] = most(1, MixedStages::kLast);
     own[size - 1] = most(1, MixedStages::kSingle);
@@ -172,11 +172,11 @@ bool MixedSearch::holds(const MixedShape& shape, int step, int tail_step) {
     const int stages = shape.stages(), limit = input_.most_stages, size = layers_ + 1;
     int total = 0, place = stages;  // from the end
     for (int b = 0; b < shape.blocks; ++b) {
-        const int* by_beta = capacity(step, shape.kind[b]);
+        const std::int16_t* by_beta = capacity(step, shape.kind[b]);
         const std::int16_t* by_theta = tail_capacity(tail_step, shape.kind[b]);
         for (int i = 0; i < shape.count[b]; ++i, --place) {
             const auto r = role(stages - place, stages);
-            int most = by_beta[place] - by_beta[place - 1];
+            int most = by_beta[place];
             if (r != MixedStages::kMiddle) {
                 most = by_beta[r == MixedStages::kFirst ? limit + place : 2 * limit + (r == MixedStages::kLast ? 1 : 2)];
             }

@@ -40,7 +40,8 @@ MixedStages::Sums MixedStages::summed(std::vector<const LayerCost*> layers) {
     return sums;
 }
 
-MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1) {
+MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1),
+      flights_(static_cast<std::size_t>(input.most_stages) + 1) {
     least_layer_.reserve(input.kinds.size());
     for (const MixedKind& kind : input.kinds) {
         std::vector<const LayerCost*> layers;
@@ -68,13 +69,17 @@ MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.s
         cheapest_.push_back(summed(std::vector<const LayerCost*>(layers.size(), &least_layer_.back())));
         sums_.push_back(summed(std::move(layers)));
     }
-    rows_.resize(input.kinds.size() * 256 * 4);
+    options_.resize(input.kinds.size() * flights_ * 4);
+    rows_.resize(input.kinds.size() * flights_ * 4);
     tails_.resize(input.kinds.size() * 4);
 }
 
+std::size_t MixedStages::key(int kind, int in_flight, Role role) const {
+    return (static_cast<std::size_t>(kind) * flights_ + static_cast<std::size_t>(in_flight)) * 4 + role;
+}
+
 const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin, int end) {
-    const int key = (kind * 256 + in_flight) * 4 + role;
-    auto& row = options_[key];
+    auto& row = options_[key(kind, in_flight, role)];
     if (row.empty()) row.assign(size_ * size_, MixedOption{-1.0, 0.0});
     MixedOption& option = row[static_cast<std::size_t>(begin) * size_ + static_cast<std::size_t>(end)];
     if (option.tau < 0.0) option = compute(kind, in_flight, role, begin, end, nullptr, nullptr);
@@ -82,7 +87,7 @@ const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin
 }
 
 const std::vector<double>& MixedStages::row(int kind, int in_flight, Role role) {
-    auto& row = rows_[static_cast<std::size_t>((kind * 256 + in_flight) * 4 + role)];
+    auto& row = rows_[key(kind, in_flight, role)];
     if (!row.empty()) return row;
     if (const std::vector<int>* members = family(kind)) {
         std::vector<double> least(size_, kInfinity);
@@ -151,7 +156,7 @@ const std::vector<double>& MixedStages::tails(int kind, Role role) {
 
 void MixedStages::add_family(std::vector<int> members) {
     families_.push_back(std::move(members));
-    rows_.resize(rows_.size() + 256 * 4);
+    rows_.resize(rows_.size() + flights_ * 4);
     tails_.resize(tails_.size() + 4);
 }
 

@@ -2,27 +2,36 @@
 
 Method
 ------
-A *part* of the space fixes the micro-batch size, the groups that may be used, and a range of R in
-which the costs are the same. Within a part the native search (``native/training/mixed*.cpp``)
-answers: is there a plan of at most T seconds? It does so by
+A *part* of the space fixes the micro-batch size, the groups that may be used, and a range of R; a
+range in which costs differ is *relaxed*: each replica costs what it costs with the cheapest number.
+Within a part the native search (``native/training/mixed*.cpp``) answers: is there a plan of at most
+T seconds? A *shape* is a sequence of blocks; n(shape) is the greatest number of micro-batches that
+it takes in T. The question is whether some packing of shapes into the devices takes M in all.
 
-- shapes: all sequences of blocks, each with an upper bound n of the micro-batches it takes in T;
-  the bound is closed form first, then by the least bottleneck over all cuts, then exact, by a
-  dynamic programme over (stage, layers done) that keeps the undominated (S, beta, theta);
-- a packing of shapes into the devices: its linear relaxation, then a dynamic programme over
-  (replicas, devices used of each group), says how many micro-batches fit in T at most. Only shapes
-  that a packing uses are made exact.
+- Bounds of n: all work at the best rates of the kinds; then, for kinds of one group and size as
+  one family and then for each kind, by counts: with no stage longer than beta and no tail longer
+  than theta, can the stages hold as many layers as there are, for some theta of a grid and the beta
+  it leaves? Then the least bottleneck over all cuts; then exact, by a dynamic programme over
+  (stage, layers done) that keeps the undominated (S, beta, theta).
+- Prices: the linear relaxation of the packing (devices of each group and R as rows) is solved by
+  column generation. Its dual gives each device a price. Scaled until the whole cluster costs just
+  less than M, these refute T if no shape takes more micro-batches than its devices cost; each shape
+  is tested against its own price alone, by the cheapest bound that decides.
+- Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
+  prices found; in a part of one R a dynamic programme over (replicas, devices used of each group)
+  packs the shapes whose price leaves no more to waste than the relaxation has to spare.
 
 Why it is exact
 ---------------
-If the packing of the upper bounds takes fewer than M micro-batches, no plan of the part has
-J <= T. If it takes M with exact shapes, it is a plan. Shapes left out by a bound waste more than
-the difference of the relaxation and M, so no plan with them takes M in T. Costs depend on the
-groups used alone through the slowest link and the fixed time, which grow with the set: a plan
-found among more groups than it uses is worth no less in its own part, so the least over all parts
-is the optimum. T begins at a first incumbent, from a short search with few kinds that proves
-nothing, or rises from the greatest lower bound; each round ends in a plan, or in the proof that T
-is a lower bound of all plans.
+Prices p >= 0 with p * devices + q * R < M and n(shape) <= p * (devices of the shape) + q for every
+shape leave no packing that takes M: no plan of the part has J <= T. Bounds never fall below n, and
+costs in a relaxed part are no greater than in its halves. If the packing takes M with exact shapes,
+it is a plan; if it does not, shapes left out waste more than the difference of the relaxation and
+M. Costs depend on the groups used alone through the slowest link and the fixed time, which grow
+with the set: a plan found among more groups than it uses is worth no less in its own part, so the
+least over all parts is the optimum. T rises from the greatest lower bound until there is a plan,
+then it is the best plan's time; each round ends in a better plan, or in the proof that T is a lower
+bound of all plans.
 """
 
 from __future__ import annotations
@@ -43,7 +52,7 @@ from optalloc.training.mixed.problem import MixedProblem, Replica
 _NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
 _POLL_S = 0.05
 # Targets as multiples of the first bound.
-_TARGETS = (1.15, 1.35, 1.7, 2.5, 6.0, 1e2, 1e4)
+_TARGETS = (1.15, 1.6, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
 # work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6

@@ -192,13 +192,6 @@ void MixedSearch::open(double target, MixedAnswer& answer) {
     open_grid(target);
     if (opened_) return;
     opened_ = true;
-    if (inherits_) {
-        for (MixedShape& shape : shapes_) {
-            const int known = shape.most_micro;
-            shape.most_micro = admit(shape, target, answer) ? std::min(known, shape.most_micro) : 0;
-        }
-        return;
-    }
     double room = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) {
         double best = 0.0;
@@ -207,7 +200,17 @@ void MixedSearch::open(double target, MixedAnswer& answer) {
         }
         room += best * input_.available[g];
     }
-    if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) return;
+    if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) {
+        shapes_.clear();
+        return;
+    }
+    if (inherits_) {
+        for (MixedShape& shape : shapes_) {
+            const int known = shape.most_micro;
+            shape.most_micro = admit(shape, target, answer) ? std::min(known, shape.most_micro) : 0;
+        }
+        return;
+    }
     MixedShape shape;
     extend(shape, 0, 0, 0.0, target, answer);
 }

@@ -166,6 +166,33 @@ def work_bound(problem: MixedProblem, used: Sequence[int]) -> float:
     return problem.num_microbatches / rate + fixed if rate > 0 else float("inf")
 
 
+def most_replicas(problem: MixedProblem, used: Sequence[int]) -> int:
+    """No plan on these groups has more replicas: each has a micro-batch and a device, and all of
+    them together hold so many times the least bytes of every layer."""
+    most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
+    own = np.isin(problem.group, used)
+    if not own.any():
+        return most
+    room = sum(
+        problem.available[g] * float(problem.capacity_bytes[problem.group == g].max())
+        for g in used
+        if (problem.group == g).any()
+    )
+    field = {name: problem.layers[own, :, k] for k, name in enumerate(LAYER_FIELDS)}
+    held = np.minimum(field["held_bytes"], field["held_full_bytes"])
+    kept = field["state_bytes"] + np.minimum(held, field["held_selective_bytes"])
+    counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1)
+    counts[0] = counts[-1] = 1
+    while most > 1:
+        whole = (kept + problem.optimizer_bytes[own] / shards(most)) * problem.devices[own, None]
+        least = whole.min(axis=0)
+        least[-2] = min(least[-2], least[-1])  # the head, or where one stage holds both ends
+        if most * float(counts @ least[:-1]) <= room * (1.0 + 1e-9):
+            break
+        most -= 1
+    return most
+
+
 def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     """The problem with these kinds alone."""
     index = np.array(kinds, np.int64)
@@ -180,8 +207,8 @@ def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
-                most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
                 parts.append(Part(problem, used, 1, 1, bound))
+                most = most_replicas(problem, used)
                 if most > 1:
                     parts.append(Part(problem, used, 2, most, bound))
     return parts

@@ -117,9 +117,9 @@ class Search:
             for part in waiting:
                 if part.bound >= self._goal():
                     self._count("work bound")
-                elif self.stopped or part.too_large or part.bound >= min(target, self._goal()):
-                    later.append(part)
-                elif not self._refuted(part, target):
+                    continue
+                known = part.too_large or part.bound >= min(target, self._goal())
+                if known or not self._refuted(part, target):
                     later.append(part)
                 elif target >= min(self._goal(), part.work_bound * _NO_LIMIT):
                     self._count("packing bound" if self.value is not None else "memory")
@@ -173,9 +173,10 @@ class Search:
                 self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
         refuted = status in (_NONE, _FOUND)
         if status == _SPLIT:
-            halves = part.halves()
-            refuted = all([self._refuted(half, target) for half in halves])
-            part.too_large = any(half.too_large for half in halves)
+            refuted = True
+            for half in part.halves():
+                refuted = self._refuted(half, target) and refuted
+                part.too_large = part.too_large or half.too_large
         part.too_large = part.too_large or status == _TOO_LARGE
         self.stopped = self.stopped or status == _LIMIT
         part.close()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.plans import read_any
+from optalloc.cli.plans import with_true_figures
+from optalloc.errors import InputError
 from optalloc.export.base import TARGETS, export
 from optalloc.export.mixed import export_mixed
+from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
+from optalloc.plan.plan import load_any_plan
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 
 
@@ -14,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
     parser.add_argument(
-        "--to", required=True, metavar="TARGET", help=f"one of {', '.join(sorted(TARGETS))}"
+        "--to",
+        required=True,
+        metavar="TARGET",
+        help=f"one of {', '.join(sorted(TARGETS))}; of offload plans {', '.join(OFFLOAD_TARGETS)}",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FOLDER", help="made if it does not exist"
@@ -23,7 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    plan = read_any(arguments.plan)
+    saved = load_any_plan(arguments.plan)
+    if isinstance(saved, ServingPlan):
+        raise InputError(
+            "a serving plan is not exported by this release",
+            path=arguments.plan,
+            fix="read its engines from the file; 'optalloc schema serving-plan' says where",
+        )
+    if isinstance(saved, OffloadPlan):
+        for path in export_offload(saved, arguments.to, arguments.output):
+            print(path)
+        return 0
+    plan = with_true_figures(saved, arguments.plan)
     if isinstance(plan, MixedPlan):
         paths = export_mixed(plan, arguments.to, arguments.output)
     else:

@@ -34,7 +34,11 @@ def read_as_it_is(path: str) -> AnyTrainingPlan:
     InputError
         As :func:`with_true_figures`, with the path of the file.
     """
-    plan = load_training_plan(path)
+    return as_it_is(load_training_plan(path), path)
+
+
+def as_it_is(plan: P, path: str) -> P:
+    """The plan itself, once its decisions were checked; raises as :func:`with_true_figures`."""
     _written(plan, path)
     return plan
 

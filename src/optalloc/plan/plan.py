@@ -9,11 +9,14 @@ import msgspec
 
 from optalloc import files
 from optalloc.errors import FormatVersionError, InputError
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
 P = TypeVar("P", bound=msgspec.Struct)
 AnyTrainingPlan = TrainingPlan | MixedPlan
+AnyPlan = TrainingPlan | MixedPlan | OffloadPlan | ServingPlan
 
 
 class _Head(msgspec.Struct):
@@ -44,6 +47,22 @@ def load_mixed_plan(path: str | os.PathLike[str]) -> MixedPlan:
 def load_training_plan(path: str | os.PathLike[str]) -> AnyTrainingPlan:
     """Read a saved training plan on any cluster; raises as :func:`load_plan`."""
     kinds: tuple[type[AnyTrainingPlan], ...] = (TrainingPlan, MixedPlan)
+    return read_saved(path, *kinds)
+
+
+def load_offload_plan(path: str | os.PathLike[str]) -> OffloadPlan:
+    """Read a saved offload plan; raises as :func:`load_plan`."""
+    return read_saved(path, OffloadPlan)
+
+
+def load_serving_plan(path: str | os.PathLike[str]) -> ServingPlan:
+    """Read a saved serving plan; raises as :func:`load_plan`."""
+    return read_saved(path, ServingPlan)
+
+
+def load_any_plan(path: str | os.PathLike[str]) -> AnyPlan:
+    """Read a saved plan of any family; raises as :func:`load_plan`."""
+    kinds: tuple[type[AnyPlan], ...] = (TrainingPlan, MixedPlan, OffloadPlan, ServingPlan)
     return read_saved(path, *kinds)
 
 

@@ -5,6 +5,8 @@ Every row is a machine (0 to 3 unequal GPUs, CPU memory, often a disk) and a mod
     optimum_s     seconds of a request with the best placement, and its gap
     accelerate_s  with the map that accelerate makes; planned_a_s with the best that it can run
     llama_cpp_s   with the layers and experts that llama.cpp puts on GPUs; planned_l_s as above
+    flexgen_s     of FlexGen's linear programme: layers alone, all overlapped, shares not whole;
+                  dense models on one GPU
     milp_s        of HiGHS on the same problem (with --check, on models cut to --layers)
 
 A dash: the tool has no placement that fits. The summary counts machines on which a plan is slower
@@ -27,7 +29,8 @@ import msgspec
 from benchmarks.offload_milp import least_seconds_by_milp
 from benchmarks.offload_peers import filled_s, first_fit_s
 from optalloc.model.load import load_model
-from optalloc.model.spec import LayerRun, ModelSpec
+from optalloc.model.spec import Experts, LayerRun, ModelSpec
+from optalloc.serving.offload.flexgen import flexgen_policy
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Cpu, Disk, Gpu, Machine
 from optalloc.serving.offload.parts import Chain, chain_of
@@ -39,7 +42,7 @@ MODELS = ("llama-3.1-8b", "llama-3.1-70b", "qwen2.5-32b", "qwen3-30b-a3b", "mixt
           "gpt-oss-20b")  # fmt: skip
 _COLUMNS = (
     "machine", "model", "dtype", "gpus", "disk", "optimum_s", "gap", "accelerate_s", "planned_a_s",
-    "llama_cpp_s", "planned_l_s", "milp_s", "cpu_s",
+    "llama_cpp_s", "planned_l_s", "flexgen_s", "milp_s", "cpu_s",
 )  # fmt: skip
 
 
@@ -156,6 +159,7 @@ def _row(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "planned_a_s": planned["accelerate"],
         "llama_cpp_s": _finite(filled_s(machine, chain)),
         "planned_l_s": planned["llama.cpp"],
+        "flexgen_s": _flexgen_s(model, machine, asked),
         "milp_s": milp,
         "cpu_s": cpu_s,
     }
@@ -163,6 +167,15 @@ def _row(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _checked(machine: Machine, chain: Chain, limit_s: float) -> float:
     return least_seconds_by_milp(OffloadProblem(machine=machine, chain=chain), time_limit_s=limit_s)
+
+
+def _flexgen_s(model: ModelSpec, machine: Machine, asked: Generation) -> float | None:
+    if len(machine.gpus) != 1 or any(
+        isinstance(layer.feed_forward, Experts) for layer in model.layer_types
+    ):
+        return None
+    policy = flexgen_policy(model, machine, asked)
+    return None if policy is None else policy.request_s
 
 
 def _finite(value: float) -> float | None:

@@ -89,6 +89,8 @@ def best_space(
     Ranges on chains within ``share`` of the shortest have the bound of a whole knapsack; with
     ``whole`` the prices are found with that bound too, which takes longer and is higher.
     """
+    from highspy import HighsModelStatus
+
     from optalloc.assignment.milp import QuietHighs
 
     tables, paths = pool.tables, pool.paths[whole]
@@ -133,6 +135,7 @@ def best_space(
     for step in range(_STEPS):
         if paths or step:
             highs.run()
+            assert highs.getModelStatus() == HighsModelStatus.kOptimal
             values = highs.getSolution().col_value
             bound_above = float(values[0])
             multipliers = np.maximum(np.array(values[1:]), 0.0) / scale

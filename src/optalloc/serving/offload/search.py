@@ -312,7 +312,7 @@ class Search:
         for (k, kind, memory), away, kept in zip(where, counts, taken.tolist(), strict=True):
             homes[k][kind, memory] = kept
             homes[k][kind, DISK] = away - kept
-        self.best = Best(seconds - gain, tables, tuple(made), tuple(homes))
+        self.best = Best(float(seconds - gain), tables, tuple(made), tuple(homes))
 
 
 def _hops_s(layouts: Layouts, made: list[Range]) -> float:

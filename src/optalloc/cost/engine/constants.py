@@ -51,6 +51,9 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
     decode: Value
     prefill: Value
     interference: Value
+    apart: Value
+    outside: Value
+    lag: Value
     burst: Value
     queue: Value
     reserve_bytes: Value
@@ -70,8 +73,17 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     throughput: float
 
 
+#: Levels whose setups have errors of their own, the narrowest first.
+ERROR_LEVELS = ("software, device", "device")
+
+
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The form of ``cost/fitted/serving-1.toml``."""
+    """The form of ``cost/fitted/serving-1.toml``.
+
+    ``shifts`` move a constant, on the scale of its link, for one key of a level (see ``keys.py``);
+    ``spreads`` say how far a fit may plausibly move each. ``errors`` are ordered from narrow to
+    wide.
+    """
 
     name: str
     date: str
@@ -79,6 +91,12 @@ class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     spreads: dict[str, dict[str, float]] = {}
     shifts: Table = {}
     errors: tuple[Errors, ...] = ()
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of shifts and of errors, each once."""
+        named = [*ERROR_LEVELS, *self.spreads, *self.shifts]
+        return tuple(dict.fromkeys(named))
 
 
 @lru_cache(maxsize=8)

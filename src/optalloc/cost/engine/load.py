@@ -2,17 +2,19 @@
 
 Closed loop of Q requests, q = Q / groups of them in a data-parallel group, I prompt and O answer
 tokens. D of them decode, at most as many as the cache holds. With P the time of one prompt's
-iterations (*prefill_s*) and s(D) that of a decoding iteration:
+iterations (*prefill_s*), s(D) that of a decoding iteration and x(D) that of the prompts that come
+with it (*mixed_s*):
 
-    tpot = s(D) / tokens a step + interference (D - 1) / O * P      others' prompts come between
-    ttft = P + s(D) + burst (q - 1)/2 P + queue w + slots
-    w    = P rho / 2 (1 - rho),  rho = q P / (ttft + (O - 1) tpot)  waiting for other prompts
-    slots = (q / D - 1) (P + O tpot)                                 where the cache holds too few
-    rate = Q / (ttft + (O - 1) tpot)                                 Little's law
+    tpot = ( s(D) + x(D) ) / tokens a step
+    ttft = P + lag tpot + burst (D - 1)/2 P + queue P rho / 2 (1 - rho) + slots
+    rho  = (q - 1) P / (ttft + (O - 1) tpot)                 the share of time that reads prompts
+    slots = (q / D - 1) (P + (O - 1) tpot) + min(outside, q - 1)/q (O - 1) tpot
+    rate = Q / (ttft + (O - 1) tpot)                         Little's law
 
 D and rho depend on the times and are found by iteration. The burst is the start, when every client
-sends at once and a prompt waits for half of the others; its weight is the share of such requests
-in a measured run.
+sends at once and a prompt waits for half of the others; its weight is the share of such requests in
+a run. ``lag`` are iterations until a client sees the first token. Requests wait for a slot where
+the cache holds too few, or where the server takes ``outside`` fewer than there are.
 """
 
 from __future__ import annotations
@@ -61,32 +63,40 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def closed_loop_times(
-    step: StepModel, input_len: Value, output_len: Value, concurrency: Value, prefix_len: Value = 0
+    step: StepModel,
+    input_len: Value,
+    output_len: Value,
+    concurrency: Value,
+    prefix_len: Value = 0,
+    reserved: Value = 1.0,
 ) -> Times:
     """Times of a closed loop; every argument may be an array of one entry a setup.
+
+    ``reserved`` is the share of an answer for which a request needs room to be admitted: 1 where no
+    request is ever evicted, a half where requests come in while there is room.
 
     Complexity: a fixed number of passes over the arrays.
     """
     c, work = step.constants, step.work
     q = np.maximum(1.0, concurrency / work.groups)
-    context = input_len + output_len / 2.0
-    fit = np.maximum(1.0, step.sequences_that_fit(input_len + output_len))
+    fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     decoding = np.minimum(q, fit)
     prompt_s = step.prefill_s(input_len - prefix_len)
     ttft, tpot = prompt_s, prompt_s
     share: Value = 0.0
     for _ in range(_ROUNDS):
-        iteration = step.decode_s(np.maximum(1.0, decoding / work.pp), context)
-        tpot = iteration / step.tokens_per_step
-        tpot = tpot + c.interference * np.maximum(0.0, decoding - 1.0) / output_len * prompt_s
-        slots = (q / np.minimum(q, fit) - 1.0) * (prompt_s + output_len * tpot)
+        tpot = mixed_s(
+            step, decoding, np.maximum(0.0, decoding - 1.0), input_len, output_len, prefix_len
+        )
+        answer = (output_len - 1.0) * tpot
+        slots = (q / np.minimum(q, fit) - 1.0) * (prompt_s + answer)
+        slots = slots + np.minimum(c.outside, q - 1.0) / q * answer
         start = c.burst * np.maximum(0.0, np.minimum(q, fit) - 1.0) / 2.0 * prompt_s
-        whole = prompt_s + iteration + start + slots + (output_len - 1.0) * tpot
-        share = np.minimum(0.95, (q - 1.0) / q * q * prompt_s / whole)
+        whole = prompt_s + c.lag * tpot + start + slots + answer
+        share = np.minimum(0.95, (q - 1.0) * prompt_s / whole)
         wait = c.queue * prompt_s * share / (2.0 * (1.0 - share))
-        ttft = prompt_s + iteration + start + wait + slots
-        busy = (output_len - 1.0) * tpot / (ttft + (output_len - 1.0) * tpot)
-        decoding = np.clip(q * busy, 1.0, fit)
+        ttft = prompt_s + c.lag * tpot + start + wait + slots
+        decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
     return Times(
         ttft_s=ttft,
         tpot_s=tpot,
@@ -95,6 +105,33 @@ def closed_loop_times(
         prefill_s=prompt_s,
         prefill_share=share,
     )
+
+
+def mixed_s(
+    step: StepModel,
+    decoding: Value,
+    others: Value,
+    input_len: Value,
+    output_len: Value,
+    prefix_len: Value = 0,
+) -> Value:
+    """Seconds a token of ``decoding`` sequences while prompts of ``others`` come between.
+
+    Each sequence's place takes one prompt in ``output_len`` tokens. Prompts come whole, or several
+    together where more than one comes in an iteration, at most a chunk.
+    """
+    c, pp = step.constants, step.work.pp
+    context = input_len + output_len / 2.0
+    new = input_len - prefix_len
+    batch = np.maximum(1.0, decoding / pp)
+    alone = step.decode_s(batch, context)
+    flow = others / pp * new * step.tokens_per_step / output_len  # prompt tokens an iteration
+    lump = np.clip(np.maximum(new, flow), 1.0, step.chunk_tokens)
+    pairs = lump * (input_len + prefix_len + 1.0) / 2.0
+    beside = step.latency_s(lump, batch, batch * context, pairs) - alone
+    own = step.latency_s(lump, 0.0, 0.0, pairs)
+    extra = c.prefill * ((1.0 - c.apart) * beside + c.apart * own) + c.prompt_s * lump / new
+    return (alone + c.interference * flow / lump * extra) / step.tokens_per_step
 
 
 def closed_loop(
@@ -197,33 +234,32 @@ def offline_times(
 ) -> tuple[Value, Times]:
     """Seconds until ``requests`` queued requests are answered, and the times of its full part.
 
-    n requests a group, D of them at a time, O iterations each: while the last D drain, half of them
-    decode in the mean, so of the n O / D iterations with a full batch O / 2 become O with half:
+    n requests a group, D of them at a time, O iterations each, with x seconds of prompts beside an
+    iteration of s(D): while the last D drain, half of them decode in the mean, so of the n O / D
+    iterations with a full batch O / 2 become O with half:
 
-        n P + (n / D - 1/2) O s(D) + O s(D / 2)
+        n O / D x + (n / D - 1/2) O s(D) + O s(D / 2)
     """
     per_group = requests / step.work.groups
     fit = np.maximum(1.0, step.sequences_that_fit(input_len + output_len / 2.0))
     batch = np.minimum(fit, per_group)
-    prompt_s = step.prefill_s(input_len)
+    # More prompts than a chunk holds in each iteration keep the batch from filling.
+    batch = np.maximum(1.0, np.minimum(batch, step.chunk_tokens * output_len / input_len))
     context = input_len + output_len / 2.0
-    full = step.decode_s(np.maximum(1.0, batch / step.work.pp), context)
-    tpot = full / step.tokens_per_step
-    tpot = tpot + step.constants.interference * batch / output_len * prompt_s
-    half = step.decode_s(np.maximum(1.0, batch / 2.0 / step.work.pp), context)
-    iterations = output_len / step.tokens_per_step
-    whole = (
-        per_group * prompt_s
-        + iterations * full * np.maximum(0.5, per_group / batch - 0.5)
-        + iterations * half
+    tpot = mixed_s(step, batch, batch, input_len, output_len)
+    full, half = (
+        step.decode_s(np.maximum(1.0, batch * part / step.work.pp), context) / step.tokens_per_step
+        for part in (1.0, 0.5)
     )
+    rounds = np.maximum(1.0, per_group / batch)
+    whole = output_len * (rounds * (tpot - full) + (rounds - 0.5) * full + half)
     times = Times(
         ttft_s=whole / 2.0,
         tpot_s=tpot,
         decoding=batch,
         fit=fit,
-        prefill_s=prompt_s,
-        prefill_share=np.minimum(1.0, per_group * prompt_s / whole),
+        prefill_s=step.prefill_s(input_len),
+        prefill_share=1.0 - full / tpot,
     )
     return whole, times
 
@@ -278,6 +314,7 @@ def disaggregated_times(
     output_len: Value,
     concurrency: Value,
     transfer_s: Value = 0.0,
+    reserved: Value = 1.0,
 ) -> Times:
     """Times of a closed loop over workers that read prompts and workers that decode.
 
@@ -288,7 +325,7 @@ def disaggregated_times(
     prompt_s = prefill.prefill_s(input_len)
     context = input_len + output_len / 2.0
     places = num_decode * decode.work.groups
-    fit = np.maximum(1.0, decode.sequences_that_fit(input_len + output_len))
+    fit = np.maximum(1.0, decode.sequences_that_fit(input_len + reserved * output_len))
     c = prefill.constants
     decoding = np.minimum(concurrency / places, fit)
     ttft, tpot, share = prompt_s, prompt_s, np.zeros_like(prompt_s)
@@ -303,7 +340,7 @@ def disaggregated_times(
         wait = c.queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
         start = c.burst * np.maximum(0.0, concurrency / servers - 1.0) / 2.0 * prompt_s
         slots = np.maximum(0.0, concurrency / (places * fit) - 1.0) * answer
-        ttft = prompt_s + transfer_s + np.maximum(wait + start, crowd) + slots
+        ttft = prompt_s + transfer_s + c.lag * tpot + np.maximum(wait + start, crowd) + slots
         busy = answer / (ttft + answer)
         decoding = np.minimum(np.maximum(concurrency * busy / places, 0.1), fit)
     return Times(

@@ -34,6 +34,7 @@ from optalloc.cost.engine.constants import (
     read_engine_constants,
     resolved,
 )
+from optalloc.cost.engine.keys import setup_keys
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.work import Work, engine_work
 from optalloc.model.spec import ModelSpec
@@ -235,23 +236,13 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         return w.reduces * reduce + w.exchanges * exchange
 
 
-def setup_keys(model: ModelSpec, device: DeviceSpec, engine: Engine) -> dict[str, str]:
-    """The key of each level of shifts for one setup."""
-    weights = engine.expert_dtype or engine.weight_dtype
-    return {
-        "software": engine.software,
-        "device": device.name,
-        "weights": weights,
-        "model": model.name,
-    }
-
-
 def step_model(
     model: ModelSpec,
     device: DeviceSpec,
     engine: Engine,
     *,
     group: NodeGroup | None = None,
+    campaign: str = "",
     file: EngineFile | None = None,
 ) -> StepModel:
     """The times and the memory of ``engine`` serving ``model``.
@@ -263,13 +254,16 @@ def step_model(
     group : NodeGroup, optional
         The nodes it lies in, whose links count; default: as many usual nodes of the device as the
         engine needs.
+    campaign : str
+        A series of measurements whose way of measuring is to be predicted; default: an ordinary
+        client's.
     file : EngineFile, optional
         Constants; default: those of the package.
 
     Complexity: O(number of layer types); about 0.1 ms, less when repeated.
     """
     file = file or read_engine_constants()
-    keys = setup_keys(model, device, engine)
+    keys = setup_keys(file.levels, model, device, engine, campaign=campaign)
     bandwidth, latency = _stage_link(device, engine.tp * engine.attention_dp, group)
     return StepModel(
         work=engine_work(model, device, engine, bandwidth, latency),

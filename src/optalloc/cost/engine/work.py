@@ -27,7 +27,7 @@ from optalloc.model.parameters import (
     layer_parameters,
     vision_parameters,
 )
-from optalloc.model.spec import Experts, LatentAttention, Layer, ModelSpec
+from optalloc.model.spec import Experts, LatentAttention, Layer, LinearAttention, ModelSpec
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +122,7 @@ def _work_of(model: ModelSpec, engine: Engine) -> Work:
             visited = layer.feed_forward.top_k / layer.feed_forward.num_experts
             blocks = 1 if engine.attention_dp > 1 else 2
         reduces += n * blocks if tp > 1 else 0
-        of = _attention(layer, tp)
+        of = _attention(layer, tp, one_value)
         kv, fixed = kv + n * of[0], fixed + n * of[1]
         pairs, window = pairs + n * of[2], window + n * of[3]
     share = -(-depth // engine.pp) / depth
@@ -141,8 +141,8 @@ def _work_of(model: ModelSpec, engine: Engine) -> Work:
         visited=visited,
         head_bytes=2.0 * head,
         head_flops=2.0 * head,
-        kv_bytes=kv * one_value,
-        fixed_kv_bytes=fixed * one_value,
+        kv_bytes=kv,
+        fixed_kv_bytes=fixed,
         weights_bytes=(dense * one_weight + routed * one_expert) * share
         + end
         + 2.0 * vision_parameters(model),
@@ -165,21 +165,24 @@ def _counted(model: ModelSpec) -> list[tuple[Layer, int]]:
     return [(t, counts[t.name]) for t in model.layer_types if t.stack != "vision"]
 
 
-def _attention(layer: Layer, tp: int) -> tuple[float, float, float, float]:
-    """Of one layer and device: cached values a token and, for windows, a sequence; FLOPs a pair of
-    query and key and, for windows, a prompt token."""
+def _attention(layer: Layer, tp: int, one: float) -> tuple[float, float, float, float]:
+    """Of one layer and device: cached bytes a token and, for windows and states, a sequence; FLOPs
+    a pair of query and key and, for windows and states, a prompt token. ``one`` is the size of a
+    value; a state is read and written, in 32 bits."""
     attention = layer.attention
+    if isinstance(attention, LinearAttention):
+        return 0.0, 8.0 * attention.state / tp, 0.0, 6.0 * attention.state / tp
     if isinstance(attention, LatentAttention):
-        values = float(attention.kv_lora_rank + attention.rope_head_dim)
+        values = one * (attention.kv_lora_rank + attention.rope_head_dim)
         width = attention.nope_head_dim + attention.rope_head_dim + attention.value_head_dim
         pairs = 2.0 * attention.heads / tp * width
         if not attention.indexer_heads:
             return values, 0.0, pairs, 0.0
-        keys, top = float(attention.indexer_head_dim), attention.indexer_top_k
+        keys, top = attention.indexer_head_dim, attention.indexer_top_k
         index = 2.0 * attention.indexer_heads * keys / tp
-        return keys, top * values, index, top * pairs
+        return one * keys, top * values, index, top * pairs
     heads = max(1.0, attention.kv_heads / tp)
-    values = 2.0 * heads * attention.head_dim
+    values = 2.0 * one * heads * attention.head_dim
     pairs = 4.0 * max(1.0, attention.heads / tp) * attention.head_dim
     if attention.window is None or attention.window > _SHORT:
         return values, 0.0, pairs, 0.0

@@ -25,10 +25,10 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     ``group`` is the index of that group in ``cluster.nodes`` and ``device`` its kind.
     ``concurrency`` is the number of requests that one engine holds (of its own phase, where phases
-    are split). ``memory_bytes`` is that of one device by kind (weights, workspace, kv);
-    ``kv_capacity_tokens`` is what the cache of one engine holds, over its attention ranks. Rates
-    are those of one engine: ``request_rate_per_s`` is what it can serve within the targets at this
-    concurrency. ``binds`` says what stops it from serving more.
+    are split), ``share`` the part of the whole load that all its engines carry. ``memory_bytes`` is
+    that of one device by kind (weights, workspace, kv); ``kv_capacity_tokens`` is what the cache of
+    one engine holds, over its attention ranks. ``request_rate_per_s`` is what one engine can serve
+    within the targets at this concurrency. ``binds`` says what stops it from serving more.
     """
 
     role: Role
@@ -37,6 +37,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     engine: Engine
     concurrency: float
+    share: float = 1.0
     memory_bytes: dict[str, int]
     capacity_bytes: int
     kv_capacity_tokens: int
@@ -72,7 +73,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s_per_user: float
     tokens_per_s_per_device: float
     usd_per_h: float | None
-    usd_per_million_tokens: float | None
+    usd_per_mtoken: float | None
     transfer_s: float = 0.0
     errors: dict[str, float] = {}
 
@@ -123,6 +124,8 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     ``workers`` has role "serve" where engines do both phases, else "prefill" and "decode".
     ``limits`` is what narrowed or widened the space, ``headroom`` the share of the capacity that
     was to be kept free.
+    ``asked`` is the workload whose percentile was asked for, where the targets of ``workload``, on
+    the mean, were tightened until a simulation met it; None: ``workload`` itself.
     """
 
     format_version: str = FORMAT_VERSION
@@ -142,6 +145,7 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     certificate: Certificate | None = None
     front: tuple[Point, ...] = ()
     alternatives: tuple[Rival, ...] = ()
+    asked: Serving | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``plan.json`` in canonical form."""

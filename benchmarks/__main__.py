@@ -15,6 +15,7 @@ STUDIES = {
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "fleet": ("benchmarks.fleet", "rent the cheapest replicas, beside the programme of Mélange"),
     "serving-accuracy": (
         "benchmarks.serving_accuracy",
         "predict published serving measurements and score the predictions",

@@ -49,7 +49,9 @@ def test_assign_many_prints_a_small_certified_gap(capsys: pytest.CaptureFixture[
     assert float(found[1]) < 0.5
 
 
-@pytest.mark.parametrize(("name", "word"), [("explain", "mlp"), ("sweep", "h100-sxm")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("explain", "mlp"), ("serve", "optimal"), ("sweep", "h100-sxm")]
+)
 def test_python_in_the_how_to_runs(
     name: str, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +61,15 @@ def test_python_in_the_how_to_runs(
     assert blocks
     exec("\n".join(blocks), {})
     assert word in capsys.readouterr().out
+
+
+def test_serve_prints_a_deployment_for_each_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each proven; then what stops a rate that eight GPUs cannot serve."""
+    example("serve").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["devices", "price", "latency"]
+    assert all(line.endswith("optimal") for line in lines[:3])
+    assert "within reach" in lines[3]
 
 
 def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(

@@ -1,8 +1,9 @@
 """Facts: what the proof checker knows of a problem, in integers.
 
-It is read from the problem's own arrays, and not from the reduction that the solvers use. Tasks
-that stay together are one task here, numbered in the order of their first member; what may be left
-out has one more unit, the last, which takes no load and keeps nobody apart.
+It is read from the problem's own arrays, and not from the reduction that the solvers use; the
+integers are taken only where they say the same as the numbers given. Tasks that stay together are
+one task here, numbered in the order of their first member; what may be left out has one more unit,
+the last, which takes no load and keeps nobody apart.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from optalloc.assignment.check_integers import are_costs, are_resources
 from optalloc.assignment.integers import integer_form
 from optalloc.assignment.problem import AssignmentProblem
 
 Longs = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+
+class FaultError(Exception):
+    """The log does not prove its claim."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +119,17 @@ def normal_costs(facts: Facts) -> Normal:
 
 
 def read_facts(problem: AssignmentProblem) -> Facts:
-    """Complexity: O(num_tasks * (num_tasks + num_units * num_resources)) time and memory."""
+    """Read a problem.
+
+    Raises
+    ------
+    FaultError
+        If its integers do not say what its numbers say.
+
+    Complexity: O(num_tasks * (num_tasks + num_units * num_resources)) time and memory.
+    """
+    if not are_resources(problem):
+        raise FaultError("the integers of the instance are not its loads and capacities")
     members = _joined(problem)
     home = {task: number for number, tasks in enumerate(members) for task in tasks}
     count, units, forms = len(members), problem.num_units, problem.resource_forms
@@ -181,11 +197,14 @@ def _costs(problem: AssignmentProblem) -> tuple[Longs, Fraction, str]:
     sign = -1 if problem.sense == "max" else 1
     # Where nothing may be left out, the skip costs are 0, and may be of another type.
     skips = problem.skip_costs if problem.optional.any() else problem.costs[:, 0] * 0
+    given = np.concatenate([problem.costs, sign * skips[:, None]], axis=1)
     form = integer_form(
-        np.concatenate([problem.costs, sign * skips[:, None]], axis=1),
+        given,
         np.zeros((problem.num_tasks, problem.num_units + 1), dtype=np.int64),
         np.zeros(problem.num_units + 1, dtype=np.int64),
         np.column_stack([problem.allowed, problem.optional]),
         maximise=problem.sense == "max",
     )
+    if not are_costs(given, form):
+        raise FaultError("the integers of the instance are not its costs")
     return form.costs, form.cost_scale, form.arithmetic

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from optalloc.assignment.check_facts import Facts, read_facts
-from optalloc.assignment.check_tree import FaultError, Proven, prove_tree
+from optalloc.assignment.check_facts import Facts, FaultError, read_facts
+from optalloc.assignment.check_tree import Proven, prove_tree
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Event, ProofHeader, Tree, instance_digest
 

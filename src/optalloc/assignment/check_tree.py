@@ -28,17 +28,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optalloc.assignment.check_facts import Bools, Facts, Longs, normal_costs
+from optalloc.assignment.check_facts import Bools, Facts, FaultError, Longs, normal_costs
 from optalloc.assignment.proof import Event, Tree
 from optalloc.assignment.states import best_profit, conditioned
 
 _RANGE = 2**61
 _BITS = 20
 _MOST_PRICE = 2**40
-
-
-class FaultError(Exception):
-    """The log does not prove its claim."""
 
 
 class Proven(NamedTuple):

@@ -6,13 +6,14 @@ import argparse
 
 import msgspec
 
-from optalloc.cli import mixed, offload
+from optalloc.cli import mixed, offload, serve
 from optalloc.cli.answers import colored
 from optalloc.cli.plans import checked
 from optalloc.plan.certify import CHECKS, Claim, certify
 from optalloc.plan.plan import load_any_plan
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
+from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 
@@ -30,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     plan = load_any_plan(arguments.plan)
     if isinstance(plan, OffloadPlan):
         return offload.certify(arguments, plan)
+    if isinstance(plan, ServingPlan):
+        return serve.certify(arguments, plan)
     if isinstance(plan, MixedPlan):
         return mixed.certify(arguments, plan)
     with checked(arguments.plan):

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
+    from optalloc.serving.configuration.plan import ServingPlan
     from optalloc.serving.offload.plan import OffloadPlan
     from optalloc.training.mixed.plan import MixedPlan
 
@@ -70,6 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         from optalloc.cli import offload
 
         return offload.explain(arguments, saved)
+    if isinstance(saved, ServingPlan):
+        from optalloc.cli import serve
+
+        return serve.explain(arguments, saved)
     plan = as_it_is(saved, arguments.plan)
     if isinstance(plan, MixedPlan):
         from optalloc.cli import mixed

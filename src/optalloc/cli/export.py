@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.plans import with_true_figures
+from optalloc.errors import InputError
 from optalloc.export.base import TARGETS, export
 from optalloc.export.mixed import export_mixed
 from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
 from optalloc.plan.plan import load_any_plan
+from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     saved = load_any_plan(arguments.plan)
+    if isinstance(saved, ServingPlan):
+        raise InputError(
+            "a serving plan is not exported by this release",
+            path=arguments.plan,
+            fix="read its engines from the file; 'optalloc schema serving-plan' says where",
+        )
     if isinstance(saved, OffloadPlan):
         for path in export_offload(saved, arguments.to, arguments.output):
             print(path)

@@ -18,6 +18,8 @@ FORMATS = {
     "cluster": ("optalloc.cluster.load", "ClusterFile", True),
     "comparison": ("optalloc.plan.compare", "Comparison", False),
     "explanation": ("optalloc.plan.explanation", "Explanation", False),
+    "fleet": ("optalloc.serving.mix.instance", "FleetFile", True),
+    "fleet-answer": ("optalloc.serving.mix.result", "FleetAnswer", False),
     "flow": ("optalloc.serving.flow.instance", "FlowFile", False),
     "flow-answer": ("optalloc.serving.flow.result", "FlowAnswer", False),
     "machine": ("optalloc.serving.offload.machine", "MachineFile", True),
@@ -25,6 +27,9 @@ FORMATS = {
     "mixed-plan": ("optalloc.training.mixed.plan", "MixedPlan", False),
     "offload-plan": ("optalloc.serving.offload.plan", "OffloadPlan", False),
     "plan": ("optalloc.training.plan", "TrainingPlan", False),
+    "serving-plan": ("optalloc.serving.configuration.plan", "ServingPlan", False),
+    "serving-explanation": ("optalloc.plan.explain_serving", "ServingExplanation", False),
+    "serving-comparison": ("optalloc.plan.compare_serving", "ServingComparison", False),
     "sweep": ("optalloc.plan.sweep", "Sweep", False),
     "workload": ("optalloc.workload", "Workload", True),
 }

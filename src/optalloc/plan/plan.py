@@ -9,13 +9,14 @@ import msgspec
 
 from optalloc import files
 from optalloc.errors import FormatVersionError, InputError
+from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
 P = TypeVar("P", bound=msgspec.Struct)
 AnyTrainingPlan = TrainingPlan | MixedPlan
-AnyPlan = TrainingPlan | MixedPlan | OffloadPlan
+AnyPlan = TrainingPlan | MixedPlan | OffloadPlan | ServingPlan
 
 
 class _Head(msgspec.Struct):
@@ -54,9 +55,14 @@ def load_offload_plan(path: str | os.PathLike[str]) -> OffloadPlan:
     return read_saved(path, OffloadPlan)
 
 
+def load_serving_plan(path: str | os.PathLike[str]) -> ServingPlan:
+    """Read a saved serving plan; raises as :func:`load_plan`."""
+    return read_saved(path, ServingPlan)
+
+
 def load_any_plan(path: str | os.PathLike[str]) -> AnyPlan:
     """Read a saved plan of any family; raises as :func:`load_plan`."""
-    kinds: tuple[type[AnyPlan], ...] = (TrainingPlan, MixedPlan, OffloadPlan)
+    kinds: tuple[type[AnyPlan], ...] = (TrainingPlan, MixedPlan, OffloadPlan, ServingPlan)
     return read_saved(path, *kinds)
 
 

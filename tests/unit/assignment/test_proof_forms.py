@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from optalloc.assignment.check_facts import read_facts
+from optalloc.assignment.check_integers import are_costs
 from optalloc.assignment.check_proof import ProofCheck, Verdict, certify_proof
 from optalloc.assignment.enumerate_forms import solve_enumerate_forms
 from optalloc.assignment.formats import save_assignment
@@ -266,6 +267,25 @@ def test_the_checker_reads_the_reductions_of_the_search() -> None:
             np.where(facts.allowed, facts.costs * ratio.denominator, 0),
             rows.costs * ratio.numerator,
         )
+
+
+@pytest.mark.parametrize("field", ["costs", "loads", "capacities", "allowed"])
+def test_integers_that_are_not_the_numbers_given_prove_nothing(field: str, tmp_path: Path) -> None:
+    """Decimals, binary fractions, wide numbers: each integer of the problem is compared."""
+    rng = np.random.default_rng(8)
+    loads = rng.integers(1, 9, (6, 2))
+    for by in (1, 10, 64, 2.0**-40):
+        problem = AssignmentProblem(rng.integers(1, 9, (6, 2)) / by, loads / by, [30 / by, 31 / by])
+        assert certify_proof(problem, *proof_of(problem, tmp_path)).verdict is Verdict.OPTIMAL
+    header, events = proof_of(problem, tmp_path)
+    form = problem.resource_forms[0]
+    wrong = getattr(form, field).copy()
+    wrong[0] = not wrong[0].any() if field == "allowed" else wrong[0] - 1
+    problem.__dict__["resource_forms"] = (msgspec.structs.replace(form, **{field: wrong}),)
+    if field != "costs":
+        assert "integers" in certify_proof(problem, header, events).reason
+    else:
+        assert not are_costs(problem.costs, problem.resource_forms[0])
 
 
 def test_ctrl_c_keeps_plan_bound_and_proof(tmp_path: Path) -> None:

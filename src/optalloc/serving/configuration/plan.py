@@ -25,10 +25,10 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     ``group`` is the index of that group in ``cluster.nodes`` and ``device`` its kind.
     ``concurrency`` is the number of requests that one engine holds (of its own phase, where phases
-    are split). ``memory_bytes`` is that of one device by kind (weights, workspace, kv);
-    ``kv_capacity_tokens`` is what the cache of one engine holds, over its attention ranks. Rates
-    are those of one engine: ``request_rate_per_s`` is what it can serve within the targets at this
-    concurrency. ``binds`` says what stops it from serving more.
+    are split), ``share`` the part of the whole load that all its engines carry. ``memory_bytes`` is
+    that of one device by kind (weights, workspace, kv); ``kv_capacity_tokens`` is what the cache of
+    one engine holds, over its attention ranks. ``request_rate_per_s`` is what one engine can serve
+    within the targets at this concurrency. ``binds`` says what stops it from serving more.
     """
 
     role: Role
@@ -37,6 +37,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     engine: Engine
     concurrency: float
+    share: float = 1.0
     memory_bytes: dict[str, int]
     capacity_bytes: int
     kv_capacity_tokens: int
@@ -72,7 +73,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s_per_user: float
     tokens_per_s_per_device: float
     usd_per_h: float | None
-    usd_per_million_tokens: float | None
+    usd_per_mtoken: float | None
     transfer_s: float = 0.0
     errors: dict[str, float] = {}
 

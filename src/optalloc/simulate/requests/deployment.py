@@ -72,6 +72,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Time of handing over: constant, and for each token of the prompt.
     block_tokens : int
         Tokens of one block of the cache.
+    lag_iterations : float
+        Iterations between the end of the one that gives a token and the client's seeing it. They
+        count in latencies, not in what engines do.
     """
 
     engines: tuple[Engines, ...]
@@ -80,13 +83,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     transfer_s: float = 0.0
     transfer_s_per_token: float = 0.0
     block_tokens: int = 16
+    lag_iterations: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.engines:
             raise InputError("there is no engine", path="Deployment", fix="give at least one")
-        if self.block_tokens < 1 or min(self.transfer_s, self.transfer_s_per_token) < 0.0:
+        times = (self.transfer_s, self.transfer_s_per_token, self.lag_iterations)
+        if self.block_tokens < 1 or min(times) < 0.0:
             raise InputError(
-                "a block holds no token, or a transfer takes less than no time",
+                "a block holds no token, or a transfer or lag takes less than no time",
                 path="Deployment",
                 fix="give block_tokens of at least 1 and times of at least 0",
             )

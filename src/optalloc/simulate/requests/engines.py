@@ -36,7 +36,7 @@ def engines_of(engine: Engine, step: StepModel, *, replicas: int = 1, weight: in
 
     Complexity: about 5,000 evaluations of the step model, as arrays.
     """
-    constants, pp = step.constants, engine.pp
+    c, pp = step.constants, engine.pp
     capacity = int(float(step.kv_capacity_tokens) / pp)
     if capacity < 1:
         raise InputError(
@@ -46,9 +46,13 @@ def engines_of(engine: Engine, step: StepModel, *, replicas: int = 1, weight: in
         )
 
     def base_s(prompt_tokens: Reals, sequences: Reals) -> Reals:
-        whole = step.latency_s(prompt_tokens, sequences, 0.0)
-        alone = np.where(prompt_tokens > 0.0, step.base_s(prompt_tokens, 0.0), 0.0)
-        return np.asarray(whole + (float(constants.prefill) - 1.0) * alone)
+        """With prompts beside decoding, as ``mixed_s`` of the cost model's loads has it."""
+        own = c.prefill * step.latency_s(prompt_tokens, 0.0, 0.0)
+        decode = step.latency_s(0.0, sequences, 0.0)
+        beside = c.prefill * (step.latency_s(prompt_tokens, sequences, 0.0) - decode)
+        mixed = decode + c.interference * ((1.0 - c.apart) * beside + c.apart * own)
+        alone = np.where(prompt_tokens > 0.0, own, decode)
+        return np.asarray(np.where((prompt_tokens > 0.0) & (sequences > 0.0), mixed, alone))
 
     return Engines(
         times=step_times(
@@ -56,8 +60,8 @@ def engines_of(engine: Engine, step: StepModel, *, replicas: int = 1, weight: in
             chunk_tokens=engine.chunk_tokens,
             max_batch=-(-engine.max_batch // pp),
             kv_s_per_token=float(step.kv_s_per_token),
-            pair_s=float(constants.prefill * step.pair_s),
-            prompt_s=float(constants.prompt_s),
+            pair_s=float(c.prefill * step.pair_s),
+            prompt_s=float(c.prompt_s),
         ),
         kv_tokens=capacity,
         replicas=replicas * pp,

@@ -32,7 +32,8 @@ class Uniform(msgspec.Struct, frozen=True, tag_field="kind", tag="uniform"):
     @classmethod
     def around(cls, mean: int, ratio: float) -> Uniform:
         """From ``mean (1 - ratio)`` to ``mean (1 + ratio)``, as benchmark clients draw them."""
-        return cls(max(1, math.floor(mean * (1.0 - ratio))), math.ceil(mean * (1.0 + ratio)))
+        width = math.ceil(mean * ratio - 1e-9)
+        return cls(max(1, mean - width), mean + width)
 
     def draw(self, count: int, random: np.random.Generator) -> Ints:
         """``count`` lengths."""

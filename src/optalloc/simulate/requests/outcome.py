@@ -85,8 +85,8 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
 
     @cached_property
     def ttft_s(self) -> Reals:
-        """Time to the first token of each request, seconds; shape (N,)."""
-        return (self.run.first - self.run.arrival) / self.ticks_per_s
+        """Time to the first token of each request at its client, seconds; shape (N,)."""
+        return (self.run.first - self.run.arrival) / self.ticks_per_s + self._lag_s
 
     @cached_property
     def tpot_s(self) -> Reals:
@@ -98,8 +98,12 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
 
     @cached_property
     def e2e_s(self) -> Reals:
-        """Time to the last token of each request, seconds; shape (N,)."""
-        return (self.run.finish - self.run.arrival) / self.ticks_per_s
+        """Time to the last token of each request at its client, seconds; shape (N,)."""
+        return (self.run.finish - self.run.arrival) / self.ticks_per_s + self._lag_s
+
+    @property
+    def _lag_s(self) -> Reals:
+        return self.deployment.lag_iterations * np.nan_to_num(self.tpot_s)
 
     @cached_property
     def queue_s(self) -> Reals:

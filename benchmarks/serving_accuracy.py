@@ -201,9 +201,15 @@ def _choices(scored: Sequence[Scored]) -> str:
         "median | mean regret | 90 % |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for title, equal_load in (("at any load", False), ("at equal concurrency", True)):
+    for title, equal_load, least in (
+        ("at any load", False, 2),
+        ("at any load, ten rows or more", False, 10),
+        ("at equal concurrency", True, 2),
+    ):
         ranks, regrets = [], []
         for members in _groups(scored, equal_load=equal_load):
+            if len(members) < least:
+                continue
             ranks.append(spearman([v for v, _ in members], [v for _, v in members]))
             chosen = max(members)[1]
             regrets.append(1.0 - chosen / max(v for _, v in members))

@@ -117,7 +117,7 @@ def test_targets_are_tightened_until_the_percentile_meets_them() -> None:
     assert plan is not None
     first = simulate_plan(plan)
     assert missed(first, workload).keys() == {"tpot_s"}
-    assert first.summary.tpot.mean_s < 0.0098
+    assert first.summary.tpot.mean_s < 1.01 * 0.0098  # of more requests than the planner tried
     found = plan_for_percentile(workload, _tightens)
     assert found is not None
     assert not missed(found.simulation, workload)

@@ -24,6 +24,10 @@ STUDIES = {
         "benchmarks.request_simulation",
         "requests a second of CPU that the simulator of requests serves, by workload",
     ),
+    "simulation-accuracy": (
+        "benchmarks.simulation_accuracy",
+        "simulate published serving measurements and compare with them",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

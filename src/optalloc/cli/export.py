@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.plans import with_true_figures
-from optalloc.errors import InputError
 from optalloc.export.base import TARGETS, export
 from optalloc.export.mixed import export_mixed
 from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
+from optalloc.export.serving.base import SERVING_TARGETS, export_serving
 from optalloc.plan.plan import load_any_plan
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="TARGET",
-        help=f"one of {', '.join(sorted(TARGETS))}; of offload plans {', '.join(OFFLOAD_TARGETS)}",
+        help=f"one of {', '.join(sorted(TARGETS))}; of offload plans {', '.join(OFFLOAD_TARGETS)};"
+        f" of serving plans {', '.join(SERVING_TARGETS)}",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FOLDER", help="made if it does not exist"
@@ -33,11 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     saved = load_any_plan(arguments.plan)
     if isinstance(saved, ServingPlan):
-        raise InputError(
-            "a serving plan is not exported by this release",
-            path=arguments.plan,
-            fix="read its engines from the file; 'optalloc schema serving-plan' says where",
-        )
+        for path in export_serving(saved, arguments.to, arguments.output):
+            print(path)
+        return 0
     if isinstance(saved, OffloadPlan):
         for path in export_offload(saved, arguments.to, arguments.output):
             print(path)

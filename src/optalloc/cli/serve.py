@@ -57,10 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
     from optalloc.report import serving as report
+    from optalloc.report.requests import percentile_facts, percentile_line
     from optalloc.report.table import render
     from optalloc.serving.configuration.recommend import Offer, recommend
-    from optalloc.serving.configuration.solve import plan_serving
+    from optalloc.serving.configuration.solve import ServingResult, plan_serving
+    from optalloc.simulate.requests.percentiles import PercentileResult, plan_for_percentile
     from optalloc.units import parse_share
+    from optalloc.workload import Serving
 
     if (arguments.cluster is None) == (arguments.recommend is None):
         raise InputError(
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     headroom = parse_share(arguments.headroom, path="--headroom")
     constants = arguments.calibration or DEFAULT
     offers: tuple[Offer, ...] = ()
+    met: PercentileResult | None = None
     if arguments.recommend is not None:
         result, offers = recommend(
             model,
@@ -87,25 +91,37 @@ def run(arguments: argparse.Namespace) -> int:
             cost_model=constants,
         )
     else:
-        with progress_line(lambda value: report.value_text(goal, value)) as line:
-            result = plan_serving(
-                model,
-                load_cluster(arguments.cluster),
-                workload,
-                objective=goal,
-                pin=pins(arguments),
-                forbid=arguments.forbid,
-                headroom=headroom,
-                stop=stop_rule(arguments),
-                on_progress=line,
-                cost_model=constants,
-            )
+        cluster = load_cluster(arguments.cluster)
+
+        def plan_of(asked: Serving) -> ServingResult:
+            with progress_line(lambda value: report.value_text(goal, value)) as line:
+                return plan_serving(
+                    model,
+                    cluster,
+                    asked,
+                    objective=goal,
+                    pin=pins(arguments),
+                    forbid=arguments.forbid,
+                    headroom=headroom,
+                    stop=stop_rule(arguments),
+                    on_progress=line,
+                    cost_model=constants,
+                )
+
+        if workload.percentile is not None and (workload.ttft_s or workload.tpot_s):
+            met = plan_for_percentile(workload, plan_of)
+        result = plan_of(workload) if met is None else met.result
     if arguments.format == "table":
         print(report.headline(result))
+        if met is not None and met.simulation is not None:
+            print(percentile_line(met))
     tables = report.result_tables(result, offers)
     if arguments.format == "csv":
         tables = [report.workers_raw(result)]
-    print(render(tables, report.facts(result, offers), arguments.format, color=colored()), end="")
+    facts = report.facts(result, offers)
+    if met is not None:
+        facts |= {"percentile": percentile_facts(met)}
+    print(render(tables, facts, arguments.format, color=colored()), end="")
     plan = result.best
     if arguments.format == "table" and plan is not None:
         print(report.front_text(plan), end="")
@@ -113,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
         plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
         print(report.next_command(arguments.output))
+    if met is not None and met.missed:
+        return 4
     return status(result, plan, require_optimal=arguments.require_optimal)
 
 

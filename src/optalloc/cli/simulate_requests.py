@@ -62,12 +62,12 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     from optalloc.report import requests as report
     from optalloc.report.table import render
     from optalloc.simulate.requests.max_rate import max_rate
-    from optalloc.simulate.requests.plans import deployment_of
+    from optalloc.simulate.requests.plans import asked_of, deployment_of
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
     deployment, load = deployment_of(plan), _load(arguments, plan)
-    work = plan.workload
+    work = asked_of(plan)
     simulation = simulate_requests(
         deployment,
         load,

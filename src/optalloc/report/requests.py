@@ -10,6 +10,8 @@ from optalloc.report.table import Cell, Table
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.simulate.requests.max_rate import MaxRate
 from optalloc.simulate.requests.outcome import Quantiles, RequestSimulation
+from optalloc.simulate.requests.percentiles import PercentileResult
+from optalloc.simulate.requests.plans import asked_of
 from optalloc.simulate.requests.timeline import Timeline
 from optalloc.units import format_seconds
 
@@ -59,7 +61,7 @@ def _notes(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | Non
             f"{told.goodput_per_s:.4g} requests/s."
         )
     if most is not None:
-        notes.append(max_rate_line(most, plan.workload.percentile))
+        notes.append(max_rate_line(most, asked_of(plan).percentile))
     notes.append(
         f"In the mean {told.mean_in_system:.4g} requests in the system, {told.mean_waiting:.3g} of "
         f"them waiting; {told.preemptions:,} preemptions; {told.prefix_hit_share:.1%} of prompt "
@@ -76,10 +78,53 @@ def max_rate_line(most: MaxRate, percentile: float | None) -> str:
     who = "the mean" if percentile is None else f"{percentile:g} % of the requests"
     if most.rate_per_s == 0.0:
         return f"At no rate {who} would meet the target of {most.binds}, not even one by one."
+    if most.binds == "nothing":
+        return "The engines serve all of these requests at once: simulate more for a greatest rate."
     return (
         f"Up to {most.rate_per_s:.4g} requests/s {who} would meet the targets; above, "
         f"{'the queue grows' if most.binds == 'throughput' else most.binds + ' fails'}."
     )
+
+
+def percentile_line(met: PercentileResult) -> str:
+    """What the simulation of a plan for a percentile says, below the plan's headline."""
+    plan, facts = met.result.plan, percentile_facts(met)
+    words = [
+        f"{name} {format_seconds(value)}"
+        for name, value in (("first token", facts["ttft_s"]), ("a token", facts["tpot_s"]))
+        if value is not None
+    ]
+    verdict = "meets its targets"
+    if met.missed:
+        worst = max(met.missed, key=lambda name: met.missed[name])
+        verdict = f"misses {worst.removesuffix('_s')} by {met.missed[worst] - 1.0:.1%}"
+    line = f"  simulated: P{facts['percentile']:g} {verdict}: {', '.join(words)}"
+    if met.num_plans > 1:
+        tightened = [
+            f"{name.removesuffix('_s')} {format_seconds(getattr(plan.workload, name))}"
+            for name in ("ttft_s", "tpot_s")
+            if getattr(plan.workload, name) is not None
+        ]
+        line += (
+            f"\n  the optimum is that of {' and '.join(tightened)} in the mean, the loosest of "
+            f"{met.num_plans} tried {'that come near' if met.missed else 'that do'}"
+        )
+    return line
+
+
+def percentile_facts(met: PercentileResult) -> dict[str, Any]:
+    """The same as plain values; the times are those of the percentile, by the simulation."""
+    plan, simulation = met.result.best, met.simulation
+    percentile = None if plan is None or plan.asked is None else plan.asked.percentile
+    if plan is None or plan.asked is None or simulation is None or percentile is None:
+        return {"met": False, "num_plans": met.num_plans}
+    times = {
+        name: None
+        if getattr(plan.asked, name) is None
+        else simulation.percentile_s(name, percentile)
+        for name in ("ttft_s", "tpot_s")
+    }
+    return {"percentile": percentile, "met": not met.missed, "num_plans": met.num_plans, **times}
 
 
 def raw_table(simulation: RequestSimulation) -> Table:

@@ -80,3 +80,18 @@ def test_every_kind_of_arrivals_runs(
 ) -> None:
     assert main(["simulate", plan, "--arrivals", how, "--requests", "50"]) == 0
     assert "45 requests" in capsys.readouterr().out
+
+
+def test_serve_meets_a_percentile_and_simulate_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The saved plan keeps what was asked; its own simulation meets it, and its proof holds."""
+    path = str(tmp_path / "plan.json")
+    words = ["--cluster", "2xh100-sxm", "--input-len", "1000", "--output-len", "100"]
+    words += ["--concurrency", "24", "--tpot", "12ms", "--percentile", "95", "-o", path]
+    assert main(["serve", "llama-3.1-8b", *words]) == 0
+    assert "P95 meets its targets" in capsys.readouterr().out
+    assert main(["simulate", path, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["tpot"]["p95_s"] <= 0.012
+    assert json.loads(Path(path).read_text())["asked"]["percentile"] == 95.0
+    assert main(["certify", path]) == 0

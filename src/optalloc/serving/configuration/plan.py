@@ -124,6 +124,8 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     ``workers`` has role "serve" where engines do both phases, else "prefill" and "decode".
     ``limits`` is what narrowed or widened the space, ``headroom`` the share of the capacity that
     was to be kept free.
+    ``asked`` is the workload whose percentile was asked for, where the targets of ``workload``, on
+    the mean, were tightened until a simulation met it; None: ``workload`` itself.
     """
 
     format_version: str = FORMAT_VERSION
@@ -143,6 +145,7 @@ class ServingPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     certificate: Certificate | None = None
     front: tuple[Point, ...] = ()
     alternatives: tuple[Rival, ...] = ()
+    asked: Serving | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``plan.json`` in canonical form."""

@@ -153,6 +153,13 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
             iterations=int(run.iterations.sum()),
         )
 
+    def percentile_s(self, name: str, percentile: float) -> float:
+        """A percentile of ``"ttft_s"``, ``"tpot_s"``, ``"e2e_s"`` or ``"queue_s"`` behind the
+        warm-up; nan where no request has one."""
+        times = getattr(self, name)[self.warm_up :]
+        times = times[~np.isnan(times)]
+        return float(np.percentile(times, percentile)) if times.size else float("nan")
+
     def over_time(self, points: int = 400) -> Timeline:
         """Queue, batch and cache at so many times; needs a recorded simulation."""
         self._check_recorded()

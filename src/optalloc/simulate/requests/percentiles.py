@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.configuration.solve import ServingResult
 from optalloc.simulate.requests.arrivals import ClosedLoop
 from optalloc.simulate.requests.outcome import RequestSimulation
-from optalloc.simulate.requests.plans import deployment_of, load_of
+from optalloc.simulate.requests.plans import asked_of, deployment_of, load_of
 from optalloc.simulate.requests.simulate import simulate_requests
 from optalloc.workload import Serving
 
@@ -26,81 +26,83 @@ _BISECTED = 3
 _ROUNDS = 10
 
 
-class PercentilePlan(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A plan whose simulation meets the percentile targets.
+class PercentileResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A plan, and what the requests of the workload as asked meet with it.
 
-    ``workload`` has the targets on the mean that it was made for, ``simulation`` what the requests
-    of the true workload met, ``num_plans`` how many were made.
+    ``result`` is that of the (tightened) targets on the mean; its plan names what was asked.
+    ``missed`` says by target how many times it the percentile takes: nothing where all are met.
+    Without a plan there is no ``simulation``. ``num_plans`` were made.
     """
 
-    plan: ServingPlan
-    workload: Serving
-    simulation: RequestSimulation
+    result: ServingResult
+    simulation: RequestSimulation | None
+    missed: dict[str, float]
     num_plans: int
 
 
 def plan_for_percentile(
     workload: Serving,
-    plan_of: Callable[[Serving], ServingPlan | None],
+    plan_of: Callable[[Serving], ServingResult],
     *,
     num_requests: int = 2000,
     seed: int = 0,
-) -> PercentilePlan | None:
-    """The first plan on the way of tightened targets that meets the workload's percentile.
+) -> PercentileResult:
+    """The least tightened plan found that meets the workload's percentile; else the nearest.
 
     Parameters
     ----------
     workload : Serving
         With targets and a percentile.
     plan_of : callable
-        The best plan for targets on the mean; None where there is none.
-
-    Returns
-    -------
-    PercentilePlan or None
-        None where tightened targets leave no plan, or do not lead to one that meets them.
+        The best plan for targets on the mean.
 
     Complexity: at most 9 plans and simulations.
     """
     made = 0
 
-    def attempt(tightened: Serving) -> tuple[PercentilePlan | None, dict[str, float]]:
+    def attempt(tightened: Serving) -> PercentileResult:
         nonlocal made
         made += 1
-        plan = plan_of(tightened)
-        if plan is None:
-            return None, {}
+        result = plan_of(tightened)
+        if result.best is None:
+            return PercentileResult(result=result, simulation=None, missed={}, num_plans=made)
+        plan = msgspec.structs.replace(result.best, asked=workload)
         simulation = simulate_plan(plan, num_requests=num_requests, seed=seed)
-        found = PercentilePlan(plan=plan, workload=tightened, simulation=simulation, num_plans=made)
-        return found, missed(simulation, workload)
+        return PercentileResult(
+            result=msgspec.structs.replace(result, best=plan),
+            simulation=simulation,
+            missed=missed(simulation, workload),
+            num_plans=made,
+        )
 
-    tightened = failed = workload
-    met = None
-    for _ in range(_MOST_TIGHTENED):
-        found, ratios = attempt(tightened)
-        if found is None:
-            return None
-        if not ratios:
-            met = found
-            break
-        failed = tightened
-        tightened = _scaled(tightened, ratios)
-    if met is None or met.workload is workload:
-        return met
+    loose = tight = msgspec.structs.replace(workload, percentile=None)
+    best = found = attempt(tight)
+    while found.missed and made < _MOST_TIGHTENED:
+        loose, tight = tight, _scaled(tight, found.missed)
+        found = attempt(tight)
+        if found.simulation is not None and _worst(found) < _worst(best):
+            best = found
+    if loose is tight or best.missed:
+        return msgspec.structs.replace(best, num_plans=made)
     for _ in range(_BISECTED):
-        found, ratios = attempt(_between(failed, met.workload))
-        if found is not None and not ratios:
-            met = found
-        elif found is not None:
-            failed = found.workload
-    return msgspec.structs.replace(met, num_plans=made)
+        middle = _between(loose, tight)
+        found = attempt(middle)
+        if found.missed or found.simulation is None:
+            loose = middle
+        else:
+            tight, best = middle, found
+    return msgspec.structs.replace(best, num_plans=made)
+
+
+def _worst(found: PercentileResult) -> float:
+    return max(found.missed.values(), default=0.0)
 
 
 def simulate_plan(
     plan: ServingPlan, *, num_requests: int = 2000, seed: int = 0
 ) -> RequestSimulation:
     """A plan under its own load, behind a tenth of the requests as warm-up."""
-    load, work = load_of(plan), plan.workload
+    load, work = load_of(plan), asked_of(plan)
     if isinstance(load.arrivals, ClosedLoop):
         num_requests = max(num_requests, _ROUNDS * load.arrivals.clients)
     return simulate_requests(
@@ -117,16 +119,11 @@ def simulate_plan(
 def missed(simulation: RequestSimulation, workload: Serving) -> dict[str, float]:
     """By field of a target that the percentile misses: how many times the target it takes."""
     ratios = {}
-    for name, times in (("ttft_s", simulation.ttft_s), ("tpot_s", simulation.tpot_s)):
+    for name in ("ttft_s", "tpot_s"):
         target = getattr(workload, name)
-        counted = times[simulation.warm_up :]
-        counted = counted[~np.isnan(counted)]
-        if target is None or workload.percentile is None or not counted.size:
-            continue
-        ratio = float(np.percentile(counted, workload.percentile)) / target
-        if ratio > 1.0:
-            ratios[name] = ratio
-    return ratios
+        if target is not None and workload.percentile is not None:
+            ratios[name] = simulation.percentile_s(name, workload.percentile) / target
+    return {name: ratio for name, ratio in ratios.items() if ratio > 1.0}
 
 
 def _scaled(workload: Serving, ratios: dict[str, float]) -> Serving:

@@ -62,7 +62,7 @@ def test_every_goal_and_load_is_proven_twice(objective: str, load: dict[str, Any
     assert plan.certificate is not None
     worse = plan.certificate.bound * (0.98 if objective == "throughput" else 1.02)
     claimed = msgspec.structs.replace(plan.certificate, value=worse, bound=worse)
-    from optalloc.serving.configuration.prove import prove_bound
+    from optalloc.serving.configuration.prove_split import prove_bound
 
     with pytest.raises(CertificateError, match="better than the bound"):
         prove_bound(msgspec.structs.replace(plan, certificate=claimed))

@@ -11,7 +11,9 @@ from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import step_model
 from optalloc.errors import InputError
-from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.report.requests import percentile_line
+from optalloc.result import Bounds, Stats, Termination
+from optalloc.serving.configuration.solve import ServingResult
 from optalloc.simulate.requests.arrivals import ClosedLoop, Poisson
 from optalloc.simulate.requests.deployment import Deployment
 from optalloc.simulate.requests.engines import engines_of
@@ -99,13 +101,26 @@ def test_a_split_plan_hands_over_to_its_decode_workers() -> None:
     assert deployment.transfer_s_per_token * 500 == pytest.approx(0.001)
 
 
-def _tightens(workload: Serving) -> ServingPlan | None:
+def _tightens(workload: Serving) -> ServingResult:
     """A planner in miniature: the largest batch of one engine whose mean TPOT meets the target."""
-    for batch in range(20, 0, -1):
-        plan = serving_plan(workload, max_batch=batch, replicas=1)
-        if simulate_plan(plan, num_requests=500).summary.tpot.mean_s <= (workload.tpot_s or 1.0):
-            return plan
-    return None
+    plans = (serving_plan(workload, max_batch=batch, replicas=1) for batch in range(20, 0, -1))
+    best = next(
+        (
+            plan
+            for plan in plans
+            if simulate_plan(plan, num_requests=500).summary.tpot.mean_s <= (workload.tpot_s or 1.0)
+        ),
+        None,
+    )
+    return ServingResult(
+        termination=Termination.INFEASIBLE if best is None else Termination.OPTIMAL,
+        bounds=Bounds(),
+        stats=Stats(wall_s=0.0),
+        objective="throughput",
+        unit="",
+        space="",
+        best=best,
+    )
 
 
 def test_targets_are_tightened_until_the_percentile_meets_them() -> None:
@@ -113,20 +128,32 @@ def test_targets_are_tightened_until_the_percentile_meets_them() -> None:
     workload = Serving(
         input_len=500, output_len=100, concurrency=64, tpot_s=0.0098, percentile=99.0
     )
-    plan = _tightens(workload)
-    assert plan is not None
-    first = simulate_plan(plan)
+    first = simulate_plan(_tightens(workload).plan)
     assert missed(first, workload).keys() == {"tpot_s"}
     assert first.summary.tpot.mean_s < 1.01 * 0.0098  # of more requests than the planner tried
     found = plan_for_percentile(workload, _tightens)
-    assert found is not None
-    assert not missed(found.simulation, workload)
-    assert found.workload.tpot_s is not None
-    assert found.workload.tpot_s < 0.0098
+    assert found.simulation is not None
+    assert not found.missed
+    assert found.simulation.percentile_s("tpot_s", 99.0) <= 0.0098
+    assert found.result.plan.asked == workload
+    assert (found.result.plan.workload.tpot_s or 1.0) < 0.0098
+    assert found.result.plan.workload.percentile is None
     assert found.num_plans > 2
+    assert "meets its targets" in percentile_line(found)
 
 
-def test_targets_that_no_tightening_meets_give_no_plan() -> None:
-    """A microsecond a token."""
+def test_targets_out_of_reach_give_the_result_that_says_so() -> None:
+    """A microsecond a token: not even the mean."""
     workload = Serving(input_len=500, output_len=100, concurrency=4, tpot_s=1e-6, percentile=90.0)
-    assert plan_for_percentile(workload, _tightens) is None
+    found = plan_for_percentile(workload, _tightens)
+    assert found.result.termination is Termination.INFEASIBLE
+    assert found.simulation is None
+
+
+def test_a_percentile_that_no_tightening_meets_gives_the_nearest() -> None:
+    """The first token within 1 ms more than a prompt takes alone: some of 64 requests wait."""
+    workload = Serving(input_len=500, output_len=100, concurrency=64, ttft_s=0.05, percentile=99.0)
+    found = plan_for_percentile(workload, _tightens)
+    assert found.missed.keys() == {"ttft_s"}
+    assert found.simulation is not None
+    assert "misses ttft by" in percentile_line(found)

@@ -78,6 +78,8 @@ def max_rate_line(most: MaxRate, percentile: float | None) -> str:
     who = "the mean" if percentile is None else f"{percentile:g} % of the requests"
     if most.rate_per_s == 0.0:
         return f"At no rate {who} would meet the target of {most.binds}, not even one by one."
+    if most.binds == "nothing":
+        return "The engines serve all of these requests at once: simulate more for a greatest rate."
     return (
         f"Up to {most.rate_per_s:.4g} requests/s {who} would meet the targets; above, "
         f"{'the queue grows' if most.binds == 'throughput' else most.binds + ' fails'}."

@@ -18,6 +18,7 @@ from optalloc.simulate.requests.simulate import simulate_requests
 
 _LAST = 0.1
 _LATE = 0.05
+_ALL_AT_ONCE = 1e12
 
 
 class MaxRate(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -29,8 +30,9 @@ class MaxRate(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Requests/s that meet every target; 0 if not even requests one after another do.
     failing_rate_per_s : float
         At most ``1 + tolerance`` times it.
-    binds : {"ttft", "tpot", "throughput"}
-        What fails there; "throughput": the queue grows without end.
+    binds : {"ttft", "tpot", "throughput", "nothing"}
+        What fails there; "throughput": the queue grows without end; "nothing": the engines serve
+        all requests at once, so that there are too few of them for an answer.
     simulation : RequestSimulation
         At ``rate_per_s``; if that is 0, of requests one after another.
     num_simulations : int
@@ -110,6 +112,14 @@ def max_rate(
         )
     while not (failing := fails(found := simulate(high))):
         low, best, high = high, found, 2.0 * high
+        if high > _ALL_AT_ONCE:
+            return MaxRate(
+                rate_per_s=low,
+                failing_rate_per_s=float("inf"),
+                binds="nothing",
+                simulation=best,
+                num_simulations=tried,
+            )
     while high > low * (1.0 + tolerance):
         middle = (low + high) / 2.0
         found = simulate(middle)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.serving.configuration.plan import ServingPlan, Worker
-from optalloc.simulate.requests.arrivals import Arrivals, AtOnce, ClosedLoop, Poisson
+from optalloc.simulate.requests.arrivals import Arrivals, ClosedLoop, Poisson
 from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.engines import engines_of
 from optalloc.simulate.requests.lengths import Fixed, Lengths, Uniform
@@ -109,10 +107,3 @@ def _around(mean: int, spread: float, least: int) -> Lengths:
     """Lengths about a mean, none below ``least``; the mean is kept."""
     lengths = Uniform.around(mean, min(spread, (mean - least) / mean))
     return Fixed(mean) if lengths.low == lengths.high else lengths
-
-
-def at_rate(arrivals: Arrivals, rate_per_s: float) -> Arrivals:
-    """The same arrivals at another rate; a closed loop stays as it is."""
-    if isinstance(arrivals, ClosedLoop | AtOnce):
-        return arrivals
-    return msgspec.structs.replace(arrivals, rate_per_s=rate_per_s)

@@ -1,8 +1,9 @@
 """Traces of requests: CSV or JSON lines with a time, the length of the prompt and of the answer.
 
 Columns are found by name: ``arrival_s``, ``input_tokens`` and ``output_tokens``, or the names that
-published traces use; ``group`` and ``prefix_tokens`` may follow. Requests need not be sorted, and
-times begin at the earliest.
+published traces use (the Azure, BurstGPT, Mooncake and Vidur ones); ``group`` and ``prefix_tokens``
+may follow. Times are seconds, those of ``timestamp`` milliseconds, those of ``TIMESTAMP`` dates.
+Requests need not be sorted, and times begin at the earliest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,17 @@ from optalloc.simulate.requests.load import Requests, make_requests
 
 #: Our column -> what else it is called.
 NAMES = {
-    "arrival_s": ("arrival_s", "arrived_at", "timestamp_s", "arrival_time"),
-    "input_tokens": ("input_tokens", "num_prefill_tokens", "input_length", "ContextTokens"),
-    "output_tokens": ("output_tokens", "num_decode_tokens", "output_length", "GeneratedTokens"),
+    "arrival_s": ("arrival_s", "arrived_at", "Timestamp", "timestamp", "TIMESTAMP"),
+    "input_tokens": (
+        *("input_tokens", "num_prefill_tokens"),
+        *("Request tokens", "input_length", "ContextTokens"),
+    ),
+    "output_tokens": (
+        *("output_tokens", "num_decode_tokens"),
+        *("Response tokens", "output_length", "GeneratedTokens"),
+    ),
 }
+_SCALES = {"timestamp": 1e-3}
 _SHARED = ("group", "prefix_tokens")
 
 
@@ -99,7 +108,9 @@ def _column(ours: str, row: Mapping[str, object], path: str) -> str:
 def _number(row: Mapping[str, object], name: str, path: str, line: int) -> float:
     value = row.get(name)
     try:
-        return float(value)  # type: ignore[arg-type]
+        if name == "TIMESTAMP":
+            return datetime.fromisoformat(str(value)).replace(tzinfo=UTC).timestamp()
+        return float(value) * _SCALES.get(name, 1.0)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name} is {value!r}", path=path, pointer=f"line {line}", fix="write a number"

@@ -103,6 +103,34 @@ def test_a_trace_is_read_sorted_and_from_its_beginning(tmp_path: Path) -> None:
     assert len(read_trace(path, num_requests=2)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "azure.csv",
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n"
+            "2023-11-16 18:15:48.1805900,396,109\n",
+        ),
+        (
+            "mooncake.jsonl",
+            '{"timestamp": 0, "input_length": 374, "output_length": 44, "hash_ids": [1]}\n'
+            '{"timestamp": 1500, "input_length": 396, "output_length": 109, "hash_ids": [1]}\n',
+        ),
+        (
+            "burst.csv",
+            "Timestamp,Model,Request tokens,Response tokens\n5,a,374,44\n6.5,b,396,109\n",
+        ),
+    ],
+)
+def test_published_traces_are_read_as_they_are(tmp_path: Path, name: str, text: str) -> None:
+    """Dates with seven digits of a second, milliseconds, seconds: 1.5 s apart in each."""
+    (tmp_path / name).write_text(text)
+    requests = read_trace(tmp_path / name)
+    assert requests.arrival_s == pytest.approx([0.0, 1.5])
+    assert requests.input_tokens.tolist() == [374, 396]
+    assert requests.output_tokens.tolist() == [44, 109]
+
+
 def test_groups_of_a_trace_share_prefixes(tmp_path: Path) -> None:
     """JSON lines; a request without a group shares nothing."""
     path = tmp_path / "trace.jsonl"

@@ -84,6 +84,12 @@ def test_a_trace_is_played_faster() -> None:
     assert found.rate_per_s == pytest.approx(10.0, rel=0.01)
 
 
+def test_fewer_requests_than_engines_bind_nothing() -> None:
+    """Four requests, eight engines: at any rate none waits."""
+    found = max_rate(deployment(1, 8), fixed_load(Poisson(1.0), 100, 5), num_requests=4)
+    assert (found.binds, found.failing_rate_per_s) == ("nothing", float("inf"))
+
+
 def test_a_closed_loop_is_refused() -> None:
     with pytest.raises(InputError, match="no rate that could be raised"):
         max_rate(deployment(), fixed_load(ClosedLoop(4), 10, 5))

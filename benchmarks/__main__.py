@@ -29,6 +29,10 @@ STUDIES = {
         "benchmarks.simulation_accuracy",
         "simulate published serving measurements and compare with them",
     ),
+    "serving-search": (
+        "benchmarks.serving_search",
+        "plan serving at full size: what was counted, excluded and proven, and the time it took",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

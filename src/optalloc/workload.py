@@ -194,7 +194,7 @@ def load_workload(path: str | os.PathLike[str]) -> Workload:
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
     table = files.read_table(path)
-    if "kind" not in table:
-        table["kind"] = "serving" if "input_len" in table else "training"
-    workload: Workload = files.typed(table, Workload, path=str(path))  # type: ignore[arg-type]
-    return workload
+    kind = table.get("kind", "serving" if "input_len" in table else "training")
+    if kind == "serving":
+        return files.typed(table, Serving, path=str(path))
+    return files.typed(table, Training, path=str(path))

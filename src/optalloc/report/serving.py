@@ -65,16 +65,7 @@ def headline(result: ServingResult) -> str:
         lines.insert(
             3, f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free"
         )
-    if (limit := plan.model.max_positions) is not None and limit < _longest(plan):
-        lines.append(
-            f"  Mind: {plan.model.name} knows {limit:,} positions, a request has "
-            f"{_longest(plan):,}; engines refuse it unless the model is extended"
-        )
     return "\n".join(lines)
-
-
-def _longest(plan: ServingPlan) -> int:
-    return plan.workload.input_len + plan.workload.output_len
 
 
 def _load_words(plan: ServingPlan) -> str:

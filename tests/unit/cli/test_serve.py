@@ -113,13 +113,3 @@ def test_times_under_a_rate_are_said_to_be_those_of_full_engines(
     assert "full engines" not in capsys.readouterr().out
     assert main([*words, "--rate", "1"]) == 0
     assert "with full engines first token" in capsys.readouterr().out
-
-
-def test_requests_beyond_the_positions_of_the_model_are_mentioned(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    words = ["serve", "gpt2", "--cluster", "1xh100-sxm", "--output-len", "24", *SMALL]
-    assert main([*words, "--input-len", "1000"]) == 0
-    assert "positions" not in capsys.readouterr().out
-    assert main([*words, "--input-len", "1001"]) == 0
-    assert "gpt2 knows 1,024 positions, a request has 1,025" in capsys.readouterr().out

@@ -62,6 +62,11 @@ MixedSearch::MixedSearch(MixedInput input)
             }
         }
         tail_.push_back(std::max({0.0, update, seen}));
+        double layer = kInfinity;
+        for (const int type : input_.sequence) layer = std::min(layer, seconds(k, static_cast<std::size_t>(type)));
+        layer_.push_back(layer);
+        first_.push_back(seconds(k, 0));
+        last_.push_back(std::min(seconds(k, types - 1), k.head_alone.forward + k.head_alone.backward));
         double& best = device_rate_[static_cast<std::size_t>(k.group)];
         best = std::max(best, rate / k.devices);
     }
@@ -94,16 +99,22 @@ void MixedSearch::add_families() {
     }
     for (auto& [key, own] : members) {
         MixedKind family = input_.kinds[static_cast<std::size_t>(own.front())];
-        double rate = 0.0, tail = kInfinity;
+        double rate = 0.0, tail = kInfinity, layer = kInfinity, first = kInfinity, last = kInfinity;
         for (const int member : own) {
             const auto k = static_cast<std::size_t>(member);
             family.capacity = std::max(family.capacity, input_.kinds[k].capacity);
             family.sent = std::min(family.sent, input_.kinds[k].sent);
             rate = std::max(rate, rate_[k]);
             tail = std::min(tail, tail_[k]);
+            layer = std::min(layer, layer_[k]);
+            first = std::min(first, first_[k]);
+            last = std::min(last, last_[k]);
         }
         rate_.push_back(rate);
         tail_.push_back(tail);
+        layer_.push_back(layer);
+        first_.push_back(first);
+        last_.push_back(last);
         input_.kinds.push_back(std::move(family));
         stages_.add_family(std::move(own));
     }

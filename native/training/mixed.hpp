@@ -157,7 +157,7 @@ class MixedSearch {
     void open_grid(double target);
     const std::int16_t* capacity(int step, int kind);
     const std::int16_t* tail_capacity(int step, int kind);
-    bool holds(const MixedShape& shape, int step, int tail_step);
+    double pass_within(const MixedShape& shape, int step, int tail_step);
     bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
     double least_pass(const MixedShape& shape, double cap) const;
@@ -177,6 +177,7 @@ class MixedSearch {
     std::size_t num_kinds_;               // families follow
     std::vector<double> rate_;            // by kind: work per second at best
     std::vector<double> tail_;            // by kind: seconds of tail for a unit of work, at least
+    std::vector<double> layer_, first_, last_;  // by kind: seconds of a layer, the embedding and the head, at least
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;
     double least_boundary_ = 0.0;

@@ -1,7 +1,9 @@
 // One shape of a mixed pipeline: bounds on its micro-batches and its best cuts.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "training/mixed.hpp"
 
@@ -167,13 +169,16 @@ const std::int16_t* MixedSearch::tail_capacity(int step, int kind) {
     return own;
 }
 
-// Whether the stages together can hold as many layers as there are within the beta and the theta of two steps.
-bool MixedSearch::holds(const MixedShape& shape, int step, int tail_step) {
+// The least sum of all stages within the beta and the theta of two steps, the quickest kinds holding all the layers
+// they can; infinite where the stages together do not hold as many as there are.
+double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step) {
     const int stages = shape.stages(), limit = input_.most_stages, size = layers_ + 1;
-    int total = 0, place = stages;  // from the end
+    std::array<std::pair<double, int>, kMostGroups> room;  // seconds of a layer, layers: the quickest first
+    int total = 0, place = stages;                         // from the end
     for (int b = 0; b < shape.blocks; ++b) {
         const std::int16_t* by_beta = capacity(step, shape.kind[b]);
         const std::int16_t* by_theta = tail_capacity(tail_step, shape.kind[b]);
+        int own = 0;
         for (int i = 0; i < shape.count[b]; ++i, --place) {
             const auto r = role(stages - place, stages);
             int most = by_beta[place];
@@ -181,31 +186,54 @@ bool MixedSearch::holds(const MixedShape& shape, int step, int tail_step) {
                 most = by_beta[r == MixedStages::kFirst ? limit + place : 2 * limit + (r == MixedStages::kLast ? 1 : 2)];
             }
             if (most >= 0) most = by_theta[r * size + most];
-            if (most < (r == MixedStages::kMiddle ? 1 : 0)) return false;
-            total += most;
+            if (most < (r == MixedStages::kMiddle ? 1 : 0)) return kInfinity;
+            own += most;
         }
+        total += own;
+        const double layer = layer_[static_cast<std::size_t>(shape.kind[b])];
+        auto at = static_cast<std::size_t>(b);
+        for (; at > 0 && room[at - 1].first > layer; --at) room[at] = room[at - 1];
+        room[at] = {layer, own};
     }
-    return total >= layers_;
+    if (total < layers_) return kInfinity;
+    double sum = first_[static_cast<std::size_t>(shape.kind[0])] +
+                 last_[static_cast<std::size_t>(shape.kind[shape.blocks - 1])];
+    for (int b = 0, left = layers_; left > 0; ++b) {
+        const auto& [layer, own] = room[static_cast<std::size_t>(b)];
+        sum += layer * std::min(left, own);
+        left -= own;
+    }
+    return sum * (1.0 - 1e-12);
 }
 
 // Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, the beta that
 // it leaves. A theta too small for the largest beta left is too small for all: it rises until it is not.
 bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro) {
-    const auto step_of = [&](int tail_step) {  // below the grid: none
-        const double room = target - shape.links - theta_[static_cast<std::size_t>(tail_step)];
-        double cap = room / num_micro;
-        if (num_micro > 1 && cap > 0.0) cap = std::min(cap, (room - least_pass(shape, cap)) / (num_micro - 1));
-        if (!(cap >= beta_.front())) return first_step_ - 1;
-        return std::min(last_step_, static_cast<int>(std::ceil(std::log(cap * (1.0 + 1e-12)) * kPerLog)));
+    const auto room = [&](int tail) { return target - shape.links - theta_[static_cast<std::size_t>(tail - 1)]; };
+    const auto step_of = [&](double beta) {  // below the grid: none
+        if (!(beta >= beta_.front())) return first_step_ - 1;
+        return std::min(last_step_, static_cast<int>(std::ceil(std::log(beta * (1.0 + 1e-12)) * kPerLog)));
     };
     for (int tail = 1; tail <= kTailSteps;) {
-        const int step = step_of(tail - 1);
-        if (step < first_step_ || !holds(shape, step, kTailSteps)) return false;
-        if (holds(shape, step, tail)) return true;
-        int bad = tail, good = kTailSteps;
-        while (bad + 1 < good) {
-            const int middle = (bad + good) / 2;
-            (holds(shape, step, middle) ? good : bad) = middle;
+        double beta = room(tail) / num_micro;
+        if (num_micro > 1 && beta > 0.0) beta = std::min(beta, (room(tail) - least_pass(shape, beta)) / (num_micro - 1));
+        const int widest = step_of(beta);
+        if (widest < first_step_ || pass_within(shape, widest, kTailSteps) == kInfinity) return false;
+        // The stages that hold the layers take their time, which leaves less for the slowest of them, and so on.
+        double pass = pass_within(shape, widest, tail);
+        for (int step = widest; pass <= room(tail);) {
+            const int next = num_micro > 1 ? step_of((room(tail) - pass) / (num_micro - 1)) : step;
+            if (next >= step) return true;
+            if (next < first_step_) break;
+            step = next;
+            pass = pass_within(shape, step, tail);
+        }
+        int bad = tail, good = tail + 1;
+        if (pass_within(shape, widest, tail) == kInfinity) {
+            for (good = kTailSteps; bad + 1 < good;) {
+                const int middle = (bad + good) / 2;
+                (pass_within(shape, widest, middle) < kInfinity ? good : bad) = middle;
+            }
         }
         tail = good;
     }

@@ -185,20 +185,14 @@ class Serving(
 Workload = Training | Serving
 
 
-class _Head(msgspec.Struct, frozen=True):
-    """What says of which kind a file is."""
-
-    kind: str = "training"
-
-
 def load_workload(path: str | os.PathLike[str]) -> Workload:
-    """The workload of a ``workload.toml``; one without ``kind`` is of training.
+    """The workload of a ``workload.toml``; one that names no ``kind`` is training.
 
     Raises
     ------
     InputError
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
-    if files.read_toml(path, _Head).kind == "training":
-        return files.read_toml(path, Training)
-    return files.read_toml(path, Workload)  # type: ignore[arg-type]
+    if files.read_toml(path, dict[str, object]).get("kind") == "serving":
+        return files.read_toml(path, Serving)
+    return files.read_toml(path, Training)

@@ -20,6 +20,7 @@ from optalloc.serving.offload.parts import chain_of
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.serving.offload.runtimes import RUNTIMES
 from optalloc.serving.offload.solve import best_kv_dtype, longest_context, plan_offload
+from optalloc.stop import NodeLimit
 from optalloc.units import GB, GIB
 
 SHORT = Generation(prompt_tokens=512, output_tokens=128)
@@ -160,6 +161,16 @@ def test_too_small_a_machine_says_by_how_much() -> None:
     cpu = msgspec.structs.replace(box.cpu, memory_bytes=box.cpu.memory_bytes + more)
     assert plan_offload(model, msgspec.structs.replace(box, cpu=cpu), SHORT).best is not None
     assert any("weights in" in fix.what for fix in result.fixes)
+
+
+def test_a_stopped_search_answers_with_what_it_has() -> None:
+    """Before the first bound: no plan, or one whose gap is open and never negative."""
+    model, box = load_model("llama-3.1-8b"), machine(6.0, 3.0, cpu_gb=5.0, disk_gb=200.0)
+    for nodes in (0, 1, 40):
+        result = plan_offload(model, box, SHORT, stop=NodeLimit(nodes))
+        assert result.termination is Termination.LIMIT
+        if result.best is not None:
+            assert 0.0 < result.bounds.gap <= 1.0
 
 
 def test_flexgen_keeps_all_that_fits_on_the_gpu() -> None:

@@ -6,15 +6,18 @@ CPU memory and on disk. The sizes of the buffers for parts on disk are tried one
 (:func:`~optalloc.serving.offload.tables.disk_buffers`), those of the GPUs are modes.
 
 *Why it is exact.* Equal parts are interchangeable, so counts say everything. Let ``v(x)`` be the
-seconds of a placement x and ``r(x) = v(x) + l (bytes x uses of CPU memory - CPU memory)`` its
-priced seconds at the best price l; a placement that fits has ``r(x) <= v(x)``. A pass with a limit
-t visits every x with ``r(x) <= t``: chains whose shortest completion is below t (:meth:`_chains`),
-then fills of the GPUs (:func:`~optalloc.serving.offload.fills.gpu_fills`), then the best fill of
-CPU memory under its true limit (:func:`~optalloc.serving.offload.fills.cpu_fill`). After it no
+seconds of a placement x and ``r(x)`` those with CPU memory sold at the best prices, less what it
+brings at least (:mod:`~optalloc.serving.offload.duals`); a placement that fits has
+``r(x) <= v(x)``. A pass with a limit t visits every x with ``r(x) <= t``: chains whose shortest
+completion is below t (:meth:`_chains`), then fills of the GPUs
+(:func:`~optalloc.serving.offload.fills.gpu_fills`), then the best fill of CPU memory under its true
+limit (:func:`~optalloc.serving.offload.fills.cpu_fill`). After it no
 placement below t was missed, so ``min(best, t)`` is a bound; once the best is at most t it is
 optimal. Fills that leave room for a part which is never slower on the GPU are skipped: moving the
 part there costs no time and no other memory.
 
+A space of placements that takes too many visits is halved by the number of one kind of part in CPU
+memory, and each half has prices of its own: few coarse parts leave a wide gap to a price alone.
 Every pass widens the band fourfold, so the last one costs about as much as all before.
 """
 

@@ -288,6 +288,7 @@ def test_split_plans_agree_with_the_cost_models_closed_loop(
     ("given", "said"),
     [
         ({"objective": "speed"}, "unknown objective"),
+        ({"input_len": 100_000}, "longer than the 40960 positions"),
         ({"pin": ("device=b200",)}, "the cluster has no"),
     ],
 )

@@ -216,9 +216,8 @@ def test_a_rate_that_no_context_keeps_is_refused() -> None:
     """With the rate of the shortest context."""
     model, box = load_model("llama-3.1-8b"), machine(20.0, cpu_gb=2.0)
     fastest = plan_offload(model, box, SHORT).plan.output_tokens_per_s
-    with pytest.raises(InputError, match=f"gives {fastest:.4g} output tokens/s") as caught:
+    with pytest.raises(InputError, match=f"gives {fastest:.4g} output tokens/s"):
         longest_context(model, box, SHORT, tokens_per_s=2.0 * fastest)
-    assert caught.value.fix == f"ask for {fastest:.3g} or less"
 
 
 def test_cache_is_as_precise_as_costs_no_speed() -> None:

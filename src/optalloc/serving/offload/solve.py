@@ -197,7 +197,7 @@ def longest_context(
             f"the shortest context gives {fastest:.4g} output tokens/s, below the {least:.4g} to "
             "keep",
             path="min_rate",
-            fix=f"ask for {fastest:.3g} or less",
+            fix="ask for less, or leave it out",
         )
     low = -(-shortest // _CONTEXT_STEP)
     high = (model.max_positions or 2**20) // _CONTEXT_STEP

@@ -46,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cli.fleet_inputs import fleet_inputs
     from optalloc.cli.progress import progress_line
     from optalloc.files import write_json
-    from optalloc.report.fleet import account_tables, fleet_tables, simulation_table
+    from optalloc.report.fleet import (
+        account_tables,
+        fleet_raw,
+        fleet_tables,
+        simulation_table,
+    )
     from optalloc.report.table import render
     from optalloc.serving.mix.account import account_of
     from optalloc.serving.mix.result import answer_of
@@ -73,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             profile, result.counts, result.routes, num_requests=arguments.simulate
         )
         tables.append(simulation_table(problem, found))
+    if arguments.format == "csv":
+        tables = [fleet_raw(problem, result)]
     print(render(tables, answer, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -46,13 +47,25 @@ def export_targets() -> tuple[str, ...]:
 
 def check_target(target: str, path: str = "target") -> None:
     """Raise InputError at ``path``, with the nearest name, if no target has that name."""
-    if target not in TARGETS:
-        near = nearest(target, TARGETS, count=1)
+    check_known(target, TARGETS, "is no export target", path)
+
+
+def check_known(target: str, targets: Collection[str], wrong: str, path: str = "target") -> None:
+    """Raise InputError ("'vlm' ``wrong``"), with the nearest name, if it is none of the targets."""
+    if target not in targets:
+        near = nearest(target, targets, count=1)
         raise InputError(
-            f"{target!r} is no export target",
+            f"{target!r} {wrong}",
             path=path,
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(targets)}",
         )
+
+
+def named(dotted: str) -> object:
+    """What a dotted path names; its module is imported now."""
+    module, _, name = dotted.rpartition(".")
+    found: object = getattr(importlib.import_module(module), name)
+    return found
 
 
 def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
@@ -67,9 +80,7 @@ def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
     """
     check_target(target)
     _refuse_unwritten(plan, target)
-    module, _, name = TARGETS[target].rpartition(".")
-    exporter = cast(Exporter, getattr(importlib.import_module(module), name))
-    return exporter(plan)
+    return cast(Exporter, named(TARGETS[target]))(plan)
 
 
 def _refuse_unwritten(plan: TrainingPlan, target: str) -> None:

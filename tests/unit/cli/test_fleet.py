@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_model_devices_and_trace_make_a_fleet_that_is_simulated(
     assert main(["fleet", str(made), "--utilization", "60%", "--format", "json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert first["fleet"] == again["fleet"]
+
+
+def test_csv_holds_the_plain_numbers_of_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(EXAMPLES / "fleet.toml")
+    assert main(["fleet", path, "--format", "json"]) == 0
+    fleet = json.loads(capsys.readouterr().out)["fleet"]
+    assert main(["fleet", path, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    for name in ("price_usd_per_h", "busy"):
+        assert [float(row[name]) for row in rows] == [rented[name] for rented in fleet]
+    assert sum(float(row["requests_per_s"]) for row in rows) == pytest.approx(15.0)
 
 
 @pytest.mark.parametrize(

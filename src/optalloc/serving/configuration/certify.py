@@ -85,7 +85,7 @@ def _broken_rules(plan: ServingPlan) -> Iterator[str]:
     roles = [worker.role for worker in plan.workers]
     wanted = {"serve"} if plan.mode == "aggregated" else {"prefill", "decode"}
     if set(roles) != wanted or (plan.mode == "disaggregated" and len(roles) != 2):
-        yield f"its workers are {', '.join(roles)}"
+        yield f"its workers are {', '.join(roles) or 'missing'}"
         return
     kinds = {layer.name: layer for layer in plan.model.layer_types}
     layers = [(kinds[run.layer], run.count) for run in plan.model.layers]

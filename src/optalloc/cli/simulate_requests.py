@@ -59,13 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
+    from optalloc.cli.plans import checked
     from optalloc.report import requests as report
     from optalloc.report.table import render
+    from optalloc.serving.configuration.certify import check_deployment
     from optalloc.simulate.requests.max_rate import max_rate
     from optalloc.simulate.requests.plans import asked_of, deployment_of
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
+    with checked(arguments.plan):
+        check_deployment(plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
     work = asked_of(plan)
     simulation = simulate_requests(

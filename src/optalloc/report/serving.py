@@ -289,7 +289,10 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
             (
                 e.role,
                 e.device,
-                *(format_seconds(s, digits=1) for s in (e.fixed_s, e.cache_s, e.growth_s)),
+                *(
+                    format_seconds(s, digits=1) if s > 0.0 else "-"
+                    for s in (e.fixed_s, e.cache_s, e.growth_s)
+                ),
                 format_seconds(e.prompt_s, digits=1),
                 f"{e.memory_share:.0%}",
                 e.binds,

@@ -88,6 +88,7 @@ def test_sweep_of_serving_plans(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         ([*WORK], 2, "give a cluster, or devices"),
         ([*WORK, "--cluster", "1xh100-sxm", "--pin", "tq=4"], 2, "names no decision"),
         ([*WORK, "--cluster", "1xh100-sxm", "--rate", "1", "--concurrency", "2"], 2, "both"),
+        ([*WORK, "--time-limit", "-1s"], 2, "--time-limit has no value"),
     ],
 )
 def test_bad_input_names_the_flag(

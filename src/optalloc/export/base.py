@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -45,24 +45,25 @@ def export_targets() -> tuple[str, ...]:
     return tuple(sorted(TARGETS))
 
 
-def check_target(target: str, path: str = "target") -> None:
+def check_target(
+    target: str,
+    path: str = "target",
+    *,
+    among: Mapping[str, str] = TARGETS,
+    refusal: str = "is no export target",
+) -> None:
     """Raise InputError at ``path``, with the nearest name, if no target has that name."""
-    check_known(target, TARGETS, "is no export target", path)
-
-
-def check_known(target: str, targets: Collection[str], wrong: str, path: str = "target") -> None:
-    """Raise InputError ("'vlm' ``wrong``"), with the nearest name, if it is none of the targets."""
-    if target not in targets:
-        near = nearest(target, targets, count=1)
+    if target not in among:
+        near = nearest(target, among, count=1)
         raise InputError(
-            f"{target!r} {wrong}",
+            f"{target!r} {refusal}",
             path=path,
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(targets)}",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(among)}",
         )
 
 
-def named(dotted: str) -> object:
-    """What a dotted path names; its module is imported now."""
+def exporter_at(dotted: str) -> object:
+    """The function at a dotted path of a table of targets; its module is imported now."""
     module, _, name = dotted.rpartition(".")
     found: object = getattr(importlib.import_module(module), name)
     return found
@@ -80,7 +81,7 @@ def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
     """
     check_target(target)
     _refuse_unwritten(plan, target)
-    return cast(Exporter, named(TARGETS[target]))(plan)
+    return cast(Exporter, exporter_at(TARGETS[target]))(plan)
 
 
 def _refuse_unwritten(plan: TrainingPlan, target: str) -> None:

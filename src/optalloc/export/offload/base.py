@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from optalloc.errors import ExportError
-from optalloc.export.base import Artefact, check_known, named, write
+from optalloc.export.base import Artefact, check_target, exporter_at, write
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.serving.offload.runtimes import against, limits_of
 
@@ -30,13 +30,15 @@ def offload_artefacts(plan: OffloadPlan, target: str) -> tuple[Artefact, ...]:
     ExportError
         If the runtime cannot express the plan.
     """
-    check_known(target, OFFLOAD_TARGETS, "does not run offload plans")
+    check_target(target, among=OFFLOAD_TARGETS, refusal="does not run offload plans")
     reasons = [against(limits, plan.placement) for limits in limits_of(target, plan.machine)]
     if None not in reasons:
         raise ExportError(
             target, str(reasons[0]), fix=f"plan with 'optalloc offload ... --for {target}'"
         )
-    exporter = cast(Callable[[OffloadPlan], tuple[Artefact, ...]], named(OFFLOAD_TARGETS[target]))
+    exporter = cast(
+        Callable[[OffloadPlan], tuple[Artefact, ...]], exporter_at(OFFLOAD_TARGETS[target])
+    )
     return exporter(plan)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from optalloc.errors import ExportError
-from optalloc.export.base import Artefact, check_known, named, write
+from optalloc.export.base import Artefact, check_target, exporter_at, write
 from optalloc.serving.configuration.plan import ServingPlan
 
 # target -> dotted path of its exporter; a module is imported only when it is asked for.
@@ -32,7 +32,7 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
     ExportError
         If the target cannot express the plan; names the feature.
     """
-    check_known(target, SERVING_TARGETS, "does not run serving plans")
+    check_target(target, among=SERVING_TARGETS, refusal="does not run serving plans")
     for worker in plan.workers:
         if worker.engine.draft_tokens:
             raise ExportError(
@@ -40,7 +40,9 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
                 "speculative decoding whose draft model the plan does not name",
                 fix="plan with draft_tokens = 0, and add the draft model's flags by hand",
             )
-    exporter = cast(Callable[[ServingPlan], tuple[Artefact, ...]], named(SERVING_TARGETS[target]))
+    exporter = cast(
+        Callable[[ServingPlan], tuple[Artefact, ...]], exporter_at(SERVING_TARGETS[target])
+    )
     return exporter(plan)
 
 

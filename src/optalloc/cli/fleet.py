@@ -68,9 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_line(lambda price: f"{price:,.2f} USD/h") as line:
         result = plan_fleet(problem, stop=stop, on_progress=line)
     answer = answer_of(problem, result)
+    facts = msgspec.to_builtins(answer)
     tables = fleet_tables(problem, result)
     if arguments.explain and result.rented is not None:
-        tables += account_tables(problem, account_of(problem, result.rented, stop=stop))
+        account = account_of(problem, result.rented, stop=stop)
+        tables += account_tables(problem, account)
+        facts["account"] = account
     if arguments.simulate is not None and profile is not None and result.routes is not None:
         from optalloc.simulate.fleet import simulate_fleet
 
@@ -78,9 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
             profile, result.counts, result.routes, num_requests=arguments.simulate
         )
         tables.append(simulation_table(problem, found))
+        facts["simulated"] = found
     if arguments.format == "csv":
         tables = [fleet_raw(problem, result)]
-    print(render(tables, answer, arguments.format, color=colored()), end="")
+    print(render(tables, facts, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)
     return status(result, result.rented, require_optimal=arguments.require_optimal)

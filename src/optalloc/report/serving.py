@@ -53,7 +53,7 @@ def headline(result: ServingResult) -> str:
         f"{plan.model.name} on {plan.cluster.name}: "
         f"{value_text(result.objective, result.bounds.primal)}, {_claim(result)}",
         f"  {plan.mode}, {plan.num_devices} of {plan.cluster.num_devices} devices; "
-        f"{_load_words(plan)}first token {_time(said.ttft_s, said.errors.get('ttft'))}, then "
+        f"first token {_time(said.ttft_s, said.errors.get('ttft'))}, then "
         f"{_time(said.tpot_s, said.errors.get('tpot'))} a token",
         f"  {said.output_tokens_per_s:,.0f} output tokens/s"
         f"{_share(said.errors.get('throughput'))}, {said.tokens_per_s_per_user:,.1f} a user, "
@@ -63,14 +63,11 @@ def headline(result: ServingResult) -> str:
     if plan.workload.rate_per_s is not None:
         free = 1.0 - plan.workload.rate_per_s / said.capacity_per_s
         lines.insert(
-            3, f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free"
+            3,
+            f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free; "
+            "the times are those of full engines",
         )
     return "\n".join(lines)
-
-
-def _load_words(plan: ServingPlan) -> str:
-    """The times of a plan are those of full engines; with a rate below that they are a bound."""
-    return "" if plan.workload.rate_per_s is None else "with full engines "
 
 
 def _claim(result: ServingResult) -> str:

@@ -86,8 +86,13 @@ def test_model_devices_and_trace_make_a_fleet_that_is_simulated(
     assert "Simulated: Poisson requests" in shown
     assert main(["fleet", *words, "--simulate", "-3"]) == 2
     assert "-3 requests are to be simulated" in capsys.readouterr().err
-    assert main(["fleet", *words, "--format", "json"]) == 0
+    every = ["--explain", "--simulate", "300", "--format", "json"]
+    assert main(["fleet", *words, *every]) == 0
     first = json.loads(capsys.readouterr().out)
+    assert first["account"]["marginal_usd_per_h"] > 0.0
+    assert [one["summary"]["num_requests"] for one in first["simulated"]] == [270] * len(
+        first["fleet"]
+    )
     assert main(["fleet", str(made), "--utilization", "60%", "--format", "json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert first["fleet"] == again["fleet"]

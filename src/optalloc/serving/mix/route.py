@@ -110,7 +110,7 @@ def _solve(
         raise RuntimeError(f"the routing programme ended {solver.getModelStatus()}")
     solution = solver.getSolution()
     found = np.asarray(solution.col_value, dtype=np.float64)
-    dual = np.asarray(solution.row_dual, dtype=np.float64)
+    dual: list[float] = np.asarray(solution.row_dual, dtype=np.float64).tolist()
     part = np.clip(found[:-1], 0.0, 1.0)
     served: dict[int, float] = dict.fromkeys(demanded, 0.0)
     for (j, _), x in zip(pairs, part.tolist(), strict=True):

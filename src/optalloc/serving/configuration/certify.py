@@ -8,6 +8,7 @@ the certificate. No code is shared with the search.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from optalloc import files
@@ -141,7 +142,14 @@ def _broken_places(plan: ServingPlan) -> Iterator[str]:
 
 
 def _packs(node: int, count: int, kinds: list[tuple[int, int]]) -> bool:
-    """Can these (size, number) of engines be laid on the nodes? Each way to fill one by one."""
+    """Can these (size, number) of engines be laid on the nodes?
+
+    Where each size divides the next and the largest the node, laying the largest first leaves no
+    room that a smaller one cannot use: only the sum counts. Else each way to fill one by one.
+    """
+    sizes = [*sorted({size for size, _ in kinds}), node]
+    if all(b % a == 0 for a, b in itertools.pairwise(sizes)):
+        return sum(size * number for size, number in kinds) <= node * count
     left = {tuple(number for _, number in kinds)}
     for _ in range(count):
         left = {rest for state in left for rest in _filled(node, state, [s for s, _ in kinds])}

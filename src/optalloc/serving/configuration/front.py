@@ -114,7 +114,7 @@ def _disaggregated(search: Search, free: Problem) -> list[tuple[float, float, Ch
     if not len(left) or not len(right) or free.workload.output_len < 2:
         return []
     sizes = tuple(b for b in _SIZES if free.limits.allows("batch", b, "decode"))
-    pairs, _ = split.all_pairs(free, left, right, sizes, goal="price")
+    pairs, _, _ = split.all_pairs(free, left, right, sizes, goal="price")
     user = 1.0 / pairs.tpot_s
     device = pairs.rate_per_s * free.workload.output_len / pairs.devices
     found = []

@@ -20,6 +20,8 @@ from optalloc.serving.configuration.rows import all_rows, floors
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
 
+_WHOLE = 256
+
 
 class Pick(msgspec.Struct, frozen=True, kw_only=True):
     """``count`` equal engines of a chosen deployment: the engine by number in its table."""
@@ -92,10 +94,11 @@ class Search:
             self._found += choices
             bounds += [] if bound is None else [bound]
             unknown = stopped and bound is None
-        if "disaggregated" in modes:  # a pass too short to be worth stopping
-            choices = self._disaggregated()
+        if "disaggregated" in modes:
+            choices, halted = self._disaggregated()
             self._found += choices
             bounds += [choices[0].value] if choices else []
+            stopped, unknown = stopped or halted, unknown or halted
         self._found.sort(key=self._rank)
         less = OBJECTIVES[self.problem.objective][1]
         return Outcome(
@@ -169,23 +172,33 @@ class Search:
             tpot_s=float(o.tpot_s[index].max()),
         )
 
-    def _disaggregated(self) -> list[Choice]:
-        """The best deployment of split phases, then the best of each other pair of widths."""
+    def _disaggregated(self) -> tuple[list[Choice], bool]:
+        """The best deployment of split phases, then the best of each other pair of widths; whether
+        the search was stopped before it had them all."""
         p, left, right = self.problem, self.table("prefill"), self.table("decode")
         if not len(left) or not len(right) or p.workload.output_len < 2:
-            return []
-        pairs, counted = split.all_pairs(p, left, right)
+            return [], False
+        pairs, counted, stopped = split.all_pairs(p, left, right, halted=self._due)
         self.configurations += counted
-        self._count("dominated workers", counted - len(pairs))
+        if not stopped:
+            self._count("dominated workers", counted - len(pairs))
         if not len(pairs):
-            return []
+            return [], stopped
         sign = 1.0 if OBJECTIVES[p.objective][1] else -1.0
         values = split.values(p, pairs)
         order = np.lexsort((-pairs.rate_per_s, pairs.devices, sign * values))
         shape = left.devices[pairs.prefill] * 2**20 + right.devices[pairs.decode]
         _, first = np.unique(shape[order], return_index=True)
         chosen = order[np.sort(first)]
-        return [_pair_choice(pairs, values, int(i)) for i in chosen[:8]]
+        return [_pair_choice(pairs, values, int(i)) for i in chosen[:8]], stopped
+
+    def _due(self) -> bool:
+        """Whether to stop between sizes of workers. On few devices all of them take tenths of a
+        second, and ended whole they give a bound."""
+        if self.problem.cluster.num_devices <= _WHOLE:
+            return False
+        best = min(self._found, key=self._rank, default=None)
+        return self._halted(None if best is None else best.value, None, self.configurations)
 
     def _count(self, name: str, number: int) -> None:
         self.pruned[name] = self.pruned.get(name, 0) + int(number)

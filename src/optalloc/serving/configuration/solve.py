@@ -24,6 +24,8 @@ from optalloc.serving.configuration.space import BATCHES, CHUNKS
 from optalloc.stop import OnProgress, StopRule
 from optalloc.workload import Serving
 
+#: Devices of a cluster at most: the array entries of a search grow with the square of the workers.
+MOST_DEVICES = 4096
 _RIVALS = 4
 
 
@@ -92,8 +94,8 @@ def plan_serving(
     Raises
     ------
     InputError
-        For an unknown objective or decision, an objective without data, or requests longer than the
-        model's positions.
+        For an unknown objective or decision, an objective without data, requests longer than the
+        model's positions, or more than :data:`MOST_DEVICES` devices.
     UnsupportedModel
         If the model is not decoder-only.
 
@@ -166,7 +168,14 @@ def _check_length(problem: Problem) -> None:
 
 
 def _check_devices(problem: Problem) -> None:
-    """Pinned devices are in the cluster."""
+    """The cluster is of a size that can be searched, and pinned devices are in it."""
+    if problem.cluster.num_devices > MOST_DEVICES:
+        raise InputError(
+            f"a cluster of {problem.cluster.num_devices:,} devices is more than the "
+            f"{MOST_DEVICES:,} that one deployment is searched on",
+            path="cluster",
+            fix="plan a part of it, and repeat that",
+        )
     known = problem.cluster.device_names
     for limits in (problem.limits.pin, problem.limits.forbid):
         for key, values in limits.items():

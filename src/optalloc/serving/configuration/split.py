@@ -33,6 +33,8 @@ the fewest of each, and the least latency the most prefill workers beside the fe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +91,12 @@ def all_pairs(
     decode_table: EngineTable,
     sizes: tuple[int, ...] = (),
     goal: str = "",
-) -> tuple[Pairs, int]:
+    halted: Callable[[], bool] = lambda: False,
+) -> tuple[Pairs, int, bool]:
     """Every deployment of split phases that no rule removes, and the number of pairs of workers.
 
     ``goal`` is the objective that the numbers of workers are chosen for; default: the problem's.
+    ``halted`` is asked before each pair of sizes; the last value says whether it ended the search.
 
     Complexity: O(groups^2 * sizes^2 * prefill workers * decode workers * n_p) array entries, where
     the workers are those undominated of one size.
@@ -114,9 +118,11 @@ def all_pairs(
     best_d = {k: right.take(i) for k, i in kinds_d.items()}
     if problem.workload.concurrency is None or np.isinf(problem.ttft_s):
         best_d = {k: undominated_decode(d, length, move_s) for k, d in best_d.items()}
+    stopped = False
     for (group, devices, *same), prefill in best_p.items():
+        stopped = stopped or halted()
         for (other, size, *alike), decode in best_d.items():
-            if same == alike:
+            if same == alike and not stopped:
                 found.append(
                     _counted(
                         problem,
@@ -132,7 +138,7 @@ def all_pairs(
     total = sum(
         len(i) * len(j) for k, i in kinds_p.items() for m, j in kinds_d.items() if k[2:] == m[2:]
     )
-    return joined(found), total
+    return joined(found), total, stopped
 
 
 def _counted(

@@ -13,6 +13,7 @@ from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.step import step_model
 from optalloc.errors import CertificateError, InputError, NoPlan
 from optalloc.result import Termination
+from optalloc.serving.configuration.certify import _packs
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.solve import ServingResult
 
@@ -234,6 +235,32 @@ def test_a_stopped_search_keeps_its_plan_and_a_bound() -> None:
     assert result.bounds.dual is not None
     assert result.bounds.primal is not None
     assert result.bounds.dual >= result.bounds.primal
+
+
+def test_a_stop_is_asked_for_between_the_sizes_of_split_phases() -> None:
+    result = oa.plan_serving(
+        oa.load_model("qwen3-8b"),
+        oa.load_cluster("264xh100-sxm"),
+        oa.Serving(input_len=2000, output_len=200),
+        pin=("mode=disaggregated", *PINS),
+        stop=oa.NodeLimit(0),
+    )
+    assert result.termination is Termination.LIMIT
+    assert result.bounds.dual is None
+
+
+def test_a_cluster_too_large_for_one_search_is_refused() -> None:
+    with pytest.raises(InputError, match=r"4,104 devices is more than the 4,096"):
+        planned("4104xh100-sxm")
+
+
+def test_engines_whose_sizes_divide_each_other_fill_nodes_by_their_sum() -> None:
+    """On two nodes of 8: 3 of 4 and 2 of 2 fill them, one more of 2 does not fit; 2 of 3 and one of
+    2 fit one node of 8, 3 of 3 do not."""
+    assert _packs(8, 2, [(4, 3), (2, 2)])
+    assert not _packs(8, 2, [(4, 3), (2, 3)])
+    assert _packs(8, 1, [(3, 2), (2, 1)])
+    assert not _packs(8, 1, [(3, 3)])
 
 
 def test_an_interrupted_search_keeps_its_plan_and_a_bound() -> None:

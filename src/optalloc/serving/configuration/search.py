@@ -20,6 +20,7 @@ from optalloc.serving.configuration.rows import all_rows, floors
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
 
+# Devices up to which split phases are searched whole.
 _WHOLE = 256
 
 

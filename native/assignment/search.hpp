@@ -40,14 +40,16 @@ struct PlungeRule {
     double fraction = 0.1;   // of the free tasks, placed at once
     double noise = 0.0;      // added to shares at most
     int steps = 24;          // of the ascent between two placings
+    double theta = 0.5;      // of its first step
     int most_failures = 2;
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };
 
-// A node left for later: the pairs removed on the way to it, and where its multipliers start.
+// A node left for later: the pairs removed on the way to it, where its multipliers start and how they rise.
 struct Subtree {
     std::vector<std::size_t> removed;
     std::vector<double> multiplier;
+    Ascent how;
 };
 
 class Search {
@@ -118,6 +120,8 @@ class Search {
     Int ceiling_;
     Int target_;
     Int best_bound_ = 0;
+    double last_theta_ = 0.0;  // where the last ascent left it
+    Ascent below_;             // of the nodes below the root
     int depth_ = 0;
     std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;

@@ -32,6 +32,7 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMPS = VENV / "stamps"
 UNFINISHED = VENV / "set-up-unfinished"
 TORCH = "2.13.0"
+TRANSFORMERS, ACCELERATE = "transformers==5.23.0", "accelerate==1.15.0"
 CHECKED = ("src", "tests", "benchmarks", "examples", "dev.py")
 NOT_HERE = "not torch and not gpu and not browser"
 # Under the sanitizers the large counts of random instances add time and no path of the code.
@@ -414,33 +415,39 @@ def lock() -> int:
 def _lock_torch(
     common: Sequence[object], main_lock: Path, target: Path, env: dict[str, str]
 ) -> None:
-    """Pin the CPU wheel that pip finds here, and the pure packages that it needs."""
+    """Pin the wheels that pip finds here (of torch the CPU's), and the packages that they need."""
     import email
     import tempfile
     import zipfile
 
     with tempfile.TemporaryDirectory() as folder:
-        step(
-            f"Finding torch {TORCH}",
-            [PYTHON, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d", folder,
-             f"torch=={TORCH}"],
-            "run 'python3 dev.py demo' first and check that the index can be reached.",
-            env,
-        )  # fmt: skip
-        (wheel,) = Path(folder).glob("torch-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-            needs = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
+        needed, pinned = [TRANSFORMERS], ""
+        for wanted in (f"torch=={TORCH}", ACCELERATE):
+            name = wanted.partition("=")[0]
+            step(
+                f"Finding {wanted}",
+                [PYTHON, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d",
+                 folder, wanted],
+                "run 'python3 dev.py demo' first and check that the index can be reached.",
+                env,
+            )  # fmt: skip
+            (wheel,) = Path(folder).glob(f"{name}-*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+                needs = email.message_from_bytes(archive.read(metadata)).get_all(
+                    "Requires-Dist", []
+                )
+            needed += [n for n in needs if "extra ==" not in n and not n.startswith("torch")]
+            digest_ = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            pinned += f"{wanted} \\\n    --hash=sha256:{digest_}\n"
         inputs = Path(folder) / "torch-needs.in"
-        inputs.write_text("\n".join(need for need in needs if "extra ==" not in need) + "\n")
+        inputs.write_text("\n".join(needed) + "\n")
         step(
             "Resolving requirements-torch.lock",
             [*common, inputs, "-c", main_lock, "-o", target],
             "read the message above.",
             env,
         )
-        wheel_hash = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        pinned = f"torch=={TORCH} \\\n    --hash=sha256:{wheel_hash}\n"
         target.write_text(target.read_text() + pinned)
 
 

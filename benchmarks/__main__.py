@@ -15,6 +15,19 @@ STUDIES = {
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "fleet": ("benchmarks.fleet", "rent the cheapest replicas, beside the programme of Mélange"),
+    "serving-accuracy": (
+        "benchmarks.serving_accuracy",
+        "predict published serving measurements and score the predictions",
+    ),
+    "request-simulation": (
+        "benchmarks.request_simulation",
+        "requests a second of CPU that the simulator of requests serves, by workload",
+    ),
+    "simulation-accuracy": (
+        "benchmarks.simulation_accuracy",
+        "simulate published serving measurements and compare with them",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

@@ -105,9 +105,13 @@ def regret(rows: Sequence[Scored]) -> float:
 
 def rank_correlation(rows: Sequence[Scored]) -> float:
     """Spearman's coefficient between predicted and measured step times, ties averaged."""
-    first = _ranks([s.predicted_s for s in rows])
-    second = _ranks([s.measured_s or 0.0 for s in rows])
-    mean = (len(rows) + 1) / 2.0
+    return spearman([s.predicted_s for s in rows], [s.measured_s or 0.0 for s in rows])
+
+
+def spearman(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Spearman's coefficient of two equally long series, ties averaged; 1 where one is constant."""
+    first, second = _ranks(predicted), _ranks(measured)
+    mean = (len(first) + 1) / 2.0
     both = sum((a - mean) * (b - mean) for a, b in zip(first, second, strict=True))
     size = (sum((a - mean) ** 2 for a in first) * sum((b - mean) ** 2 for b in second)) ** 0.5
     return both / size if size else 1.0

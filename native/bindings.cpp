@@ -8,8 +8,10 @@
 #include "assignment/solve.hpp"
 #include "assignment/sparse.hpp"
 #include "serving/cover.hpp"
+#include "serving/mix.hpp"
 #include "serving/placement.hpp"
 #include "serving/walk.hpp"
+#include "simulate/requests.hpp"
 #include "training/bounds.hpp"
 #include "training/mixed.hpp"
 #include "training/partition.hpp"
@@ -353,6 +355,10 @@ void bind_mixed(nb::module_& m) {
 
 namespace as = optalloc::assignment;
 
+nb::bytes packed(const as::Proof& proof) {
+    return nb::bytes(proof.rows.data(), proof.rows.size() * sizeof(proof.rows[0]));
+}
+
 void bind_assignment(nb::module_& m) {
     // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound, proof); value and units are
     // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
@@ -397,8 +403,7 @@ void bind_assignment(nb::module_& m) {
               nb::object proof = nb::none();
               if (prove) {
                   const as::Proof& tree = answer.proof;
-                  proof = nb::make_tuple(nb::bytes(tree.rows.data(), tree.rows.size() * sizeof(as::Int)), tree.scale,
-                                         tree.target, tree.without_costs);
+                  proof = nb::make_tuple(packed(tree), tree.scale, tree.target, tree.without_costs);
               }
               return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes,
                                     answer.multiplier, answer.scale, answer.witness_bound, proof);
@@ -447,13 +452,14 @@ namespace ro = optalloc::assignment::rows;
 
 void bind_rows(nb::module_& m) {
     // Unit-major costs and allowed (M, N), loads (R, M, N), capacities (R, M); groups of tasks that stay
-    // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes);
-    // value and units are None without an assignment. watch(nodes, value, bound) -> stop?
+    // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes, proof);
+    // value and units are None without an assignment. watch(nodes, value, bound) -> stop? proof: None unless asked
+    // for, else (rows as in record.hpp, scale, shift, target, whether the tree is of the costs 0, kept, classes, cells).
     m.def("solve_rows",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 3>& loads,
              const Array<std::int64_t, 2>& capacities, const Array<std::uint8_t, 2>& allowed,
              const std::vector<std::vector<int>>& apart, int open, const nb::object& enough,
-             const nb::callable& watch, std::uint64_t seed) {
+             const nb::callable& watch, std::uint64_t seed, bool prove) {
               const std::size_t width = costs.shape(0), n = costs.shape(1), r = loads.shape(0);
               if (loads.shape(1) != width || loads.shape(2) != n || capacities.shape(0) != r ||
                   capacities.shape(1) != width || allowed.shape(0) != width || allowed.shape(1) != n) {
@@ -484,17 +490,23 @@ void bind_rows(nb::module_& m) {
               ro::Answer answer;
               {
                   const nb::gil_scoped_release release;
-                  answer = ro::solve(instance, goal, seed, call);
+                  answer = ro::solve(instance, goal, seed, prove, call);
               }
               nb::object value = nb::none(), units = nb::none();
               if (answer.has_best) {
                   value = nb::int_(answer.best.cost);
                   units = nb::cast(answer.best.unit);
               }
-              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes);
+              nb::object proof = nb::none();
+              if (prove) {
+                  const as::Proof& tree = answer.proof;
+                  proof = nb::make_tuple(packed(tree), tree.scale, tree.shift, tree.target, tree.without_costs,
+                                         answer.kept, answer.classes, answer.cells);
+              }
+              return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes, proof);
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("apart"),
-          nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0);
+          nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0, nb::arg("prove") = false);
 }
 
 // ---- serving -----------------------------------------------------------------------------------------
@@ -578,6 +590,136 @@ void bind_serving(nb::module_& m) {
           });
 }
 
+// The fleet's bound holds its buckets and the splits it met; each call answers for one box of counts with
+// (bound, value, share of the load undone, counts, prices, prices of limits).
+void bind_mix(nb::module_& m) {
+    nb::class_<sv::FleetBound>(m, "FleetBound")
+        .def("__init__",
+             [](sv::FleetBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
+                const Array<double, 1>& load, const Array<std::int32_t, 1>& kind, int kinds,
+                const Array<double, 2>& use) {
+                 const std::size_t n = serving.shape(0), offers = kind.shape(0);
+                 bool fits = first.shape(0) >= 1 && load.shape(0) == n && use.shape(1) == offers && kinds >= 1 &&
+                             first.data()[0] == 0 && first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
+                 for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
+                 for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
+                 for (std::size_t g = 0; fits && g < offers; ++g) fits = kind.data()[g] >= 0 && kind.data()[g] < kinds;
+                 if (!fits) throw nb::value_error("fleet tables have the wrong shape");
+                 std::vector<sv::Serve> serves(n);
+                 for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
+                 new (self) sv::FleetBound({first.data(), first.data() + first.shape(0)}, std::move(serves),
+                                           {kind.data(), kind.data() + offers}, kinds,
+                                           {use.data(), use.data() + use.size()}, static_cast<int>(use.shape(0)));
+             })
+        .def("bound", [](sv::FleetBound& self, const Array<double, 1>& low, const Array<double, 1>& high,
+                         const Array<double, 1>& price, const Array<double, 2>& room, const Array<double, 2>& spare,
+                         const Array<double, 1>& limit, double shortage, double cutoff, double enough,
+                         double closed, const Array<std::int32_t, 1>& cancel) {
+            const auto offers = static_cast<std::size_t>(self.offers());
+            if (low.shape(0) != offers || high.shape(0) != offers || price.shape(0) != offers ||
+                room.shape(1) != offers || spare.shape(0) != room.shape(0) || room.shape(0) == 0 ||
+                spare.shape(1) != static_cast<std::size_t>(self.kinds()) ||
+                limit.shape(0) != static_cast<std::size_t>(self.limits()) || cancel.shape(0) == 0) {
+                throw nb::value_error("the box of a fleet has the wrong shape");
+            }
+            sv::BoxBound found;
+            {
+                nb::gil_scoped_release release;
+                found = self.bound({view(low), view(high), view(price), {room.data(), room.size()},
+                                    {spare.data(), spare.size()}, view(limit), shortage, cutoff, enough, closed},
+                                   cancel.data());
+            }
+            return nb::make_tuple(found.bound, found.value, found.short_of, given(std::move(found.counts)),
+                                  given(std::move(found.prices)), given(std::move(found.limit_prices)));
+        });
+}
+
+// ---- simulation --------------------------------------------------------------------------------------
+
+namespace si = optalloc::simulate;
+
+// Columns of the table of engines; simulate/requests/kernel.py builds them in this order.
+enum EngineInt {
+    kEnginePool, kEngineCount, kEngineRanks, kEngineWeight, kEngineChunk, kEngineBatch, kEngineBlocks, kEngineExtra,
+    kEngineContext, kEnginePair, kEngineEach, kEngineInts
+};
+
+void bind_simulation(nb::module_& m) {
+    // A row of `kinds`, and four tables of its step times each. Returns the fields of RequestOutput in their order.
+    m.def("run_requests",
+          [](const Array<std::int64_t, 2>& kinds, const std::vector<Longs>& decode,
+             const std::vector<Array<std::int32_t, 1>>& prompt, const std::vector<Array<std::int32_t, 1>>& count,
+             const std::vector<Array<double, 2>>& grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
+             const Array<std::int32_t, 1>& output, const Array<std::int32_t, 1>& cached,
+             const Array<std::int32_t, 1>& group, const Array<std::int32_t, 1>& prefix, int clients, int block_tokens,
+             std::int64_t transfer, std::int64_t transfer_token, bool least_loaded, bool record,
+             const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = arrival.shape(0), number = kinds.shape(0);
+              bool fits = kinds.shape(1) == kEngineInts && number >= 1 && decode.size() == number &&
+                          prompt.size() == number && count.size() == number && grid.size() == number &&
+                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && group.shape(0) == n &&
+                          block_tokens >= 1 && cancel.shape(0) == 1;
+              for (std::size_t k = 0; fits && k < n; ++k) {
+                  fits = group.data()[k] >= -1 && group.data()[k] < static_cast<std::int64_t>(prefix.shape(0));
+              }
+              std::vector<si::KindInput> input_kinds;
+              for (std::size_t p = 0; fits && p < number; ++p) {
+                  const std::int64_t* row = kinds.data() + p * kEngineInts;
+                  const std::int64_t before = p == 0 ? 0 : row[kEnginePool - kEngineInts];
+                  const std::int64_t most = p == 0 ? 0 : 1;  // pools in order, from 0
+                  fits = row[kEnginePool] >= before && row[kEnginePool] <= most && row[kEngineCount] >= 1 &&
+                         row[kEngineRanks] >= 1 && row[kEngineWeight] >= 1 && prompt[p].shape(0) >= 2 &&
+                         count[p].shape(0) >= 2 &&
+                         grid[p].shape(0) == prompt[p].shape(0) && grid[p].shape(1) == count[p].shape(0) &&
+                         static_cast<std::int64_t>(decode[p].shape(0)) > row[kEngineBatch];
+                  input_kinds.push_back({static_cast<int>(row[kEnginePool]),
+                                         static_cast<int>(row[kEngineCount]),
+                                         static_cast<int>(row[kEngineRanks]),
+                                         row[kEngineWeight],
+                                         static_cast<int>(row[kEngineChunk]),
+                                         static_cast<int>(row[kEngineBatch]),
+                                         row[kEngineBlocks],
+                                         row[kEngineExtra],
+                                         {view(decode[p]),
+                                          view(prompt[p]),
+                                          view(count[p]),
+                                          {grid[p].data(), grid[p].size()},
+                                          row[kEngineContext],
+                                          row[kEnginePair],
+                                          row[kEngineEach]}});
+              }
+              if (!fits) throw nb::value_error("tables of engines or requests have the wrong shape");
+              const si::RequestInput requests{.arrival = view(arrival),
+                                              .input = view(input),
+                                              .output = view(output),
+                                              .cached = view(cached),
+                                              .group = view(group),
+                                              .prefix = view(prefix),
+                                              .clients = clients,
+                                              .block_tokens = block_tokens,
+                                              .transfer = transfer,
+                                              .transfer_token = transfer_token,
+                                              .least_loaded = least_loaded,
+                                              .record = record};
+              si::RequestOutput out;
+              {
+                  nb::gil_scoped_release release;
+                  out = si::run_requests(input_kinds, requests, cancel.data());
+              }
+              auto* kept = new std::vector<si::Stretch>(std::move(out.stretches));
+              const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<si::Stretch>*>(p); });
+              const nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>> stretches(
+                  reinterpret_cast<std::int64_t*>(kept->data()), {kept->size(), si::kStretchFields}, owner);
+              return nb::make_tuple(static_cast<int>(out.status), given(std::move(out.arrival)),
+                                    given(std::move(out.start)), given(std::move(out.first)),
+                                    given(std::move(out.handed)), given(std::move(out.finish)),
+                                    given(std::move(out.preemptions)), given(std::move(out.hits)),
+                                    given(std::move(out.rank)), given(std::move(out.second_rank)),
+                                    given(std::move(out.busy)), given(std::move(out.iterations)),
+                                    given(std::move(out.peak)), stretches);
+          });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -587,4 +729,6 @@ NB_MODULE(_native, m) {
     bind_assignment(m);
     bind_rows(m);
     bind_serving(m);
+    bind_mix(m);
+    bind_simulation(m);
 }

@@ -6,6 +6,8 @@
 #include <optional>
 #include <vector>
 
+#include "assignment/record.hpp"
+
 namespace optalloc::assignment::rows {
 
 using Int = std::int64_t;
@@ -60,6 +62,7 @@ class Domain {
     }
     int num_free() const { return num_free_; }
     Int placed_cost() const { return placed_cost_; }
+    const Instance& instance() const { return *instance_; }
 
   private:
     bool count_again();
@@ -91,10 +94,17 @@ struct Answer {
     Assignment best;
     Int bound = 0;  // no assignment costs less
     std::int64_t nodes = 0;
+    // Of the bound, where it was asked for. Its further multipliers are in the order of Bound: prices of (resource,
+    // unit), then of (group, unit).
+    Proof proof;
+    std::vector<int> kept;                  // the resource in the knapsack of each unit
+    std::vector<std::vector<int>> classes;  // tasks of which a knapsack takes at most one
+    Int cells = 0;                          // of the knapsacks of larger capacities
 };
 
 // Minimises the cost. With `enough` it stops as kEnough once an assignment of at most that cost is known or
-// the bound exceeds it. Sums of absolute costs and of loads must stay within 62 bits.
-Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, const Watch& watch);
+// the bound exceeds it. With `prove` it keeps the search tree of the bound. Sums of absolute costs and of loads must
+// stay within 62 bits.
+Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch);
 
 }  // namespace optalloc::assignment::rows

@@ -8,7 +8,6 @@ namespace optalloc::assignment::rows {
 namespace {
 
 constexpr int kShift = 20;          // bits of a load relative to its capacity
-constexpr Int kMostCells = 2048;    // of a knapsack table
 constexpr Int kMostScaled = Int{1} << 36;
 constexpr Int kMostFactor = 1000;
 constexpr double kMostPrice = static_cast<double>(Int{1} << 40);
@@ -112,6 +111,15 @@ void Bound::choose_kept_groups() {
     for (int j = 0; j < in.num_tasks; ++j) {
         if (!listed[static_cast<std::size_t>(j)]) order_.push_back(j);
     }
+}
+
+std::vector<std::vector<int>> Bound::classes() const {
+    std::vector<std::vector<int>> members(instance_->apart.size());
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        if (const int g = kept_of_[static_cast<std::size_t>(j)]; g >= 0) members[static_cast<std::size_t>(g)].push_back(j);
+    }
+    std::erase_if(members, [](const std::vector<int>& some) { return some.empty(); });
+    return members;
 }
 
 double Bound::least_share(int task) const {

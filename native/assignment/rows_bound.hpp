@@ -35,6 +35,8 @@ class Bound {
     // out_loss of every allowed pair of a free task.
     Int evaluate(const Domain& domain, const std::vector<double>& multiplier, bool losses);
 
+    // What evaluate() made of the multipliers.
+    const std::vector<Int>& rounded() const { return rounded_; }
     const std::vector<std::uint8_t>& picks() const { return pick_; }   // at(i, j)
     const std::vector<double>& slope() const { return slope_; }        // of each multiplier, relative
     const std::vector<Int>& in_loss() const { return in_loss_; }       // what forcing the pair in costs
@@ -43,6 +45,11 @@ class Bound {
     Int scaled(Int cost) const;
     Int unscaled(Int bound) const;
     double scale() const { return scale_; }
+    Int factor() const { return factor_; }
+    int shift() const { return shift_; }
+    static constexpr Int kMostCells = 2048;  // of a knapsack table
+    const std::vector<int>& tightest() const { return tightest_; }
+    std::vector<std::vector<int>> classes() const;
     // The least that the task's knapsack loads take of a whole unit.
     double least_share(int task) const;
     const std::vector<std::vector<int>>& groups_of() const { return groups_of_; }

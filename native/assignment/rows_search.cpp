@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace optalloc::assignment::rows {
 
@@ -69,7 +70,7 @@ std::vector<double> Search::first_multiplier() const {
 bool Search::fix(Domain& domain, Int value) {
     const Instance& in = *instance_;
     const Int gap = bound_.scaled(target_) - value;
-    bool removed = false;
+    bool removed = false, empty = false;
     for (int j = 0; j < in.num_tasks; ++j) {
         if (domain.unit_of(j) >= 0) continue;
         Int out = 0;
@@ -87,9 +88,22 @@ bool Search::fix(Domain& domain, Int value) {
                 ++left;
             }
         }
-        if (left == 0) return false;
+        if (left == 0) {
+            empty = true;
+            break;
+        }
     }
-    return !removed || domain.propagate();
+    if (record && removed) record->fix(domain, bound_.rounded());
+    if (!empty && (!removed || domain.propagate())) return true;
+    if (record) record->dead();
+    return false;
+}
+
+void Search::record_leaf(const Domain& domain, const std::vector<double>& multiplier) {
+    if (!record) return;
+    bound_.evaluate(domain, multiplier, false);
+    record->clear();
+    record->leaf(domain, bound_.rounded());
 }
 
 // From the knapsack solutions: the cheapest copy of each task where it fits, then the rest where they cost
@@ -174,6 +188,7 @@ Outcome Search::ascend(Domain& domain, std::vector<double>& multiplier, const As
         const Int value = bound_.evaluate(domain, multiplier, fixing);
         if (value > bound_.scaled(target_)) {
             best_bound_ = std::max(best_bound_, bound_.unscaled(value));
+            if (record) record->leaf(domain, bound_.rounded());
             return Outcome::kClosed;
         }
         weight = kMemory * weight + (1.0 - kMemory);
@@ -260,6 +275,7 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
         Assignment leaf{domain.placed_cost(), std::vector<int>(static_cast<std::size_t>(instance_->num_tasks))};
         for (int j = 0; j < instance_->num_tasks; ++j) leaf.unit[static_cast<std::size_t>(j)] = domain.unit_of(j);
         offer(leaf);
+        if (record) record->dead();
         return Outcome::kClosed;
     }
     const std::int64_t every = 4;
@@ -268,6 +284,7 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
         repair(domain);
     }
     const Ascent deeper{};
+    if (record) record->branch(unit, task, in_first);
     for (int turn = 0; turn < 2; ++turn) {
         Domain child = domain;
         if ((turn == 0) == in_first) {
@@ -275,7 +292,10 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
         } else {
             child.remove(unit, task);
         }
-        if (!child.propagate()) continue;
+        if (!child.propagate()) {
+            if (record) record->dead();
+            continue;
+        }
         outcome = close(std::move(child), multiplier, deeper);
         if (outcome != Outcome::kClosed) return outcome;
     }
@@ -287,8 +307,12 @@ Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent&
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
     nodes_ = 0;
     node_limit_ = node_limit;
+    if (record) record->clear();
     Domain domain = root();
-    if (!domain.propagate()) return Outcome::kClosed;
+    if (!domain.propagate()) {
+        if (record) record->dead();
+        return Outcome::kClosed;
+    }
     return close(std::move(domain), multiplier, root_ascent);
 }
 
@@ -296,6 +320,7 @@ void Search::dive(Domain domain, std::vector<double> multiplier, double fraction
     const Instance& in = *instance_;
     const Int target = target_;
     target_ = ceiling_;  // only as a goal for the steps: dives prove nothing
+    Record* const record_before = std::exchange(record, nullptr);
     const Ascent how{.steps = 30, .fix_every = 0, .repair_every = 15, .theta = 0.05};
     bool alive = true;
     while (alive && domain.num_free() > 0 && !control_->poll()) {
@@ -333,6 +358,7 @@ void Search::dive(Domain domain, std::vector<double> multiplier, double fraction
         offer(plan);
     }
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+    record = record_before;
 }
 
 }  // namespace optalloc::assignment::rows

@@ -52,6 +52,10 @@ class Search {
     Int ceiling() const { return ceiling_; }
     Int best_bound() const { return best_bound_; }  // of the last ascent, in costs
     const Bound& bound() const { return bound_; }
+    // Makes the record say that the bound at these multipliers closes the root.
+    void record_leaf(const Domain& domain, const std::vector<double>& multiplier);
+
+    Record* record = nullptr;  // of decide() and ascend(): whole when they close
 
   private:
     Outcome close(Domain domain, const std::vector<double>& parent, const Ascent& how);

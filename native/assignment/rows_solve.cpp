@@ -22,8 +22,8 @@ Int floor_div(Int a, Int b) { return a / b - (a % b < 0 ? 1 : 0); }
 
 class Solver {
   public:
-    Solver(Instance instance, std::optional<Int> enough, std::uint64_t seed, const Watch& watch)
-        : instance_(std::move(instance)), enough_(enough), watch_(watch), random_(seed) {
+    Solver(Instance instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch)
+        : instance_(std::move(instance)), enough_(enough), prove_(prove), watch_(watch), random_(seed) {
         normalise();
     }
     Answer run();
@@ -33,7 +33,8 @@ class Solver {
     bool is_enough() const {
         return goal_ && ((search_->has_best() && search_->best().cost <= *goal_) || bound_ > *goal_);
     }
-    void raise(Int bound) { bound_ = std::max(bound_, bound); }
+    void raise(Int bound);
+    void keep_proof(const Bound& bound, Record& record, Int target, bool without_costs = false);
     bool report();
     Outcome look_for_any(std::int64_t node_limit);
     void improve(int rounds, std::int64_t nodes);
@@ -43,6 +44,7 @@ class Solver {
 
     Instance instance_;
     std::optional<Int> enough_, goal_;  // in the caller's costs; in normal ones
+    bool prove_;
     const Watch& watch_;
     std::mt19937_64 random_;
     Int offset_ = 0, granularity_ = 1, bound_ = 0;
@@ -51,6 +53,8 @@ class Solver {
     std::vector<double> multiplier_;
     double units_drawn_ = 3.0, tasks_drawn_ = 12.0;
     Assignment shown_;
+    Record record_;
+    Answer answer_;
 };
 
 // The cheapest unit of each task costs 0, and the costs have no common divisor.
@@ -91,14 +95,38 @@ bool Solver::report() {
     return watch_ && watch_(now);
 }
 
+// The record is that of a tree that refuses every cost below the bound.
+void Solver::raise(Int bound) {
+    if (bound <= bound_) return;
+    bound_ = bound;
+    keep_proof(search_->bound(), record_, bound - 1);
+}
+
+void Solver::keep_proof(const Bound& bound, Record& record, Int target, bool without_costs) {
+    if (!prove_) return;
+    answer_.proof = {.rows = std::move(record.rows()),
+                     .scale = bound.factor(),
+                     .shift = bound.shift(),
+                     .target = target,
+                     .without_costs = without_costs};
+    answer_.kept = bound.tightest();
+    answer_.classes = bound.classes();
+    answer_.cells = Bound::kMostCells;
+}
+
 // The same search without costs looks for any assignment at all; closed without one is a proof.
 Outcome Solver::look_for_any(std::int64_t node_limit) {
     Instance free = instance_;
     std::fill(free.cost.begin(), free.cost.end(), 0);
     Search search(free, control_);
+    Record record;
+    if (prove_) search.record = &record;
     const Ascent root{.steps = 200, .fix_every = 50, .repair_every = 10, .theta = 1.0};
     const Outcome outcome = search.decide(0, search.first_multiplier(), root, node_limit);
-    if (!search.has_best()) return outcome;
+    if (!search.has_best()) {
+        if (outcome == Outcome::kClosed) keep_proof(search.bound(), record, 0, true);
+        return outcome;
+    }
     Assignment found = search.best();
     found.cost = 0;
     for (int j = 0; j < instance_.num_tasks; ++j) {
@@ -229,15 +257,23 @@ void Solver::improve(int rounds, std::int64_t nodes) {
 
 Status Solver::solve_root() {
     Domain domain = search_->root();
-    if (!domain.propagate()) return Status::kInfeasible;
+    if (!domain.propagate()) {
+        record_.dead();
+        raise(search_->ceiling() + 1);
+        return Status::kInfeasible;
+    }
+    search_->record_leaf(domain, std::vector<double>(search_->bound().size(), 0.0));  // no cost is negative
+    keep_proof(search_->bound(), record_, -1);
+    record_.clear();
     multiplier_ = search_->first_multiplier();
     const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 10, .theta = 1.0};
     const Outcome outcome = search_->ascend(domain, multiplier_, how);
     if (outcome == Outcome::kStopped) return is_enough() ? Status::kEnough : Status::kStopped;
     if (outcome == Outcome::kClosed) {
+        raise(search_->has_best() ? search_->best().cost : search_->ceiling() + 1);
         if (!search_->has_best()) return Status::kInfeasible;
-        raise(search_->best().cost);
     } else {
+        search_->record_leaf(domain, multiplier_);
         raise(search_->best_bound());
     }
     for (const double fraction : {0.15, 0.05}) {
@@ -291,25 +327,25 @@ Status Solver::decide_all() {
 }
 
 Answer Solver::run() {
-    Answer answer;
     Search search(instance_, control_);
     search_ = &search;
+    if (prove_) search.record = &record_;
     control_.should_stop = [this] { return report(); };
-    answer.status = solve_root();
-    answer.has_best = search.has_best();
-    if (answer.has_best) {
-        answer.best = search.best();
-        answer.best.cost = offset_ + granularity_ * answer.best.cost;
+    answer_.status = solve_root();
+    answer_.has_best = search.has_best();
+    if (answer_.has_best) {
+        answer_.best = search.best();
+        answer_.best.cost = offset_ + granularity_ * answer_.best.cost;
     }
-    answer.bound = offset_ + granularity_ * bound_;
-    answer.nodes = control_.nodes;
-    return answer;
+    answer_.bound = offset_ + granularity_ * bound_;
+    answer_.nodes = control_.nodes;
+    return std::move(answer_);
 }
 
 }  // namespace
 
-Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, const Watch& watch) {
-    return Solver(instance, enough, seed, watch).run();
+Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch) {
+    return Solver(instance, enough, seed, prove, watch).run();
 }
 
 }  // namespace optalloc::assignment::rows

@@ -66,7 +66,6 @@ class Solver {
     void explore(std::int64_t budget);
     Status decide_all();
     void certify_root();
-    void to_original(Proof& proof) const;
 
     const Normal& normal_;
     const Options& options_;
@@ -317,23 +316,6 @@ void Solver::certify_root() {
     }
 }
 
-// From the normal form to the caller's costs: K c = K (o_j + g c') and so h_j = K o_j + g h'_j.
-void Solver::to_original(Proof& proof) const {
-    if (proof.without_costs) return;
-    proof.target = normal_.original(proof.target);
-    std::vector<Int>& rows = proof.rows;
-    for (std::size_t at = 0; at < rows.size();) {
-        const Int kind = rows[at++];
-        if (kind == Record::kBranch) at += 3;
-        if (kind != Record::kLeaf && kind != Record::kFix) continue;
-        const Int count = rows[at++];
-        for (Int k = 0; k < count; ++k, at += 2) {
-            const Int offset = normal_.task_offset[static_cast<std::size_t>(rows[at])];
-            rows[at + 1] = proof.scale * offset + normal_.granularity * rows[at + 1];
-        }
-    }
-}
-
 Answer Solver::run() {
     if (!search_.propagate()) {
         answer_.status = Status::kInfeasible;
@@ -354,7 +336,6 @@ Answer Solver::run() {
         answer_.value = normal_.original(search_.best().cost);
     }
     answer_.bound = normal_.original(bound_);
-    to_original(answer_.proof);
     answer_.nodes = control_.nodes;
     return answer_;
 }

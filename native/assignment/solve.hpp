@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "assignment/instance.hpp"
+#include "assignment/record.hpp"
 
 namespace optalloc::assignment {
 
@@ -22,15 +23,6 @@ struct Snapshot {
 
 // Called about once a node and at every new assignment or bound; true stops the solve.
 using Watch = std::function<bool(const Snapshot&)>;
-
-// A closed tree (rows as in Record) in the caller's costs: no assignment costs at most target; by multipliers
-// times scale. without_costs: the tree is of the same instance with all costs 0.
-struct Proof {
-    std::vector<Int> rows;
-    Int scale = 1;
-    Int target = 0;
-    bool without_costs = false;
-};
 
 struct Answer {
     Status status = Status::kStopped;

@@ -40,22 +40,49 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.model.spec import ModelSpec as ModelSpec
     from optalloc.plan.certify import certify as certify
     from optalloc.plan.compare import compare as compare
+    from optalloc.plan.compare_serving import compare_serving as compare_serving
     from optalloc.plan.explain import explain as explain
-    from optalloc.plan.mixed import load_mixed_plan as load_mixed_plan
+    from optalloc.plan.explain_serving import explain_serving as explain_serving
+    from optalloc.plan.plan import load_mixed_plan as load_mixed_plan
+    from optalloc.plan.plan import load_offload_plan as load_offload_plan
     from optalloc.plan.plan import load_plan as load_plan
+    from optalloc.plan.plan import load_serving_plan as load_serving_plan
     from optalloc.plan.replan import replan as replan
+    from optalloc.plan.serving import certify_serving as certify_serving
     from optalloc.plan.sweep import grid as grid
     from optalloc.plan.sweep import sweep as sweep
+    from optalloc.plan.sweep_serving import sweep_serving as sweep_serving
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
     from optalloc.result import Stats as Stats
     from optalloc.result import Termination as Termination
+    from optalloc.serving.configuration.plan import ServingPlan as ServingPlan
+    from optalloc.serving.configuration.recommend import recommend as recommend
+    from optalloc.serving.configuration.solve import ServingResult as ServingResult
+    from optalloc.serving.configuration.solve import plan_serving as plan_serving
     from optalloc.serving.flow.certify import certify_flow as certify_flow
     from optalloc.serving.flow.instance import load_flow as load_flow
     from optalloc.serving.flow.problem import FlowProblem as FlowProblem
     from optalloc.serving.flow.result import FlowResult as FlowResult
     from optalloc.serving.flow.solve import place_layers as place_layers
     from optalloc.serving.flow.table import flow_problem as flow_problem
+    from optalloc.serving.mix.certify import certify_fleet as certify_fleet
+    from optalloc.serving.mix.instance import load_fleet as load_fleet
+    from optalloc.serving.mix.problem import FleetProblem as FleetProblem
+    from optalloc.serving.mix.result import FleetResult as FleetResult
+    from optalloc.serving.mix.solve import plan_fleet as plan_fleet
+    from optalloc.serving.offload.certify import certify_offload as certify_offload
+    from optalloc.serving.offload.explain import explain_offload as explain_offload
+    from optalloc.serving.offload.generation import Generation as Generation
+    from optalloc.serving.offload.machine import Machine as Machine
+    from optalloc.serving.offload.machine import load_machine as load_machine
+    from optalloc.serving.offload.plan import OffloadPlan as OffloadPlan
+    from optalloc.serving.offload.plan import OffloadResult as OffloadResult
+    from optalloc.serving.offload.solve import best_kv_dtype as best_kv_dtype
+    from optalloc.serving.offload.solve import longest_context as longest_context
+    from optalloc.serving.offload.solve import plan_offload as plan_offload
+    from optalloc.simulate.requests.max_rate import max_rate as max_rate
+    from optalloc.simulate.requests.simulate import simulate_requests as simulate_requests
     from optalloc.simulate.simulation import simulate as simulate
     from optalloc.stop import Either as Either
     from optalloc.stop import Gap as Gap
@@ -73,6 +100,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.solve import plan_training as plan_training
     from optalloc.training.strategy import Recompute as Recompute
     from optalloc.training.strategy import Strategy as Strategy
+    from optalloc.workload import Serving as Serving
     from optalloc.workload import Training as Training
     from optalloc.workload import load_workload as load_workload
 
@@ -87,21 +115,30 @@ _HOME = {
     "DeviceSpec": "optalloc.cluster.device",
     "Either": "optalloc.stop",
     "ExportError": "optalloc.errors",
+    "FleetProblem": "optalloc.serving.mix.problem",
+    "FleetResult": "optalloc.serving.mix.result",
     "FlowProblem": "optalloc.serving.flow.problem",
     "FlowResult": "optalloc.serving.flow.result",
     "FormatVersionError": "optalloc.errors",
     "Gap": "optalloc.stop",
+    "Generation": "optalloc.serving.offload.generation",
     "InputError": "optalloc.errors",
+    "Machine": "optalloc.serving.offload.machine",
     "MissingExtra": "optalloc.errors",
     "MixedPlan": "optalloc.training.mixed.plan",
     "MixedStrategy": "optalloc.training.mixed.strategy",
     "ModelSpec": "optalloc.model.spec",
     "NoPlan": "optalloc.errors",
     "NodeLimit": "optalloc.stop",
+    "OffloadPlan": "optalloc.serving.offload.plan",
+    "OffloadResult": "optalloc.serving.offload.plan",
     "OptallocError": "optalloc.errors",
     "Progress": "optalloc.stop",
     "Recompute": "optalloc.training.strategy",
     "Result": "optalloc.result",
+    "Serving": "optalloc.workload",
+    "ServingPlan": "optalloc.serving.configuration.plan",
+    "ServingResult": "optalloc.serving.configuration.solve",
     "Stats": "optalloc.result",
     "Strategy": "optalloc.training.strategy",
     "Termination": "optalloc.result",
@@ -111,14 +148,21 @@ _HOME = {
     "TrainingResult": "optalloc.training.solve",
     "UnsupportedModel": "optalloc.errors",
     "active_parameters": "optalloc.model.parameters",
+    "best_kv_dtype": "optalloc.serving.offload.solve",
     "bundled_models": "optalloc.model.load",
     "certify": "optalloc.plan.certify",
     "certify_assignment": "optalloc.assignment.certify",
+    "certify_fleet": "optalloc.serving.mix.certify",
     "certify_flow": "optalloc.serving.flow.certify",
+    "certify_offload": "optalloc.serving.offload.certify",
+    "certify_serving": "optalloc.plan.serving",
     "compare": "optalloc.plan.compare",
+    "compare_serving": "optalloc.plan.compare_serving",
     "estimate": "optalloc.training.estimate",
     "estimate_mixed": "optalloc.training.mixed.estimate",
     "explain": "optalloc.plan.explain",
+    "explain_offload": "optalloc.serving.offload.explain",
+    "explain_serving": "optalloc.plan.explain_serving",
     "export": "optalloc.export.base",
     "export_targets": "optalloc.export.base",
     "flow_problem": "optalloc.serving.flow.table",
@@ -126,23 +170,35 @@ _HOME = {
     "grid": "optalloc.plan.sweep",
     "load_assignment": "optalloc.assignment.formats",
     "load_cluster": "optalloc.cluster.load",
+    "load_fleet": "optalloc.serving.mix.instance",
     "load_flow": "optalloc.serving.flow.instance",
-    "load_mixed_plan": "optalloc.plan.mixed",
+    "load_machine": "optalloc.serving.offload.machine",
+    "load_mixed_plan": "optalloc.plan.plan",
     "load_model": "optalloc.model.load",
+    "load_offload_plan": "optalloc.plan.plan",
     "load_plan": "optalloc.plan.plan",
+    "load_serving_plan": "optalloc.plan.plan",
     "load_workload": "optalloc.workload",
+    "longest_context": "optalloc.serving.offload.solve",
+    "max_rate": "optalloc.simulate.requests.max_rate",
     "place_layers": "optalloc.serving.flow.solve",
+    "plan_fleet": "optalloc.serving.mix.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
+    "plan_offload": "optalloc.serving.offload.solve",
     "plan_robust": "optalloc.training.robust",
+    "plan_serving": "optalloc.serving.configuration.solve",
     "plan_training": "optalloc.training.solve",
+    "recommend": "optalloc.serving.configuration.recommend",
     "replan": "optalloc.plan.replan",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
+    "simulate_requests": "optalloc.simulate.requests.simulate",
     "solve_assignment": "optalloc.assignment.solve",
     "sweep": "optalloc.plan.sweep",
+    "sweep_serving": "optalloc.plan.sweep_serving",
     "total_parameters": "optalloc.model.parameters",
 }
 

@@ -133,7 +133,7 @@ def solve_sparse_assignment(
     /,
 ) -> list[int]: ...
 
-# (status, value, units, bound, nodes)
+# (status, value, units, bound, nodes, proof)
 def solve_rows(
     costs: _Longs,
     loads: _Longs,
@@ -144,7 +144,15 @@ def solve_rows(
     enough: int | None,
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
-) -> tuple[int, int | None, list[int] | None, int, int]: ...
+    prove: bool = False,
+) -> tuple[
+    int,
+    int | None,
+    list[int] | None,
+    int,
+    int,
+    tuple[bytes, int, int, int, bool, list[int], list[list[int]], int] | None,
+]: ...
 
 # -- serving --
 
@@ -186,6 +194,78 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+
+class FleetBound:
+    def __init__(
+        self,
+        first: _Ints,
+        serving: _Ints,
+        load: _Reals,
+        kind: _Ints,
+        kinds: int,
+        use: _Reals,
+        /,
+    ) -> None: ...
+    # (bound, value, share undone, counts, prices by scenario and kind, prices of limits)
+    def bound(
+        self,
+        low: _Reals,
+        high: _Reals,
+        price: _Reals,
+        room: _Reals,
+        spare: _Reals,
+        limit: _Reals,
+        shortage: float,
+        cutoff: float,
+        enough: float,
+        closed: float,
+        cancel: _Ints,
+        /,
+    ) -> tuple[float, float, float, _Reals, _Reals, _Reals]: ...
+
+# -- simulation of requests --
+
+# (status, ticks of arrival, start, first token, hand-over and end, preemptions, hits, rank, second
+# rank, busy ticks and iterations by engine, peak of blocks by rank, stretches); see
+# native/simulate/requests.hpp.
+RequestAnswer = tuple[
+    int,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Ints,
+    _Ints,
+    _Ints,
+    _Ints,
+    _Longs,
+    _Longs,
+    _Longs,
+    _Longs,
+]
+
+def run_requests(
+    kinds: _Longs,
+    decode: Sequence[_Longs],
+    prompt: Sequence[_Ints],
+    count: Sequence[_Ints],
+    grid: Sequence[_Reals],
+    arrival: _Longs,
+    input: _Ints,
+    output: _Ints,
+    cached: _Ints,
+    group: _Ints,
+    prefix: _Ints,
+    clients: int,
+    block_tokens: int,
+    transfer: int,
+    transfer_token: int,
+    least_loaded: bool,
+    record: bool,
+    cancel: _Ints,
+    /,
+) -> RequestAnswer: ...
 
 # -- training on mixed clusters --
 

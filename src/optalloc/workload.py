@@ -106,7 +106,83 @@ class Training(
         return self.framework.startswith("fsdp")
 
 
-Workload = Training
+class Serving(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="serving",
+):
+    """Requests to a language model, and how soon their tokens are wanted.
+
+    Parameters
+    ----------
+    input_len : int
+        Tokens of a prompt, in the mean.
+    output_len : int
+        Tokens of an answer, in the mean.
+    rate_per_s : float, optional
+        Requests that arrive each second (an open loop); exclusive with ``concurrency``.
+    concurrency : int, optional
+        Requests in flight: each answered one is followed at once by the next (a closed loop).
+        Neither of the two: every request is queued at once.
+    ttft_s : float, optional
+        Target of the time to the first token, seconds.
+    tpot_s : float, optional
+        Target of the time of each further token, seconds.
+    percentile : float, optional
+        The share of requests, in percent, that meets the targets; None: the targets bind the mean.
+    prefix_len : int
+        Tokens at the start of a prompt that all requests share and the engine has cached.
+    """
+
+    format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
+    input_len: int
+    output_len: int
+    rate_per_s: float | None = None
+    concurrency: int | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    percentile: float | None = None
+    prefix_len: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("input_len", "output_len", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"{name} is {value}",
+                    pointer=f"$.{name}",
+                    fix="give a whole number of at least 1",
+                )
+        for name in ("rate_per_s", "ttft_s", "tpot_s"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise InputError(
+                    f"{name} is {value:g}", pointer=f"$.{name}", fix="give a number above 0"
+                )
+        if self.rate_per_s is not None and self.concurrency is not None:
+            raise InputError(
+                "both rate_per_s and concurrency are given",
+                pointer="$.rate_per_s",
+                fix="give the rate of arrivals, or the number of requests in flight",
+            )
+        if self.percentile is not None and not 0.0 < self.percentile < 100.0:
+            raise InputError(
+                f"percentile is {self.percentile:g}",
+                pointer="$.percentile",
+                fix="give a number between 0 and 100, such as 90",
+            )
+        if not 0 <= self.prefix_len < self.input_len:
+            raise InputError(
+                f"prefix_len is {self.prefix_len} of {self.input_len} tokens of a prompt",
+                pointer="$.prefix_len",
+                fix="give a whole number from 0 to input_len - 1",
+            )
+
+
+Workload = Training | Serving
 
 
 def load_workload(path: str | os.PathLike[str]) -> Workload:
@@ -117,4 +193,4 @@ def load_workload(path: str | os.PathLike[str]) -> Workload:
     InputError
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
-    return files.read_toml(path, Workload)
+    return files.read_toml(path, Workload)  # type: ignore[arg-type]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from optalloc.assignment.certify import Proof, certify_assignment
+from optalloc.assignment.check_proof import Verdict, certify_proof
 from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
 from optalloc.assignment.forms import solve_forms
 from optalloc.assignment.problem import OBJECTIVES, AssignmentProblem, Sense
+from optalloc.assignment.proof import read_proof
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.shadow import shadow_prices
 from optalloc.assignment.solve import solve_assignment
@@ -174,6 +177,21 @@ def test_exact_equals_brute_force(form: str, count: int) -> None:
         feasible += check(problem, result, brute_force(problem))
         assert certify_assignment(problem, result).proof in (Proof.REPROVED, Proof.MULTIPLIERS)
     assert 0.15 * count < feasible < 0.98 * count
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
+def test_every_claim_passes_the_proof_checker(form: str, count: int, tmp_path: Path) -> None:
+    """Optimal and infeasible alike, as brute force says."""
+    rng = np.random.default_rng([FORMS.index(form), count, 37])
+    path = tmp_path / "proof.jsonl"
+    for _ in range(count):
+        problem = draw(form, rng, tasks=6, units=3)
+        result = solve_forms(problem, proof=path)
+        verdict = certify_proof(problem, *read_proof(path)).verdict
+        feasible = check(problem, result, brute_force(problem))
+        expected = Verdict.OPTIMAL if feasible else Verdict.INFEASIBLE
+        assert verdict is expected, problem.arguments()
 
 
 @pytest.mark.parametrize("form", FORMS)

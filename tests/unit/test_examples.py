@@ -49,7 +49,9 @@ def test_assign_many_prints_a_small_certified_gap(capsys: pytest.CaptureFixture[
     assert float(found[1]) < 0.5
 
 
-@pytest.mark.parametrize(("name", "word"), [("explain", "mlp"), ("sweep", "h100-sxm")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("explain", "mlp"), ("serve", "optimal"), ("sweep", "h100-sxm")]
+)
 def test_python_in_the_how_to_runs(
     name: str, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +63,15 @@ def test_python_in_the_how_to_runs(
     assert word in capsys.readouterr().out
 
 
+def test_serve_prints_a_deployment_for_each_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each proven; then what stops a rate that eight GPUs cannot serve."""
+    example("serve").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["devices", "price", "latency"]
+    assert all(line.endswith("optimal") for line in lines[:3])
+    assert "within reach" in lines[3]
+
+
 def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -70,3 +81,27 @@ def test_mixed_prints_a_proven_plan_and_the_loss_of_a_node(
     assert lines[0] == "optimal, gap 0"
     assert all("micro-batches" in line for line in lines[1:-1])
     assert lines[-1].startswith("without node 2: slower, gap 0.")
+
+
+def test_requests_prints_latencies_and_the_greatest_rate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The greatest rate is above the rate that met the target."""
+    example("requests").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5000 requests at 5.8/s"
+    found = re.fullmatch(r"90% meet .* up to ([\d.]+) requests/s; (ttft|tpot) binds", lines[-1])
+    assert found is not None
+    assert float(found[1]) > 6.0
+
+
+def test_offload_prints_the_plan_and_the_best_change(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both GPUs are full; the rest is in CPU memory."""
+    example("offload").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "optimal, gap 0"
+    assert lines[1:4] == [
+        "gpu0: 10.8 GiB of parts",
+        "gpu1: 22.8 GiB of parts",
+        "cpu: 3.5 GiB of parts",
+    ]

@@ -203,4 +203,4 @@ def test_a_wrong_value_names_the_command_that_prints_the_format(tmp_path: Path) 
     path = tmp_path / "workload.toml"
     path.write_text('kind = "training"\nglobal_batch = "eight"\nsequence_length = 8\n')
     with pytest.raises(InputError, match="'optalloc schema workload' prints"):
-        files.read_toml(path, Workload)
+        files.read_toml(path, Workload)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from optalloc.errors import FormatVersionError, InputError
-from optalloc.workload import Training, load_workload
+from optalloc.workload import Serving, Training, load_workload
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -70,3 +70,30 @@ def test_another_kind_or_format_is_refused(tmp_path: Path) -> None:
     assert caught.value.pointer == "$.kind"
     with pytest.raises(FormatVersionError, match=r"optalloc\.workload/1"):
         load_workload(_file(tmp_path, f'format = "optalloc.workload/9"\nkind = "training"\n{rest}'))
+
+
+def test_a_workload_of_serving_is_told_by_its_kind(tmp_path: Path) -> None:
+    """The same file format holds both kinds."""
+    path = _file(
+        tmp_path, 'kind = "serving"\ninput_len = 1024\noutput_len = 256\nttft_s = "300 ms"\n'
+    )
+    assert load_workload(path) == Serving(input_len=1024, output_len=256, ttft_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"input_len": 0}, "input_len"),
+        ({"rate_per_s": 2.0, "concurrency": 4}, "rate_per_s"),
+        ({"tpot_s": 0.0}, "tpot_s"),
+        ({"percentile": 100.0}, "percentile"),
+        ({"prefix_len": 1024}, "prefix_len"),
+    ],
+)
+def test_a_workload_of_serving_that_makes_no_sense_names_its_field(
+    fields: dict[str, float], pointer: str
+) -> None:
+    """Rate and concurrency exclude each other; a prefix leaves a token of the prompt."""
+    with pytest.raises(InputError) as caught:
+        msgspec.convert({"input_len": 1024, "output_len": 256, "kind": "serving"} | fields, Serving)
+    assert caught.value.pointer == f"$.{pointer}"

@@ -16,11 +16,12 @@ from typing import Protocol, cast
 
 import msgspec
 
+from optalloc.assignment.proof import Grown
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.rows import Rows
 from optalloc.errors import InputError
 from optalloc.result import Termination
-from optalloc.stop import Progress
+from optalloc.stop import Progress, StopRule
 
 #: watch(nodes, value, bound) -> stop?  Value and bound in integer costs, None while unknown.
 Watch = Callable[[int, int | None, int | None], bool]
@@ -48,6 +49,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     ran_out: bool = True
     """False where a heuristic ran to its end without a proof."""
     nodes: int = 0
+    grown: Grown | None = None
+    """The search tree that proves the bound, where it was asked for."""
 
     @property
     def is_infeasible(self) -> bool:
@@ -61,14 +64,16 @@ class Core(Protocol):
     def __call__(self, rows: Rows, watch: Watch, enough: int | None = None) -> Answer: ...
 
 
-def choose_core(rows: Rows, method: str, seed: int) -> Core:
-    """The core behind a method name.
+def choose_core(rows: Rows, method: str, seed: int, prove: bool) -> Core:
+    """The core behind a method name; with ``prove`` its answers hold the search tree of the bound.
 
     Raises
     ------
     InputError
         If the method takes plain problems only and these rows do not reduce to one.
     """
+    if prove and method == "exact" and rows.is_plain:
+        return cast(Core, functools.partial(_proven, seed))
     if rows.is_plain and method in _PLAIN:
         return cast(Core, functools.partial(_plain, method, seed))
     if method not in _ALL_FORMS:
@@ -78,13 +83,29 @@ def choose_core(rows: Rows, method: str, seed: int) -> Core:
             fix="use auto, exact, milp or enumerate",
         )
     module, _, name = _ALL_FORMS[method].partition(":")
-    return cast(Core, functools.partial(getattr(importlib.import_module(module), name), seed=seed))
+    options = {"seed": seed, "prove": True} if prove else {"seed": seed}
+    return cast(Core, functools.partial(getattr(importlib.import_module(module), name), **options))
 
 
 def _plain(method: str, seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
     """A plain method on rows that are a plain problem."""
     module, _, name = _PLAIN[method].partition(":")
     solver = getattr(importlib.import_module(module), name)
+    options = {"seed": seed} if method in _SEEDED else {}
+    result = solver(rows.as_plain(), _stop_of(watch, enough), None, **options)
+    return _answer_of(rows, cast(AssignmentResult, result))
+
+
+def _proven(seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
+    """As ``exact``, with its search tree."""
+    from optalloc.assignment.exact import search
+
+    result, grown = search(rows.as_plain(), _stop_of(watch, enough), seed=seed, prove=True)
+    return msgspec.structs.replace(_answer_of(rows, result), grown=grown)
+
+
+def _stop_of(watch: Watch, enough: int | None) -> StopRule:
+    """The stop rule of a plain method."""
 
     def stop(progress: Progress) -> bool:
         value = None if progress.incumbent is None else _whole(progress.incumbent)
@@ -95,8 +116,10 @@ def _plain(method: str, seed: int, rows: Rows, watch: Watch, enough: int | None 
             return True
         return watch(progress.nodes, value, bound)
 
-    options = {"seed": seed} if method in _SEEDED else {}
-    result = cast(AssignmentResult, solver(rows.as_plain(), stop, None, **options))
+    return stop
+
+
+def _answer_of(rows: Rows, result: AssignmentResult) -> Answer:
     placed = result.placed
     complete = result.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
     value = None if placed is None else rows.value(placed)

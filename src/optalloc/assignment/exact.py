@@ -45,7 +45,7 @@ from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
 from optalloc.assignment.problem import AssignmentProblem
-from optalloc.assignment.proof import FORMAT, ProofHeader, instance_digest, write_proof
+from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
 from optalloc.errors import InputError
 from optalloc.result import Termination
@@ -53,7 +53,6 @@ from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
 _MOST_THREADS = 1024
-_NOTHING_LEFT = np.zeros(1, dtype=np.int64).tobytes()  # one leaf that needs no multipliers
 
 
 class _Status(enum.IntEnum):
@@ -108,6 +107,31 @@ def solve_exact(
         If the costs are so large that multipliers would leave 64-bit integers, or the start is not
         feasible.
     """
+    result, grown = search(
+        problem,
+        stop,
+        on_progress,
+        seed=seed,
+        threads=threads,
+        start=start,
+        prove=proof is not None,
+    )
+    if proof is not None and grown is not None:
+        write_proof(proof, problem, result.placed, [grown])
+    return result
+
+
+def search(
+    problem: AssignmentProblem,
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    start: Sequence[int] | None = None,
+    prove: bool = False,
+) -> tuple[AssignmentResult, Grown | None]:
+    """As :func:`solve_exact`; with ``prove`` also the search tree of the bound."""
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
     if not 1 <= threads <= _MOST_THREADS:
@@ -116,14 +140,12 @@ def solve_exact(
         )
     begin = None if start is None else _checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
-        if proof is not None:
-            _write(proof, journal, (_NOTHING_LEFT, 1, 0, True))
-        return journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
+        result = journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
+        return result, one_leaf(is_infeasible=True)
     if problem.num_tasks == 0:
         journal.offer([], 0)
-        if proof is not None:
-            _write(proof, journal, (_NOTHING_LEFT, 1, -1, False))
-        return journal.finish(Termination.OPTIMAL, message="there is no task")
+        result = journal.finish(Termination.OPTIMAL, message="there is no task")
+        return result, one_leaf(is_infeasible=False)
     try:
         status, value, units, bound, nodes, multipliers, scale, witness_bound, tree = (
             _native.solve_assignment(
@@ -134,12 +156,12 @@ def solve_exact(
                 _watcher(journal),
                 seed,
                 begin,
-                proof is not None,
+                prove,
                 threads,
             )
         )
     except KeyboardInterrupt:
-        return journal.finish(Termination.LIMIT, message="interrupted")
+        return journal.finish(Termination.LIMIT, message="interrupted"), None
     if status == _Status.TOO_LARGE:
         raise InputError(
             "the costs are too large for exact multipliers",
@@ -149,8 +171,11 @@ def solve_exact(
     journal.nodes = nodes
     if units is not None and value is not None:
         journal.offer(units, value)
-    if proof is not None and tree is not None:
-        _write(proof, journal, tree)
+    grown = None
+    if tree is not None:
+        rows, tree_scale, target, without_costs = tree
+        claim = Tree(target=target, scale=tree_scale, without_costs=without_costs)
+        grown = Grown(claim, np.frombuffer(rows, dtype=np.int64))
     witness = None
     if multipliers:
         witness = Witness(
@@ -160,14 +185,15 @@ def solve_exact(
         why = (
             f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
         )
-        return journal.finish(Termination.INFEASIBLE, witness=witness, message=why)
+        return journal.finish(Termination.INFEASIBLE, witness=witness, message=why), grown
     journal.raise_bound(bound)
     if status == _Status.STOPPED:
         why = "interrupted, " if journal.interrupted else ""
         message = f"{why}{nodes} nodes searched"
-        return journal.finish(Termination.LIMIT, witness=witness, message=message)
+        return journal.finish(Termination.LIMIT, witness=witness, message=message), grown
     how = f"search of {nodes} nodes" if nodes else "bound of the root"
-    return journal.finish(Termination.OPTIMAL, witness=witness, message=f"proven by the {how}")
+    result = journal.finish(Termination.OPTIMAL, witness=witness, message=f"proven by the {how}")
+    return result, grown
 
 
 def _watcher(journal: Journal) -> Callable[[int, int | None, list[int] | None, int], bool]:
@@ -205,24 +231,6 @@ def _checked_start(problem: AssignmentProblem, start: Sequence[int]) -> list[int
             fix="give a feasible assignment, or none",
         )
     return [int(unit) for unit in start]
-
-
-def _write(
-    path: str | os.PathLike[str], journal: Journal, tree: tuple[bytes, int, int, bool]
-) -> None:
-    rows, scale, target, without_costs = tree
-    tasks, units = journal.form.costs.shape
-    header = ProofHeader(
-        format=FORMAT,
-        instance=instance_digest(journal.problem),
-        num_tasks=tasks,
-        num_units=units,
-        scale=scale,
-        target=target,
-        without_costs=without_costs,
-        assignment=journal.best,
-    )
-    write_proof(path, header, np.frombuffer(rows, dtype=np.int64))
 
 
 def knapsack(profits: IntArray, loads: IntArray, capacity: int) -> int:

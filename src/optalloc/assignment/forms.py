@@ -11,11 +11,15 @@ most T mean loads at most floor(T * capacity); the core proves each answer.
 
 from __future__ import annotations
 
+import os
 import time
 from fractions import Fraction
 
+import msgspec
+
 from optalloc.assignment.cores import Answer, Core, choose_core
 from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.proof import Grown, write_proof
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.rows import Rows, reduce_rows
 from optalloc.errors import InputError
@@ -33,6 +37,7 @@ def solve_forms(
     *,
     method: str = "exact",
     seed: int = 0,
+    proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
     """Solve a problem of any form.
 
@@ -45,12 +50,18 @@ def solve_forms(
         The core. The last three take what reduces to a plain problem; greedy and anneal moreover
         the sum alone.
     seed : int
+    proof : path, optional
+        Where ``exact`` writes the proof of its bounds, see :mod:`optalloc.assignment.proof`.
 
     Raises
     ------
     InputError
         If the method does not take the form, or refuses the size.
     """
+    if proof is not None and method != "exact":
+        raise InputError(
+            f"the method {method!r} takes no proof", path="method", fix="use the method 'exact'"
+        )
     goals = problem.objective.split("-then-")
     if method in _HEURISTICS and goals != ["sum"]:
         raise InputError(
@@ -59,12 +70,17 @@ def solve_forms(
             fix="use auto, exact, milp or enumerate",
         )
     rows = reduce_rows(problem)
-    run = _Run(problem, rows, method, choose_core(rows, method, seed), stop, on_progress)
+    core = choose_core(rows, method, seed, proof is not None)
+    run = _Run(problem, rows, method, core, stop, on_progress)
     try:
         run.solve(goals)
     except KeyboardInterrupt:
         run.is_complete, run.message = False, "interrupted"
-    return run.result()
+    result = run.result()
+    if proof is not None:
+        trees = [grown for grown in run.trees.values() if grown is not None]
+        write_proof(proof, problem, result.placed, trees)
+    return result
 
 
 class _Run:
@@ -89,10 +105,12 @@ class _Run:
         self.message = ""
         self.nodes = self.decisions = 0
         self.incumbents: list[Incumbent] = []
+        self.trees: dict[str, Grown | None] = {}  # of the best bound of each goal
         self._goal = ""
         self._value: Fraction | None = None
         self._bound: Fraction | None = None
         self._core_nodes = 0
+        self._share: str | None = None  # what an earlier goal leaves
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         self._reported_s = 0.0
 
@@ -115,7 +133,7 @@ class _Run:
                 share = self._flatten(rows, budget)
                 if share is None:
                     return
-                rows = rows.within(share)
+                rows, self._share = rows.within(share), f"<={share}"
             if number == 0 and self._value is not None:
                 self.first_bound = float(self._value)
         self.is_complete = True
@@ -123,6 +141,7 @@ class _Run:
     def _minimise(self, rows: Rows) -> Answer | None:
         """The cheapest placement; None where that is not known in the end."""
         answer = self._ask(rows, None)
+        self._log(answer, self._share)
         if answer.is_infeasible:
             self.is_infeasible = True
             return None
@@ -144,6 +163,7 @@ class _Run:
             answer = self._ask(rows, 0)
             # Without costs a bound above 0 says that there is no placement.
             if answer.is_infeasible or (answer.bound is not None and answer.bound > 0):
+                self._log(answer, None, without_costs=True)
                 self.is_infeasible = True
                 return None
             if answer.placed is None:
@@ -167,10 +187,20 @@ class _Run:
             elif answer.is_complete or (answer.bound is not None and answer.bound > enough):
                 above = rows.share_above(middle)
                 low = high if above is None else min(above, high)
+                self._log(answer, f"<{low}", without_costs=budget is None)
                 self._raise(low)
             else:
                 return None
         return high
+
+    def _log(self, answer: Answer, share: str | None, *, without_costs: bool = False) -> None:
+        """The tree of the answer proves the bound of the present goal."""
+        grown = answer.grown
+        if grown is not None:
+            without_costs = without_costs or grown.tree.without_costs
+            tree = msgspec.structs.replace(grown.tree, share=share, without_costs=without_costs)
+            grown = Grown(tree, grown.rows)
+        self.trees[self._goal] = grown
 
     def _ask(self, rows: Rows, enough: int | None) -> Answer:
         """One call of the core, which reports through :meth:`_watch`."""
@@ -191,7 +221,14 @@ class _Run:
                 self.on_progress(progress)
             return self.stop(progress)
 
-        answer = self.core(rows, watch, enough)
+        def watch_or_stop(nodes: int, value: int | None, bound: int | None) -> bool:
+            try:
+                return watch(nodes, value, bound)
+            except KeyboardInterrupt:  # the core stops in good order: plan, bound and tree are kept
+                self.message = "interrupted"
+                return True
+
+        answer = self.core(rows, watch_or_stop, enough)
         self.nodes += answer.nodes
         self._core_nodes = 0
         return answer

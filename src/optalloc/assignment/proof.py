@@ -1,17 +1,23 @@
 """The proof log of an assignment: what a file holds, how it is written and read.
 
 A proof is JSON lines, gzipped where its name ends in ``.gz``: a header, then the events of one
-search tree in depth-first order.
+search tree after the other, each in depth-first order.
 
-    {"format": "optalloc.assignment-proof/1", ...}     header, see :class:`ProofHeader`
-    ["fix", tasks, multipliers]    pairs are removed by the price of forcing them in
+    {"format": "optalloc.assignment-proof/2", ...}     header, see :class:`ProofHeader`
+    ["fix", numbers, multipliers]  pairs are removed by the price of forcing them in
     ["branch", unit, task, in]     the child with x = in (1 or 0) follows, then the other child
-    ["leaf", tasks, multipliers]   the bound at these multipliers exceeds the target
+    ["leaf", numbers, multipliers] the bound at these multipliers exceeds the target
     ["leaf"]                       the removals left a task without a unit, or every task has one
 
-Multipliers are integers, ``scale`` times a cost of ``problem.integer_form()``; a task that is not
-named keeps the last one given for it. The checker that believes nothing of this is
-:mod:`optalloc.assignment.check_proof`.
+Tasks that stay together count as one task; tasks are numbered in the order of their first member.
+The last unit, number ``num_units``, takes what is left out, where something may be left out.
+
+Costs are *normal*: each task's cheapest pair costs 0, and the costs have no common divisor, over
+the pairs that fit into the empty unit within the tree's largest relative load. Multipliers are
+integers, ``scale`` times a normal cost. With N tasks, W units and R resources, number j is the
+reward of task j, N + r W + i the price of the whole of resource r on unit i, and N + R W + g W + i
+the price of the tree's group g on unit i. Each is 0 at first and keeps the last value given. The
+checker that believes nothing of this is :mod:`optalloc.assignment.check_proof`.
 """
 
 from __future__ import annotations
@@ -21,9 +27,9 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,62 +38,112 @@ from optalloc.assignment.problem import AssignmentProblem
 from optalloc.errors import FormatVersionError, InputError
 from optalloc.files import replacing
 
-FORMAT = "optalloc.assignment-proof/1"
+FORMAT = "optalloc.assignment-proof/2"
 
 Event = list[Any]
 
 
+class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one tree claims: no assignment within ``share`` has a normal cost of at most ``target``.
+
+    Attributes
+    ----------
+    target : int
+    scale, shift : int
+        A scaled cost is the floor of cost * scale / 2**shift.
+    without_costs : bool
+        The tree is of the same instance with all costs 0: if it holds at a target of at least 0,
+        nothing within ``share`` is feasible.
+    share : str, optional
+        The claim is of assignments whose largest relative load is ``"<p/q"`` or ``"<=p/q"``.
+    kept : tuple of int
+        The resource that the knapsack of each unit keeps; empty where there is one resource.
+    classes : tuple of tuple of int
+        Tasks of which each knapsack takes at most one: disjoint, and to stay apart.
+    groups : tuple of tuple of int
+        Groups of tasks that stay apart, which have a price.
+    cells : int, optional
+        Knapsacks of larger capacities count their loads in this many cells, rounded down.
+    """
+
+    target: int
+    scale: int = 1
+    shift: int = 0
+    without_costs: bool = False
+    share: str | None = None
+    kept: tuple[int, ...] = ()
+    classes: tuple[tuple[int, ...], ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    cells: int | None = None
+
+
+class Grown(NamedTuple):
+    """A tree and its events, as rows of native/assignment/record.hpp."""
+
+    tree: Tree
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+
+
+def one_leaf(*, is_infeasible: bool) -> Grown:
+    """The tree of a problem without tasks, or with one that has no unit."""
+    leaf = np.zeros(1, dtype=np.int64)
+    return Grown(Tree(target=0 if is_infeasible else -1, without_costs=is_infeasible), leaf)
+
+
 class ProofHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the tree claims: no assignment has an integer cost of at most ``target``.
+    """What the file is about.
 
     Attributes
     ----------
     format : str
     instance : str
         SHA-256 of the instance's numbers, see :func:`instance_digest`.
-    num_tasks, num_units : int
-    scale : int
-        Of the multipliers.
-    target : int
-        In the unit of ``problem.integer_form().costs``.
-    without_costs : bool
-        The tree is of the same instance with all costs 0, and the target is 0: if it holds, nothing
-        is feasible.
+    trees : tuple of Tree
+        In the order of their events.
     assignment : tuple of int or None
-        The best plan found: the unit of each task.
+        The best plan found: the unit of each task, -1 for a task left out.
     """
 
     format: str
     instance: str
-    num_tasks: int
-    num_units: int
-    scale: int
-    target: int
-    without_costs: bool = False
+    trees: tuple[Tree, ...]
     assignment: tuple[int, ...] | None = None
 
 
 def instance_digest(problem: AssignmentProblem) -> str:
-    """SHA-256 over shape, sense, costs, loads, capacities and allowed pairs."""
-    total = hashlib.sha256(f"{problem.costs.shape} {problem.sense}".encode())
-    for array in (problem.costs, problem.loads, problem.capacities, problem.allowed):
+    """SHA-256 over all that the constructor of a problem takes."""
+    groups = (problem.together, problem.apart)
+    words = f"{problem.costs.shape} {problem.sense} {problem.objective} {groups}"
+    total = hashlib.sha256(words.encode())
+    arrays = (problem.costs, problem.loads, problem.capacities, problem.allowed)
+    for array in (*arrays, problem.optional, problem.skip_costs):
         total.update(f" {array.shape} {array.dtype.str} ".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
 
 
 def write_proof(
-    path: str | os.PathLike[str], header: ProofHeader, rows: np.ndarray[Any, np.dtype[np.int64]]
+    path: str | os.PathLike[str],
+    problem: AssignmentProblem,
+    assignment: tuple[int, ...] | None,
+    trees: Sequence[Grown],
 ) -> None:
-    """Write the rows of native/assignment/record.hpp as a proof file, whole or not at all."""
+    """Write a proof file, whole or not at all."""
+    header = ProofHeader(
+        format=FORMAT,
+        instance=instance_digest(problem),
+        trees=tuple(grown.tree for grown in trees),
+        assignment=assignment,
+    )
     with contextlib.ExitStack() as stack:
         out: Any = stack.enter_context(stack.enter_context(replacing(path)).open("wb"))
         if Path(path).suffix == ".gz":
             # No name and no time: equal proofs are equal bytes.
             out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
         out.write(json.dumps(msgspec.to_builtins(header)).encode() + b"\n")
-        for event in _events_of(rows):
-            out.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+        for grown in trees:
+            for event in _events_of(grown.rows):
+                out.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
 
 
 def _events_of(rows: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Event]:

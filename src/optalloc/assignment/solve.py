@@ -115,13 +115,13 @@ def solve_assignment(
             fix="use the method 'exact'",
         )
     if not problem.is_plain:
-        if options:
+        if start is not None:
             raise InputError(
-                f"a problem with further constraints takes no {' and no '.join(options)}",
+                "a problem with further constraints takes no start",
                 path="problem",
                 fix="leave it out",
             )
-        return certified(problem, _solve_form(problem, method, stop, on_progress, seed))
+        return certified(problem, _solve_form(problem, method, stop, on_progress, seed, proof))
     chosen = choose_method(problem) if method == "auto" and not options else method
     chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
@@ -146,19 +146,20 @@ def _solve_form(
     stop: StopRule | None,
     on_progress: OnProgress | None,
     seed: int,
+    proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
     """Several resources, groups, optional tasks, or another goal than the sum."""
     from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
     from optalloc.assignment.forms import solve_forms
 
     few = problem.num_tasks <= 100 and num_choices(problem) <= _FEW_ASSIGNMENTS
-    if method == "enumerate" or (method == "auto" and few):
+    if method == "enumerate" or (method == "auto" and few and proof is None):
         return solve_enumerate_forms(problem, stop, on_progress)
     core = "exact" if method == "auto" else method
     try:
-        return solve_forms(problem, stop, on_progress, method=core, seed=seed)
+        return solve_forms(problem, stop, on_progress, method=core, seed=seed, proof=proof)
     except InputError:
-        if method != "auto":
+        if method != "auto" or proof is not None:
             raise
         # Costs beyond the range of exact multipliers: floating point is what is left.
         return solve_forms(problem, stop, on_progress, method="milp", seed=seed)

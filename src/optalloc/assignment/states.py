@@ -17,7 +17,22 @@ _MOST_CELLS = 30_000_000
 _MOST_STATES = 200_000
 
 
-def conditioned(profits: Longs, loads: Longs, capacity: int) -> tuple[int, Longs, Longs]:
+def best_profit(profits: Longs, loads: Longs, capacity: int, classes: Longs) -> int:
+    """Best profit alone; see :func:`conditioned`."""
+    useful = np.nonzero(profits > 0)[0]
+    if not (classes[useful] >= 0).any() and int(loads[useful].sum()) <= capacity:
+        return int(profits[useful].sum())
+    if len(useful) * (capacity + 1) > _MOST_CELLS:
+        return conditioned(profits, loads, capacity, classes)[0]
+    row = np.zeros(capacity + 1, dtype=np.int64)
+    for items in _classed(useful, classes):
+        row = _one_of(row, items, profits, loads)
+    return int(row[capacity])
+
+
+def conditioned(
+    profits: Longs, loads: Longs, capacity: int, classes: Longs
+) -> tuple[int, Longs, Longs]:
     """Best profit; best profit with each item in; best profit with each item out.
 
     Parameters
@@ -25,11 +40,14 @@ def conditioned(profits: Longs, loads: Longs, capacity: int) -> tuple[int, Longs
     profits, loads : ndarray of int64, shape (num_items,)
         Profits of any sign; loads from 0 to ``capacity``.
     capacity : int
+    classes : ndarray of int64, shape (num_items,)
+        At most one item of profit above 0 is taken of a class; -1: the item is of none.
 
     Returns
     -------
     (int, ndarray, ndarray)
-        Upper bounds instead (of the linear relaxation) where states would be too many.
+        Upper bounds instead where there would be too many states: those of the linear relaxation,
+        and without the classes where there are more than tables hold.
 
     Complexity: O(num_items * capacity), or O(num_items * states) time and memory.
     """
@@ -37,43 +55,65 @@ def conditioned(profits: Longs, loads: Longs, capacity: int) -> tuple[int, Longs
     total = int(profits[useful].sum())
     with_, without = np.empty_like(profits), np.empty_like(profits)
     room = capacity - int(loads[useful].sum())
-    if room >= 0 and (not len(loads) or room >= int(loads.max())):
+    roomy = room >= 0 and (not len(loads) or room >= int(loads.max()))
+    if roomy and not (classes[useful] >= 0).any():
         with_[:] = total + np.minimum(profits, 0)
         without[:] = total - np.maximum(profits, 0)
         return total, with_, without
     if len(useful) * (capacity + 1) <= _MOST_CELLS:
-        best = _by_table(profits, loads, capacity, useful, with_, without)
+        best = _by_table(profits, loads, capacity, _classed(useful, classes), with_, without)
     else:
         best = _by_states(profits, loads, capacity, useful, with_, without)
     return best, with_, without
 
 
-def _by_table(
-    profits: Longs, loads: Longs, capacity: int, useful: Longs, with_: Longs, without: Longs
-) -> int:
-    """``ahead[q][y]``: best of the first q useful items in capacity y; the rest from the end."""
-    count, width = len(useful), capacity + 1
-    ahead = np.zeros((count + 1, width), dtype=np.int64)
-    for q, item in enumerate(useful.tolist()):
+def _classed(useful: Longs, classes: Longs) -> list[list[int]]:
+    """Items of one class side by side, the others alone."""
+    alone = [[item] for item in useful[classes[useful] < 0].tolist()]
+    shared: dict[int, list[int]] = {}
+    for item in useful[classes[useful] >= 0].tolist():
+        shared.setdefault(int(classes[item]), []).append(item)
+    return alone + list(shared.values())
+
+
+def _one_of(row: Longs, items: list[int], profits: Longs, loads: Longs) -> Longs:
+    """The best values by capacity with at most one more of the items."""
+    better = row.copy()
+    for item in items:
         load = int(loads[item])
-        row = ahead[q + 1]
-        row[:] = ahead[q]
-        np.maximum(row[load:], ahead[q][: width - load] + profits[item], out=row[load:])
-    full = ahead[count]
+        np.maximum(better[load:], row[: len(row) - load] + profits[item], out=better[load:])
+    return better
+
+
+def _by_table(
+    profits: Longs,
+    loads: Longs,
+    capacity: int,
+    classes: list[list[int]],
+    with_: Longs,
+    without: Longs,
+) -> int:
+    """``ahead[q][y]``: best of the first q classes in capacity y; the rest from the end."""
+    width = capacity + 1
+    ahead = [np.zeros(width, dtype=np.int64)]
+    for items in classes:
+        ahead.append(_one_of(ahead[-1], items, profits, loads))
+    full = ahead[-1]
     best = int(full[capacity])
     others = np.nonzero(profits <= 0)[0]
     with_[others] = profits[others] + full[capacity - loads[others]]
     without[others] = best
     behind = np.zeros(width, dtype=np.int64)
-    for q in range(count - 1, -1, -1):
-        item = int(useful[q])
-        load = int(loads[item])
+    for before, items in zip(reversed(ahead[:-1]), reversed(classes), strict=True):
         back = behind[::-1]  # back[y]: best of the later items in capacity - y
-        without[item] = int((ahead[q] + back).max())
-        with_[item] = int(profits[item]) + int((ahead[q][: width - load] + back[load:]).max())
-        later = behind.copy()
-        np.maximum(later[load:], behind[: width - load] + profits[item], out=later[load:])
-        behind = later
+        values = [int((before + back).max())]  # of none of the class, then of each item
+        for item in items:
+            load = int(loads[item])
+            values.append(int(profits[item]) + int((before[: width - load] + back[load:]).max()))
+        for place, item in enumerate(items, start=1):
+            with_[item] = values[place]
+            without[item] = max(values[:place] + values[place + 1 :])
+        behind = _one_of(behind, items, profits, loads)
     return best
 
 

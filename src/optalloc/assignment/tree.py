@@ -28,6 +28,7 @@ import numpy as np
 
 from optalloc import _native
 from optalloc.assignment.cores import Answer, Watch, checked
+from optalloc.assignment.proof import Grown, Tree, one_leaf
 from optalloc.assignment.rows import Rows
 
 
@@ -40,7 +41,9 @@ class _Status(enum.IntEnum):
     ENOUGH = 3
 
 
-def solve_rows(rows: Rows, watch: Watch, enough: int | None = None, *, seed: int = 0) -> Answer:
+def solve_rows(
+    rows: Rows, watch: Watch, enough: int | None = None, *, seed: int = 0, prove: bool = False
+) -> Answer:
     """Minimise the costs; see :mod:`optalloc.assignment.cores`.
 
     Parameters
@@ -53,13 +56,16 @@ def solve_rows(rows: Rows, watch: Watch, enough: int | None = None, *, seed: int
     seed : int
         Of the groups of units that are drawn; equal seeds give equal answers unless a clock stops
         them.
+    prove : bool
+        Whether the answer holds the search tree of its bound.
     """
     if not rows.allowed.any(axis=1).all():
-        return Answer(is_complete=True)
+        return Answer(is_complete=True, grown=one_leaf(is_infeasible=True))
     if len(rows.members) == 0:
-        return Answer(placed=(), value=0, bound=0, is_complete=True)
+        grown = one_leaf(is_infeasible=False)
+        return Answer(placed=(), value=0, bound=0, is_complete=True, grown=grown)
     width = rows.capacities.shape[1]
-    status, value, units, bound, nodes = _native.solve_rows(
+    status, value, units, bound, nodes, proof = _native.solve_rows(
         np.ascontiguousarray(rows.costs.T),
         np.ascontiguousarray(rows.loads.transpose(0, 2, 1)),
         np.ascontiguousarray(rows.capacities),
@@ -69,6 +75,7 @@ def solve_rows(rows: Rows, watch: Watch, enough: int | None = None, *, seed: int
         enough,
         watch,
         seed,
+        prove,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)
@@ -79,4 +86,29 @@ def solve_rows(rows: Rows, watch: Watch, enough: int | None = None, *, seed: int
         bound=bound if status != _Status.INFEASIBLE else None,
         is_complete=complete,
         nodes=nodes,
+        grown=None if proof is None else _grown(rows, *proof),
     )
+
+
+def _grown(
+    rows: Rows,
+    events: bytes,
+    scale: int,
+    shift: int,
+    target: int,
+    without_costs: bool,
+    kept: list[int],
+    classes: list[list[int]],
+    cells: int,
+) -> Grown:
+    tree = Tree(
+        target=target,
+        scale=scale,
+        shift=shift,
+        without_costs=without_costs,
+        kept=tuple(kept),
+        classes=tuple(map(tuple, classes)),
+        groups=rows.apart,
+        cells=cells,
+    )
+    return Grown(tree, np.frombuffer(events, dtype=np.int64))

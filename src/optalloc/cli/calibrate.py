@@ -1,17 +1,26 @@
-"""optalloc calibrate: fit the cost model to published training measurements."""
+"""optalloc calibrate: fit the cost or the engine model to published measurements."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, Any
 
 from optalloc.cli.answers import colored
+
+if TYPE_CHECKING:
+    from optalloc.cost.constants import Written
+    from optalloc.report.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument(
-        "rows", metavar="ROWS.csv", help="measurements, one a line (docs/reference/training-rows)"
+        "rows",
+        metavar="ROWS.csv",
+        nargs="+",
+        help="measured training steps or served loads, one a line (docs/reference/training-rows "
+        "and serving-rows); the header tells which",
     )
     parser.add_argument(
         "-o",
@@ -32,15 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, judge and print; returns the exit status."""
-    import datetime
     from pathlib import Path
 
-    from optalloc.cost.calibrate import calibrate
-    from optalloc.cost.constants import DEFAULT, read_constants, to_toml
-    from optalloc.cost.measured.problem import Unsupported, problem_of
-    from optalloc.cost.measured.rows import read_rows
+    from optalloc.cost.constants import to_toml
     from optalloc.errors import InputError
-    from optalloc.report.calibration import facts, tables
     from optalloc.report.table import render
 
     output = arguments.output
@@ -50,29 +54,87 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.folds < 2:
         raise InputError(f"--folds is {arguments.folds}", path="--folds", fix="use at least 2")
+    fit = _serving if _has_column(arguments.rows[0], "scenario", "mode") else _training
+    file, count, tables, facts = fit(arguments)
+    if output is not None:
+        names = ", ".join(Path(path).name for path in arguments.rows)
+        heading = f"Fitted by 'optalloc calibrate' to {count} measurements of {names}."
+        Path(output).write_text(to_toml(file, heading), encoding="utf-8")
+    print(render(tables, facts, arguments.format, color=colored()), end="")
+    if arguments.format == "table" and output is not None:
+        verb = "estimate MODEL --cluster C" if fit is _training else "serve MODEL --cluster C"
+        print(f"Saved {output}. Next: optalloc {verb} --calibration {output}")
+    return 0
+
+
+Fitted = tuple["Written", int, "list[Table]", "dict[str, Any]"]
+
+
+def _training(arguments: argparse.Namespace) -> Fitted:
+    """The cost model fitted to training steps: its file, the rows used, tables and data."""
+    from optalloc.cost.calibrate import calibrate
+    from optalloc.cost.constants import DEFAULT, read_constants
+    from optalloc.cost.measured.problem import Unsupported, problem_of
+    from optalloc.cost.measured.rows import read_rows
+    from optalloc.report.calibration import facts, tables
+
     problems = []
-    for row in read_rows(arguments.rows):
+    for row in [row for path in arguments.rows for row in read_rows(path)]:
         try:
             problems.append(problem_of(row))
         except Unsupported:
             continue
     file = read_constants(arguments.calibration or DEFAULT)
-    name = Path(output).stem if output is not None else file.name
     found = calibrate(
         problems,
         file,
-        name=name,
-        date=datetime.date.today().isoformat(),
+        name=_name(arguments, file.name),
+        date=_today(),
         folds=arguments.folds,
-        on_progress=lambda text: print(text, file=sys.stderr),
+        on_progress=_say,
     )
-    if output is not None:
-        heading = (
-            f"Fitted by 'optalloc calibrate' to {len(found.problems)} measurements of "
-            f"{Path(arguments.rows).name}."
-        )
-        Path(output).write_text(to_toml(found.file, heading), encoding="utf-8")
-    print(render(tables(found), facts(found), arguments.format, color=colored()), end="")
-    if arguments.format == "table" and output is not None:
-        print(f"Saved {output}. Next: optalloc estimate MODEL --cluster C --calibration {output}")
-    return 0
+    return found.file, len(found.problems), tables(found), facts(found)
+
+
+def _serving(arguments: argparse.Namespace) -> Fitted:
+    """The engine model fitted to served loads: its file, the rows used, tables and data."""
+    from optalloc.cost.engine.calibrate import calibrate_serving
+    from optalloc.cost.engine.constants import DEFAULT, read_engine_constants
+    from optalloc.cost.engine.measured import read_serving_rows, serving_problem
+    from optalloc.report.serving_calibration import facts, tables
+
+    rows = [row for path in arguments.rows for row in read_serving_rows(path)]
+    file = read_engine_constants(arguments.calibration or DEFAULT)
+    found = calibrate_serving(
+        [serving_problem(row) for row in rows],
+        file,
+        name=_name(arguments, file.name),
+        date=_today(),
+        folds=arguments.folds,
+        on_progress=_say,
+    )
+    return found.file, len(found.problems), tables(found), facts(found)
+
+
+def _has_column(path: str, *names: str) -> bool:
+    """Whether the first line of a table names one of the columns."""
+    from optalloc.files import read_text
+
+    header = read_text(path).partition("\n")[0].strip().split(",")
+    return any(name in header for name in names)
+
+
+def _name(arguments: argparse.Namespace, usual: str) -> str:
+    from pathlib import Path
+
+    return Path(arguments.output).stem if arguments.output is not None else usual
+
+
+def _today() -> str:
+    import datetime
+
+    return datetime.date.today().isoformat()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -6,14 +6,16 @@ import argparse
 
 import msgspec
 
-from optalloc.cli import mixed
+from optalloc.cli import mixed, offload, serve
 from optalloc.cli.answers import colored
 from optalloc.cli.plans import checked
 from optalloc.plan.certify import CHECKS, Claim, certify
-from optalloc.plan.mixed import is_mixed_plan
-from optalloc.plan.plan import load_plan
+from optalloc.plan.plan import load_any_plan
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.offload.plan import OffloadPlan
+from optalloc.training.mixed.plan import MixedPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check and print; returns the exit status. What is not true is raised."""
-    if is_mixed_plan(arguments.plan):
-        return mixed.certify(arguments)
+    plan = load_any_plan(arguments.plan)
+    if isinstance(plan, OffloadPlan):
+        return offload.certify(arguments, plan)
+    if isinstance(plan, ServingPlan):
+        return serve.certify(arguments, plan)
+    if isinstance(plan, MixedPlan):
+        return mixed.certify(arguments, plan)
     with checked(arguments.plan):
-        claim = certify(load_plan(arguments.plan))
+        claim = certify(plan)
     data = {
         "valid": True,
         "checks": list(CHECKS),

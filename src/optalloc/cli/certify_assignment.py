@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.answers import colored
+from optalloc.cli.assign import OBJECTIVES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("proof", metavar="PROOF", help="written by 'optalloc assign --proof'")
     parser.add_argument(
         "--sense", choices=("min", "max"), help="whether costs are paid or earned (default: file)"
+    )
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, help="what was minimised (default: file)"
     )
     parser.add_argument(
         "--index", type=int, help="which instance of an OR-Library file of several, from 0"
@@ -32,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.report.table import Table, render
 
     problem = load_assignment(arguments.instance, sense=arguments.sense, index=arguments.index)
+    if arguments.objective is not None:
+        problem = problem.replace(objective=arguments.objective)
     check = certify_proof(problem, *read_proof(arguments.proof))
     data = msgspec.to_builtins(check)
     table = Table(

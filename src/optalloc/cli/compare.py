@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.answers import colored
-from optalloc.cli.plans import read_any
+from optalloc.cli.plans import read_as_it_is
 from optalloc.plan.compare import Comparison, compare
+from optalloc.plan.compare_serving import ServingComparison, compare_serving
+from optalloc.plan.plan import load_any_plan, load_serving_plan
 from optalloc.report.table import Table, render
+from optalloc.serving.configuration.plan import ServingPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    comparison = compare(read_any(arguments.first), read_any(arguments.second))
+    first = load_any_plan(arguments.first)
+    comparison: Comparison | ServingComparison
+    if isinstance(first, ServingPlan):
+        comparison = compare_serving(first, load_serving_plan(arguments.second))
+    else:
+        comparison = compare(read_as_it_is(arguments.first), read_as_it_is(arguments.second))
     if arguments.format == "table":
         print(comparison.summary)
     print(render(_tables(comparison), comparison, arguments.format, color=colored()), end="")
     return 0
 
 
-def _tables(comparison: Comparison) -> list[Table]:
+def _tables(comparison: Comparison | ServingComparison) -> list[Table]:
     """The sections as tables; the decisions come first and are the CSV."""
     return [
         Table(title=title, columns=columns, rows=rows, right=() if number == 0 else columns[1:])

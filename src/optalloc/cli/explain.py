@@ -53,17 +53,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Explain and print; returns the exit status."""
     from optalloc import files
-    from optalloc.cli.plans import read_as_it_is
+    from optalloc.cli.plans import as_it_is
     from optalloc.export.pins import pins_for
     from optalloc.plan.edited import as_written
     from optalloc.plan.explain import explain
-    from optalloc.plan.mixed import is_mixed_plan
+    from optalloc.plan.plan import load_any_plan
     from optalloc.report.explanation import explanation_tables
     from optalloc.report.page import page
     from optalloc.report.table import render
+    from optalloc.serving.configuration.plan import ServingPlan
+    from optalloc.serving.offload.plan import OffloadPlan
+    from optalloc.training.mixed.plan import MixedPlan
 
     stop = stop_rule(arguments)
-    if is_mixed_plan(arguments.plan):
+    saved = load_any_plan(arguments.plan)
+    if isinstance(saved, OffloadPlan):
+        from optalloc.cli import offload
+
+        return offload.explain(arguments, saved)
+    if isinstance(saved, ServingPlan):
+        from optalloc.cli import serve
+
+        return serve.explain(arguments, saved)
+    plan = as_it_is(saved, arguments.plan)
+    if isinstance(plan, MixedPlan):
         from optalloc.cli import mixed
         from optalloc.errors import InputError
 
@@ -75,8 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
                     path=arguments.plan,
                     fix="leave it out; --replan says what a little more would bring",
                 )
-        return mixed.explain(arguments, stop)
-    plan = read_as_it_is(arguments.plan)
+        return mixed.explain(arguments, plan, stop)
     sets = pins_for(arguments.tool, plan.model, arguments.pin) if arguments.tool else [()]
     explanation = explain(
         plan,

@@ -8,13 +8,13 @@ import time
 import msgspec
 
 from optalloc.cli.answers import colored, status
-from optalloc.cli.plans import checked, read_mixed
+from optalloc.cli.plans import checked, with_true_figures
 from optalloc.cli.progress import progress_line
 from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
-from optalloc.plan.mixed import certify_mixed, load_mixed_plan
+from optalloc.plan.mixed import certify_mixed
 from optalloc.report import mixed as report
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
@@ -101,10 +101,10 @@ def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     return 0
 
 
-def certify(arguments: argparse.Namespace) -> int:
+def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     """Check a mixed plan and print its claim."""
     with checked(arguments.plan):
-        claim = certify_mixed(load_mixed_plan(arguments.plan))
+        claim = certify_mixed(plan)
     data = {"valid": True, "optimal": claim.is_optimal, **msgspec.to_builtins(claim)}
     words = "It was estimated, not searched: it claims nothing about other configurations."
     if claim.bounds.primal is not None and claim.bounds.dual is not None:
@@ -133,11 +133,11 @@ def certify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def simulate(arguments: argparse.Namespace) -> int:
+def simulate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     """Replay a mixed plan and print idle time and memory of every stage."""
     from optalloc.simulate.mixed import simulate_mixed
 
-    simulation = simulate_mixed(read_mixed(arguments.plan))
+    simulation = simulate_mixed(plan)
     if arguments.trace is not None:
         simulation.trace.write(arguments.trace)
     fields = simulation.stages[0].__struct_fields__
@@ -183,11 +183,11 @@ def simulate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def explain(arguments: argparse.Namespace, stop: StopRule | None) -> int:
+def explain(arguments: argparse.Namespace, plan: MixedPlan, stop: StopRule | None) -> int:
     """Explain a mixed plan and print."""
     from optalloc.plan.explain_mixed import explain_mixed
 
-    plan = read_mixed(arguments.plan)
+    plan = with_true_figures(plan, arguments.plan)
     explanation = explain_mixed(plan, replan=arguments.replan, stop=stop)
     data = {**msgspec.to_builtins(explanation), "summary": explanation.summary}
     causes = Table(

@@ -36,17 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan anew and print; returns the exit status."""
     import msgspec
 
-    from optalloc.plan.mixed import is_mixed_plan, load_mixed_plan
-    from optalloc.plan.plan import load_plan
+    from optalloc.plan.plan import load_training_plan
     from optalloc.plan.replan import replan
     from optalloc.report.table import Table, render
     from optalloc.units import format_bytes, format_seconds
 
     stop = stop_rule(arguments)
-    mixed = is_mixed_plan(arguments.plan)
-    plan = load_mixed_plan(arguments.plan) if mixed else load_plan(arguments.plan)
     answer = replan(
-        plan,
+        load_training_plan(arguments.plan),
         lost=[w for word in arguments.lost for w in word.split(",")],
         added=[w for word in arguments.added for w in word.split("+")],
         steps_left=arguments.steps_left,

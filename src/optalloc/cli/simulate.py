@@ -1,4 +1,4 @@
-"""optalloc simulate: replay one step of a plan; idle time and memory by stage, and a trace."""
+"""optalloc simulate: replay one step of a training plan, or the requests of a serving plan."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 
-from optalloc.cli import mixed
+from optalloc.cli import mixed, simulate_requests
 from optalloc.cli.answers import colored
-from optalloc.cli.plans import read_plan
-from optalloc.plan.mixed import is_mixed_plan
+from optalloc.cli.plans import with_true_figures
+from optalloc.plan.plan import AnyTrainingPlan, read_saved
 from optalloc.report.table import Table, render
+from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.simulate.simulation import MOST_PASSES, Simulation, simulate
+from optalloc.training.mixed.plan import MixedPlan
+from optalloc.training.plan import TrainingPlan
 from optalloc.units import format_bytes, format_seconds
 
 
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
     parser.add_argument(
-        "--trace", metavar="FILE", help="write the step as a trace for ui.perfetto.dev"
+        "--trace", metavar="FILE", help="write what happens as a trace for ui.perfetto.dev"
     )
     parser.add_argument(
         "--trace-all",
@@ -30,13 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("table", "json", "csv"), default="table", help="default: table"
     )
+    simulate_requests.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay and print; returns the exit status."""
-    if is_mixed_plan(arguments.plan):
-        return mixed.simulate(arguments)
-    simulation = simulate(read_plan(arguments.plan))
+    kinds: tuple[type[AnyTrainingPlan | ServingPlan], ...] = (TrainingPlan, MixedPlan, ServingPlan)
+    saved = read_saved(arguments.plan, *kinds)
+    if isinstance(saved, ServingPlan):
+        return simulate_requests.run(arguments, saved)
+    plan = with_true_figures(saved, arguments.plan)
+    if isinstance(plan, MixedPlan):
+        return mixed.simulate(arguments, plan)
+    simulation = simulate(plan)
     if arguments.trace is not None:
         whole = arguments.trace_all
         (simulation.trace if whole else simulation.short_trace()).write(arguments.trace)

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     from optalloc.cli.training_inputs import add_step
 
+    serving = parser.add_argument_group("serving (in place of --seq-len and --global-batch)")
+    for flag, what in _SERVING.items():
+        serving.add_argument(flag, metavar="...", help=what)
     parser.add_argument(
         "model", metavar="MODEL", help="a bundled name, a config.json, or its folder"
     )
@@ -35,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_step(parser)
     parser.add_argument(
         "--objective",
-        choices=("step_time", "price", "energy"),
-        default="step_time",
-        help="default: step_time",
+        choices=("step_time", "price", "energy", "throughput", "devices", "latency"),
+        help="default: step_time; of serving: throughput",
     )
     parser.add_argument("--pin", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--forbid", action="append", default=[], metavar="NAME=VALUE")
@@ -54,8 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_SERVING = {
+    "--input-len": "tokens of a prompt: N,...",
+    "--output-len": "tokens of an answer: N,...",
+    "--rate": "requests each second: R,...",
+    "--concurrency": "or requests in flight: Q,...",
+    "--ttft": "target of the first token",
+    "--tpot": "target of each further token",
+    "--prefix-len": "tokens of a prompt that are cached",
+    "--weights": "types of weights to choose from",
+    "--kv": "types of the cache to choose from",
+    "--software": "engine software to choose from",
+}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Solve the grid and print it; returns the exit status."""
+    if arguments.input_len is not None:
+        from optalloc.cli import serve
+
+        return serve.sweep(arguments)
+    arguments.objective = arguments.objective or "step_time"
     from optalloc import files
     from optalloc.plan.sweep import Sweep, sweep
     from optalloc.report.scatter import sweep_svg
@@ -137,29 +158,20 @@ class _Book:
 def _cells(arguments: argparse.Namespace) -> tuple[Cell, ...]:
     """The grid that the arguments ask for."""
     from optalloc.cli.training_inputs import read_workload
-    from optalloc.errors import InputError
     from optalloc.model.load import load_model
     from optalloc.plan.sweep import grid
     from optalloc.units import parse_duration
 
-    lengths = _numbers(arguments.seq_len, "--seq-len")
-    batches = _numbers(arguments.global_batch, "--global-batch")
-    devices = _numbers(arguments.devices, "--devices")
-    kinds, clusters = _words(arguments.gpu or ""), _words(arguments.cluster or "")
-    if bool(kinds) == bool(clusters):
-        raise InputError(
-            "a sweep needs either --gpu or --cluster",
-            path="the command line",
-            fix="add --gpu h100-sxm --devices 64,128, or --cluster 64xh100-sxm,128xh100-sxm",
-        )
-    if kinds and not devices:
-        raise InputError("--gpu needs --devices", path="--gpu", fix="add --devices 64,128")
+    lengths = numbers_of(arguments.seq_len, "--seq-len")
+    batches = numbers_of(arguments.global_batch, "--global-batch")
+    devices = numbers_of(arguments.devices, "--devices")
+    clusters = clusters_of(arguments)
     arguments.sequence_length = lengths[0] if lengths else None
     arguments.global_batch = batches[0] if batches else None
     limit = arguments.time_limit
     return grid(
         load_model(arguments.model),
-        kinds or clusters,
+        clusters,
         read_workload(arguments),
         devices=devices,
         sequence_lengths=lengths,
@@ -171,11 +183,27 @@ def _cells(arguments: argparse.Namespace) -> tuple[Cell, ...]:
     )
 
 
+def clusters_of(arguments: argparse.Namespace) -> list[str]:
+    """Kinds of devices, or clusters: one of the two."""
+    from optalloc.errors import InputError
+
+    kinds, clusters = _words(arguments.gpu or ""), _words(arguments.cluster or "")
+    if bool(kinds) == bool(clusters):
+        raise InputError(
+            "a sweep needs either --gpu or --cluster",
+            path="the command line",
+            fix="add --gpu h100-sxm --devices 64,128, or --cluster 64xh100-sxm,128xh100-sxm",
+        )
+    if kinds and not numbers_of(arguments.devices, "--devices"):
+        raise InputError("--gpu needs --devices", path="--gpu", fix="add --devices 64,128")
+    return kinds or clusters
+
+
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _numbers(text: str | None, flag: str) -> list[int]:
+def numbers_of(text: str | None, flag: str) -> list[int]:
     """Whole numbers of at least 1, separated by commas."""
     from optalloc.errors import InputError
 

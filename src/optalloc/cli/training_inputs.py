@@ -104,6 +104,13 @@ def read_workload(arguments: argparse.Namespace) -> Training:
     }
     if arguments.workload is not None:
         file = load_workload(arguments.workload)
+        if not isinstance(file, Training):
+            raise InputError(
+                "the workload is one of serving",
+                path=str(arguments.workload),
+                pointer="$.kind",
+                fix='give a workload of kind = "training"',
+            )
         return _checked(msgspec.structs.asdict(file) | given)
     missing = [_FLAGS[n] for n in ("global_batch", "sequence_length") if n not in given]
     if missing:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -234,8 +235,25 @@ def expected_error(file: ConstantsFile, keys: dict[str, str]) -> Cell | None:
 _LEAST_ROWS = 10
 
 
-def to_toml(file: ConstantsFile, heading: str) -> str:
-    """The text of a constants file; ``heading`` becomes comments."""
+class Written(Protocol):
+    """What the files of constants have in common when they are written."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def date(self) -> str: ...
+    @property
+    def constants(self) -> Mapping[str, Constant]: ...
+    @property
+    def spreads(self) -> Mapping[str, Mapping[str, float]]: ...
+    @property
+    def shifts(self) -> Table: ...
+    @property
+    def errors(self) -> Sequence[msgspec.Struct]: ...
+
+
+def to_toml(file: Written, heading: str) -> str:
+    """The text of a file of constants; ``heading`` becomes comments."""
     lines = [f"# {line}" for line in heading.splitlines()]
     lines += [f"name = {_text(file.name)}", f"date = {_text(file.date)}"]
     for name, constant in file.constants.items():
@@ -247,16 +265,25 @@ def to_toml(file: ConstantsFile, heading: str) -> str:
             if value is not None:
                 lines.append(f"{field} = {_text(value)}")
     for level, spreads in file.spreads.items():
-        lines += ["", f"[spreads.{level}]", *(f"{k} = {_text(v)}" for k, v in spreads.items())]
-    for title, table in (("shifts", file.shifts), ("set", file.set)):
+        lines += ["", f"[spreads.{_key(level)}]"]
+        lines += [f"{k} = {_text(v)}" for k, v in spreads.items()]
+    tables = {"shifts": file.shifts}
+    if isinstance(file, ConstantsFile):
+        tables["set"] = file.set
+    for title, table in tables.items():
         for level, keys in table.items():
             for key, numbers in keys.items():
-                lines += ["", f"[{title}.{level}.{_text(key)}]"]
+                lines += ["", f"[{title}.{_key(level)}.{_text(key)}]"]
                 lines += [f"{k} = {_text(v)}" for k, v in numbers.items()]
     for cell in file.errors:
         pairs = [f"{f} = {_text(getattr(cell, f))}" for f in cell.__struct_fields__]
         lines += ["", "[[errors]]", *(pair for pair in pairs if not pair.endswith('= ""'))]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """A key of a table, in quotes where it is not one word."""
+    return name if name.replace("_", "").isalnum() else _text(name)
 
 
 def _text(value: str | float) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from optalloc.errors import ExportError
 from optalloc.export.chain import layer_types, stage_of
-from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp
+from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, LinearAttention, Mlp
 from optalloc.training.plan import TrainingPlan
 
 TARGET = "megatron"
@@ -70,6 +70,8 @@ def _require_alike(plan: TrainingPlan, first: Layer, other: Layer) -> None:
 
 def _attention(plan: TrainingPlan, layer: Layer) -> Flags:
     attention, stage = layer.attention, stage_of(plan, layer.name)
+    if isinstance(attention, LinearAttention):
+        raise ExportError(TARGET, f"linear attention ({layer.name})", stage=stage)
     flags: Flags = [("--num-attention-heads", str(attention.heads))]
     if isinstance(attention, LatentAttention):
         if attention.indexer_heads:
@@ -85,6 +87,8 @@ def _attention(plan: TrainingPlan, layer: Layer) -> Flags:
         if attention.q_lora_rank is not None:
             flags.append(("--q-lora-rank", str(attention.q_lora_rank)))
         return [*flags, *_biases(plan, layer, attention.bias, attention.bias)]
+    if attention.output_gate:
+        raise ExportError(TARGET, f"an output gate ({layer.name})", stage=stage)
     if attention.qk_norm == "width":
         raise ExportError(TARGET, f"query norms over all heads ({layer.name})", stage=stage)
     if not attention.causal:

@@ -105,13 +105,15 @@ def _require(plan: MixedPlan) -> None:
             raise ExportError(TARGET, f"ep {stage.ep} in a mixed plan", stage=stage.index, fix=fix)
     for layer in plan.model.layer_types:
         name = layer.name
-        if not isinstance(layer.attention, Attention) or layer.attention.sinks:
-            raise ExportError(TARGET, f"latent attention or sinks ({name})", stage=0)
+        own = layer.attention
+        if not isinstance(own, Attention) or own.sinks or own.output_gate:
+            what = f"latent or linear attention, sinks or an output gate ({name})"
+            raise ExportError(TARGET, what, stage=0)
         if layer.norm.count != 2:
             raise ExportError(TARGET, f"{layer.norm.count} norms a layer ({name})", stage=0)
         for stage in plan.stages:
-            if layer.attention.kv_heads % stage.tp:
-                what = f"tp {stage.tp} over {layer.attention.kv_heads} key-value heads ({name})"
+            if own.kv_heads % stage.tp:
+                what = f"tp {stage.tp} over {own.kv_heads} key-value heads ({name})"
                 raise ExportError(TARGET, what, stage=stage.index)
             if isinstance(layer.feed_forward, Experts) and stage.tp > 1:
                 raise ExportError(TARGET, f"experts with tp {stage.tp}", stage=stage.index)

@@ -76,7 +76,7 @@ def require_layers(plan: TrainingPlan, target: str) -> None:
         if layer.norm.count != 2:
             raise ExportError(target, f"{layer.norm.count} norms a layer ({name})", stage=stage)
         if not isinstance(attention, Attention):
-            raise ExportError(target, f"multi-head latent attention ({name})", stage=stage)
+            raise ExportError(target, f"latent or linear attention ({name})", stage=stage)
         if attention.kv_heads % tp:
             raise ExportError(
                 target,
@@ -84,8 +84,8 @@ def require_layers(plan: TrainingPlan, target: str) -> None:
                 stage=stage,
                 fix="plan with a tp that divides the key-value heads",
             )
-        if attention.sinks:
-            raise ExportError(target, f"attention sinks ({name})", stage=stage)
+        if attention.sinks or attention.output_gate:
+            raise ExportError(target, f"attention sinks or an output gate ({name})", stage=stage)
         if attention.qk_norm == "width" and tp > 1:
             raise ExportError(target, f"query norms over all heads with tp ({name})", stage=stage)
         if isinstance(layer.feed_forward, Experts):

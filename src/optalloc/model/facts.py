@@ -17,7 +17,7 @@ from optalloc.model.parameters import (
     total_parameters,
     vision_parameters,
 )
-from optalloc.model.spec import Attention, LatentAttention, Layer, ModelSpec
+from optalloc.model.spec import Attention, LatentAttention, Layer, LinearAttention, ModelSpec
 from optalloc.units import FLOPS_PER_MULTIPLY_ADD
 
 #: bits of one number as stored, by type
@@ -105,12 +105,15 @@ def kv_cache_bytes_per_token(layer: Layer, *, value_bytes: int = 2) -> int:
     """Bytes one generated token adds to the self-attention cache of one layer.
 
     A windowed layer stops growing once its window is full. Encoders and vision towers keep none.
-    Latent attention keeps the compressed vector and the rotary part (and the indexer's key).
+    Latent attention keeps the compressed vector and the rotary part (and the indexer's key); linear
+    attention keeps a state that does not grow.
     """
     attention = layer.attention
     if isinstance(attention, LatentAttention):
         index = attention.indexer_head_dim if attention.indexer_heads else 0
         return value_bytes * (attention.kv_lora_rank + attention.rope_head_dim + index)
+    if isinstance(attention, LinearAttention):
+        return 0
     return _kv_bytes(attention, value_bytes) if attention.causal else 0
 
 
@@ -131,6 +134,8 @@ def kv_cache_bytes(
         if isinstance(layer.attention, Attention) and layer.attention.window is not None:
             held = min(num_tokens, layer.attention.window)
         own = held * kv_cache_bytes_per_token(layer, value_bytes=value_bytes)
+        if isinstance(layer.attention, LinearAttention):
+            own = 4 * layer.attention.state
         cross = cross_kv_cache_bytes_per_source_token(layer, value_bytes=value_bytes)
         total += run.count * (own + source_tokens * cross)
     return total

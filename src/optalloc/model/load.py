@@ -23,6 +23,7 @@ from optalloc.model.spec import (
     LatentAttention,
     Layer,
     LayerRun,
+    LinearAttention,
     Mlp,
     ModelSpec,
     Norm,
@@ -41,6 +42,9 @@ _ALIASES = {
     "deepseek-v3-0324": "deepseek-v3",
     "deepseek-v3.1": "deepseek-v3",
     "gpt-3": "gpt3-175b",
+    "kimi-k2.5": "kimi-k2",
+    "llama-4-maverick-17b-128e": "llama-4-maverick",
+    "llama-4-scout-17b-16e": "llama-4-scout",
     "gpt2-small": "gpt2",
     "qwen3-coder": "qwen3-coder-480b-a35b",
     "qwen3-coder-480b": "qwen3-coder-480b-a35b",
@@ -50,7 +54,7 @@ _ALIASES = {
 
 # Endings that name a fine-tuned or converted release of the same shape.
 _VARIANT = re.compile(
-    r"(-(instruct|chat|it|pt|base|hf|bf16|fp8|v0\.\d|\d{4}|instruct-\d{4}|thinking-\d{4}))+$"
+    r"(-(instruct|chat|it|pt|base|hf|bf16|fp8|nvfp4|fp4|v0\.\d|\d{4}|instruct-\d{4}|thinking-\d{4}))+$"
 )
 
 
@@ -60,6 +64,7 @@ class _Type(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hidden: int | None = None
     attention: Attention | None = None
     latent_attention: LatentAttention | None = None
+    linear_attention: LinearAttention | None = None
     cross_attention: Attention | None = None
     mlp: Mlp | None = None
     experts: Experts | None = None
@@ -190,21 +195,21 @@ def _layer(path: Path, file: ModelFile, name: str) -> Layer:
             pointer=pointer,
             fix=f"begin it with one of {', '.join(stacks)}",
         )
-    attends = part.attention or part.latent_attention
+    kinds = (part.attention, part.latent_attention, part.linear_attention)
+    given = [kind for kind in kinds if kind is not None]
     feeds = part.mlp or part.experts
-    one = (part.attention is None) != (part.latent_attention is None)
-    if attends is None or feeds is None or not one or (part.mlp and part.experts):
+    if len(given) != 1 or feeds is None or (part.mlp and part.experts):
         raise InputError(
             f"the layer type {name!r} needs one kind of attention and one feed-forward",
             path=str(path),
             pointer=pointer,
-            fix="give attention or latent_attention, and mlp or experts",
+            fix="give attention, latent_attention or linear_attention, and mlp or experts",
         )
     return Layer(
         name=name,
         stack=stack,
         hidden=part.hidden or file.hidden,
-        attention=attends,
+        attention=given[0],
         cross_attention=part.cross_attention,
         feed_forward=feeds,
         norm=part.norm,

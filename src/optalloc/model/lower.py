@@ -12,7 +12,15 @@ from functools import lru_cache
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.model.parameters import embedding_parameters, head_parameters, layer_parameters
-from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp, ModelSpec
+from optalloc.model.spec import (
+    Attention,
+    Experts,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Mlp,
+    ModelSpec,
+)
 
 # Values moved per value normalised or added: read the input (and the residual), write the output.
 _NORM_MOVES = 2.0
@@ -117,6 +125,8 @@ def _lower_layer(layer: Layer) -> LayerGraph:
     ops: list[Op] = []
     if isinstance(layer.attention, LatentAttention):
         ops += _latent_attention(layer.attention, h)
+    elif isinstance(layer.attention, LinearAttention):
+        ops += _linear_attention(layer.attention, h)
     else:
         ops += _attention(layer.attention, h, "self")
     if layer.cross_attention is not None:
@@ -179,14 +189,15 @@ def _attention(attention: Attention, h: int, name: str) -> list[Op]:
         ),
     ]
     if not cross:
-        size = h * (a + 2 * k) * g
+        queries = a * g * (1 + attention.output_gate)
+        size = h * (queries + 2 * k * g)
         projections = [
             Op(
                 name="qkv",
                 kind="gemm",
                 shard="column",
                 k=h,
-                n=a * g,
+                n=queries,
                 n_kv=2 * k * g,
                 kv_heads=k,
                 kept=float((a + k) * g),  # of queries, keys and values the first and the last
@@ -318,6 +329,26 @@ def _latent_attention(mla: LatentAttention, h: int) -> list[Op]:
         ),
     ]
     return ops
+
+
+def _linear_attention(linear: LinearAttention, h: int) -> list[Op]:
+    """Projections, the delta rule (read, correct and update the state: three products of a key
+    with it), and the output; a kernel keeps its inputs and the state once a chunk of 64 tokens."""
+    values = linear.value_heads * linear.value_head_dim
+    width = linear.projected
+    return [
+        Op(name="qkvz", kind="gemm", shard="column", k=h, n=width, parameters=h * width),
+        Op(
+            name="delta_rule",
+            kind="gemm",
+            shard="column",
+            k=linear.key_head_dim,
+            n=3 * values,
+            elements=2.0 * width + 2.0 * linear.state / 64,
+            saved=float(width) + 2.0 * linear.state / 64,
+        ),
+        Op(name="self_out", kind="gemm", shard="row", k=values, n=h, parameters=values * h),
+    ]
 
 
 def _mlp(mlp: Mlp, h: int, name: str) -> list[Op]:

@@ -11,7 +11,15 @@ from functools import lru_cache
 
 import msgspec
 
-from optalloc.model.spec import Attention, Experts, LatentAttention, Layer, Mlp, ModelSpec
+from optalloc.model.spec import (
+    Attention,
+    Experts,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Mlp,
+    ModelSpec,
+)
 
 
 class LayerParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +74,8 @@ def layer_parameters(layer: Layer) -> LayerParameters:
     h = layer.hidden
     if isinstance(layer.attention, LatentAttention):
         attention = _latent_attention(layer.attention, h)
+    elif isinstance(layer.attention, LinearAttention):
+        attention = _linear_attention(layer.attention, h)
     else:
         attention = _attention(layer.attention, h)
     cross = 0 if layer.cross_attention is None else _attention(layer.cross_attention, h)
@@ -146,7 +156,7 @@ def _sees(layer: Layer) -> bool:
 def _attention(attention: Attention, h: int) -> int:
     q = attention.heads * attention.head_dim
     kv = attention.kv_heads * attention.head_dim
-    count = h * (q + 2 * kv) + q * h + attention.extra_parameters
+    count = h * (q + 2 * kv) + q * h * (1 + attention.output_gate) + attention.extra_parameters
     if attention.qkv_bias:
         count += q + 2 * kv
     if attention.output_bias:
@@ -174,6 +184,14 @@ def _latent_attention(mla: LatentAttention, h: int) -> int:
         # queries, key, layer norm of the key, one weight a head
         count += source * mla.indexer_heads * d + h * d + 2 * d + h * mla.indexer_heads
     return count
+
+
+def _linear_attention(linear: LinearAttention, h: int) -> int:
+    keys = linear.key_heads * linear.key_head_dim
+    values = linear.value_heads * linear.value_head_dim
+    # one decay and one step bias a head; the norm of the gated values is shared by the heads
+    small = linear.convolution * (2 * keys + values) + 2 * linear.value_heads
+    return h * linear.projected + small + linear.value_head_dim + values * h
 
 
 def _mlp(mlp: Mlp, h: int) -> int:

@@ -2,7 +2,7 @@
 
 A model is a chain ``embedding, layers..., head``. Each layer is one of a few :class:`Layer` types;
 the types are told apart by their stack (encoder, decoder, vision) and by what they hold
-(self-attention or multi-head latent attention, cross-attention, a dense MLP or experts).
+(self-attention, multi-head latent or linear attention, cross-attention, a dense MLP or experts).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Attention(
 
     ``qk_norm``: "head" has one weight vector of ``head_dim`` each for queries and keys, "width" one
     over all heads (``heads * head_dim`` and ``kv_heads * head_dim``). ``window`` limits attention
-    to that many tokens; ``sinks`` adds one learned logit a head. ``extra_parameters``: tables owned
+    to that many tokens; ``sinks`` adds one learned logit a head; ``output_gate`` a product beside
+    the queries that gates the output. ``extra_parameters``: tables owned
     by this attention (for example the relative-position buckets of T5's first layers).
     """
 
@@ -34,6 +35,7 @@ class Attention(
     output_bias: bool = False
     qk_norm: Literal["none", "head", "width"] = "none"
     sinks: bool = False
+    output_gate: bool = False
     extra_parameters: int = 0
 
 
@@ -52,6 +54,38 @@ class LatentAttention(
     indexer_heads: int = 0
     indexer_head_dim: int = 0
     indexer_top_k: int = 0
+
+
+class LinearAttention(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="linear"
+):
+    """Gated delta-rule attention (Qwen3-Next, Qwen3.5): a state of fixed size in place of a cache.
+
+    Each of ``value_heads`` keeps a matrix ``key_head_dim x value_head_dim``. ``convolution`` is the
+    width of the short convolution over queries, keys and values. Values pass an output gate.
+    """
+
+    key_heads: int
+    value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    convolution: int = 4
+
+    @property
+    def heads(self) -> int:
+        """Heads that tensor parallelism divides: each key head serves as many value heads."""
+        return self.key_heads
+
+    @property
+    def projected(self) -> int:
+        """Columns of the first product: queries, keys, values, their gate, two numbers a head."""
+        keys = self.key_heads * self.key_head_dim
+        return 2 * keys + 2 * self.value_heads * self.value_head_dim + 2 * self.value_heads
+
+    @property
+    def state(self) -> int:
+        """Numbers of the state of one sequence; kept in 32 bits."""
+        return self.value_heads * self.key_head_dim * self.value_head_dim
 
 
 class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp"):
@@ -91,7 +125,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     stack: Stack
     hidden: int
-    attention: Attention | LatentAttention
+    attention: Attention | LatentAttention | LinearAttention
     cross_attention: Attention | None = None
     feed_forward: Mlp | Experts
     norm: Norm = Norm()

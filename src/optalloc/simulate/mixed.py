@@ -7,7 +7,8 @@ from functools import cached_property
 import msgspec
 
 from optalloc.simulate.costs import Tail
-from optalloc.simulate.trace import Event, Trace, trace_events
+from optalloc.simulate.events import Event, Trace
+from optalloc.simulate.trace import trace_events
 from optalloc.training.mixed.estimate import mixed_figures
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.mixed.problem import StageCost

@@ -7,8 +7,9 @@ from functools import cached_property
 import msgspec
 
 from optalloc.simulate.costs import PipelineCosts, Tail, plan_costs
+from optalloc.simulate.events import Trace
 from optalloc.simulate.excerpt import excerpt
-from optalloc.simulate.trace import Trace, trace_events
+from optalloc.simulate.trace import trace_events
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.schedule import PipelineRun, run_pipeline
 

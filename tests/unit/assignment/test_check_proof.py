@@ -16,7 +16,7 @@ from optalloc.assignment.enumerate import solve_enumerate
 from optalloc.assignment.exact import solve_exact
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Event, ProofHeader, read_proof
-from optalloc.assignment.states import conditioned
+from optalloc.assignment.states import best_profit, conditioned
 from optalloc.cli.__main__ import main
 from optalloc.errors import InputError
 from optalloc.result import Termination
@@ -129,14 +129,11 @@ def test_a_tree_with_other_events_is_refused_or_true(cut: str, tmp_path: Path) -
     ("field", "value"),
     [
         ("instance", "0" * 64),
-        ("num_tasks", 8),
-        ("num_units", 4),
-        ("scale", 0),
-        ("scale", 10**15),
-        ("without_costs", True),
+        ("trees", ()),
         ("assignment", (0,) * 9),
         ("assignment", (0,)),
         ("assignment", (7,) * 9),
+        ("assignment", (-1,) * 9),
     ],
 )
 def test_a_changed_header_is_refused(field: str, value: object, tmp_path: Path) -> None:
@@ -147,16 +144,51 @@ def test_a_changed_header_is_refused(field: str, value: object, tmp_path: Path) 
     assert certify_proof(problem, bad, events).verdict is Verdict.INVALID
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale", 0),
+        ("scale", 10**15),
+        ("shift", 1),
+        ("shift", -1),
+        ("without_costs", True),
+        ("share", "<1/2"),
+        ("share", "<=9/0"),
+        ("kept", (1, 0, 0)),
+        ("kept", (0,)),
+        ("classes", ((0, 1),)),
+        ("groups", ((0, 1),)),
+        ("groups", ((0, 9),)),
+    ],
+)
+def test_another_claim_is_not_proven_by_the_tree(field: str, value: object, tmp_path: Path) -> None:
+    """Each field of the claim but the target and the cells, which a tree may well stand."""
+    problem = tight(3)
+    header, events = proof_of(problem, tmp_path)
+    assert changed_claim(problem, header, events, **{field: value}).verdict is Verdict.INVALID
+
+
+def changed_claim(
+    problem: AssignmentProblem, header: ProofHeader, events: list[Event], **changes: object
+) -> ProofCheck:
+    """The outcome where the only tree claims something else."""
+    (tree,) = header.trees
+    trees = (msgspec.structs.replace(tree, **changes),)
+    return certify_proof(problem, msgspec.structs.replace(header, trees=trees), events)
+
+
 def test_a_higher_target_is_refused_and_a_lower_one_proves_less(tmp_path: Path) -> None:
     """The target is what the leaves are judged by."""
     problem = tight(3)
     header, events = proof_of(problem, tmp_path)
-    higher = msgspec.structs.replace(header, target=header.target + 1)
-    assert certify_proof(problem, higher, events).verdict is Verdict.INVALID
-    none = msgspec.structs.replace(header, target=header.target + 3, assignment=None)
-    assert certify_proof(problem, none, events).verdict is Verdict.INVALID
-    lower = msgspec.structs.replace(header, target=header.target - 1)
-    assert is_true(problem, certify_proof(problem, lower, events))
+    target = header.trees[0].target
+    higher = changed_claim(problem, header, events, target=target + 1)
+    assert higher.verdict is Verdict.INVALID
+    none = msgspec.structs.replace(header, assignment=None)
+    assert changed_claim(problem, none, events, target=target + 3).verdict is Verdict.INVALID
+    lower = changed_claim(problem, header, events, target=target - 1)
+    assert is_true(problem, lower)
+    assert lower.verdict is Verdict.BOUND
 
 
 def test_a_stopped_search_proves_its_bound(tmp_path: Path) -> None:
@@ -189,10 +221,32 @@ def test_conditioned_knapsacks_equal_enumeration(factor: int) -> None:
         profits = rng.integers(-5, 20, count)
         loads = rng.integers(0, 12, count) * factor
         capacity = max(int(rng.integers(0, 40)) * factor, int(loads.max()))
-        best, with_, without = conditioned(profits, loads, capacity)
+        alone = np.full(count, -1)
+        best, with_, without = conditioned(profits, loads, capacity, alone)
         sets = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
         value = np.where(sets @ loads <= capacity, sets @ profits, -(10**6))
-        assert best == value.max()
+        assert best == value.max() == best_profit(profits, loads, capacity, alone)
+        for item in range(count):
+            assert with_[item] == value[sets[:, item] == 1].max()
+            assert without[item] == value[sets[:, item] == 0].max()
+
+
+def test_knapsacks_take_one_item_of_a_class() -> None:
+    """With each useful item in and out; an item of no profit only keeps its room."""
+    rng = np.random.default_rng(7)
+    for _ in range(120):
+        count = int(rng.integers(1, 9))
+        profits = rng.integers(-5, 20, count)
+        loads = rng.integers(0, 12, count)
+        classes = rng.integers(-1, 3, count)
+        capacity = max(int(rng.integers(0, 40)), int(loads.max()))
+        best, with_, without = conditioned(profits, loads, capacity, classes)
+        sets = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+        fits = sets @ loads <= capacity
+        for name in range(3):
+            fits &= (sets * ((classes == name) & (profits > 0))).sum(axis=1) <= 1
+        value = np.where(fits, sets @ profits, -(10**6))
+        assert best == value.max() == best_profit(profits, loads, capacity, classes)
         for item in range(count):
             assert with_[item] == value[sets[:, item] == 1].max()
             assert without[item] == value[sets[:, item] == 0].max()

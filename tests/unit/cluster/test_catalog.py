@@ -38,6 +38,7 @@ NAMES = [
     "rtx-3090",
     "rtx-4090",
     "rtx-5090",
+    "rtx-pro-6000",
     "mi250x",
     "mi300x",
     "mi325x",
@@ -52,7 +53,7 @@ NAMES = [
 
 
 def test_the_catalogue_has_every_device_once() -> None:
-    """36 kinds, no two of one name."""
+    """37 kinds, no two of one name."""
     assert sorted(device_names()) == sorted(NAMES)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from optalloc.model.load import load_model
 from optalloc.model.parameters import (
     embedding_parameters,
     head_parameters,
@@ -14,6 +17,7 @@ from optalloc.model.spec import (
     LatentAttention,
     Layer,
     LayerRun,
+    LinearAttention,
     Mlp,
     ModelSpec,
     Norm,
@@ -163,3 +167,30 @@ def test_a_tied_matrix_is_counted_once_and_a_missing_head_not_at_all() -> None:
     assert total_parameters(own) == 40 + 3 * 64 + 44
     assert total_parameters(model(tied=True, has_head=True)) == 40 + 3 * 64 + 4
     assert total_parameters(model(tied=False, has_head=False)) == 40 + 3 * 64 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("gpt-j-6b", 6_050_882_784),
+        ("tiiuae/falcon-180B", 179_522_565_120),
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096),
+    ],
+)
+def test_bundled_models_hold_what_their_vendors_count(name: str, total: int) -> None:
+    """Totals of the published checkpoints."""
+    assert total_parameters(load_model(name)) == total
+
+
+def test_a_linear_attention_layer_matches_the_hand_count() -> None:
+    """Qwen3.5-397B, h = 4096: 16 key and 64 value heads of 128.
+
+    In: queries and keys 2 * 2048, values and gate 2 * 8192, decay and step 2 * 64 columns; a
+    convolution of 4 over 2 * 2048 + 8192 channels; 2 * 64 biases; a norm of 128; out 8192 * h.
+    """
+    model = load_model("qwen3.5-397b-a17b")
+    linear = next(t for t in model.layer_types if isinstance(t.attention, LinearAttention))
+    hand = 4096 * (4096 + 16384 + 128) + 4 * 12288 + 128 + 128 + 8192 * 4096
+    assert layer_parameters(linear).attention == hand
+    gated = next(t for t in model.layer_types if isinstance(t.attention, Attention))
+    assert layer_parameters(gated).attention == 4096 * 256 * (32 * 3 + 2 * 2) + 2 * 256

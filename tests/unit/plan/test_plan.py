@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from optalloc import files
+from optalloc.cli.__main__ import main
 from optalloc.cluster.load import load_cluster
 from optalloc.errors import FormatVersionError, InputError
 from optalloc.model.load import load_model
-from optalloc.plan.plan import load_plan
+from optalloc.plan.plan import load_mixed_plan, load_plan, load_training_plan
 from optalloc.training.estimate import estimate
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.strategy import Strategy
@@ -77,3 +78,29 @@ def test_a_wrong_value_is_named_by_its_pointer(plan: TrainingPlan, tmp_path: Pat
     with pytest.raises(InputError) as error:
         load_plan(tmp_path / "plan.json")
     assert error.value.pointer == "$.stages[1].devices"
+
+
+def test_a_plan_of_another_kind_is_named(plan: TrainingPlan, tmp_path: Path) -> None:
+    """Readers of one kind say which kind the file holds, and where."""
+    plan.save(tmp_path / "plan.json")
+    assert load_training_plan(tmp_path / "plan.json") == plan
+    with pytest.raises(InputError, match="kind 'training'") as error:
+        load_mixed_plan(tmp_path / "plan.json")
+    assert error.value.pointer == "$.kind"
+
+
+def test_a_verb_reads_its_plan_once(
+    plan: TrainingPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe can be read once only."""
+    plan.save(tmp_path / "plan.json")
+    reads: list[str] = []
+    read = files.read_text
+
+    def counted(path: str) -> str:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(files, "read_text", counted)
+    assert main(["certify", str(tmp_path / "plan.json")]) == 0
+    assert reads.count(str(tmp_path / "plan.json")) == 1

@@ -8,7 +8,16 @@ from typing import Literal
 import msgspec
 
 from optalloc.model.families.keys import Keys
-from optalloc.model.spec import Attention, Experts, Layer, LayerRun, Mlp, ModelSpec, Norm
+from optalloc.model.spec import (
+    Attention,
+    Experts,
+    LatentAttention,
+    Layer,
+    LayerRun,
+    Mlp,
+    ModelSpec,
+    Norm,
+)
 
 
 def decoder_model(
@@ -176,6 +185,6 @@ def _name(layer: Layer, same: list[Layer]) -> str:
             parts.append("window")
         if own.extra_parameters:
             parts.append("first")
-    elif own.indexer_top_k and not own.indexer_heads:
+    elif isinstance(own, LatentAttention) and own.indexer_top_k and not own.indexer_heads:
         parts.append("shared")
     return "_".join(parts)

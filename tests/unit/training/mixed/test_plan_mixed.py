@@ -11,7 +11,8 @@ import optalloc as oa
 from optalloc.cli.__main__ import main
 from optalloc.errors import CertificateError, InputError
 from optalloc.plan.explain_mixed import explain_mixed
-from optalloc.plan.mixed import certify_mixed, load_mixed_plan
+from optalloc.plan.mixed import certify_mixed
+from optalloc.plan.plan import load_mixed_plan
 from optalloc.simulate.mixed import simulate_mixed
 from optalloc.training.mixed.estimate import estimate_mixed
 from optalloc.training.mixed.plan import MixedPlan

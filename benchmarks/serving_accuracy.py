@@ -1,0 +1,248 @@
+"""Predict published serving measurements, each row from its columns alone, and score them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.accuracy_metrics import quantile, spearman
+from optalloc.cost.engine.calibrate import left_out, setup_folds
+from optalloc.cost.engine.constants import DEFAULT, EngineFile, read_engine_constants
+from optalloc.cost.engine.fit import Fit
+from optalloc.cost.engine.measured import (
+    Row,
+    ServingProblem,
+    is_latency_form,
+    read_serving_rows,
+    serving_problem,
+)
+from optalloc.cost.engine.predict import ServingPrediction, predict_serving
+from optalloc.cost.engine.rows import Rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the study."""
+    parser.add_argument(
+        "rows", metavar="ROWS.csv", nargs="+", help="measurements, one a line; either form"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="write id,status,value or id,status,ttft_ms,tpot_ms"
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE.toml", help="constants to use; default: those of the package"
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="K",
+        help="refit K times and predict each row by the fit that left out its setup",
+    )
+    parser.add_argument("--page", metavar="FILE.md", help="write what is printed")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the N worst rows")
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """One row with its prediction."""
+
+    row: Row
+    problem: ServingProblem
+    found: ServingPrediction
+
+    @property
+    def measured_rate(self) -> float | None:
+        """Output tokens per second of all devices: measured, or from both times."""
+        p = self.problem
+        if p.measured_rate is not None:
+            return p.measured_rate
+        if p.measured_ttft_s is None or p.measured_tpot_s is None:
+            return None
+        request = p.measured_ttft_s + (p.output_len - 1.0) * p.measured_tpot_s
+        return p.concurrency * p.output_len / request
+
+    def errors(self) -> dict[str, float]:
+        """Relative errors, signed, of what was measured."""
+        p, f = self.problem, self.found
+        pairs = {
+            "throughput": (f.output_tokens_per_s, self.measured_rate),
+            "tpot": (f.tpot_s, p.measured_tpot_s),
+            "ttft": (f.ttft_s, p.measured_ttft_s),
+        }
+        return {name: a / b - 1.0 for name, (a, b) in pairs.items() if b is not None}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict, write, print; 0 if every row was predicted."""
+    file = read_engine_constants(arguments.calibration or DEFAULT)
+    tables = [read_serving_rows(path) for path in arguments.rows]
+    rows = [row for table in tables for row in table]
+    problems = [serving_problem(row) for row in rows]
+    files = refitted(problems, file, arguments.folds) if arguments.folds > 1 else [file] * len(rows)
+    for first in {id(f): (f, p) for f, p in zip(files, problems, strict=True)}.values():
+        predict_serving(first[1], first[0])  # reading and parsing are not part of a prediction
+    start = time.process_time()
+    found = [predict_serving(p, f) for p, f in zip(problems, files, strict=True)]
+    each_s = (time.process_time() - start) / max(1, len(found))
+    scored = [Scored(*each) for each in zip(rows, problems, found, strict=True)]
+    title = (
+        f"Whole setups left out of the fit, {arguments.folds} parts"
+        if arguments.folds > 1
+        else "Constants as given"
+    )
+    parts = [f"# Accuracy of serving predictions\n\n{_HEADING.format(model=file.name)}"]
+    parts.append(f"## {title}\n\n{len(scored)} of {len(rows)} rows predicted.")
+    parts += [text for table in _TABLES if (text := table(scored))]
+    worst = sorted(scored, key=lambda s: -max(map(abs, s.errors().values()), default=0.0))
+    if arguments.worst:
+        parts.append("\n".join("    " + _row_line(s) for s in worst[: arguments.worst]))
+    page = "\n\n".join(parts) + "\n"
+    print(page, end="")
+    print(f"\n{1e3 * each_s:.2f} ms of CPU a prediction", file=sys.stderr)
+    if arguments.page is not None:
+        Path(arguments.page).write_text(page, encoding="utf-8")
+    if arguments.out is not None:
+        write(arguments.out, scored, latency=is_latency_form(tables[0]))
+    return 0
+
+
+_HEADING = (
+    "Written by `python -m benchmarks serving-accuracy ROWS.csv... --page FILE` for engine model "
+    "`{model}`: each published row is predicted from its columns alone and compared with what it "
+    "reports. Throughput of rows that give times is concurrency x output length / (TTFT + (output "
+    "length - 1) TPOT)."
+)
+
+
+def refitted(problems: Sequence[ServingProblem], file: EngineFile, folds: int) -> list[EngineFile]:
+    """For each row the constants fitted without its setup."""
+    fit = Fit(Rows(problems, file), file)
+    start = fit.solve(np.arange(len(problems)))
+    files = [file] * len(problems)
+    for part, z, own in left_out(fit, start, setup_folds(problems, folds)):
+        print(f"refitted {part + 1} of {folds}", file=sys.stderr)
+        other = fit.file_of(z)
+        for i in own.tolist():
+            files[i] = other
+    return files
+
+
+def write(path: str, scored: Sequence[Scored], *, latency: bool) -> None:
+    """One line a row, in the order of the tables, in the form of the first."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        figures = ("ttft_ms", "tpot_ms") if latency else ("value",)
+        writer.writerow(("id", "status", *figures))
+        for s in scored:
+            writer.writerow((s.problem.row_id, "ok", *_figures(s, latency=latency)))
+
+
+def _figures(s: Scored, *, latency: bool) -> tuple[str, ...]:
+    if latency:
+        return f"{1e3 * s.found.ttft_s:.6g}", f"{1e3 * s.found.tpot_s:.6g}"
+    is_time = s.row.get("metric") == "ttft_ms"
+    return (f"{1e3 * s.found.ttft_s if is_time else s.found.output_tokens_per_s:.6g}",)
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def _error_table(title: str, of: Callable[[Scored], str]) -> Callable[[Sequence[Scored]], str]:
+    def table(scored: Sequence[Scored]) -> str:
+        lines = [
+            f"| {title} | rows | throughput median | mean | TPOT median | mean | TTFT median "
+            "| mean |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        groups: dict[str, list[Scored]] = defaultdict(list)
+        for s in scored:
+            groups[of(s)].append(s)
+        named = sorted(groups.items())
+        for name, members in [*named, ("all", list(scored))]:
+            lines.append(f"| {name} | {len(members)} | {' | '.join(_cells(members))} |")
+        return "\n".join(lines)
+
+    return table
+
+
+def _cells(members: Sequence[Scored]) -> list[str]:
+    cells = []
+    for name in ("throughput", "tpot", "ttft"):
+        sizes = [abs(e[name]) for s in members if name in (e := s.errors())]
+        cells += (
+            [f"{100 * statistics.median(sizes):.1f} %", f"{100 * statistics.fmean(sizes):.1f} %"]
+            if sizes
+            else ["", ""]
+        )
+    return cells
+
+
+def _choices(scored: Sequence[Scored]) -> str:
+    lines = [
+        "| configurations of one model, device and lengths | groups | mean rank correlation | "
+        "median | mean regret | 90 % |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for title, equal_load in (("at any load", False), ("at equal concurrency", True)):
+        ranks, regrets = [], []
+        for members in _groups(scored, equal_load=equal_load):
+            ranks.append(spearman([v for v, _ in members], [v for _, v in members]))
+            chosen = max(members)[1]
+            regrets.append(1.0 - chosen / max(v for _, v in members))
+        if ranks:
+            lines.append(
+                f"| {title} | {len(ranks)} | {statistics.fmean(ranks):.3f} | "
+                f"{statistics.median(ranks):.3f} | {100 * statistics.fmean(regrets):.2f} % | "
+                f"{100 * quantile(regrets, 0.9):.2f} % |"
+            )
+    lines += ["", "Compared by output tokens per second and device."]
+    return "\n".join(lines) if len(lines) > 4 else ""
+
+
+def _groups(scored: Sequence[Scored], *, equal_load: bool) -> list[list[tuple[float, float]]]:
+    """Predicted and measured tokens per second and device of each group of two or more setups."""
+    groups: dict[tuple[object, ...], list[Scored]] = defaultdict(list)
+    for s in scored:
+        p = s.problem
+        if s.measured_rate is not None:
+            load = p.concurrency if equal_load else None
+            groups[p.model.name, p.device.name, p.input_len, p.output_len, load].append(s)
+    found = []
+    for members in groups.values():
+        if len({s.problem.setup for s in members}) > 1:
+            each = [
+                (s, sum(w.count * w.engine.num_devices for w in s.problem.workers)) for s in members
+            ]
+            found.append(
+                [(s.found.output_tokens_per_s / n, (s.measured_rate or 0.0) / n) for s, n in each]
+            )
+    return found
+
+
+_TABLES = (
+    _error_table("engine", lambda s: s.problem.software),
+    _error_table("device", lambda s: s.problem.device.name),
+    _error_table("mode", lambda s: s.problem.scenario),
+    _choices,
+)
+
+
+def _row_line(s: Scored) -> str:
+    errors = " ".join(f"{name} {100 * e:+.0f} %" for name, e in s.errors().items())
+    p = s.problem
+    return (
+        f"{p.row_id} {errors}  {p.setup} {p.input_len:.0f}/{p.output_len:.0f} "
+        f"concurrency {p.concurrency:.0f} release {p.release}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit("run it as python -m benchmarks serving-accuracy ROWS.csv")

@@ -1,0 +1,191 @@
+"""``optalloc offload``: weights, experts and KV cache over GPUs, CPU memory and disk."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from optalloc.cli.answers import colored, status, stop_rule
+
+if TYPE_CHECKING:
+    from optalloc.model.spec import ModelSpec
+    from optalloc.serving.offload.generation import Generation
+    from optalloc.serving.offload.machine import Machine
+    from optalloc.serving.offload.plan import OffloadPlan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("model", metavar="MODEL", help="a bundled name, a config.json, its folder")
+    parser.add_argument("--machine", required=True, metavar="FILE", help="machine.toml")
+    parser.add_argument("--input-len", type=int, default=1024, help="tokens of a prompt (1024)")
+    parser.add_argument("--output-len", type=int, default=256, help="tokens generated (256)")
+    parser.add_argument("--batch", type=int, default=1, help="sequences at once (1)")
+    parser.add_argument(
+        "--context",
+        default="0",
+        metavar="N|max",
+        help="tokens the KV cache has room for (default: prompt and output); max: as many as "
+        "keep the speed",
+    )
+    parser.add_argument(
+        "--min-rate", type=float, metavar="R", help="output tokens/s that --context max keeps"
+    )
+    parser.add_argument("--dtype", default="bf16", help="of the weights, for example q4_k (bf16)")
+    parser.add_argument("--expert-dtype", help="of the experts (default: as --dtype)")
+    parser.add_argument(
+        "--kv-dtype", default="bf16", help="bf16, q8_0, fp8, q4_0, or auto: what costs no speed"
+    )
+    parser.add_argument("--chunk", type=int, default=512, help="prompt tokens at once (512)")
+    parser.add_argument(
+        "--for",
+        dest="tool",
+        default="any",
+        metavar="TOOL",
+        help="plan only what accelerate, llama.cpp or vllm can express",
+    )
+    parser.add_argument("--time-limit", metavar="TIME", help="wall-clock limit, for example 30s")
+    parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+    parser.add_argument("-o", "--output", metavar="PATH", help="save the plan as JSON")
+    parser.add_argument(
+        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan, print and save; returns the exit status."""
+    from optalloc.cli.progress import progress_line
+    from optalloc.model.load import load_model
+    from optalloc.report.offload import offload_tables
+    from optalloc.report.table import render
+    from optalloc.serving.offload.machine import load_machine
+    from optalloc.serving.offload.solve import plan_offload
+
+    model, machine = load_model(arguments.model), load_machine(arguments.machine)
+    generation = _generation(arguments, model, machine)
+    with progress_line(lambda seconds: f"{seconds:,.6g} s") as line:
+        result = plan_offload(
+            model,
+            machine,
+            generation,
+            runtime=arguments.tool,
+            stop=stop_rule(arguments),
+            on_progress=line,
+        )
+    print(render(offload_tables(result), result, arguments.format, color=colored()), end="")
+    if result.best is not None and arguments.output is not None:
+        result.best.save(arguments.output)
+        if arguments.format == "table":
+            print(_next(arguments.output, arguments.tool))
+    return status(result, result.best, require_optimal=arguments.require_optimal)
+
+
+def _next(path: str, tool: str) -> str:
+    if tool == "any":
+        return (
+            f"Saved {path}. Next: optalloc explain {path}; a plan for a tool takes "
+            "--for accelerate, llama.cpp or vllm"
+        )
+    return f"Saved {path}. Next: optalloc export {path} --to {tool} -o FOLDER"
+
+
+def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machine) -> Generation:
+    """What is asked, with context and type of the cache chosen where they are left open."""
+    import msgspec
+
+    from optalloc.errors import InputError
+    from optalloc.serving.offload.generation import KV_BITS, Generation
+    from optalloc.serving.offload.solve import best_kv_dtype, check_generation, longest_context
+
+    longest = arguments.context == "max"
+    if not longest and not arguments.context.isdigit():
+        raise InputError(
+            f"{arguments.context!r} is no number of tokens",
+            path="--context",
+            fix="write 8192 or max",
+        )
+    automatic = arguments.kv_dtype == "auto"
+    if not automatic and arguments.kv_dtype not in KV_BITS:
+        raise InputError(
+            f"{arguments.kv_dtype!r} is no type of a KV cache",
+            path="--kv-dtype",
+            fix=f"use one of {', '.join(KV_BITS)} or auto",
+        )
+    generation = Generation(
+        prompt_tokens=arguments.input_len,
+        output_tokens=arguments.output_len,
+        context_tokens=0 if longest else int(arguments.context),
+        batch=arguments.batch,
+        chunk_tokens=arguments.chunk,
+        dtype=arguments.dtype,
+        expert_dtype=arguments.expert_dtype,
+        kv_dtype="bf16" if automatic else arguments.kv_dtype,
+    )
+    check_generation(generation, arguments.tool)
+    if automatic and not longest:
+        return best_kv_dtype(model, machine, generation, runtime=arguments.tool)
+    generation = (
+        longest_context(
+            model,
+            machine,
+            generation,
+            runtime=arguments.tool,
+            tokens_per_s=arguments.min_rate,
+        )
+        if longest
+        else generation
+    )
+    if not automatic:
+        return generation
+    kept = best_kv_dtype(model, machine, generation, runtime=arguments.tool)
+    return msgspec.structs.replace(generation, kv_dtype=kept.kv_dtype)
+
+
+def explain(arguments: argparse.Namespace, plan: OffloadPlan) -> int:
+    """``optalloc explain`` of an offload plan."""
+    from optalloc.report.offload import explanation_tables
+    from optalloc.report.table import render
+    from optalloc.serving.offload.explain import explain_offload
+
+    explanation = explain_offload(plan, stop=stop_rule(arguments))
+    tables = explanation_tables(explanation)
+    print(render(tables, explanation, arguments.format, color=colored()), end="")
+    return 0
+
+
+def certify(arguments: argparse.Namespace, plan: OffloadPlan) -> int:
+    """``optalloc certify`` of an offload plan."""
+    from optalloc.cli.plans import checked
+    from optalloc.report.table import Table, render
+    from optalloc.serving.offload.certify import CHECKS, certify_offload
+
+    with checked(arguments.plan):
+        bound = certify_offload(plan)
+    claimed = None if plan.proof is None else plan.proof.bound_s
+    optimal = claimed is not None and claimed >= plan.request_s * (1.0 - 1e-9)
+    data = {
+        "valid": True,
+        "checks": list(CHECKS),
+        "optimal": optimal,
+        "request_s": plan.request_s,
+        "bound_s": claimed,
+        "linear_bound_s": bound,
+    }
+    notes = [
+        f"A linear programme apart from the search: no placement is below {bound:,.6g} s; this one "
+        f"takes {plan.request_s:,.6g} s."
+    ]
+    if claimed is not None:
+        what = "proved that nothing is faster" if optimal else f"proved {claimed:,.6g} s at least"
+        notes.append(f"The search {what}; it was not repeated.")
+    table = Table(
+        title=f"{arguments.plan} says the truth about itself.",
+        columns=("computed anew, and equal",),
+        rows=tuple((text,) for text in CHECKS),
+        notes=tuple(notes),
+    )
+    print(render([table], data, arguments.format, color=colored()), end="")
+    return 0

@@ -1,0 +1,137 @@
+"""The inputs of the serving verbs: model, cluster, workload and limits, from flags or files."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from optalloc.errors import InputError
+from optalloc.units import parse_duration
+from optalloc.workload import Serving, load_workload
+
+# Flag -> field of the workload.
+_FLAGS = {
+    "input_len": "--input-len",
+    "output_len": "--output-len",
+    "rate_per_s": "--rate",
+    "concurrency": "--concurrency",
+    "ttft_s": "--ttft",
+    "tpot_s": "--tpot",
+    "percentile": "--percentile",
+    "prefix_len": "--prefix-len",
+}
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say what is asked of the model."""
+    parser.add_argument("--workload", metavar="FILE", help="a workload.toml; flags come before it")
+    parser.add_argument("--input-len", type=int, metavar="N", help="tokens of a prompt, mean")
+    parser.add_argument("--output-len", type=int, metavar="N", help="tokens of an answer, mean")
+    parser.add_argument(
+        "--rate", type=float, metavar="R", dest="rate_per_s", help="requests each second"
+    )
+    parser.add_argument("--concurrency", type=int, metavar="Q", help="requests in flight")
+    parser.add_argument(
+        "--ttft", metavar="TIME", dest="ttft_s", help="target of the first token, such as 300ms"
+    )
+    parser.add_argument(
+        "--tpot", metavar="TIME", dest="tpot_s", help="target of each further token, such as 20ms"
+    )
+    parser.add_argument(
+        "--percentile", type=float, metavar="P", help="the share of requests that meets the targets"
+    )
+    parser.add_argument(
+        "--prefix-len", type=int, metavar="N", help="tokens of a prompt that are cached already"
+    )
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Arguments that widen or narrow the space."""
+    parser.add_argument(
+        "--software", metavar="NAME,...", help="vllm, sglang, trtllm; default: vllm"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="TYPE,...",
+        help="types of weights to choose from: bf16, fp8, fp8-block, nvfp4, mxfp4, int4; "
+        "default: bf16",
+    )
+    parser.add_argument(
+        "--kv", metavar="TYPE,...", help="types of the cache: bf16, fp8; default: bf16"
+    )
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="fix a decision, for example tp=8, decode.batch=64 or mode=aggregated",
+    )
+    parser.add_argument(
+        "--forbid", action="append", default=[], metavar="NAME=VALUE", help="exclude a decision"
+    )
+    parser.add_argument(
+        "--headroom",
+        metavar="SHARE",
+        default="10%",
+        help="share of the capacity kept free where --rate is given; default: 10%%",
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE.toml", help="constants in place of the package's own"
+    )
+
+
+def pins(arguments: argparse.Namespace) -> list[str]:
+    """What ``--pin`` and its shorter forms say."""
+    words = list(arguments.pin)
+    for name in ("software", "weights", "kv"):
+        if getattr(arguments, name) is not None:
+            words.append(f"{name}={getattr(arguments, name)}")
+    return words
+
+
+def read_serving(arguments: argparse.Namespace) -> Serving:
+    """The workload file with the flags put over it, or the flags alone.
+
+    Raises
+    ------
+    InputError
+        If the file is of another kind, lengths are missing, or a value makes no sense.
+    """
+    given: dict[str, object] = {}
+    for name, flag in _FLAGS.items():
+        value = getattr(arguments, name, None)
+        if value is not None:
+            timed = name in ("ttft_s", "tpot_s")
+            given[name] = parse_duration(value, path=flag) if timed else value
+    if arguments.workload is not None:
+        file = load_workload(arguments.workload)
+        if not isinstance(file, Serving):
+            raise InputError(
+                "the workload is one of training",
+                path=str(arguments.workload),
+                pointer="$.kind",
+                fix='give a workload of kind = "serving"',
+            )
+        fields = msgspec.structs.asdict(file)
+        for one, other in (("rate_per_s", "concurrency"), ("concurrency", "rate_per_s")):
+            if one in given:
+                fields[other] = None
+        return _checked(fields | given)
+    missing = [_FLAGS[name] for name in ("input_len", "output_len") if name not in given]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+            path="the command line",
+            fix=f"add {' and '.join(f'{flag} N' for flag in missing)}, or --workload FILE",
+        )
+    return _checked(given)
+
+
+def _checked(fields: dict[str, object]) -> Serving:
+    """The workload; a value that makes no sense is blamed on its flag."""
+    try:
+        return msgspec.convert(fields | {"kind": "serving"}, Serving)
+    except InputError as error:
+        flag = _FLAGS.get(error.pointer.removeprefix("$."), "the command line")
+        raise InputError(error.what, path=flag, fix=error.fix) from error

@@ -1,0 +1,158 @@
+"""Calibrate the engine model on measured rows and say how far it is off on others.
+
+Errors are those of a cross-validation in which whole setups are left out of the fit, so that load
+points of one configuration never stand on both sides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from optalloc.cost.engine.constants import ERROR_LEVELS, EngineFile, Errors
+from optalloc.cost.engine.fit import Fit
+from optalloc.cost.engine.measured import ServingProblem
+from optalloc.cost.engine.rows import RATE, TPOT, TTFT, Array, Ints, Rows
+from optalloc.errors import InputError
+
+
+class ServingCalibration(msgspec.Struct, frozen=True, kw_only=True):
+    """A fit and how well it does.
+
+    ``fitted``, ``folds`` and ``devices`` are logarithms of predicted over measured figures, shape
+    (rows, 3), on the rows of the fit, with each row's setup left out and with its device left out;
+    nan where nothing was measured.
+    """
+
+    file: EngineFile
+    problems: tuple[ServingProblem, ...]
+    fitted: Array
+    folds: Array
+    devices: Array
+
+
+def calibrate_serving(
+    problems: Sequence[ServingProblem],
+    file: EngineFile,
+    *,
+    name: str,
+    date: str,
+    folds: int = 5,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> ServingCalibration:
+    """Fit the constants of ``file`` to rows, and judge the fit on setups that are left out of it.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows than constants.
+
+    Complexity: about ``(rounds + 4 (folds + devices)) * constants`` passes over the rows.
+    """
+    rows = Rows(problems, file)
+    fit = Fit(rows, file)
+    if len(rows) < len(fit.names):
+        raise InputError(
+            f"{len(rows)} rows for {len(fit.names)} constants",
+            path="ROWS",
+            fix="give more measurements",
+        )
+    on_progress(f"fitting {len(fit.parameters)} parameters to {len(rows)} rows")
+    z = fit.solve(np.arange(len(rows)))
+    devices = [p.device.name for p in rows.problems]
+    names = sorted(set(devices))
+    found = []
+    for what, parts in (
+        ("setups", setup_folds(rows.problems, folds)),
+        ("devices", np.array([names.index(name) for name in devices])),
+    ):
+        cross = np.empty_like(rows.log_measured)
+        for part, other, own in left_out(fit, z, parts):
+            on_progress(f"leaving out {what}: {part + 1} of {parts.max() + 1}")
+            cross[own] = fit.predict(other)[own]
+        found.append(cross - rows.log_measured)
+    cross, unseen = found
+    return ServingCalibration(
+        file=msgspec.structs.replace(
+            fit.file_of(z, name=name, date=date), errors=error_cells(rows, cross, unseen)
+        ),
+        problems=tuple(problems),
+        fitted=fit.predict(z) - rows.log_measured,
+        folds=cross,
+        devices=unseen,
+    )
+
+
+def left_out(fit: Fit, z: Array, parts: Ints) -> Iterator[tuple[int, Array, Ints]]:
+    """For each part of the rows: its number, the fit without it, and its rows."""
+    for part in range(int(parts.max()) + 1):
+        used, own = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        yield part, fit.solve(used, z, rounds=4) if len(used) else fit.prior, own
+
+
+def setup_folds(problems: Sequence[ServingProblem], folds: int, seed: int = 0) -> Ints:
+    """A part for each row; rows of one setup share theirs."""
+    setups = sorted({p.setup for p in problems})
+    np.random.default_rng(seed).shuffle(setups)
+    place = {setup: k % folds for k, setup in enumerate(setups)}
+    return np.array([place[p.setup] for p in problems])
+
+
+_LEAST_ROWS = 20
+
+
+def error_cells(rows: Rows, cross: Array, unseen: Array) -> tuple[Errors, ...]:
+    """Relative errors that 90 % of the rows of a cell do not exceed.
+
+    ``cross`` and ``unseen`` are logarithms of predicted over measured figures of rows whose setup,
+    or whose device, was left out of the fit. The last cell is of the latter and stands for any
+    device without a cell.
+    """
+    errors = _relative(rows, cross)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, keys in enumerate(rows.keys):
+        for level in ERROR_LEVELS:
+            if keys.get(level):
+                groups[level, keys[level]].append(i)
+    order = sorted(groups, key=lambda cell: (ERROR_LEVELS.index(cell[0]), cell[1]))
+    last = _cell("", "", _relative(rows, unseen))
+    found = [
+        _cell(level, key, errors[:, groups[level, key]], last)
+        for level, key in order
+        if len(groups[level, key]) >= _LEAST_ROWS
+    ]
+    return (*found, last)
+
+
+def _relative(rows: Rows, log_errors: Array) -> Array:
+    """Relative errors of TTFT, TPOT and throughput, shape (3, rows); the last is that of a measured
+    rate, or of the one that follows from both times."""
+    output = np.array([p.output_len for p in rows.problems])
+    measured = np.exp(rows.log_measured)
+    predicted = measured * np.exp(log_errors)
+    whole = [t[:, TTFT] + (output - 1.0) * t[:, TPOT] for t in (predicted, measured)]
+    follows = whole[1] / whole[0] - 1.0
+    rate = np.where(np.isfinite(follows), follows, np.expm1(log_errors[:, RATE]))
+    return np.stack([np.expm1(log_errors[:, TTFT]), np.expm1(log_errors[:, TPOT]), rate])
+
+
+def _cell(level: str, key: str, errors: Array, common: Errors | None = None) -> Errors:
+    """The cell of some rows; a figure that too few of them have is the common one."""
+    found = []
+    for each, usual in zip(errors, _usual(common), strict=True):
+        known = np.abs(each[np.isfinite(each)])
+        enough = len(known) >= _LEAST_ROWS or (common is None and len(known) > 0)
+        found.append(round(float(np.quantile(known, 0.9)), 3) if enough else usual)
+    ttft, tpot, throughput = found
+    return Errors(
+        level=level, key=key, rows=errors.shape[1], ttft=ttft, tpot=tpot, throughput=throughput
+    )
+
+
+def _usual(common: Errors | None) -> tuple[float, float, float]:
+    if common is None:
+        return 1.0, 1.0, 1.0
+    return common.ttft, common.tpot, common.throughput

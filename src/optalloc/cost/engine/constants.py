@@ -1,0 +1,155 @@
+"""The constants of the engine model: readable, with unit and source, read from a data file.
+
+A constant may be shifted for one software, device, model, type of weights or a pair of them; shifts
+add up on the scale of the constant's link, and a key without shifts takes the common value. So the
+model answers for any device and model, and is closer where measurements exist.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc import files
+from optalloc.cost.constants import Constant, Table, linked, unlinked
+from optalloc.errors import InputError
+
+DEFAULT = "serving-1"
+"""The engine model of this version."""
+
+Value = float | NDArray[np.float64]
+
+
+class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
+    """The values alone, as the formulas use them; the data file says what each one means.
+
+    Every field is a number, or an array of one entry a row where many setups are computed at once.
+    """
+
+    gemm_efficiency: Value
+    gemm_efficiency_fp8: Value
+    gemm_efficiency_fp4: Value
+    expert_efficiency: Value
+    attention_efficiency: Value
+    memory_efficiency: Value
+    expert_memory_efficiency: Value
+    kv_efficiency: Value
+    link_efficiency: Value
+    sharpness: Value
+    layer_s: Value
+    expert_layer_s: Value
+    reduce_s: Value
+    exchange_s: Value
+    step_s: Value
+    sequence_s: Value
+    prompt_s: Value
+    prompt_token_s: Value
+    decode: Value
+    prefill: Value
+    interference: Value
+    apart: Value
+    outside: Value
+    lag: Value
+    burst: Value
+    queue: Value
+    reserve_bytes: Value
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Relative errors that 90 % of the measurements that were not fitted do not exceed.
+
+    ``level`` and ``key`` say for which setups; both empty: for any.
+    """
+
+    level: str = ""
+    key: str = ""
+    rows: int
+    ttft: float
+    tpot: float
+    throughput: float
+
+
+#: Levels whose setups have errors of their own, the narrowest first.
+ERROR_LEVELS = ("software, device", "device")
+
+
+class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The form of ``cost/fitted/serving-1.toml``.
+
+    ``shifts`` move a constant, on the scale of its link, for one key of a level (see ``keys.py``);
+    ``spreads`` say how far a fit may plausibly move each. ``errors`` are ordered from narrow to
+    wide.
+    """
+
+    name: str
+    date: str
+    constants: dict[str, Constant]
+    spreads: dict[str, dict[str, float]] = {}
+    shifts: Table = {}
+    errors: tuple[Errors, ...] = ()
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of shifts and of errors, each once."""
+        named = [*ERROR_LEVELS, *self.spreads, *self.shifts]
+        return tuple(dict.fromkeys(named))
+
+
+@lru_cache(maxsize=8)
+def read_engine_constants(name: str = DEFAULT) -> EngineFile:
+    """The data file of an engine model: one shipped with the package, or the path of a TOML file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it lacks a constant.
+    """
+    if name.endswith(".toml"):
+        file = files.read_toml(name, EngineFile)
+    else:
+        resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.toml"
+        if not resource.is_file():
+            raise InputError(
+                f"there is no engine model {name!r}",
+                path="calibration",
+                fix=f"use {DEFAULT}, or the path of a .toml file that 'optalloc calibrate' wrote",
+            )
+        with importlib.resources.as_file(resource) as path:
+            file = files.read_toml(path, EngineFile)
+    wanted = set(EngineConstants.__struct_fields__)
+    wrong = sorted(wanted ^ set(file.constants))
+    if wrong:
+        raise InputError(
+            f"the constants {', '.join(wrong)} are missing or unknown",
+            path=name,
+            pointer="$.constants",
+            fix="write the file with 'optalloc calibrate' of this version",
+        )
+    return file
+
+
+def resolved(file: EngineFile, keys: dict[str, str]) -> EngineConstants:
+    """The constants for one setup; ``keys`` holds the key of each level of shifts."""
+    moved: dict[str, float] = {}
+    for level, key in keys.items():
+        for name, shift in file.shifts.get(level, {}).get(key, {}).items():
+            moved[name] = moved.get(name, 0.0) + shift
+    plain = {
+        name: (
+            unlinked(linked(c.value, c.link) + moved[name], c.link) if name in moved else c.value
+        )
+        for name, c in file.constants.items()
+    }
+    return EngineConstants(**plain)
+
+
+def expected_errors(file: EngineFile, keys: dict[str, str]) -> Errors:
+    """The errors of the first level that has a cell for this setup; the last cell fits any."""
+    for cell in file.errors:
+        if not cell.level or keys.get(cell.level) == cell.key:
+            return cell
+    return Errors(rows=0, ttft=1.0, tpot=0.5, throughput=0.5)

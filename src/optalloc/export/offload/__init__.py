@@ -1,0 +1,1 @@
+"""Exports of offload plans: one module a runtime."""

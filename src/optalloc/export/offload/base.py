@@ -1,0 +1,79 @@
+"""Write the files that run an offload plan: the list of runtimes, and what none may leave out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from optalloc.errors import ExportError, InputError, nearest
+from optalloc.export.base import Artefact, write
+from optalloc.serving.offload.plan import OffloadPlan
+from optalloc.serving.offload.runtimes import against, limits_of
+
+# runtime -> dotted path of its exporter; a module is imported only when it is asked for.
+OFFLOAD_TARGETS = {
+    "accelerate": "optalloc.export.offload.accelerate.artefacts",
+    "llama.cpp": "optalloc.export.offload.llama_cpp.artefacts",
+    "vllm": "optalloc.export.offload.vllm.artefacts",
+}
+
+
+def offload_artefacts(plan: OffloadPlan, target: str) -> tuple[Artefact, ...]:
+    """The files of an export, without writing them.
+
+    Raises
+    ------
+    InputError
+        If no runtime has that name.
+    ExportError
+        If the runtime cannot express the plan.
+    """
+    if target not in OFFLOAD_TARGETS:
+        near = nearest(target, OFFLOAD_TARGETS, count=1)
+        raise InputError(
+            f"{target!r} does not run offload plans",
+            path="target",
+            fix=f"did you mean {near[0]!r}?"
+            if near
+            else f"use one of {', '.join(OFFLOAD_TARGETS)}",
+        )
+    reasons = [against(limits, plan.placement) for limits in limits_of(target, plan.machine)]
+    if None not in reasons:
+        raise ExportError(
+            target, str(reasons[0]), fix=f"plan with 'optalloc offload ... --for {target}'"
+        )
+    module, _, name = OFFLOAD_TARGETS[target].rpartition(".")
+    exporter = cast(
+        Callable[[OffloadPlan], tuple[Artefact, ...]],
+        getattr(importlib.import_module(module), name),
+    )
+    return exporter(plan)
+
+
+def export_offload(
+    plan: OffloadPlan, target: str, folder: str | os.PathLike[str]
+) -> tuple[Path, ...]:
+    """Write the files that run an offload plan; returns them.
+
+    Raises
+    ------
+    InputError
+        If the runtime is unknown or the folder cannot be written.
+    ExportError
+        If the runtime cannot express the plan.
+    """
+    return write(offload_artefacts(plan, target), folder)
+
+
+def ranges(plan: OffloadPlan) -> list[tuple[int | None, int, int]]:
+    """Device, first and end layer of every range that holds a layer; the ends are not counted."""
+    found: list[tuple[int | None, int, int]] = []
+    for layer, place in enumerate(plan.placement[1:-1]):
+        if found and found[-1][0] == place.gpu:
+            found[-1] = (place.gpu, found[-1][1], layer + 1)
+        else:
+            found.append((place.gpu, layer, layer + 1))
+    return found

@@ -1,0 +1,1 @@
+"""Files that run a serving plan with other software."""

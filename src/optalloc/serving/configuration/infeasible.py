@@ -1,0 +1,253 @@
+"""Why a load cannot be served: the limit that stops it, by how much, and what would help, tried."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import msgspec
+import numpy as np
+
+from optalloc.cluster.topology import Cluster
+from optalloc.cost.engine.step import StepModel
+from optalloc.result import Fix
+from optalloc.serving.configuration.limits import Limits
+from optalloc.serving.configuration.problem import Problem
+from optalloc.serving.configuration.search import Choice, Search
+from optalloc.stop import Progress, StopRule
+from optalloc.units import format_bytes, format_seconds
+
+#: Types of numbers tried where the model or the load does not fit, the gentlest first.
+SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
+_LARGEST = 64
+_STEPS = 12
+
+
+def explain_infeasible(
+    search: Search, stop: StopRule | None = None
+) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
+    """What conflicts, in words, and fixes that were each tried by a search of their own.
+
+    Complexity: about fifty searches.
+    """
+    return _Doctor(search, stop).told()
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+class _Doctor:
+    def __init__(self, search: Search, stop: StopRule | None) -> None:
+        self.search, self.problem, self._stop = search, search.problem, stop
+        self._begin = time.perf_counter()
+        self.conflict: list[str] = []
+        self.fixes: list[Fix] = []
+
+    def told(self) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
+        """Conflict and fixes; what was found by then where the time ends first."""
+        try:
+            if not self._memory():
+                self._load()
+            if not self.conflict:
+                self._limits()
+        except _OutOfTime:
+            self.conflict.append("further causes were not looked for within the limit")
+        if not self.conflict:
+            self.conflict.append("the limits, targets and load together")
+        return tuple(self.conflict), tuple(self.fixes)
+
+    def _found(self, problem: Problem) -> Choice | None:
+        """The best deployment of a changed problem."""
+        elapsed = time.perf_counter() - self._begin
+        if self._stop is not None and self._stop(Progress(elapsed_s=elapsed)):
+            raise _OutOfTime
+        return Search(problem).run().best
+
+    def _feasible(self, problem: Problem) -> bool:
+        return self._found(msgspec.structs.replace(problem, objective="devices")) is not None
+
+    # -- memory
+
+    def _memory(self) -> bool:
+        """True if not one engine holds the weights and one request; then by how much."""
+        p, table = self.problem, self.search.table("serve")
+        work = p.workload
+        if not len(table):
+            return False
+        index = np.arange(len(table))
+        ones = np.ones(len(table), np.int64)
+        step = table.step(index, ones * self._chunk(), ones)
+        missing = missing_bytes(step, work.input_len + work.output_len)
+        if missing.min() <= 0.0:
+            return False
+        best = int(np.argmin(missing))
+        engine = table.engines[best]
+        device = p.cluster.nodes[int(table.group[best])].device
+        self.conflict.append(
+            f"the weights ({engine.weight_dtype}) and the cache of one request need "
+            f"{format_bytes(round(float(missing[best])))} more on each device than a "
+            f"{device.name} offers, even with tp {engine.tp}, pp {engine.pp}"
+            + (f", ep {engine.moe_ep}" if engine.moe_ep > 1 else "")
+        )
+        bare = without_load(p)
+        self._smaller(bare)
+        self._larger(bare)
+        return True
+
+    def _chunk(self) -> int:
+        from optalloc.serving.configuration.space import chunks
+
+        return chunks(self.problem.limits, "serve")[0]
+
+    def _smaller(self, problem: Problem) -> None:
+        """The first type of numbers that makes it fit."""
+        for words in SMALLER:
+            limits = problem.limits
+            for word in words:
+                name, _, value = word.partition("=")
+                limits = limits.with_pin(name, value)
+            if limits != problem.limits and self._feasible(
+                msgspec.structs.replace(problem, limits=limits)
+            ):
+                self.fixes.append(Fix(what=" and ".join(words), cost="accuracy may suffer"))
+                return
+
+    def _larger(self, problem: Problem) -> None:
+        """The fewest devices that make it fit: of so many or fewer nodes every plan is one of more
+        nodes with some left idle, so they are found by halving."""
+        low, high = 1, 2
+        while not self._feasible_on(problem, high):
+            low, high = high, 2 * high
+            if high > _LARGEST:
+                return
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._feasible_on(problem, middle) else (middle, high)
+        cluster = grown(problem.cluster, high)
+        if cluster is not None:
+            more = cluster.num_devices - problem.cluster.num_devices
+            self.fixes.append(Fix(what=f"{cluster.num_devices} devices", cost=f"{more} more"))
+
+    def _feasible_on(self, problem: Problem, step: int) -> bool:
+        cluster = grown(problem.cluster, step)
+        if cluster is None:
+            return False
+        return self._feasible(msgspec.structs.replace(problem, cluster=cluster))
+
+    # -- targets and load
+
+    def _load(self) -> None:
+        """Each target and the load alone: is it what stops, and what can be reached?"""
+        p, work = self.problem, self.problem.workload
+        for name, field in (("time to the first token", "ttft_s"), ("time of a token", "tpot_s")):
+            target = getattr(work, field)
+            if target is None or not self._feasible(with_workload(p, **{field: None})):
+                continue
+            reach = self._nearest(field, target)
+            what = format_seconds(reach)
+            self.conflict.append(
+                f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
+                f"{what}"
+            )
+            self.fixes.append(
+                Fix(
+                    what=f"--{field[:4]} {what.replace(' ', '')}",
+                    cost=f"{format_seconds(reach - target)} more",
+                )
+            )
+        if work.rate_per_s is not None:
+            best = self._found(
+                msgspec.structs.replace(with_workload(p, rate_per_s=None), objective="throughput")
+            )
+            if best is not None:
+                reach = best.rate_per_s * (1.0 - p.headroom)
+                self.conflict.append(
+                    f"{work.rate_per_s:g} requests/s: within the targets and {p.headroom:.0%} of "
+                    f"headroom {reach:.4g} are within reach"
+                )
+                self.fixes.append(Fix(what=f"--rate {math.floor(reach * 100) / 100:g}"))
+        if work.concurrency is not None:
+            self._fewer(work.concurrency)
+        if self.conflict:
+            self._larger(p)
+            self._smaller(p)
+
+    def _nearest(self, field: str, target: float) -> float:
+        """The least target that can be met, to three digits, found by halving."""
+        low, high = target, target * 2.0
+        while not self._feasible(with_workload(self.problem, **{field: high})):
+            low, high = high, high * 2.0
+        for _ in range(_STEPS):
+            middle = math.sqrt(low * high)
+            if self._feasible(with_workload(self.problem, **{field: middle})):
+                high = middle
+            else:
+                low = middle
+        digits = 2 - math.floor(math.log10(high))
+        return math.ceil(high * 10.0**digits) / 10.0**digits
+
+    def _fewer(self, concurrency: int) -> None:
+        """The most requests in flight within the targets."""
+        if not self._feasible(with_workload(self.problem, concurrency=1)):
+            return
+        low, high = 1, concurrency
+        while high - low > max(1, low // 100):
+            middle = (low + high) // 2
+            if self._feasible(with_workload(self.problem, concurrency=middle)):
+                low = middle
+            else:
+                high = middle
+        self.conflict.append(f"{concurrency} requests in flight: about {low} are within reach")
+        self.fixes.append(Fix(what=f"--concurrency {low}"))
+
+    # -- limits
+
+    def _limits(self) -> None:
+        """Pins and exclusions, each dropped alone."""
+        p = self.problem
+        for kind in ("pin", "forbid"):
+            for name, values in getattr(p.limits, kind).items():
+                fewer: Limits = p.limits.without(kind, name)
+                if self._feasible(msgspec.structs.replace(p, limits=fewer)):
+                    word = f"--{kind} {name}={','.join(values)}"
+                    self.conflict.append(word)
+                    self.fixes.append(Fix(what=f"drop {word}"))
+
+
+def missing_bytes(step: StepModel, tokens: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Bytes that a device lacks for its weights, workspace and one request of so many tokens."""
+    w = step.work
+    one = (w.kv_bytes * tokens + w.fixed_kv_bytes) * w.stage_share
+    return np.asarray(step.weights_bytes + step.workspace_bytes + one - w.capacity_bytes)
+
+
+def with_workload(problem: Problem, **changes: object) -> Problem:
+    """The problem with another workload."""
+    workload = msgspec.structs.replace(problem.workload, **changes)
+    return msgspec.structs.replace(problem, workload=workload)
+
+
+def without_load(problem: Problem) -> Problem:
+    """The problem without load and targets: does the model fit at all?"""
+    return with_workload(problem, rate_per_s=None, concurrency=None, ttft_s=None, tpot_s=None)
+
+
+def grown(cluster: Cluster, step: int) -> Cluster | None:
+    """A uniform cluster grown in steps (1: as it is): of a node each, or, where it is less than a
+    usual node, to twice, three times ... of it. None for a mixed one, or uneven nodes."""
+    group = cluster.nodes[0]
+    if len(cluster.nodes) > 1:
+        return None
+    usual, total = group.device.devices_per_node, group.num_devices * step
+    if group.count == 1 and group.devices < usual:
+        size = min(total, usual)
+        if total % size:
+            return None
+        changed = msgspec.structs.replace(
+            group, devices=size, count=total // size, domain=min(total, max(size, group.domain))
+        )
+    else:
+        total = group.num_devices + (step - 1) * group.devices
+        changed = msgspec.structs.replace(group, count=group.count + step - 1)
+    return msgspec.structs.replace(cluster, name=f"{total} devices", nodes=(changed,))

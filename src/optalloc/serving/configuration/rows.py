@@ -1,0 +1,174 @@
+"""Rows: engines with chunk, batch and load, timed together, and what rules some out beforehand.
+
+A row is one engine that holds at most ``batch`` decoding sequences on each attention rank under a
+closed loop of ``load`` requests. The loads tried depend on what is asked:
+
+    no load, or a rate    load = batch * attention_dp: an engine as full as it may be
+    concurrency Q         load = ceil( Q share / (STEPS count) ), the fullest of ``count`` engines
+
+Rules that remove a row, each proven from the cost model (:mod:`optalloc.cost.engine.load`):
+
+memory
+    Not one request fits beside the weights, or fewer sequences than ``batch`` do: with a given
+    concurrency the times then are those of the row whose batch is not limited.
+tpot floor, ttft floor
+    A decoding iteration takes at least that of one sequence, ``s1``: every term of ``decode_s``
+    grows with the sequences, and prompts in between add time. So ``tpot >= s1 / tokens a step`` and
+    ``ttft >= P + burst (held - 1) / 2 P + (q / held - 1) (P + (O - 1) tpot floor)`` with
+    ``held = min(q, fit)``; all that is left out is waiting, which is not negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.engine.load import closed_loop_times
+from optalloc.serving.configuration.problem import STEPS, Problem
+from optalloc.serving.configuration.space import batches, chunks
+from optalloc.serving.configuration.table import EngineTable
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class Rows(msgspec.Struct, frozen=True, kw_only=True):
+    """Columns of equal length; ``count`` and ``share`` are 0 where the load does not fix them."""
+
+    engine: Ints
+    chunk: Ints
+    batch: Ints
+    load: Ints
+    count: Ints
+    share: Ints
+
+    def __len__(self) -> int:
+        return len(self.engine)
+
+    def take(self, index: Ints | Flags) -> Rows:
+        """Some of the rows, by number or by flag."""
+        return Rows(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+
+class Floors(msgspec.Struct, frozen=True, kw_only=True):
+    """Least times of each row, seconds, and the requests per second of one engine at most."""
+
+    ttft_s: Floats
+    tpot_s: Floats
+    request_s: Floats
+    rate_per_s: Floats
+
+    def take(self, index: Ints | Flags) -> Floors:
+        """Those of some rows."""
+        return Floors(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """Times of each row, seconds, and the requests per second of one engine at its load."""
+
+    ttft_s: Floats
+    tpot_s: Floats
+    request_s: Floats
+    rate_per_s: Floats
+
+
+def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Rows:
+    """Every row of the space; ``sizes`` gives other batches than those of the space."""
+    sizes = sizes or batches(problem.limits, "serve")
+    widths = chunks(problem.limits, "serve")
+    concurrency = problem.workload.concurrency
+    if concurrency is None:
+        index = np.repeat(np.arange(len(table)), len(sizes))
+        batch = np.tile(np.array(sizes, np.int64), len(table))
+        zero = np.zeros(len(index), np.int64)
+        columns = [index, batch, batch * table.groups[index], zero, zero]
+    else:
+        one = [
+            row
+            for number in range(len(table))
+            for row in _loads(problem, table, number, concurrency, sizes)
+        ]
+        columns = list(np.array(one, np.int64).reshape(len(one), 5).T)
+    many = [np.repeat(column, len(widths)) for column in columns]
+    return Rows(
+        engine=many[0],
+        chunk=np.tile(np.array(widths, np.int64), len(columns[0])),
+        batch=many[1],
+        load=many[2],
+        count=many[3],
+        share=many[4],
+    )
+
+
+def _loads(
+    problem: Problem,
+    table: EngineTable,
+    number: int,
+    concurrency: int,
+    sizes: tuple[int, ...],
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Batches and loads of one engine where the requests in flight are given."""
+    place, groups = int(table.group[number]), int(table.groups[number])
+    shares = sorted({split[place] for split in problem.splits} - {0})
+    for share in shares:
+        part = concurrency * share
+        for count in counts(problem, int(table.most[number])):
+            load = -(-part // (STEPS * count))
+            if count > 1 and count * STEPS > part:
+                break  # more engines than requests
+            full = -(-load // groups)
+            for batch in (*(b for b in sizes if b < full), full):
+                if batch < full or problem.limits.allows("batch", batch, "serve"):
+                    yield number, batch, load, count, share
+
+
+def counts(problem: Problem, most: int, role: str = "serve") -> list[int]:
+    """Numbers of equal engines that are tried."""
+    return [n for n in range(1, most + 1) if problem.limits.allows("replicas", n, role)]
+
+
+def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Flags]:
+    """Least times of each row, and which rows memory leaves.
+
+    Complexity: one pass over the rows.
+    """
+    work = problem.workload
+    step = table.step(rows.engine, rows.chunk, rows.batch)
+    free = msgspec.structs.replace(step, max_batch=np.float64(2**31))
+    room = np.asarray(free.sequences_that_fit(work.input_len + work.output_len))
+    q = np.maximum(1.0, rows.load / table.groups[rows.engine])
+    keeps = room >= np.where((rows.batch < q) | (rows.count == 0), rows.batch, 1)
+    fit = np.maximum(1.0, np.minimum(room, rows.batch))
+    prompt_s = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+    one_s = np.asarray(step.decode_s(1.0, work.input_len + work.output_len / 2.0))
+    tpot = one_s / step.tokens_per_step
+    held = np.minimum(q, fit)
+    start = step.constants.burst * np.maximum(0.0, held - 1.0) / 2.0 * prompt_s
+    slots = (q / held - 1.0) * (prompt_s + (work.output_len - 1.0) * tpot)
+    ttft = prompt_s + start + slots
+    request = (ttft + (work.output_len - 1.0) * tpot) * (1.0 - 1e-12)
+    return Floors(
+        ttft_s=ttft * (1.0 - 1e-12),
+        tpot_s=tpot * (1.0 - 1e-12),
+        request_s=request,
+        rate_per_s=rows.load / request,
+    ), keeps
+
+
+def timed(problem: Problem, table: EngineTable, rows: Rows) -> Timed:
+    """Times of each row by the closed loop of the cost model.
+
+    Complexity: a fixed number of passes over the rows.
+    """
+    work = problem.workload
+    step = table.step(rows.engine, rows.chunk, rows.batch)
+    found = closed_loop_times(
+        step, work.input_len, work.output_len, rows.load.astype(np.float64), work.prefix_len
+    )
+    ttft, tpot = np.asarray(found.ttft_s), np.asarray(found.tpot_s)
+    request = ttft + (work.output_len - 1.0) * tpot
+    return Timed(ttft_s=ttft, tpot_s=tpot, request_s=request, rate_per_s=rows.load / request)

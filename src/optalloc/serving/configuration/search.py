@@ -1,0 +1,260 @@
+"""Search: the best deployment of the whole space, aggregated or with split phases, and its bound.
+
+Both kinds are searched (:mod:`aggregated`, :mod:`split`); the better value wins, ties go to fewer
+devices, then to more requests per second. The bound of both holds for all.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import numpy as np
+
+from optalloc.result import Incumbent
+from optalloc.serving.configuration import aggregated, split
+from optalloc.serving.configuration.limits import MODES
+from optalloc.serving.configuration.plan import Mode
+from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
+from optalloc.serving.configuration.rows import all_rows, floors
+from optalloc.serving.configuration.table import EngineTable, engine_table
+from optalloc.stop import OnProgress, Progress, StopRule
+
+
+class Pick(msgspec.Struct, frozen=True, kw_only=True):
+    """``count`` equal engines of a chosen deployment: the engine by number in its table."""
+
+    role: str
+    engine: int
+    chunk: int
+    batch: int
+    load: int
+    count: int
+    share: int = STEPS
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment: its engines and value; ``busy`` and ``move_s`` of split phases."""
+
+    mode: Mode
+    picks: tuple[Pick, ...]
+    value: float
+    devices: int
+    rate_per_s: float
+    ttft_s: float
+    tpot_s: float
+    busy: float = 0.0
+    move_s: float = 0.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the search came to; ``rivals`` are deployments of other shapes that were evaluated."""
+
+    best: Choice | None
+    rivals: tuple[Choice, ...]
+    bound: float | None
+    configurations: int
+    pruned: dict[str, int]
+    incumbents: tuple[Incumbent, ...]
+    stopped: bool
+
+
+class Search:
+    """One search, with its engines and what it has counted."""
+
+    def __init__(
+        self, problem: Problem, stop: StopRule | None = None, on_progress: OnProgress | None = None
+    ) -> None:
+        self.problem, self._stop, self._tell = problem, stop, on_progress
+        self.tables: dict[str, EngineTable] = {}
+        self._begin = time.perf_counter()
+        self._incumbents: list[Incumbent] = []
+        self.pruned: dict[str, int] = {}
+        self.configurations = 0
+        self._found: list[Choice] = []
+
+    def table(self, role: str) -> EngineTable:
+        """The engines of one role; roles without limits of their own share them."""
+        p = self.problem
+        own = any(key.startswith(f"{role}.") for key in (*p.limits.pin, *p.limits.forbid))
+        name = role if own else ""
+        if name not in self.tables:
+            self.tables[name] = engine_table(p.model, p.cluster, p.limits, role, p.constants)
+        return self.tables[name]
+
+    def run(self) -> Outcome:
+        """Search both modes as far as the limits leave them."""
+        bounds: list[float] = []
+        stopped = False
+        modes = [m for m in MODES if self.problem.limits.allows("mode", m)]
+        if "aggregated" in modes:
+            choices, bound, stopped = self._aggregated()
+            self._found += choices
+            bounds += [] if bound is None else [bound]
+        if "disaggregated" in modes:  # a pass too short to be worth stopping
+            choices = self._disaggregated()
+            self._found += choices
+            bounds += [choices[0].value] if choices else []
+        self._found.sort(key=self._rank)
+        less = OBJECTIVES[self.problem.objective][1]
+        return Outcome(
+            best=self._found[0] if self._found else None,
+            rivals=tuple(self._found[1:]),
+            bound=(min(bounds) if less else max(bounds)) if bounds else None,
+            configurations=self.configurations,
+            pruned={name: n for name, n in self.pruned.items() if n},
+            incumbents=tuple(self._incumbents),
+            stopped=stopped,
+        )
+
+    def so_far(self) -> Outcome:
+        """What is known of a search that was interrupted: nothing is proven of the rest."""
+        return Outcome(
+            best=min(self._found, key=self._rank, default=None),
+            rivals=(),
+            bound=None,
+            configurations=self.configurations,
+            pruned={},
+            incumbents=tuple(self._incumbents),
+            stopped=True,
+        )
+
+    def _rank(self, choice: Choice) -> tuple[float, int, float]:
+        sign = 1.0 if OBJECTIVES[self.problem.objective][1] else -1.0
+        return sign * choice.value, choice.devices, -choice.rate_per_s
+
+    def _aggregated(self) -> tuple[list[Choice], float | None, bool]:
+        """The best aggregated deployment, then the best of each other width; their bound."""
+        p, table = self.problem, self.table("serve")
+        if not len(table):
+            return [], None, False
+        rows = all_rows(p, table)
+        self.configurations += len(rows)
+        least, keeps = floors(p, table, rows)
+        self._count("memory", keeps.size - keeps.sum())
+        slow = keeps & (least.tpot_s > p.tpot_s)
+        late = keeps & ~slow & (least.ttft_s > p.ttft_s)
+        self._count("tpot floor", slow.sum())
+        self._count("ttft floor", late.sum())
+        left = np.flatnonzero(keeps & ~slow & ~late)
+        found = aggregated.search(p, table, rows.take(left), least.take(left), self._halted)
+        self._count("objective bound", found.pruned)
+        if found.best is None:
+            return [], found.bound, found.stopped
+        chosen = [found.best, *_others(p, table, found)]
+        return [self._choice(found, one) for one in chosen], found.bound, found.stopped
+
+    def _choice(self, found: aggregated.Found, one: aggregated.Deployment) -> Choice:
+        o, rows = found.options, found.rows
+        index = np.array(one.options, np.int64)
+        return Choice(
+            mode="aggregated",
+            picks=tuple(
+                Pick(
+                    role="serve",
+                    engine=int(rows.engine[o.row[i]]),
+                    chunk=int(rows.chunk[o.row[i]]),
+                    batch=int(rows.batch[o.row[i]]),
+                    load=int(rows.load[o.row[i]]),
+                    count=int(o.count[i]),
+                    share=int(o.share[i]),
+                )
+                for i in one.options
+            ),
+            value=one.value,
+            devices=one.devices,
+            rate_per_s=one.rate_per_s,
+            ttft_s=float(o.ttft_s[index].max()),
+            tpot_s=float(o.tpot_s[index].max()),
+        )
+
+    def _disaggregated(self) -> list[Choice]:
+        """The best deployment of split phases, then the best of each other pair of widths."""
+        p, left, right = self.problem, self.table("prefill"), self.table("decode")
+        if not len(left) or not len(right) or p.workload.output_len < 2:
+            return []
+        pairs, counted = split.all_pairs(p, left, right)
+        self.configurations += counted
+        self._count("dominated workers", counted - len(pairs))
+        if not len(pairs):
+            return []
+        sign = 1.0 if OBJECTIVES[p.objective][1] else -1.0
+        values = split.values(p, pairs)
+        order = np.lexsort((-pairs.rate_per_s, pairs.devices, sign * values))
+        shape = left.devices[pairs.prefill] * 2**20 + right.devices[pairs.decode]
+        _, first = np.unique(shape[order], return_index=True)
+        chosen = order[np.sort(first)]
+        return [_pair_choice(pairs, values, int(i)) for i in chosen[:8]]
+
+    def _count(self, name: str, number: int) -> None:
+        self.pruned[name] = self.pruned.get(name, 0) + int(number)
+
+    def _halted(self, value: float | None, bound: float | None, rows: int) -> bool:
+        elapsed = time.perf_counter() - self._begin
+        last = self._incumbents[-1].value if self._incumbents else None
+        if value is not None and value != last:
+            self._incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
+        progress = Progress(elapsed_s=elapsed, incumbent=value, bound=bound, nodes=rows)
+        if self._tell is not None:
+            self._tell(progress)
+        return self._stop is not None and self._stop(progress)
+
+
+def _pair_choice(pairs: split.Pairs, values: split.Floats, i: int) -> Choice:
+    rate = float(pairs.rate_per_s[i])
+    held = rate * float(pairs.request_s[i])
+    return Choice(
+        mode="disaggregated",
+        picks=(
+            Pick(
+                role="prefill",
+                engine=int(pairs.prefill[i]),
+                chunk=int(pairs.chunk[i]),
+                batch=1,
+                load=max(1, round(held / int(pairs.num_prefill[i]))),
+                count=int(pairs.num_prefill[i]),
+            ),
+            Pick(
+                role="decode",
+                engine=int(pairs.decode[i]),
+                chunk=0,
+                batch=int(pairs.batch[i]),
+                load=max(1, round(held / int(pairs.num_decode[i]))),
+                count=int(pairs.num_decode[i]),
+            ),
+        ),
+        value=float(values[i]),
+        devices=int(pairs.devices[i]),
+        rate_per_s=rate,
+        ttft_s=float(pairs.ttft_s[i]),
+        tpot_s=float(pairs.tpot_s[i]),
+        busy=float(pairs.busy[i]),
+        move_s=float(pairs.move_s[i]),
+    )
+
+
+def _others(
+    problem: Problem, table: EngineTable, found: aggregated.Found
+) -> list[aggregated.Deployment]:
+    """The best of each other size and width of engine, of those evaluated; for one group."""
+    if len(problem.cluster.nodes) > 1 or found.best is None:
+        return []
+    o, engine = found.options, found.rows.engine[found.options.row]
+    shape = np.array([_shape(table, int(n)) for n in range(len(table))])[engine]
+    mine = shape[list(found.best.options)]
+    less = OBJECTIVES[problem.objective][1]
+    made: list[aggregated.Deployment] = []
+    for one in np.unique(shape[~np.isin(shape, mine)]):
+        index = np.flatnonzero(shape == one)
+        best = aggregated.choose(problem, o.take(index))
+        if best is not None:
+            options = tuple(int(index[i]) for i in best.options)
+            made.append(msgspec.structs.replace(best, options=options))
+    made.sort(key=lambda d: d.value if less else -d.value)
+    return made[:8]
+
+
+def _shape(table: EngineTable, number: int) -> int:
+    """One number for tp, pp and attention dp."""
+    e = table.engines[number]
+    return (e.tp * 4096 + e.pp) * 4096 + e.attention_dp

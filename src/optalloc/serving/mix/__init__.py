@@ -1,0 +1,1 @@
+"""The cheapest fleet of unequal replicas for a load of requests."""

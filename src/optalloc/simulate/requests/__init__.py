@@ -1,0 +1,1 @@
+"""Requests over replicas of a serving engine: arrivals, batches, cache, latencies."""

@@ -1,0 +1,578 @@
+"""Exports of serving plans: flags by readers written from the documentation, YAML by schema.
+
+The readers know flags that vLLM 0.33.0 and SGLang 0.5.23 take; where vLLM is installed its own
+parser reads them too. Kubernetes objects are checked against the built-in schemas where
+``kubernetes-validate`` is installed, others against their published fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from tests.export.serving_plans import plan_of, split, worker
+
+from optalloc.cli.__main__ import main
+from optalloc.cost.engine.setup import Engine
+from optalloc.errors import ExportError, InputError
+from optalloc.export.serving import sglang, vllm
+from optalloc.export.serving.base import SERVING_TARGETS, export_serving, serving_artefacts
+from optalloc.serving.configuration.plan import ServingPlan
+
+DEEPSEEK = "deepseek-v3"
+
+
+class Reader(argparse.ArgumentParser):
+    """Raises where a flag or a value is not known."""
+
+    def error(self, message: str) -> Any:
+        raise AssertionError(message)
+
+
+def vllm_reader() -> Reader:
+    """Flags of ``vllm serve`` with the types its documentation gives them."""
+    reader = Reader(allow_abbrev=False)
+    reader.add_argument("model", nargs="?")
+    for name in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        reader.add_argument(f"--{name}", type=int, default=1)
+    for name in ("max-num-seqs", "max-num-batched-tokens", "max-model-len", "port"):
+        reader.add_argument(f"--{name}", type=int)
+    for name in ("nnodes", "node-rank"):
+        reader.add_argument(f"--{name}")
+    for name in ("enable-expert-parallel", "headless"):
+        reader.add_argument(f"--{name}", action="store_true")
+    reader.add_argument("--master-addr")
+    reader.add_argument("--gpu-memory-utilization", type=float)
+    reader.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
+    reader.add_argument("--quantization", choices=("fp8", "awq", "gptq", "modelopt"))
+    reader.add_argument("--kv-cache-dtype", choices=("auto", "fp8", "fp8_e4m3", "fp8_e5m2"))
+    reader.add_argument("--kv-transfer-config", type=json.loads)
+    return reader
+
+
+def sglang_reader() -> Reader:
+    """Flags of ``sglang.launch_server`` with the types its documentation gives them."""
+    reader = Reader(allow_abbrev=False)
+    for name in ("tp-size", "pp-size", "dp-size", "ep-size"):
+        reader.add_argument(f"--{name}", type=int, default=1)
+    for name in ("max-running-requests", "chunked-prefill-size", "port", "nnodes"):
+        reader.add_argument(f"--{name}", type=int)
+    reader.add_argument("--model-path")
+    reader.add_argument("--host")
+    reader.add_argument("--enable-dp-attention", action="store_true")
+    reader.add_argument("--mem-fraction-static", type=float)
+    reader.add_argument("--dtype", choices=("auto", "half", "float16", "bfloat16", "float32"))
+    reader.add_argument("--quantization", choices=("awq", "fp8", "gptq", "modelopt", "w8a8_fp8"))
+    reader.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16", "fp8_e5m2", "fp8_e4m3"))
+    reader.add_argument("--disaggregation-mode", choices=("null", "prefill", "decode"))
+    backends = ("mooncake", "nixl", "ascend", "fake", "mori", "mooncake_tcp")
+    reader.add_argument("--disaggregation-transfer-backend", choices=backends)
+    reader.add_argument("--disaggregation-bootstrap-port", type=int)
+    return reader
+
+
+def files_of(plan: ServingPlan, target: str) -> dict[str, str]:
+    """Path to text."""
+    return {one.path: one.text for one in serving_artefacts(plan, target)}
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The YAML documents of a file."""
+    return list(yaml.safe_load_all(text))
+
+
+def started(folder: Path, name: str, program: str, index: int, **env: str) -> dict[str, Any]:
+    """Run a script with a program of that name that prints its words and environment instead."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    fake = tools / program
+    fake.write_text(
+        '#!/bin/sh\necho "devices=$CUDA_VISIBLE_DEVICES"\n'
+        'echo "side=$VLLM_NIXL_SIDE_CHANNEL_PORT"\n'
+        'for word in "$@"; do echo "word=$word"; done\n'
+    )
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [str(folder / name), "owner/model", str(index)],
+        env={"PATH": f"{tools}:/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    return {
+        "devices": next(value for key, _, value in lines if key == "devices"),
+        "side": next(value for key, _, value in lines if key == "side"),
+        "words": [value for key, _, value in lines if key == "word"],
+    }
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        Engine(tp=4),
+        Engine(tp=4, pp=2, kv_dtype="fp8", weight_dtype="fp8"),
+        Engine(tp=2, attention_dp=4, moe_ep=8, weight_dtype="fp8-block"),
+        Engine(attention_dp=8, max_batch=512, chunk_tokens=256),
+    ],
+)
+def test_vllm_flags_are_known_and_say_what_the_plan_does(engine: Engine) -> None:
+    """Widths, batch, memory and types; the chunk holds at least a token a sequence."""
+    plan = plan_of(worker(engine), model=DEEPSEEK)
+    read = vllm_reader().parse_args(vllm.flags(plan, plan.workers[0]))
+    assert (read.tensor_parallel_size, read.pipeline_parallel_size) == (engine.tp, engine.pp)
+    assert read.data_parallel_size == engine.attention_dp
+    assert read.enable_expert_parallel == (engine.moe_ep > 1)
+    assert read.max_num_seqs == engine.max_batch
+    assert read.max_num_batched_tokens == max(engine.chunk_tokens, engine.max_batch)
+    assert (read.kv_cache_dtype == "fp8") == (engine.kv_dtype == "fp8")
+    assert (read.quantization == "fp8") == (engine.weight_dtype == "fp8")
+
+
+def test_vllm_model_len_is_no_longer_than_the_cache() -> None:
+    """Of 131,072 positions only what a rank's cache holds: vLLM does not start otherwise."""
+    plan = plan_of(worker(Engine(tp=4)))
+    words = vllm.flags(plan, plan.workers[0])
+    assert "--max-model-len" not in words  # 200,000 tokens fit
+    import msgspec
+
+    small = msgspec.structs.replace(plan.workers[0], kv_capacity_tokens=50_001)
+    read = vllm_reader().parse_args(vllm.flags(plan, small))
+    assert read.max_model_len == 50_000
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        Engine(software="sglang", tp=4, kv_dtype="fp8", weight_dtype="fp8"),
+        Engine(software="sglang", tp=2, attention_dp=4, moe_ep=8, weight_dtype="fp8-block"),
+        Engine(software="sglang", tp=2, attention_dp=4, moe_ep=2, moe_tp=4, pp=2),
+    ],
+)
+def test_sglang_flags_count_whole_stages(engine: Engine) -> None:
+    """tp-size is of all devices of a stage, limits of the batch are of all ranks."""
+    plan = plan_of(worker(engine), model=DEEPSEEK, cluster="32xh200-sxm")
+    read = sglang_reader().parse_args(sglang.flags(plan, plan.workers[0]))
+    assert read.tp_size == engine.tp * engine.attention_dp
+    assert (read.pp_size, read.dp_size, read.ep_size) == (
+        engine.pp,
+        engine.attention_dp,
+        engine.moe_ep,
+    )
+    assert read.enable_dp_attention == (engine.attention_dp > 1)
+    assert read.max_running_requests == engine.max_batch * engine.attention_dp
+    assert read.chunked_prefill_size == engine.chunk_tokens * engine.attention_dp
+    # By hand: 30 + 36 of 72 / 0.9 = 80 GiB.
+    assert read.mem_fraction_static == pytest.approx(0.825)
+
+
+def test_roles_are_in_the_flags_of_every_engine() -> None:
+    """A worker without its role would do both phases."""
+    plan = split()
+    roles = [
+        vllm_reader().parse_args(vllm.flags(plan, w)).kv_transfer_config["kv_role"]
+        for w in plan.workers
+    ]
+    assert roles == ["kv_producer", "kv_consumer"]
+    plan = split("sglang")
+    modes = [
+        sglang_reader().parse_args(sglang.flags(plan, w)).disaggregation_mode for w in plan.workers
+    ]
+    assert modes == ["prefill", "decode"]
+
+
+def test_scripts_give_every_engine_its_devices_and_ports(tmp_path: Path) -> None:
+    """The engine of four takes the first devices, those of two what follows; ports are apart."""
+    export_serving(split(), "vllm", tmp_path)
+    found = [
+        started(tmp_path, "decode.sh", "vllm", 0),
+        started(tmp_path, "prefill.sh", "vllm", 0),
+        started(tmp_path, "prefill.sh", "vllm", 1),
+    ]
+    assert [one["devices"] for one in found] == ["0,1,2,3", "4,5", "6,7"]
+    assert len({one["side"] for one in found}) == 3
+    read = [vllm_reader().parse_args(one["words"][1:]) for one in found]
+    assert len({one.port for one in read}) == 3
+    assert all(one["words"][:2] == ["serve", "owner/model"] for one in found)
+    router = (tmp_path / "router.sh").read_text()
+    assert all(f"http://localhost:{one.port}" in router for one in read)
+
+
+def test_engine_over_two_nodes_is_started_on_each(tmp_path: Path) -> None:
+    """The second node runs without a server of its own."""
+    export_serving(plan_of(worker(Engine(tp=8, pp=2))), "vllm", tmp_path)
+    for rank, headless in (("0", False), ("1", True)):
+        words = started(tmp_path, "worker.sh", "vllm", 0, NODE_RANK=rank, LEADER="a")["words"]
+        read = vllm_reader().parse_args(words[1:])
+        assert (read.nnodes, read.node_rank, read.master_addr) == ("2", rank, "a")
+        assert read.headless is headless
+
+
+def test_sglang_scripts_read_back(tmp_path: Path) -> None:
+    """The port where caches are fetched is one for each prefill engine."""
+    export_serving(split("sglang"), "sglang", tmp_path)
+    found = [started(tmp_path, "prefill.sh", "python3", i)["words"] for i in (0, 1)]
+    assert all(words[:2] == ["-m", "sglang.launch_server"] for words in found)
+    read = [sglang_reader().parse_args(words[2:]) for words in found]
+    assert [one.disaggregation_bootstrap_port for one in read] == [8998, 8999]
+    router = shlex.split((tmp_path / "router.sh").read_text().splitlines()[-1])
+    first = router.index("--prefill")
+    assert router[first + 2] == "8998"
+
+
+LLM_ARGS = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["tensor_parallel_size", "max_batch_size", "max_num_tokens", "kv_cache_config"],
+    "properties": {
+        "backend": {"const": "pytorch"},
+        "tensor_parallel_size": {"type": "integer", "minimum": 1},
+        "pipeline_parallel_size": {"type": "integer", "minimum": 1},
+        "moe_expert_parallel_size": {"type": "integer", "minimum": 1},
+        "moe_tensor_parallel_size": {"type": "integer", "minimum": 1},
+        "enable_attention_dp": {"type": "boolean"},
+        "max_batch_size": {"type": "integer", "minimum": 1},
+        "max_num_tokens": {"type": "integer", "minimum": 1},
+        "enable_chunked_prefill": {"type": "boolean"},
+        "disable_overlap_scheduler": {"type": "boolean"},
+        "kv_cache_config": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "free_gpu_memory_fraction": {"type": "number", "minimum": 0, "maximum": 1},
+                "dtype": {"enum": ["auto", "fp8", "bfloat16"]},
+            },
+        },
+        "cache_transceiver_config": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "backend": {"enum": ["DEFAULT", "UCX", "NIXL", "MPI"]},
+                "max_tokens_in_buffer": {"type": "integer", "minimum": 1},
+            },
+        },
+    },
+}
+
+
+def test_trtllm_options_follow_their_schema() -> None:
+    """Experts 8 ways over 8 ranks; the buffer holds a prompt; the front end lists the engines."""
+    engine = Engine(software="trtllm", attention_dp=8, moe_ep=8, kv_dtype="fp8")
+    whole = yaml.safe_load(
+        files_of(plan_of(worker(engine), model=DEEPSEEK), "trtllm")["worker.yaml"]
+    )
+    jsonschema.validate(whole, LLM_ARGS)
+    assert (whole["tensor_parallel_size"], whole["enable_attention_dp"]) == (8, True)
+    assert (whole["moe_expert_parallel_size"], whole["moe_tensor_parallel_size"]) == (8, 1)
+    files = files_of(split("trtllm"), "trtllm")
+    prompt, answer = (yaml.safe_load(files[f"{name}.yaml"]) for name in ("prefill", "decode"))
+    for options in (prompt, answer):
+        jsonschema.validate(options, LLM_ARGS)
+        assert options["cache_transceiver_config"]["max_tokens_in_buffer"] >= 3000
+    assert prompt["disable_overlap_scheduler"] is True
+    assert "disable_overlap_scheduler" not in answer
+    front = yaml.safe_load(files["front.yaml"])
+    assert front["context_servers"] == {
+        "num_instances": 2,
+        "urls": ["localhost:8100", "localhost:8101"],
+    }
+    assert front["generation_servers"]["num_instances"] == 1
+
+
+CONTAINER = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "image": {"type": "string"},
+        "command": {"type": "array", "items": {"type": "string"}},
+        "args": {"type": "array", "items": {"type": "string"}},
+        "volumeMounts": {"type": "array"},
+    },
+}
+SERVICE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["componentType", "replicas", "extraPodSpec"],
+    "properties": {
+        "componentType": {"enum": ["frontend", "worker"]},
+        "subComponentType": {"enum": ["prefill", "decode"]},
+        "replicas": {"type": "integer", "minimum": 0},
+        "envFromSecret": {"type": "string"},
+        "resources": {
+            "type": "object",
+            "properties": {"limits": {"properties": {"gpu": {"type": "string"}}}},
+        },
+        "multinode": {"properties": {"nodeCount": {"type": "integer", "minimum": 2}}},
+        "extraPodSpec": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "mainContainer": CONTAINER,
+                "volumes": {"type": "array"},
+                "nodeSelector": {"additionalProperties": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("software", ["vllm", "sglang", "trtllm"])
+def test_dynamo_services_carry_their_roles(software: str) -> None:
+    """In the service and in the flag: without it a worker registers as one of both phases."""
+    *rest, graph = objects(files_of(split(software), "dynamo")["deploy.yaml"])
+    assert (graph["apiVersion"], graph["kind"]) == ("nvidia.com/v1alpha1", "DynamoGraphDeployment")
+    services = graph["spec"]["services"]
+    for service in services.values():
+        jsonschema.validate(service, SERVICE)
+    assert list(services) == ["Frontend", "prefill", "decode"]
+    for role, count, gpus in (("prefill", 2, "2"), ("decode", 1, "4")):
+        service = services[role]
+        args = service["extraPodSpec"]["mainContainer"]["args"]
+        assert service["subComponentType"] == role
+        assert args[args.index("--disaggregation-mode") + 1] == role
+        assert args.count("--disaggregation-mode") == 1
+        assert (service["replicas"], service["resources"]["limits"]["gpu"]) == (count, gpus)
+        assert "--kv-transfer-config" not in args
+    assert bool(rest) == (software == "trtllm")
+    if rest:
+        assert sorted(rest[0]["data"]) == ["decode.yaml", "prefill.yaml"]
+
+
+def test_dynamo_spreads_an_engine_over_nodes() -> None:
+    """Sixteen devices on nodes of eight; workers of different devices choose their nodes."""
+    graph = objects(files_of(plan_of(worker(Engine(tp=8, pp=2))), "dynamo")["deploy.yaml"])[-1]
+    service = graph["spec"]["services"]["worker"]
+    assert service["multinode"] == {"nodeCount": 2}
+    assert service["resources"]["limits"]["gpu"] == "8"
+    mixed = plan_of(
+        worker(Engine(tp=4), role="prefill", group=1),
+        worker(Engine(tp=4), role="decode"),
+        cluster="8xh100-sxm+8xa100-sxm-80g",
+    )
+    files = files_of(mixed, "dynamo")
+    services = objects(files["deploy.yaml"])[-1]["spec"]["services"]
+    selectors = [services[n]["extraPodSpec"]["nodeSelector"] for n in ("prefill", "decode")]
+    assert selectors == [{"optalloc/device": "a100-sxm-80g"}, {"optalloc/device": "h100-sxm"}]
+    assert "a100-sxm-80g, h100-sxm" in files["apply.sh"]
+
+
+POOL = {
+    "type": "object",
+    "properties": {
+        "create": {"type": "boolean"},
+        "replicas": {"type": "integer"},
+        "parallelism": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                name: {"type": "integer", "minimum": 1}
+                for name in ("tensor", "data", "dataLocal", "workers")
+            },
+        },
+        "containers": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "image", "modelCommand"],
+                "properties": {
+                    "modelCommand": {"enum": ["vllmServe", "imageDefault", "custom"]},
+                    "args": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        },
+    },
+}
+VALUES = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["modelArtifacts"],
+    "properties": {
+        "multinode": {"type": "boolean"},
+        "modelArtifacts": {"type": "object", "required": ["name", "uri"]},
+        "routing": {"type": "object"},
+        "decode": POOL,
+        "prefill": POOL,
+    },
+}
+
+
+def test_llm_d_values_leave_the_widths_to_the_chart() -> None:
+    """The chart adds tensor and data parallelism itself; twice would be an error of vLLM."""
+    values = objects(files_of(split(), "llm-d")["values.yaml"])[0]
+    jsonschema.validate(values, VALUES)
+    assert values["routing"]["proxy"]["enabled"] is True
+    for role, tensor, count in (("prefill", 2, 2), ("decode", 4, 1)):
+        pool = values[role]
+        assert (pool["parallelism"]["tensor"], pool["replicas"]) == (tensor, count)
+        read = vllm_reader().parse_args(pool["containers"][0]["args"])
+        assert read.tensor_parallel_size == 1
+        assert read.kv_transfer_config["kv_connector"] == "NixlConnector"
+        assert pool["containers"][0]["env"][0]["name"] == "VLLM_NIXL_SIDE_CHANNEL_HOST"
+    engine = Engine(attention_dp=16, moe_ep=16)
+    values = objects(files_of(plan_of(worker(engine), model=DEEPSEEK), "llm-d")["values.yaml"])[0]
+    jsonschema.validate(values, VALUES)
+    assert values["prefill"] == {"create": False}
+    assert values["multinode"] is True
+    shape = {"tensor": 1, "data": 16, "dataLocal": 8, "workers": 2}
+    assert values["decode"]["parallelism"] == shape
+    assert "--enable-expert-parallel" in values["decode"]["containers"][0]["args"]
+
+
+LWS = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["leaderWorkerTemplate"],
+    "properties": {
+        "replicas": {"type": "integer", "minimum": 0, "maximum": 1000000},
+        "leaderWorkerTemplate": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["workerTemplate"],
+            "properties": {
+                "size": {"type": "integer", "minimum": 1},
+                "restartPolicy": {
+                    "enum": [
+                        "Default",
+                        "RecreateGroupOnPodRestart",
+                        "RecreateGroupAfterStart",
+                        "None",
+                    ]
+                },
+                "workerTemplate": {"type": "object", "required": ["spec"]},
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("software", ["vllm", "sglang"])
+def test_leader_worker_sets_follow_their_schema(software: str) -> None:
+    """A set and a service for each role; the pods of a group are the nodes of an engine."""
+    found = objects(files_of(split(software), "lws")["lws.yaml"])
+    sets = [one for one in found if one["kind"] == "LeaderWorkerSet"]
+    services = [one for one in found if one["kind"] == "Service"]
+    for one, replicas, gpus in zip(sets, (2, 1), ("2", "4"), strict=True):
+        jsonschema.validate(one["spec"], LWS)
+        assert one["apiVersion"] == "leaderworkerset.x-k8s.io/v1"
+        assert one["spec"]["replicas"] == replicas
+        template = one["spec"]["leaderWorkerTemplate"]
+        container = template["workerTemplate"]["spec"]["containers"][0]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
+        role = one["metadata"]["name"].rpartition("-")[2]
+        assert ("kv_producer" if software == "vllm" else "prefill") in container["command"][2] or (
+            role == "decode"
+        )
+    assert [one["spec"]["selector"]["app"] for one in services] == [
+        one["metadata"]["name"] for one in sets
+    ]
+
+
+def test_leader_worker_set_spreads_an_engine_over_nodes() -> None:
+    """Two pods of eight devices a group, told apart by what the controller sets."""
+    leaders, _ = objects(files_of(plan_of(worker(Engine(tp=8, pp=2))), "lws")["lws.yaml"])
+    template = leaders["spec"]["leaderWorkerTemplate"]
+    assert template["size"] == 2
+    command = template["workerTemplate"]["spec"]["containers"][0]["command"][2]
+    for word in ("--nnodes 2", "$LWS_WORKER_INDEX", "$LWS_LEADER_ADDRESS", "--headless"):
+        assert word in command
+
+
+@pytest.mark.parametrize("target", ["lws", "dynamo"])
+def test_built_in_kinds_pass_the_schemas_of_kubernetes(target: str) -> None:
+    """Services, ConfigMaps and the pods inside of sets, strictly."""
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is absent")
+    plan = split("trtllm" if target == "dynamo" else "vllm")
+    files = files_of(plan, target)
+    checked = 0
+    for one in objects(files["lws.yaml" if target == "lws" else "deploy.yaml"]):
+        if one["kind"] == "LeaderWorkerSet":
+            template = one["spec"]["leaderWorkerTemplate"]["workerTemplate"]
+            one = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "p", **template["metadata"]},
+                "spec": template["spec"],
+            }
+        if one["kind"] != "DynamoGraphDeployment":
+            validate.validate(one, "1.37", strict=True)
+            checked += 1
+    assert checked
+
+
+def test_vllm_itself_reads_its_flags() -> None:
+    """Where it is installed; nothing is loaded."""
+    utils = pytest.importorskip("vllm.engine.arg_utils", reason="vLLM is not installed")
+    parsing = pytest.importorskip("vllm.utils.argparse_utils")
+    parser = utils.AsyncEngineArgs.add_cli_args(parsing.FlexibleArgumentParser())
+    plan = split()
+    for one in plan.workers:
+        read = parser.parse_args(vllm.flags(plan, one))
+        assert read.tensor_parallel_size == one.engine.tp
+
+
+@pytest.mark.parametrize(
+    ("plan", "target", "feature"),
+    [
+        (plan_of(worker(Engine(attention_dp=4))), "vllm", "without experts"),
+        (plan_of(worker(Engine(tp=8, moe_ep=4)), model=DEEPSEEK), "vllm", "4 of 8 devices"),
+        (
+            plan_of(worker(Engine(software="trtllm", tp=2, attention_dp=4)), model=DEEPSEEK),
+            "trtllm",
+            "attention of tp 2",
+        ),
+        (plan_of(worker(Engine(software="trtllm", tp=8, pp=2))), "trtllm", "over several nodes"),
+        (plan_of(worker(Engine(software="trtllm", tp=8))), "lws", "MPI starts"),
+        (plan_of(worker(Engine(tp=4))), "sglang", "planned for vLLM"),
+        (plan_of(worker(Engine(software="sglang", tp=4))), "llm-d", "engines of SGLang"),
+        (plan_of(worker(Engine(tp=4, pp=2))), "llm-d", "a pipeline of 2"),
+        (plan_of(worker(Engine(tp=4)), worker(Engine(tp=2))), "llm-d", "two kinds of engine"),
+        (plan_of(worker(Engine(tp=12))), "lws", "12 devices on nodes of 8"),
+        (
+            plan_of(worker(Engine(tp=4)), worker(Engine(software="sglang", tp=4))),
+            "dynamo",
+            "workers of SGLang and vLLM",
+        ),
+        (
+            plan_of(worker(Engine(tp=4, draft_tokens=2, acceptance=0.5))),
+            "vllm",
+            "draft model",
+        ),
+    ],
+)
+def test_what_a_target_cannot_express_is_refused(
+    plan: ServingPlan, target: str, feature: str
+) -> None:
+    """With the feature and what to do."""
+    with pytest.raises(ExportError, match=feature) as caught:
+        serving_artefacts(plan, target)
+    assert "To fix:" in str(caught.value)
+
+
+def test_unknown_target_suggests_the_near_one() -> None:
+    """``vlm`` is answered with ``vllm``."""
+    with pytest.raises(InputError, match="did you mean 'vllm'"):
+        serving_artefacts(split(), "vlm")
+
+
+@pytest.mark.parametrize("target", sorted(SERVING_TARGETS))
+def test_command_writes_every_target(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a saved plan; every script is one that a shell reads."""
+    software = target if target in ("sglang", "trtllm") else "vllm"
+    plan = tmp_path / "plan.json"
+    split(software).save(plan)
+    assert main(["export", str(plan), "--to", target, "-o", str(tmp_path / "out")]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert written
+    for path in written:
+        if path.suffix == ".sh":
+            subprocess.run(["sh", "-n", str(path)], check=True)
+            assert path.stat().st_mode & 0o111

@@ -1,0 +1,97 @@
+"""``optalloc simulate`` of a serving plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.simulate.requests.serving import serving_plan
+
+from optalloc.cli.__main__ import main
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> str:
+    path = tmp_path / "plan.json"
+    serving_plan().save(path)
+    return str(path)
+
+
+def test_latencies_beside_plan_and_targets(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table, what happened over time, and the trace."""
+    trace = tmp_path / "requests.trace.json"
+    assert main(["simulate", plan, "--requests", "200", "--trace", str(trace)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("180 requests at ")
+    for word in ("first token", "P99", "500.00 ms", "Waiting", "Trace: "):
+        assert word in out
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_the_same_as_json_with_the_greatest_rate(
+    plan: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal seeds, equal bytes; the greatest rate meets the means of the workload."""
+    words = ["simulate", plan, "--rate", "5", "--requests", "300", "--format", "json"]
+    texts = []
+    for _ in range(2):
+        assert main([*words, "--max-rate"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    data = json.loads(texts[0])
+    assert data["summary"]["num_requests"] == 270
+    assert data["max_rate"]["rate_per_s"] > 5.0
+    assert len(data["over_time"]["waiting"]) == 100
+
+
+def test_a_trace_gives_the_arrivals(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{i / 10},{100 + i},{10 + i}\n" for i in range(50))
+    (tmp_path / "in.csv").write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    words = ["--arrivals", str(tmp_path / "in.csv"), "--format", "csv", "--warm-up", "0"]
+    assert main(["simulate", plan, *words]) == 0
+    assert capsys.readouterr().out.startswith("latency,mean_s,p50_s,p90_s,p95_s,p99_s\nttft,")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--arrivals", "bust"], "no kind of arrivals and no file"),
+        (["--arrivals", "closed", "--rate", "3"], "closed arrivals have no rate"),
+        (["--arrivals", "burst", "--clients", "3"], "burst arrivals have no clients"),
+        (["--warm-up", "many"], "is no share"),
+        (["--rate", "-1"], "rate is -1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    words: list[str], told: str, plan: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", plan, *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["poisson", "burst", "closed", "at-once"])
+def test_every_kind_of_arrivals_runs(
+    how: str, plan: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", plan, "--arrivals", how, "--requests", "50"]) == 0
+    assert "45 requests" in capsys.readouterr().out
+
+
+def test_serve_meets_a_percentile_and_simulate_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The saved plan keeps what was asked; its own simulation meets it, and its proof holds."""
+    path = str(tmp_path / "plan.json")
+    words = ["--cluster", "2xh100-sxm", "--input-len", "1000", "--output-len", "100"]
+    words += ["--concurrency", "24", "--tpot", "12ms", "--percentile", "95", "-o", path]
+    assert main(["serve", "llama-3.1-8b", *words]) == 0
+    assert "P95 meets its targets" in capsys.readouterr().out
+    assert main(["simulate", path, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["tpot"]["p95_s"] <= 0.012
+    assert json.loads(Path(path).read_text())["asked"]["percentile"] == 95.0
+    assert main(["certify", path]) == 0

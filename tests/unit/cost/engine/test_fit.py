@@ -1,0 +1,156 @@
+"""engine/rows.py, fit.py and calibrate.py: constants from rows that the model itself made."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from optalloc.cluster import catalog
+from optalloc.cost.constants import to_toml
+from optalloc.cost.engine.calibrate import calibrate_serving, error_cells, setup_folds
+from optalloc.cost.engine.constants import (
+    EngineFile,
+    expected_errors,
+    read_engine_constants,
+    resolved,
+)
+from optalloc.cost.engine.fit import Fit
+from optalloc.cost.engine.measured import ServingProblem, Worker
+from optalloc.cost.engine.predict import predict_serving
+from optalloc.cost.engine.rows import Rows, problem_keys
+from optalloc.cost.engine.setup import Engine
+from optalloc.errors import InputError
+from optalloc.model.load import load_model
+
+MODELS = ("llama-3.1-8b", "qwen3-32b", "llama-3.1-70b")
+
+
+@pytest.fixture(scope="module")
+def file() -> EngineFile:
+    """The shipped priors, without any shift, two constants and one level free."""
+    shipped = read_engine_constants()
+    free = ("memory_efficiency", "step_s", "decode")
+    constants = {
+        name: msgspec.structs.replace(
+            c,
+            value=c.prior or c.value,
+            prior=c.prior if name in free else None,
+            link=c.link if name in free else "log",
+            spread=c.spread if name in free else 0.0,
+        )
+        for name, c in shipped.constants.items()
+    }
+    return msgspec.structs.replace(
+        shipped, constants=constants, spreads={"model": {"decode": 0.3}}, shifts={}, errors=()
+    )
+
+
+def _problems(file: EngineFile) -> list[ServingProblem]:
+    """What the model says of three models, three widths and four loads."""
+    made = []
+    for name in MODELS:
+        for tp in (2, 4, 8):
+            for load in (1, 8, 32, 64):
+                problem = ServingProblem(
+                    row_id=f"{name}-{tp}-{load}",
+                    scenario="closed",
+                    model=load_model(name),
+                    device=catalog.device("h100-sxm"),
+                    workers=(Worker(engine=Engine(tp=tp, weight_dtype="fp8")),),
+                    input_len=1024.0,
+                    output_len=256.0,
+                    concurrency=float(load),
+                    setup=f"{name}-{tp}",
+                    campaign="test",
+                )
+                found = predict_serving(problem, file)
+                made.append(
+                    msgspec.structs.replace(
+                        problem, measured_ttft_s=found.ttft_s, measured_tpot_s=found.tpot_s
+                    )
+                )
+    return made
+
+
+def _moved(file: EngineFile) -> EngineFile:
+    """Another hidden truth: slower memory, a slower host, one model slower than the others."""
+    changed = {"memory_efficiency": 0.6, "step_s": 0.003}
+    constants = {
+        name: msgspec.structs.replace(c, value=changed.get(name, c.value))
+        for name, c in file.constants.items()
+    }
+    shifts = {"model": {"qwen3-32b": {"decode": 0.2}}}
+    return msgspec.structs.replace(file, constants=constants, shifts=shifts)
+
+
+def test_arrays_predict_what_single_rows_do(file: EngineFile) -> None:
+    """One formula for the fit and for the planner."""
+    problems = _problems(file)
+    rows = Rows(problems, file)
+    constants = {name: np.full(len(rows), c.value) for name, c in file.constants.items()}
+    assert np.allclose(rows.predict(constants)[:, :2], rows.log_measured[:, :2], atol=1e-9)
+
+
+def test_a_fit_finds_the_constants_behind_the_rows(file: EngineFile) -> None:
+    """From the priors to within 3 % of every figure, and of the shift of one model."""
+    rows = Rows(_problems(_moved(file)), file)
+    fit = Fit(rows, file)
+    found = fit.file_of(fit.solve(np.arange(len(rows)), rounds=20))
+    error = fit.predict(fit.solve(np.arange(len(rows)), rounds=20)) - rows.log_measured
+    assert np.nanmax(np.abs(error[:, 1])) < 0.03
+    shifts = {key: moved.get("decode", 0.0) for key, moved in found.shifts["model"].items()}
+    others = (shifts.get("llama-3.1-8b", 0.0) + shifts.get("llama-3.1-70b", 0.0)) / 2
+    assert shifts["qwen3-32b"] - others == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_key_without_rows_keeps_the_common_constants(file: EngineFile) -> None:
+    """A shift of one model moves no other."""
+    moved = _moved(file)
+    assert resolved(moved, {"model": "qwen3-32b"}).decode == pytest.approx(np.exp(0.2))
+    assert resolved(moved, {"model": "glm-5"}).decode == pytest.approx(1.0)
+
+
+def test_a_calibration_leaves_setups_and_devices_out_and_writes_a_file(
+    file: EngineFile, tmp_path: object
+) -> None:
+    """The file reads back as it was; without other devices nothing is known of an unseen one."""
+    problems = _problems(_moved(file))
+    found = calibrate_serving(problems, file, name="mine", date="2026-11-27", folds=3)
+    assert float(np.nanmedian(np.abs(found.folds[:, 1]))) < 0.1
+    assert found.file.errors[-1].level == ""
+    path = f"{tmp_path}/mine.toml"
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(to_toml(found.file, "a heading"))
+    assert read_engine_constants(path) == found.file
+
+
+def test_rows_of_one_setup_share_a_fold(file: EngineFile) -> None:
+    """Load points of one configuration never stand on both sides."""
+    problems = _problems(file)
+    parts = setup_folds(problems, 3)
+    for setup in {p.setup for p in problems}:
+        assert len({int(k) for k, p in zip(parts, problems, strict=True) if p.setup == setup}) == 1
+    assert set(parts.tolist()) == {0, 1, 2}
+
+
+def test_errors_of_a_cell_are_those_of_its_rows(file: EngineFile) -> None:
+    """36 rows on one device, all 10 % too slow: 10 % in its cell; 50 % where the device is left
+    out, which stands for any other."""
+    problems = _problems(file)
+    rows = Rows(problems, file)
+    cells = error_cells(
+        rows, rows.log_measured * 0 + np.log(1.1), rows.log_measured * 0 + np.log(1.5)
+    )
+    keys = problem_keys(problems[0], file)
+    near = expected_errors(msgspec.structs.replace(file, errors=cells), keys)
+    assert (near.level, near.tpot, near.ttft) == ("software, device", 0.1, 0.1)
+    assert near.throughput == pytest.approx(1 - 1 / 1.1, abs=1e-3)
+    far = expected_errors(msgspec.structs.replace(file, errors=cells), {"device": "b200"})
+    assert (far.level, far.tpot) == ("", 0.5)
+
+
+def test_fewer_rows_than_constants_are_refused(file: EngineFile) -> None:
+    """Two rows for three constants."""
+    with pytest.raises(InputError, match="2 rows for 3 constants"):
+        calibrate_serving(_problems(file)[:2], file, name="mine", date="2026-11-27")

@@ -1,0 +1,91 @@
+"""engine/load.py: what a load makes of the step model."""
+
+from __future__ import annotations
+
+import pytest
+
+from optalloc.cluster import catalog
+from optalloc.cost.engine.load import (
+    closed_loop,
+    disaggregated,
+    offline,
+    open_loop,
+    static_batch,
+)
+from optalloc.cost.engine.setup import Engine
+from optalloc.cost.engine.step import step_model
+from optalloc.errors import InputError
+from optalloc.model.load import load_model
+
+H100 = catalog.device("h100-sxm")
+STEP = step_model(load_model("llama-3.1-70b"), H100, Engine(tp=4, weight_dtype="fp8"))
+
+
+def test_a_closed_loop_obeys_littles_law() -> None:
+    """Requests in flight = rate times the time of one."""
+    found = closed_loop(STEP, 1024, 512, 32)
+    assert found.request_rate_per_s * found.request_s == pytest.approx(32)
+    assert found.request_s == pytest.approx(found.ttft_s + 511 * found.tpot_s)
+    assert found.output_tokens_per_s == pytest.approx(512 * found.request_rate_per_s)
+
+
+def test_alone_a_request_meets_no_other() -> None:
+    """tpot is the iteration of one sequence; ttft its prompt and what the client adds."""
+    found = closed_loop(STEP, 1024, 512, 1)
+    assert found.tpot_s == pytest.approx(float(STEP.decode_s(1, 1280)))
+    first = float(STEP.prefill_s(1024) + STEP.constants.lag * STEP.decode_s(1, 1280))
+    assert found.ttft_s == pytest.approx(first)
+
+
+def test_more_requests_in_flight_are_slower_each_and_faster_together() -> None:
+    """Until the cache binds."""
+    few, many = (closed_loop(STEP, 1024, 512, q) for q in (4, 64))
+    assert many.tpot_s > few.tpot_s
+    assert many.ttft_s > few.ttft_s
+    assert many.output_tokens_per_s > few.output_tokens_per_s
+
+
+def test_beyond_the_cache_requests_wait() -> None:
+    """The batch stays at what fits, and the cache is what binds."""
+    found = closed_loop(STEP, 8000, 2000, 2000)
+    assert found.mean_batch <= STEP.sequences_that_fit(10000)
+    assert found.binds == "kv"
+    assert found.ttft_s > found.tpot_s * 2000
+
+
+def test_a_request_larger_than_the_cache_says_what_is_missing() -> None:
+    """141 GB of weights on one device."""
+    step = step_model(load_model("llama-3.1-70b"), H100, Engine())
+    with pytest.raises(InputError, match="GiB are missing"):
+        closed_loop(step, 1000, 1000, 1)
+
+
+def test_an_open_loop_finds_the_concurrency_of_its_rate() -> None:
+    """A closed loop of 16 has some rate; at that rate the open loop holds 16 in flight. A rate that
+    no batch reaches has no answer."""
+    closed = closed_loop(STEP, 1024, 512, 16)
+    opened = open_loop(STEP, 1024, 512, closed.request_rate_per_s)
+    assert opened is not None
+    assert opened.request_s * closed.request_rate_per_s == pytest.approx(16, rel=1e-3)
+    assert open_loop(STEP, 1024, 512, 1e6) is None
+
+
+def test_a_short_offline_run_is_slower_than_a_long_one() -> None:
+    """Ramp-up and drain weigh less in a long run."""
+    short, long = (offline(STEP, 1000, 1000, n) for n in (1000, 100_000))
+    assert short.output_tokens_per_s < long.output_tokens_per_s
+
+
+def test_a_static_batch_decodes_without_prompts_in_between() -> None:
+    """Its iteration is that of the whole batch."""
+    found = static_batch(STEP, 128, 2048, 32)
+    assert found.tpot_s == pytest.approx(float(STEP.decode_s(32, 128 + 1024)))
+
+
+def test_prefill_workers_take_the_prompts_off_the_decoders() -> None:
+    """tpot falls below that of one engine with the same batch; with more prefill workers the first
+    token comes sooner."""
+    one = closed_loop(STEP, 8000, 500, 32)
+    few, many = (disaggregated(STEP, n, STEP, 1, 8000, 500, 32) for n in (1, 4))
+    assert few.tpot_s < one.tpot_s
+    assert many.ttft_s < few.ttft_s

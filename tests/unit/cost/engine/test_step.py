@@ -1,0 +1,116 @@
+"""engine/work.py and step.py: bytes and times of one iteration, by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from optalloc.cluster import catalog
+from optalloc.cost.engine.constants import EngineFile, read_engine_constants
+from optalloc.cost.engine.setup import Engine
+from optalloc.cost.engine.step import StepModel, step_model
+from optalloc.model.load import load_model
+
+H100 = catalog.device("h100-sxm")
+LLAMA = load_model("llama-2-70b")
+
+
+@pytest.fixture(scope="module")
+def plain() -> EngineFile:
+    """Constants that leave the physics alone: efficiencies of one, no latencies, no shifts."""
+    file = read_engine_constants()
+    constants = {}
+    for name, constant in file.constants.items():
+        value = 1.0 if constant.unit in ("share", "factor") else 0.0
+        constants[name] = msgspec.structs.replace(constant, value=value)
+    constants["sharpness"] = msgspec.structs.replace(constants["sharpness"], value=64.0)
+    return msgspec.structs.replace(file, constants=constants, shifts={}, errors=())
+
+
+def _plain(plain: EngineFile, model: str, **fields: object) -> StepModel:
+    engine = msgspec.convert(fields, Engine)
+    return step_model(load_model(model), H100, engine, file=plain)
+
+
+def test_cached_bytes_of_a_token_are_those_of_the_paper(plain: EngineFile) -> None:
+    """Llama-2-70B, 16 bits: 2 * 80 layers * 8 heads * 128 * 2 = 327,680 bytes; an eighth with tp 8,
+    and the same eighth with tp 16, where each head lies on two devices. DeepSeek-V3 keeps
+    61 * 576 * 2 = 70,272 bytes whatever tp."""
+    assert _plain(plain, "llama-2-70b").kv_bytes_per_token == 327_680
+    assert _plain(plain, "llama-2-70b", tp=8).kv_bytes_per_token == 40_960
+    assert _plain(plain, "llama-2-70b", tp=16).kv_bytes_per_token == 40_960
+    assert _plain(plain, "deepseek-v3", tp=8).kv_bytes_per_token == 70_272
+
+
+def test_one_sequence_reads_every_weight_once(plain: EngineFile) -> None:
+    """Decoding alone is bound by memory: 80 layers of 855,654,400 weights less the norms (16,384 a
+    layer) and a head of 32000 * 8192, at two bytes and 3.35 TB/s: 41.0 ms."""
+    step = _plain(plain, "llama-2-70b")
+    weights = 80 * (855_654_400 - 16_384) + 32000 * 8192
+    assert step.base_s(0.0, 1.0) == pytest.approx(2 * weights / 3.35e12, rel=1e-3)
+
+
+def test_a_long_prompt_is_bound_by_the_matrix_units(plain: EngineFile) -> None:
+    """8192 tokens: 2 FLOPs a weight and token at 989.4 TFLOP/s, and a pair costs 4 * 80 * 64 * 128
+    FLOPs."""
+    step = _plain(plain, "llama-2-70b")
+    flops = 2 * 80 * (855_654_400 - 16_384) * 8192
+    peak = H100.peak_flops_per_s["bf16"]
+    assert step.base_s(8192.0, 0.0) == pytest.approx(
+        flops / peak + 2 * 32000 * 8192 / 3.35e12, rel=1e-2
+    )
+    assert step.pair_s == pytest.approx(4 * 80 * 64 * 128 / peak)
+
+
+def test_experts_touched_grow_with_the_tokens_and_end_at_all(plain: EngineFile) -> None:
+    """Mixtral visits 2 of 8: one token reads a quarter of the experts, two 7/16, many all."""
+    step = _plain(plain, "mixtral-8x7b")
+    one, two, many = (step.base_s(0.0, n) for n in (1.0, 2.0, 64.0))
+    experts = 32 * 8 * 3 * 4096 * 14336 * 2 / 3.35e12
+    assert two - one == pytest.approx((7 / 16 - 1 / 4) * experts, rel=1e-3)
+    assert many - one == pytest.approx(3 / 4 * experts, rel=2e-2)
+
+
+def test_arrays_give_what_numbers_give() -> None:
+    """One formula serves the search and the simulator."""
+    step = step_model(LLAMA, H100, Engine(tp=4))
+    prompts, sequences = np.array([0.0, 512.0, 8192.0]), np.array([1.0, 64.0, 0.0])
+    together = step.step_s(prompts, sequences, 1000.0, 10.0)
+    alone = [
+        float(step.step_s(p, s, 1000.0, 10.0)) for p, s in zip(prompts, sequences, strict=True)
+    ]
+    assert np.allclose(together, alone, rtol=1e-12)
+
+
+def test_a_pipeline_holds_and_takes_its_share() -> None:
+    """80 layers over two stages: half of the cache, half of the interval; over three, 27 layers."""
+    two, three = (step_model(LLAMA, H100, Engine(tp=2, pp=pp)) for pp in (2, 3))
+    assert two.kv_bytes_per_token == 327_680 / 2 / 2
+    assert two.interval_s(0, 8, 8000) == pytest.approx(two.step_s(0, 8, 8000) / 2)
+    assert three.interval_s(0, 8, 8000) == pytest.approx(three.step_s(0, 8, 8000) * 27 / 80)
+    assert two.latency_s(0, 8, 8000) > two.step_s(0, 8, 8000)
+
+
+def test_weights_and_cache_fill_the_memory() -> None:
+    """70 billion 16-bit weights leave nothing on one H100 and much on four."""
+    one, four = (step_model(LLAMA, H100, Engine(tp=tp)) for tp in (1, 4))
+    assert one.kv_capacity_tokens < 0
+    assert four.weights_bytes == pytest.approx(2 * 68_976_648_192 / 4, rel=1e-3)
+    room = 0.9 * H100.memory_bytes - four.weights_bytes - four.workspace_bytes
+    assert four.kv_capacity_tokens == pytest.approx(room / 81_920)
+    assert four.sequences_that_fit(2000) == np.floor(room / 81_920 / 2000)
+
+
+def test_windows_are_held_once_for_a_sequence(plain: EngineFile) -> None:
+    """Half of gpt-oss-20b's 24 layers see 128 tokens: 8 heads of 64, keys and values, 16 bits."""
+    step = _plain(plain, "gpt-oss-20b")
+    assert step.kv_bytes_per_token == 12 * 2 * 8 * 64 * 2
+    assert step.work.fixed_kv_bytes == 12 * 128 * 2 * 8 * 64 * 2
+
+
+def test_a_device_without_measurements_is_answered_by_the_common_constants() -> None:
+    """An AMD device has no shifts, and its errors are those of any setup."""
+    step = step_model(load_model("llama-3.1-8b"), catalog.device("mi300x"), Engine())
+    assert 0 < step.base_s(0.0, 1.0) < 0.1
+    assert step.errors.level == ""

@@ -1,0 +1,246 @@
+"""Serving plans say the truth, certify, explain themselves, and say why there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import optalloc as oa
+from optalloc.errors import CertificateError, InputError, NoPlan
+from optalloc.result import Termination
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.configuration.solve import ServingResult
+
+PINS = ("chunk=8192", "batch=1,4,16,64")
+
+
+def planned(cluster: str = "4xh100-sxm", model: str = "qwen3-8b", **given: Any) -> ServingResult:
+    """A small search; ``pin`` is added to the few batches, the rest goes to the workload."""
+    goal = given.pop("objective", "throughput")
+    pins = (*PINS, *given.pop("pin", ()))
+    lengths = {"input_len": 2000, "output_len": 200} | given
+    return oa.plan_serving(
+        oa.load_model(model),
+        oa.load_cluster(cluster),
+        oa.Serving(**lengths),
+        objective=goal,
+        pin=pins,
+    )
+
+
+@pytest.fixture(scope="module")
+def split() -> ServingPlan:
+    """A plan of split phases."""
+    return planned(ttft_s=0.3, tpot_s=0.02, pin=("mode=disaggregated",)).plan
+
+
+@pytest.fixture(scope="module")
+def whole() -> ServingPlan:
+    """A plan of engines that do both phases, for a rate on two kinds of device."""
+    return planned(
+        "2xh100-sxm+2xl40s", rate_per_s=4.0, objective="price", pin=("mode=aggregated",)
+    ).plan
+
+
+def test_saved_plans_read_back_equal(split: ServingPlan, tmp_path: Path) -> None:
+    split.save(tmp_path / "plan.json")
+    assert oa.load_serving_plan(tmp_path / "plan.json") == split
+
+
+@pytest.mark.parametrize("objective", ["throughput", "price", "devices", "latency"])
+@pytest.mark.parametrize("load", [{}, {"rate_per_s": 3.0}, {"concurrency": 30}])
+def test_every_goal_and_load_is_proven_twice(objective: str, load: dict[str, Any]) -> None:
+    """The search says optimal; other code finds nothing better, and would not take a better
+    bound than the truth."""
+    result = planned("2xh100-sxm+1xl40s", objective=objective, tpot_s=0.05, **load)
+    assert result.termination is Termination.OPTIMAL
+    plan = result.plan
+    assert oa.certify_serving(plan).is_optimal
+    assert plan.certificate is not None
+    worse = plan.certificate.bound * (0.98 if objective == "throughput" else 1.02)
+    claimed = msgspec.structs.replace(plan.certificate, value=worse, bound=worse)
+    from optalloc.serving.configuration.prove import prove_bound
+
+    with pytest.raises(CertificateError, match="better than the bound"):
+        prove_bound(msgspec.structs.replace(plan, certificate=claimed))
+
+
+def _edited(plan: ServingPlan, path: str, value: object) -> ServingPlan:
+    """The plan with one figure changed; the path is dotted, numbers are places in lists."""
+    data = msgspec.to_builtins(plan)
+    *parts, last = path.split(".")
+    here = data
+    for part in parts:
+        here = here[int(part)] if part.isdigit() else here[part]
+    here[last] = value
+    return msgspec.convert(data, ServingPlan)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("workers.0.count", 3, "devices"),
+        ("workers.0.engine.software", "sglang", "differ in software"),
+        ("workers.1.engine.max_batch", 63, "."),
+        ("predicted.ttft_s", 0.001, "ttft"),
+        ("predicted.tpot_s", 0.001, "token"),
+        ("predicted.capacity_per_s", 1e4, "keep up"),
+        ("predicted.usd_per_h", 1.0, "price"),
+        ("predicted.transfer_s", 1.0, "transfer"),
+        ("workers.0.memory_bytes.weights", 5, "weights"),
+        ("digests.model", "sha256:0", "digest"),
+        ("certificate.value", 1.0, "objective"),
+        ("certificate.bound", 1.0, "bound"),
+        ("workload.ttft_s", 0.001, "."),
+    ],
+)
+def test_a_plan_that_lies_is_refused(
+    split: ServingPlan, path: str, value: object, said: str
+) -> None:
+    with pytest.raises(CertificateError, match=said):
+        oa.certify_serving(_edited(split, path, value))
+
+
+def test_an_aggregated_plan_that_lies_is_refused(whole: ServingPlan) -> None:
+    for path, value in (
+        ("workers.0.ttft_s", 0.5),
+        ("workers.0.concurrency", 3.0),
+        ("workers.0.share", 0.5),
+        ("predicted.capacity_per_s", 99.0),
+    ):
+        with pytest.raises(CertificateError):
+            oa.certify_serving(_edited(whole, path, value))
+
+
+def test_prefill_and_decode_may_run_on_different_devices() -> None:
+    """Cheap decoding on L40S beside prefill on an H100: both groups of the cluster are used."""
+    plan = planned(
+        "1xh100-sxm+2xl40s",
+        pin=("mode=disaggregated", "prefill.device=h100-sxm", "decode.device=l40s"),
+    ).plan
+    assert [(w.role, w.device) for w in plan.workers] == [
+        ("prefill", "h100-sxm"),
+        ("decode", "l40s"),
+    ]
+
+
+def test_more_devices_bandwidth_and_memory_never_hurt() -> None:
+    small, large = planned("2xh100-sxm"), planned("4xh100-sxm")
+    better = planned("2xh200-sxm")
+    assert small.bounds.primal is not None
+    assert large.bounds.primal is not None
+    assert better.bounds.primal is not None
+    assert large.bounds.primal >= 2.0 * small.bounds.primal * (1.0 - 1e-9)
+    assert better.bounds.primal >= small.bounds.primal
+
+
+def test_a_model_that_does_not_fit_says_by_how_much_and_what_helps() -> None:
+    """405B parameters in 16 bits on 8 H100 of 80 GB: some GiB are missing; fp8 weights fit."""
+    result = planned("8xh100-sxm", "llama-3.1-405b")
+    assert result.termination is Termination.INFEASIBLE
+    assert "GiB more on each device" in result.conflict[0]
+    assert [fix.what for fix in result.fixes] == ["weights=fp8", "16 devices"]
+    with pytest.raises(NoPlan, match="GiB more"):
+        _ = result.plan
+
+
+def test_an_unreachable_target_names_the_nearest_that_is_reached() -> None:
+    """What the message offers is feasible, and a little less is not."""
+    result = planned("1xh100-sxm", tpot_s=0.001, pin=("mode=aggregated",))
+    assert result.termination is Termination.INFEASIBLE
+    assert "time of a token is at most 1.00 ms" in result.conflict[0]
+    what, near = result.fixes[0].what.split()
+    assert what == "--tpot"
+    reach = float(near.removesuffix("ms")) / 1e3
+    assert planned("1xh100-sxm", tpot_s=reach, pin=("mode=aggregated",)).best is not None
+    assert planned("1xh100-sxm", tpot_s=reach * 0.98, pin=("mode=aggregated",)).best is None
+
+
+def test_a_rate_beyond_reach_names_the_one_within() -> None:
+    result = planned("1xh100-sxm", rate_per_s=1e4, pin=("mode=aggregated",))
+    rate = next(fix.what for fix in result.fixes if fix.what.startswith("--rate"))
+    found = planned("1xh100-sxm", rate_per_s=float(rate.split()[1]), pin=("mode=aggregated",))
+    assert found.best is not None
+
+
+def test_the_front_falls(split: ServingPlan) -> None:
+    """Along the front a device gives more where a user gets less."""
+    users = [p.tokens_per_s_per_user for p in split.front]
+    devices = [p.tokens_per_s_per_device for p in split.front]
+    assert users == sorted(users, reverse=True)
+    assert devices == sorted(devices)
+
+
+def test_explanation_names_the_target_that_binds_and_what_relaxing_it_brings() -> None:
+    """With 20 ms a token the batch is cut: dropping the target brings more than memory does."""
+    plan = planned("1xh100-sxm", tpot_s=0.012, pin=("mode=aggregated",)).plan
+    explanation = oa.explain_serving(plan)
+    gains = {r.change: r.gain or 0.0 for r in explanation.relaxations}
+    assert gains["no target of TPOT"] > gains["10 % more memory"]
+    assert all(gain >= -1e-9 for gain in gains.values())
+    assert explanation.engines[0].fixed_s > 0.0
+
+
+def test_comparison_lists_what_is_decided_otherwise(split: ServingPlan) -> None:
+    other = planned(ttft_s=0.3, tpot_s=0.02, pin=("mode=aggregated",)).plan
+    found = oa.compare_serving(split, other)
+    assert "mode" in found.changed
+    assert found.different_inputs == ()
+    assert oa.compare_serving(split, split).changed == ()
+
+
+def test_recommendation_prefers_the_fewest_devices() -> None:
+    result, offers = oa.recommend(
+        oa.load_model("qwen3-8b"),
+        ["l40s", "h100-sxm"],
+        oa.Serving(input_len=2000, output_len=200, rate_per_s=10.0),
+        max_devices=8,
+        pin=PINS,
+    )
+    numbers = [offer.num_devices for offer in offers]
+    assert result.plan.num_devices == min(numbers) == numbers[0]
+    with pytest.raises(InputError, match="needs a load"):
+        oa.recommend(oa.load_model("qwen3-8b"), ["l40s"], oa.Serving(input_len=10, output_len=10))
+
+
+def test_sweep_has_a_row_a_cell_and_says_what_went_wrong() -> None:
+    rows = oa.sweep_serving(
+        oa.load_model("qwen3-8b"),
+        ["h100-sxm", "no-such-device"],
+        oa.Serving(input_len=2000, output_len=200),
+        devices=[1, 2],
+        pin=PINS,
+    )
+    assert [row.status for row in rows] == ["optimal", "optimal", "error", "error"]
+    assert "unknown device" in rows[2].reason
+    assert any(row.front for row in rows)
+
+
+def test_a_stopped_search_keeps_its_plan_and_a_bound() -> None:
+    result = oa.plan_serving(
+        oa.load_model("qwen3-30b-a3b"),
+        oa.load_cluster("8xh100-sxm"),
+        oa.Serving(input_len=2000, output_len=200),
+        pin=("mode=aggregated",),
+        stop=oa.NodeLimit(1),
+    )
+    assert result.termination is Termination.LIMIT
+    assert result.best is not None
+    assert result.bounds.dual is not None
+    assert result.bounds.primal is not None
+    assert result.bounds.dual >= result.bounds.primal
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"objective": "speed"}, "unknown objective"),
+        ({"pin": ("device=b200",)}, "the cluster has no"),
+    ],
+)
+def test_bad_input_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        planned(**given)

@@ -1,0 +1,304 @@
+"""The cheapest fleet: every claim against trying all counts, and against the published example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from benchmarks.fleet_instances import random_fleet
+from tests.unit.serving.tiny_fleets import RULES, cheapest, tiny_fleet
+
+from optalloc.errors import CertificateError, InputError, NoPlan
+from optalloc.result import Termination
+from optalloc.serving.mix.account import account_of
+from optalloc.serving.mix.arrays import FleetArrays, price_step
+from optalloc.serving.mix.certify import certify_fleet
+from optalloc.serving.mix.instance import load_fleet, save_fleet
+from optalloc.serving.mix.problem import Bucket, FleetProblem, Limit, Offer, Redundancy
+from optalloc.serving.mix.relax import Relaxation
+from optalloc.serving.mix.result import FleetResult
+from optalloc.serving.mix.route import route
+from optalloc.serving.mix.search import Search
+from optalloc.serving.mix.solve import plan_fleet
+from optalloc.stop import NodeLimit
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+
+
+@pytest.fixture(scope="module")
+def melange() -> FleetProblem:
+    """The example of the Mélange artifact: A10G and A100, four sizes, 30 requests/s."""
+    return load_fleet(EXAMPLES / "melange.json")
+
+
+@pytest.mark.parametrize("redundancy", RULES)
+@pytest.mark.parametrize("seed", range(24))
+def test_search_equals_the_cheapest_of_all_counts(seed: int, redundancy: Redundancy) -> None:
+    """Price, proof and infeasibility against an enumeration that shares no code."""
+    problem = tiny_fleet(seed, redundancy)
+    most = max(FleetArrays(problem).high.tolist())
+    if (most + 1) ** len(problem.offers) > 3000:
+        pytest.skip("too many counts to try")
+    best = cheapest(problem, most)
+    result = plan_fleet(problem)
+    if best is None:
+        assert result.termination is Termination.INFEASIBLE
+        assert result.conflict
+        assert result.fixes
+    else:
+        assert result.termination is Termination.OPTIMAL
+        assert result.bounds.gap == 0.0
+        assert result.bounds.primal == pytest.approx(best, abs=1e-9)
+
+
+def test_example_of_melange_costs_4_68_at_full_load(melange: FleetProblem) -> None:
+    """By hand: of 6, 3, 15, 6 requests/s the A100 serves 6/20 + 3/20 + 10/40 + 6/20 = 1 and the
+    A10G the other 5 of the third size at 5 a second; slices that cannot be shared cost 6.70.
+    """
+    result = plan_fleet(melange)
+    assert result.counts == (1, 1)
+    assert result.bounds.primal == pytest.approx(4.68)
+    assert result.bounds.gap == 0.0
+    assert result.headroom == pytest.approx(0.0, abs=1e-9)
+    assert result.busiest == pytest.approx(1.0)
+
+
+def test_headroom_costs_another_replica(melange: FleetProblem) -> None:
+    """At 95 % of the time the pair is not enough."""
+    result = plan_fleet(msgspec.structs.replace(melange, utilization=0.95))
+    assert result.bounds.primal == pytest.approx(5.69)
+    assert (result.busiest or 1.0) <= 0.95 + 1e-9
+
+
+def test_one_gpu_is_shared_by_all_units_that_use_it() -> None:
+    """Nine GPUs: four replicas of tp 2 take eight, and the ninth is left for a single one."""
+    big = Offer(name="tp2", device="h", devices=2, price_usd_per_h=2.0, requests_per_s=(3.0,))
+    one = Offer(name="tp1", device="h", price_usd_per_h=1.5, requests_per_s=(1.0,))
+    problem = FleetProblem(
+        buckets=(Bucket(input_len=1, output_len=1, rate_per_s=13.0),),
+        offers=(big, one),
+        limits=(Limit(device="h", devices=9),),
+    )
+    assert plan_fleet(problem).counts == (4, 1)
+    tight = msgspec.structs.replace(problem, limits=(Limit(device="h", devices=8),))
+    result = plan_fleet(tight)
+    assert result.termination is Termination.INFEASIBLE
+    assert result.conflict == ("at most 8 h",)
+    assert result.fixes[0].what == "raise the limit of 8 h to 9"
+    with pytest.raises(NoPlan, match="at most 8 h"):
+        _ = result.counts
+
+
+def test_kernel_bound_is_the_linear_programme() -> None:
+    """The bound of a box is the price at which HiGHS serves the load with broken counts there."""
+    for seed in range(6):
+        problem = random_fleet(seed, 25, 4)
+        arrays = FleetArrays(problem)
+        found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"))
+        # Broken counts serve exactly what they are busy with: scale each to its own use.
+        whole = Search(arrays)
+        whole.run()
+        assert found.bound <= whole.value * (1.0 + 1e-9)
+        cheapest_way = sum(
+            min(
+                bucket.rate_per_s / offer.requests_per_s[j] * offer.price_usd_per_h
+                for offer in problem.offers
+                if offer.requests_per_s[j] > 0.0
+            )
+            for j, bucket in enumerate(problem.buckets)
+        )
+        assert found.bound == pytest.approx(cheapest_way, rel=1e-8)
+
+
+@pytest.mark.parametrize("redundancy", RULES)
+def test_large_fleet_is_proven(redundancy: Redundancy) -> None:
+    """120 buckets and 6 devices in two regions each, with caps."""
+    problem = random_fleet(1, 120, 6, regions=2, redundancy=redundancy, utilization=0.8)
+    result = plan_fleet(problem)
+    assert result.termination is Termination.OPTIMAL
+    assert (result.headroom or 0.0) >= -1e-8
+
+
+def test_stopped_search_keeps_a_fleet_and_a_valid_bound() -> None:
+    """After five boxes the bound is below the optimum and the fleet above it."""
+    problem = random_fleet(0, 100, 8)
+    best = plan_fleet(problem).bounds.primal
+    result = plan_fleet(problem, stop=NodeLimit(5))
+    assert result.termination is Termination.LIMIT
+    assert best is not None
+    assert result.bounds.primal is not None
+    assert result.bounds.dual is not None
+    assert result.bounds.dual <= best <= result.bounds.primal + 1e-9
+
+
+def test_more_capacity_never_costs_more() -> None:
+    """A faster offer, a lower rate, and a cap lifted."""
+    for seed in range(30):
+        problem = tiny_fleet(seed)
+        price = plan_fleet(problem).bounds.primal
+        if price is None:
+            continue
+        offers = tuple(
+            msgspec.structs.replace(
+                o, requests_per_s=tuple(2.0 * r for r in o.requests_per_s), at_most=None
+            )
+            for o in problem.offers
+        )
+        easier = plan_fleet(msgspec.structs.replace(problem, offers=offers, limits=()))
+        assert (easier.bounds.primal or 0.0) <= price + 1e-9
+
+
+@pytest.fixture(scope="module")
+def solved() -> tuple[FleetProblem, FleetResult]:
+    """A problem whose proof has a tree."""
+    problem = random_fleet(3, 40, 5)
+    return problem, plan_fleet(problem)
+
+
+def _certify(problem: FleetProblem, result: FleetResult, **changes: float) -> None:
+    assert result.routes is not None
+    certify_fleet(
+        problem,
+        result.counts,
+        result.routes.shares,
+        value_usd_per_h=changes.get("value", result.bounds.primal or 0.0),
+        bound_usd_per_h=changes.get("bound", result.bounds.dual or 0.0),
+        witness=result.witness,
+    )
+
+
+def test_certificate_refuses_what_is_not_so(solved: tuple[FleetProblem, FleetResult]) -> None:
+    """A price, a bound, a load and a proof that were tampered with."""
+    problem, result = solved
+    _certify(problem, result)
+    value = result.bounds.primal or 0.0
+    with pytest.raises(CertificateError, match="costs"):
+        _certify(problem, result, value=0.99 * value)
+    with pytest.raises(CertificateError, match="above the price"):
+        _certify(problem, result, bound=1.01 * value)
+    more = tuple(msgspec.structs.replace(b, rate_per_s=1.1 * b.rate_per_s) for b in problem.buckets)
+    with pytest.raises(CertificateError, match="beyond its time"):
+        _certify(msgspec.structs.replace(problem, buckets=more), result)
+    assert result.witness is not None
+    proofs = tuple(msgspec.structs.replace(p, prices=()) for p in result.witness.proofs)
+    broken = msgspec.structs.replace(result.witness, proofs=proofs)
+    with pytest.raises(CertificateError, match="does not exclude"):
+        _certify(problem, msgspec.structs.replace(result, witness=broken))
+    faster = tuple(
+        msgspec.structs.replace(o, price_usd_per_h=0.5 * o.price_usd_per_h) for o in problem.offers
+    )
+    with pytest.raises(CertificateError):
+        _certify(msgspec.structs.replace(problem, offers=faster), result, value=value / 2.0)
+
+
+def test_shares_fill_no_offer_and_serve_all(solved: tuple[FleetProblem, FleetResult]) -> None:
+    """Added up by hand."""
+    problem, result = solved
+    used = np.zeros(len(problem.offers))
+    parts = np.zeros(len(problem.buckets))
+    assert result.routes is not None
+    for share in result.routes.shares:
+        offer, bucket = problem.offers[share.offer], problem.buckets[share.bucket]
+        used[share.offer] += share.part * bucket.rate_per_s / offer.requests_per_s[share.bucket]
+        parts[share.bucket] += share.part
+    assert np.allclose(parts, 1.0)
+    assert (used <= np.array(result.counts) + 1e-8).all()
+
+
+def test_account_names_the_next_fleets(melange: FleetProblem) -> None:
+    """The pair binds in both; 0.01 % more load takes another A10G; A10G alone are twelve."""
+    account = account_of(melange, (1, 1))
+    assert "A10G, A100-80GB" in account.binds[0]
+    assert account.next_load.price_usd_per_h == pytest.approx(5.69)
+    by_name = {other.what: other for other in account.others}
+    assert by_name["the next-best mix"].counts == (0, 2)
+    assert by_name["A10G alone"].counts == (12, 0)
+
+
+def test_account_prices_a_cap(melange: FleetProblem) -> None:
+    """Without A100 beyond one and A10G beyond none the load needs what is capped."""
+    capped = tuple(msgspec.structs.replace(o, at_most=2) for o in melange.offers)
+    problem = msgspec.structs.replace(melange, offers=capped, utilization=0.9)
+    counts = plan_fleet(problem).counts
+    assert counts == (2, 1)
+    assert account_of(problem, counts).scarce == ()
+
+
+def test_price_step_is_the_common_divisor() -> None:
+    """1.01 and 3.67 are multiples of a cent, 1.5 and 2.25 of 75 cents."""
+    offers = [
+        Offer(name=str(p), price_usd_per_h=p, requests_per_s=(1.0,))
+        for p in (1.01, 3.67, 1.5, 2.25)
+    ]
+    bucket = (Bucket(input_len=1, output_len=1, rate_per_s=1.0),)
+    assert price_step(FleetProblem(buckets=bucket, offers=tuple(offers[:2]))) * 100 == 1
+    assert price_step(FleetProblem(buckets=bucket, offers=tuple(offers[2:]))) * 4 == 3
+
+
+def test_saved_problem_is_read_back(tmp_path: Path) -> None:
+    """Every offer, limit and rule."""
+    problem = msgspec.structs.replace(tiny_fleet(5, "replica"), name="kept")
+    save_fleet(problem, tmp_path / "fleet.json")
+    assert load_fleet(tmp_path / "fleet.json") == problem
+
+
+def test_table_gives_buckets_and_throughputs(tmp_path: Path) -> None:
+    """Two buckets and one engine from a CSV file; the price is the catalogue's of two devices."""
+    (tmp_path / "rates.csv").write_text(
+        "input_len,output_len,rate_per_s,e\n100,10,4,2\n200,20,1.5,0.5\n"
+    )
+    (tmp_path / "fleet.toml").write_text(
+        'table = "rates.csv"\n[[engines]]\nname = "e"\ndevice = "l4"\ndevices = 2\n'
+        '[[offers]]\nengine = "e"\n'
+    )
+    problem = load_fleet(tmp_path / "fleet.toml")
+    assert [b.rate_per_s for b in problem.buckets] == [4.0, 1.5]
+    assert problem.offers[0].requests_per_s == (2.0, 0.5)
+    assert problem.offers[0].price_usd_per_h == pytest.approx(2 * 1.6688)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[engines]]\nname = "e"\n[[offers]]\nengine = "f"\n', "there is no engine 'f'"),
+        ('[[engines]]\nname = "e"\n[[offers]]\nengine = "e"\n', "has no throughputs"),
+        (
+            '[[engines]]\nname = "e"\nrequests_per_s = [1.0]\n[[offers]]\nengine = "e"\n',
+            "no public price",
+        ),
+        (
+            '[[engines]]\nname = "e"\nrequests_per_s = [1.0, 2.0]\n[[offers]]\nengine = "e"\n'
+            "price_usd_per_h = 1.0\n",
+            "2 throughputs are given for 1 buckets",
+        ),
+        ("utilisation = 0.5\nengines = []\noffers = []\n", "did you mean 'utilization'"),
+        ("utilization = 1.5\nengines = []\noffers = []\n", "utilization is 1.5"),
+    ],
+)
+def test_bad_file_says_what_where_and_how(tmp_path: Path, text: str, message: str) -> None:
+    """The file is named in each."""
+    path = tmp_path / "fleet.toml"
+    bucket = "[[buckets]]\ninput_len = 1\noutput_len = 1\nrate_per_s = 1.0\n"
+    path.write_text(text + bucket)
+    with pytest.raises(InputError, match=message) as caught:
+        load_fleet(path)
+    assert str(path) in str(caught.value)
+
+
+def test_bucket_without_server_is_named() -> None:
+    """No proof is needed, and the size is in the reason."""
+    problem = FleetProblem(
+        buckets=(Bucket(input_len=64, output_len=8, rate_per_s=1.0),),
+        offers=(Offer(name="e", price_usd_per_h=1.0, requests_per_s=(0.0,)),),
+    )
+    result = plan_fleet(problem)
+    assert result.termination is Termination.INFEASIBLE
+    assert "64 + 8 tokens" in result.conflict[0]
+
+
+def test_routes_split_the_busiest_load_evenly(melange: FleetProblem) -> None:
+    """With twice the replicas each is half as busy."""
+    routes = route(melange, (2, 2), FleetArrays(melange).scenarios[0])
+    assert routes.busy == pytest.approx(0.5)

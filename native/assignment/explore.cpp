@@ -107,7 +107,6 @@ bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
     rule.fraction = spread(0.02, 0.12);
     rule.noise = 0.3 * draw(state_);
     rule.steps = static_cast<int>(spread(16.0, 48.0));
-    rule.theta = spread(0.05, 0.5);
     rule.cell.patterns = static_cast<std::size_t>(spread(4e3, 24e3));
     rule.cell.nodes = static_cast<std::int64_t>(spread(200.0, 4e3));
     plunger_.plunge(plunge_multiplier_, rule, state_);

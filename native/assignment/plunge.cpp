@@ -94,7 +94,7 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
     const std::size_t base = domain_.mark();
     std::vector<Level> levels;
     int failures = 0;
-    const Ascent how{.steps = rule.steps, .theta = rule.theta};
+    const Ascent how{.steps = rule.steps};
     Outcome result = Outcome::kOpen;
     while (true) {
         if (control_->poll()) {

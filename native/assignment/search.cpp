@@ -17,6 +17,7 @@ constexpr double kReach = 0.005;      // how far above the best bound a step aim
 constexpr int kPollSteps = 16;
 constexpr double kSettled = 0.1;      // theta below which an ascent is taken to have converged
 constexpr int kSettledSteps = 48;     // at the nodes below it, which begin close to their best multipliers
+constexpr int kManyFree = 8;          // tasks a unit, so that placing one moves few multipliers and those little
 constexpr std::int64_t kRepairGap = 8;        // nodes from one repair to the next
 constexpr std::int64_t kMostRepairGap = 512;  // after repairs in vain
 
@@ -230,7 +231,10 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     const Outcome outcome = ascend(multiplier, how);
     if (outcome != Outcome::kOpen) return outcome;
     const Int bound = best_bound_;
-    if (depth_ == 0) below_ = last_theta_ < kSettled ? Ascent{.steps = kSettledSteps, .theta = kSettled} : Ascent{};
+    if (depth_ == 0) {
+        const bool local = last_theta_ < kSettled && domain_.num_free() >= kManyFree * instance_->num_units;
+        below_ = local ? Ascent{.steps = kSettledSteps, .theta = kSettled} : Ascent{};
+    }
     if (nodes_ >= next_repair_) {
         const Int before = has_best_ ? best_.cost : ceiling_ + 1;
         repair();

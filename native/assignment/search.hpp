@@ -40,7 +40,6 @@ struct PlungeRule {
     double fraction = 0.1;   // of the free tasks, placed at once
     double noise = 0.0;      // added to shares at most
     int steps = 24;          // of the ascent between two placings
-    double theta = 0.5;      // of its first step
     int most_failures = 2;
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };

@@ -22,7 +22,9 @@ constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristi
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
 constexpr std::int64_t kEarlyNodes = 50;     // of a decision before its multipliers are refined
-constexpr int kPatience = 10, kMostPatience = 640;  // of the ascents at its root
+constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};  // of a decision
+constexpr Ascent kSettledRoot{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = 10};  // its multipliers refined
+constexpr int kMostPatience = 640;           // of the ascents that refine them
 constexpr double kWorthwhile = 0.02;         // part of what the bound lacks that an ascent must have won to ascend on
 constexpr double kExploreShare = 0.5;        // of all work
 constexpr Int kRange = Int{1} << 61;
@@ -215,11 +217,13 @@ void Solver::refine(Int target) {
     const std::size_t mark = search_.domain().mark();
     search_.set_target(target);
     double lacked = std::numeric_limits<double>::infinity();  // of the bound to close the root
-    for (int patience = 4 * kPatience; patience <= kMostPatience; patience *= 4) {
-        const Ascent how{.steps = 30 * patience, .fix_every = 25, .theta = 0.5, .patience = patience};
-        const Outcome outcome = search_.ascend(multiplier_, how);
+    Ascent how = kRoot;
+    while (how.patience < kMostPatience) {
+        how.steps *= 4;
+        how.patience *= 4;
+        if (search_.ascend(multiplier_, how) != Outcome::kOpen) break;
         const auto lacks = static_cast<double>(scale_ * target + 1 - search_.best_bound());
-        if (outcome != Outcome::kOpen || lacked - lacks < kWorthwhile * lacked) break;
+        if (lacked - lacks < kWorthwhile * lacked) break;
         lacked = lacks;
     }
     search_.undo(mark);
@@ -229,15 +233,13 @@ void Solver::refine(Int target) {
 
 // Begins anew from better multipliers when the first nodes do not close it.
 Outcome Solver::decide(Int target) {
-    const Ascent quick{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = kPatience};
     search_.split_depth = 0;
-    const Outcome outcome = search_.decide(target, multiplier_, quick, kEarlyNodes);
+    const Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
     if (outcome != Outcome::kStopped || control_.stopped) return outcome;
     refine(target);
     if (control_.stopped) return Outcome::kStopped;
-    const Ascent settled{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = kPatience};
     search_.split_depth = team_ ? split_depth_ : 0;
-    return search_.decide(target, multiplier_, settled, kUnlimited);
+    return search_.decide(target, multiplier_, kSettledRoot, kUnlimited);
 }
 
 // Decisions at rising targets until the bound meets the best assignment.
@@ -267,9 +269,8 @@ Status Solver::decide_all() {
         if (search_.has_best() && !bold) {
             outcome = decide(target);
         } else {
-            const Ascent root{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};
             search_.split_depth = 0;
-            outcome = search_.decide(target, multiplier_, root, search_.has_best() ? kEarlyNodes : node_limit);
+            outcome = search_.decide(target, multiplier_, kRoot, search_.has_best() ? kEarlyNodes : node_limit);
         }
         if (outcome == Outcome::kClosed && !search_.subtrees.empty()) outcome = team_->close(search_, bound_);
         if (control_.stopped) return Status::kStopped;

@@ -15,6 +15,7 @@ STUDIES = {
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "offload": ("benchmarks.offload", "offload on random machines, beside what other tools do"),
     "fleet": ("benchmarks.fleet", "rent the cheapest replicas, beside the programme of Mélange"),
     "serving-accuracy": (
         "benchmarks.serving_accuracy",
@@ -27,6 +28,10 @@ STUDIES = {
     "simulation-accuracy": (
         "benchmarks.simulation_accuracy",
         "simulate published serving measurements and compare with them",
+    ),
+    "serving-search": (
+        "benchmarks.serving_search",
+        "plan serving at full size: what was counted, excluded and proven, and the time it took",
     ),
     "training-accuracy": (
         "benchmarks.training_accuracy",

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -86,27 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
     tables = [read_serving_rows(path) for path in arguments.rows]
     rows = [row for table in tables for row in table]
     problems = [serving_problem(row) for row in rows]
-    files = refitted(problems, file, arguments.folds) if arguments.folds > 1 else [file] * len(rows)
-    for first in {id(f): (f, p) for f, p in zip(files, problems, strict=True)}.values():
-        predict_serving(first[1], first[0])  # reading and parsing are not part of a prediction
-    start = time.process_time()
-    found = [predict_serving(p, f) for p, f in zip(problems, files, strict=True)]
-    each_s = (time.process_time() - start) / max(1, len(found))
-    scored = [Scored(*each) for each in zip(rows, problems, found, strict=True)]
-    title = (
-        f"Whole setups left out of the fit, {arguments.folds} parts"
-        if arguments.folds > 1
-        else "Constants as given"
-    )
     parts = [f"# Accuracy of serving predictions\n\n{_HEADING.format(model=file.name)}"]
-    parts.append(f"## {title}\n\n{len(scored)} of {len(rows)} rows predicted.")
-    parts += [text for table in _TABLES if (text := table(scored))]
+    scored: list[Scored] = []
+    for title, files in _fits(problems, file, arguments.folds):
+        scored, each_s = score(rows, problems, files)
+        parts.append(f"## {title}\n\n{len(scored)} of {len(rows)} rows predicted.")
+        parts += [text for table in _TABLES if (text := table(scored))]
+        print(f"{title}: {1e3 * each_s:.2f} ms of CPU a prediction", file=sys.stderr)
     worst = sorted(scored, key=lambda s: -max(map(abs, s.errors().values()), default=0.0))
     if arguments.worst:
         parts.append("\n".join("    " + _row_line(s) for s in worst[: arguments.worst]))
     page = "\n\n".join(parts) + "\n"
     print(page, end="")
-    print(f"\n{1e3 * each_s:.2f} ms of CPU a prediction", file=sys.stderr)
     if arguments.page is not None:
         Path(arguments.page).write_text(page, encoding="utf-8")
     if arguments.out is not None:
@@ -120,6 +111,25 @@ _HEADING = (
     "reports. Throughput of rows that give times is concurrency x output length / (TTFT + (output "
     "length - 1) TPOT)."
 )
+
+
+def _fits(
+    problems: Sequence[ServingProblem], file: EngineFile, folds: int
+) -> Iterator[tuple[str, list[EngineFile]]]:
+    """Title and constants of every row, for each way of fitting; the last one is written out."""
+    yield "Constants as given", [file] * len(problems)
+    if folds > 1:
+        yield f"Whole setups left out of the fit, in {folds} parts", refitted(problems, file, folds)
+
+
+def score(
+    rows: Sequence[Row], problems: Sequence[ServingProblem], files: Sequence[EngineFile]
+) -> tuple[list[Scored], float]:
+    """Every row with its prediction, and seconds of CPU a prediction."""
+    start = time.process_time()
+    found = [predict_serving(p, f) for p, f in zip(problems, files, strict=True)]
+    each_s = (time.process_time() - start) / max(1, len(found))
+    return [Scored(*each) for each in zip(rows, problems, found, strict=True)], each_s
 
 
 def refitted(problems: Sequence[ServingProblem], file: EngineFile, folds: int) -> list[EngineFile]:
@@ -191,9 +201,15 @@ def _choices(scored: Sequence[Scored]) -> str:
         "median | mean regret | 90 % |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for title, equal_load in (("at any load", False), ("at equal concurrency", True)):
+    for title, equal_load, least in (
+        ("at any load", False, 2),
+        ("at any load, ten rows or more", False, 10),
+        ("at equal concurrency", True, 2),
+    ):
         ranks, regrets = [], []
         for members in _groups(scored, equal_load=equal_load):
+            if len(members) < least:
+                continue
             ranks.append(spearman([v for v, _ in members], [v for _, v in members]))
             chosen = max(members)[1]
             regrets.append(1.0 - chosen / max(v for _, v in members))

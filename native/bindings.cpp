@@ -283,6 +283,15 @@ void bind_training(nb::module_& m) {
 // Columns of the kinds of a mixed search; training/mixed/solve.py builds them in this order.
 enum KindReal { kKindCapacity, kKindLogits, kKindSent, kKindTied, kKindReduce, kKindGather, kKindReals };
 
+nb::tuple mixed_answer(const tr::MixedAnswer& answer) {
+    nb::list replicas;
+    for (const tr::MixedReplica& r : answer.replicas) {
+        replicas.append(nb::make_tuple(r.num_micro, r.value, r.kinds, r.layers, r.full, r.selective));
+    }
+    return nb::make_tuple(static_cast<int>(answer.status), answer.value, replicas, answer.shapes, answer.refined,
+                          answer.solved, answer.packings);
+}
+
 void bind_mixed(nb::module_& m) {
     nb::class_<tr::MixedSearch>(m, "MixedSearch")
         .def("__init__",
@@ -335,19 +344,23 @@ void bind_mixed(nb::module_& m) {
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));
              })
-        .def("improve", [](tr::MixedSearch& self, double target, double step, std::int64_t most_solved,
-                           const Array<std::int32_t, 1>& cancel) {
+        .def("inherit", &tr::MixedSearch::inherit)
+        .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
+                          const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
             {
                 nb::gil_scoped_release release;
-                answer = self.improve(target, step, most_solved, cancel.data());
+                answer = self.refute(target, most_solved, cancel.data());
             }
-            nb::list replicas;
-            for (const tr::MixedReplica& r : answer.replicas) {
-                replicas.append(nb::make_tuple(r.num_micro, r.value, r.kinds, r.layers, r.full, r.selective));
+            return mixed_answer(answer);
+        })
+        .def("improve", [](tr::MixedSearch& self, double target, double step, const Array<std::int32_t, 1>& cancel) {
+            tr::MixedAnswer answer;
+            {
+                nb::gil_scoped_release release;
+                answer = self.improve(target, step, cancel.data());
             }
-            return nb::make_tuple(static_cast<int>(answer.status), answer.value, replicas, answer.shapes,
-                                  answer.refined, answer.solved, answer.packings);
+            return mixed_answer(answer);
         });
 }
 

@@ -67,7 +67,7 @@ class Programme {
     BoxBound run(const std::int32_t* cancel) {
         BoxBound best;
         best.bound = -kInfinity;
-        std::vector<double> prices(at(scenarios_ * kinds_)), split(at(kinds_)), limits(at(fleet_.limits_));
+        std::vector<double> prices(at(scenarios_ * kinds_)), limits(at(fleet_.limits_));
         for (int round = 0; round < kMostRounds; ++round) {
             solve(cancel);
             for (int s = 0; s < scenarios_; ++s) {
@@ -79,22 +79,9 @@ class Programme {
             for (int p = 0; p < fleet_.limits_; ++p) {
                 limits[at(p)] = std::max(0.0, -dual_[at(scenarios_ * block_ + p)]);
             }
-            double bound = rest(prices, limits);
-            bool added = false;
-            for (int s = 0; s < scenarios_; ++s) {
-                const double least = fleet_.cheapest(prices.data() + s * kinds_, split.data());
-                bound += least;
-                const double paid = dual_[at(s * block_ + kinds_)];
-                if (least < paid - kNoise * std::abs(paid)) {
-                    add(split);
-                    added = true;
-                }
-            }
-            if (bound > best.bound) {
-                best.bound = bound;
-                best.prices = prices;
-                best.limit_prices = limits;
-            }
+            // Prices swing from round to round: those between them and the best so far find better splits.
+            bool added = round > 0 && ask(between(best.prices, prices), between(best.limit_prices, limits), prices, best);
+            added = added || ask(prices, limits, prices, best);
             const double value = objective();
             if (best.bound >= box_.cutoff || value <= box_.enough || value - best.bound <= box_.closed ||
                 (box_.cutoff < kInfinity && value - best.bound <= kDecided * (box_.cutoff - value)) || !added ||
@@ -120,6 +107,38 @@ class Programme {
         int which;     // row, scenario, offer, or scenario of the split
         int split;     // index of the split
     };
+
+    // The more kinds there are, the more prices swing, and the more of the best ones is held.
+    std::vector<double> between(const std::vector<double>& best, const std::vector<double>& last) const {
+        const double held = std::min(0.6, 0.03 * kinds_);
+        std::vector<double> mixed(last);
+        for (std::size_t i = 0; i < mixed.size(); ++i) mixed[i] += held * (best[i] - mixed[i]);
+        return mixed;
+    }
+
+    // Bound the box by `asked` prices, and add the splits they find that pay at the `paid` prices of the programme.
+    bool ask(const std::vector<double>& asked, const std::vector<double>& limits, const std::vector<double>& paid,
+             BoxBound& best) {
+        std::vector<double> split(at(kinds_));
+        double bound = rest(asked, limits);
+        bool added = false;
+        for (int s = 0; s < scenarios_; ++s) {
+            bound += fleet_.cheapest(asked.data() + s * kinds_, split.data());
+            const double offered = dual_[at(s * block_ + kinds_)];
+            double cost = 0.0;
+            for (int k = 0; k < kinds_; ++k) cost += paid[at(s * kinds_ + k)] * split[at(k)];
+            if (cost < offered - kNoise * std::abs(offered)) {
+                add(split);
+                added = true;
+            }
+        }
+        if (bound > best.bound) {
+            best.bound = bound;
+            best.prices = asked;
+            best.limit_prices = limits;
+        }
+        return added;
+    }
 
     // What counts and rows add to the bound that prices prove.
     double rest(const std::vector<double>& prices, const std::vector<double>& limits) const {

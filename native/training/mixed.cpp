@@ -62,6 +62,11 @@ MixedSearch::MixedSearch(MixedInput input)
             }
         }
         tail_.push_back(std::max({0.0, update, seen}));
+        double layer = kInfinity;
+        for (const int type : input_.sequence) layer = std::min(layer, seconds(k, static_cast<std::size_t>(type)));
+        layer_.push_back(layer);
+        first_.push_back(seconds(k, 0));
+        last_.push_back(std::min(seconds(k, types - 1), k.head_alone.forward + k.head_alone.backward));
         double& best = device_rate_[static_cast<std::size_t>(k.group)];
         best = std::max(best, rate / k.devices);
     }
@@ -94,16 +99,22 @@ void MixedSearch::add_families() {
     }
     for (auto& [key, own] : members) {
         MixedKind family = input_.kinds[static_cast<std::size_t>(own.front())];
-        double rate = 0.0, tail = kInfinity;
+        double rate = 0.0, tail = kInfinity, layer = kInfinity, first = kInfinity, last = kInfinity;
         for (const int member : own) {
             const auto k = static_cast<std::size_t>(member);
             family.capacity = std::max(family.capacity, input_.kinds[k].capacity);
             family.sent = std::min(family.sent, input_.kinds[k].sent);
             rate = std::max(rate, rate_[k]);
             tail = std::min(tail, tail_[k]);
+            layer = std::min(layer, layer_[k]);
+            first = std::min(first, first_[k]);
+            last = std::min(last, last_[k]);
         }
         rate_.push_back(rate);
         tail_.push_back(tail);
+        layer_.push_back(layer);
+        first_.push_back(first);
+        last_.push_back(last);
         input_.kinds.push_back(std::move(family));
         stages_.add_family(std::move(own));
     }
@@ -118,6 +129,7 @@ void MixedSearch::add_families() {
 // over the number of stages.
 bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     ++answer.shapes;
+    std::fill(shape.usage, shape.usage + kMostGroups, 0);
     std::array<std::pair<double, int>, kMostGroups> parts;  // rate and stages, the fastest first
     double room = 0.0, price = 0.0;
     for (int b = 0; b < shape.blocks; ++b) {
@@ -126,6 +138,7 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
         auto place = static_cast<std::size_t>(b);
         for (; place > 0 && parts[place - 1].first < rate_[k]; --place) parts[place] = parts[place - 1];
         parts[place] = {rate_[k], shape.count[b]};
+        shape.usage[kind.group] = shape.count[b] * kind.devices;
         room += shape.count[b] * kind.devices * kind.capacity;
         price += shape.count[b] * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
     }
@@ -151,11 +164,7 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     const double worth = target * price * (1.0 - 1e-12) - slack_ - 1e-6;
     if (most < worth) return false;
     shape.most_micro = static_cast<std::int32_t>(most);
-    // No stage is longer than this if the shape takes as many as it must, so none needs a wider grid.
-    const double beta = roomy_beta(shape, 1.0 / rates, time / std::max(1.0, std::ceil(worth)));
-    if (beta == kInfinity) return false;
-    shape.most_micro = most_within(shape, target, beta);
-    return shape.most_micro >= 1 && shape.most_micro >= worth;
+    return true;
 }
 
 void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wasted, double target,
@@ -186,12 +195,14 @@ void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wa
     }
 }
 
-void MixedSearch::enumerate(double target, MixedAnswer& answer) {
-    shapes_.clear();
-    columns_.clear();
+// The shapes that can be part of a plan within the target; those known from a greater one stay.
+void MixedSearch::open(double target, MixedAnswer& answer) {
     double all = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) all += device_rate_[g] * input_.available[g];
     slack_ = target * all - input_.num_micro;
+    open_grid(target);
+    if (opened_) return;
+    opened_ = true;
     double room = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) {
         double best = 0.0;
@@ -200,132 +211,177 @@ void MixedSearch::enumerate(double target, MixedAnswer& answer) {
         }
         room += best * input_.available[g];
     }
-    if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) return;
-    open_grid(target);
+    if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) {
+        shapes_.clear();
+        return;
+    }
+    if (inherits_) {
+        for (MixedShape& shape : shapes_) {
+            const int known = shape.most_micro;
+            shape.most_micro = admit(shape, target, answer) ? std::min(known, shape.most_micro) : 0;
+        }
+        return;
+    }
     MixedShape shape;
     extend(shape, 0, 0, 0.0, target, answer);
-    std::map<std::vector<int>, std::size_t> known;
-    for (std::size_t s = 0; s < shapes_.size(); ++s) {
-        std::vector<int> usage(input_.available.size(), 0);
-        for (int b = 0; b < shapes_[s].blocks; ++b) {
-            const MixedKind& kind = input_.kinds[static_cast<std::size_t>(shapes_[s].kind[b])];
-            usage[static_cast<std::size_t>(kind.group)] += kind.devices * shapes_[s].count[b];
-        }
-        const auto [entry, fresh] = known.try_emplace(usage, columns_.size());
-        if (fresh) columns_.push_back({std::move(usage), {}, 0, false});
-        columns_[entry->second].shapes.push_back(s);
-    }
-    for (Column& column : columns_) refresh(column);
 }
 
-// -- columns: the devices a replica takes, and the shapes that take them -------------------------------------
-
-void MixedSearch::refresh(Column& column) {
-    std::erase_if(column.shapes, [&](std::size_t s) { return shapes_[s].most_micro < 1; });
-    const auto order = [&](std::size_t a, std::size_t b) { return below(a, b); };
-    std::make_heap(column.shapes.begin(), column.shapes.end(), order);
-    column.micro = column.shapes.empty() ? 0 : shapes_[column.shapes.front()].most_micro;
-    column.exact = column.shapes.empty() || shapes_[column.shapes.front()].exact;
+void MixedSearch::inherit(const MixedSearch& other) {
+    inherits_ = true;
+    prices_ = other.prices_;
+    const auto take = [&](const MixedShape& known) {
+        if (known.most_micro < 1) return;
+        shapes_.push_back(known);
+        shapes_.back().measured = shapes_.back().exact = false;
+    };
+    for (const Column& column : other.true_) take(other.shapes_[column.shape]);  // these matter most
+    for (const MixedShape& known : other.shapes_) take(known);
 }
 
-// The fewest micro-batches with which a column can be in a packing that is large enough: by the prices, it must not
-// waste more than the relaxation has to spare.
-int MixedSearch::needed(const Column& column, const std::vector<double>& prices, double bound) const {
-    const std::size_t groups = input_.available.size();
-    double worth = prices[groups] - (bound - input_.num_micro);
-    for (std::size_t g = 0; g < groups; ++g) worth += prices[g] * column.usage[g];
-    return std::max(1, static_cast<int>(std::ceil(worth - 1e-6)));
-}
+// -- columns: the devices a replica takes, and a shape that takes them -------------------------------------
 
-// The order of a column's heap: the most micro-batches on top, exact ones first.
-bool MixedSearch::below(std::size_t a, std::size_t b) const {
-    const MixedShape &x = shapes_[a], &y = shapes_[b];
-    return std::make_pair(x.most_micro, x.exact) < std::make_pair(y.most_micro, y.exact);
-}
-
-// Replaces a shape by those with each kind of its first family in place of it.
-void MixedSearch::expand(Column& column, MixedShape shape, double target, MixedAnswer& answer) {
+// A shape with each kind of its first family in place of it, behind the others; the shape itself is no longer one.
+void MixedSearch::expand(std::size_t index, double target, MixedAnswer& answer) {
+    const MixedShape shape = shapes_[index];
+    shapes_[index].most_micro = 0;
     int block = 0;
     while (stages_.family(shape.kind[block]) == nullptr) ++block;
-    const int bound = shape.most_micro;
     for (const int member : *stages_.family(shape.kind[block])) {
         MixedShape own = shape;
         own.kind[block] = static_cast<std::int16_t>(member);
         if (!admit(own, target, answer)) continue;
-        own.most_micro = std::min(own.most_micro, bound);
+        own.most_micro = std::min(own.most_micro, shape.most_micro);
         shapes_.push_back(own);
-        column.shapes.push_back(shapes_.size() - 1);
-        std::push_heap(column.shapes.begin(), column.shapes.end(),
-                       [&](std::size_t a, std::size_t b) { return below(a, b); });
     }
 }
 
-// Refines the best shape of a column until it is exact, or too poor to be needed. True if the column changed.
-bool MixedSearch::sharpen(Column& column, double target, int needed, MixedAnswer& answer) {
-    if (column.exact) return false;
-    const auto order = [&](std::size_t a, std::size_t b) { return below(a, b); };
-    bool changed = false;
-    while (!column.shapes.empty() && *cancel_ == 0) {
-        const std::size_t top = column.shapes.front();
-        if (shapes_[top].exact || (changed && shapes_[top].most_micro < needed)) break;
-        changed = true;
-        std::pop_heap(column.shapes.begin(), column.shapes.end(), order);
-        if (std::any_of(shapes_[top].kind, shapes_[top].kind + shapes_[top].blocks,
-                        [&](int k) { return stages_.family(k) != nullptr; })) {
-            column.shapes.pop_back();
-            expand(column, shapes_[top], target, answer);
-            continue;
-        }
-        refine(shapes_[top], target, needed, answer);
-        if (shapes_[top].most_micro < 1) {
-            column.shapes.pop_back();
-        } else {
-            std::push_heap(column.shapes.begin(), column.shapes.end(), order);
-        }
-    }
-    column.micro = column.shapes.empty() ? 0 : shapes_[column.shapes.front()].most_micro;
-    column.exact = column.shapes.empty() || shapes_[column.shapes.front()].exact;
-    return true;
+bool MixedSearch::has_family(const MixedShape& shape) const {
+    return std::any_of(shape.kind, shape.kind + shape.blocks, [&](int k) { return stages_.family(k) != nullptr; });
 }
 
-MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_solved, const int* cancel) {
+// Whether a shape takes so many micro-batches: if so its number is exact from then on. Of a shape with families it
+// says no, and adds those of their kinds behind the others.
+bool MixedSearch::takes(std::size_t index, double target, int needed, MixedAnswer& answer) {
+    if (shapes_[index].most_micro < needed) return false;
+    if (shapes_[index].exact) return true;
+    if (!can_take(shapes_[index], target, needed)) {
+        shapes_[index].most_micro = needed - 1;
+        return false;
+    }
+    if (has_family(shapes_[index])) {
+        expand(index, target, answer);
+        return false;
+    }
+    refine(shapes_[index], target, needed, answer);
+    return shapes_[index].most_micro >= needed;
+}
+
+// The price of the devices of a shape and of a replica.
+double MixedSearch::worth(const MixedShape& shape) const {
+    double total = prices_.back();
+    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * shape.usage[g];
+    return total;
+}
+
+// Prices that a plan within the target cannot pay: at most just below the number of micro-batches for the cluster.
+void MixedSearch::scale_prices() {
+    double bound = prices_.back() * input_.most_replicas;
+    for (std::size_t g = 0; g < input_.available.size(); ++g) bound += prices_[g] * input_.available[g];
+    for (double& p : prices_) p *= goal() / bound;
+}
+
+// Column generation: the linear relaxation over shapes with their true numbers of micro-batches grows by every shape
+// worth more than its price. While its value is below the goal prices are scaled up to that: when no shape is worth
+// more, there is no plan within the target. Once the goal is reached it ends, or, if `whole`, when the relaxation is
+// solved.
+MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer) {
+    if (prices_.empty()) {  // at first every device is worth its best rate
+        prices_ = device_rate_;
+        prices_.push_back(0.0);
+    }
+    if (!whole) {
+        true_.clear();
+        scale_prices();
+    }
+    bool reached = whole;
+    for (bool changed = true; changed;) {  // the last round checks every shape at the same prices
+        changed = false;
+        for (std::size_t s = 0; s < shapes_.size(); ++s) {
+            if (shapes_[s].most_micro < 1) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
+            if (*cancel_ != 0) return MixedStatus::kLimit;
+            if (answer.solved > most_solved) return MixedStatus::kSplit;
+            true_.push_back({std::to_array(shapes_[s].usage), s, shapes_[s].most_micro});
+            relax();
+            reached = bound_ >= goal();
+            if (reached && !whole) return MixedStatus::kSplit;
+            if (!reached) scale_prices();
+            changed = true;
+        }
+    }
+    return reached ? MixedStatus::kSplit : MixedStatus::kNone;
+}
+
+// All that the best packing can take, with their true numbers: the best shape for each number of devices that wastes
+// no more, by the prices, than the relaxation has to spare.
+std::vector<MixedSearch::Column> MixedSearch::candidates(double target, MixedAnswer& answer) {
+    std::map<std::array<int, kMostGroups>, Column> best;
+    for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
+        if (shapes_[s].most_micro < 1) continue;
+        const auto devices = std::to_array(shapes_[s].usage);
+        const auto known = best.find(devices);
+        const double spare = bound_ - input_.num_micro + 1e-6;
+        const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
+                                    static_cast<int>(std::ceil(worth(shapes_[s]) - spare)));
+        if (takes(s, target, needed, answer)) best[devices] = {devices, s, shapes_[s].most_micro};
+    }
+    std::vector<Column> columns;
+    for (auto& [key, column] : best) columns.push_back(std::move(column));
+    return columns;
+}
+
+MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
-    enumerate(target, answer);
-    std::vector<double> prices;
-    std::vector<std::size_t> basis, chosen;
-    const auto stopped = [&](MixedStatus status) {
-        answer.status = status;
-        return answer;
-    };
+    open(target, answer);
+    answer.status = price(target, most_solved, false, answer);
+    return answer;
+}
+
+MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) {
+    cancel_ = cancel;
+    MixedAnswer answer;
+    if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
+    open(target, answer);
+    constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
     while (true) {
-        if (*cancel != 0 || answer.solved > most_solved) return stopped(MixedStatus::kLimit);
-        const double bound = relax(prices, basis);
-        if (bound < input_.num_micro - 1e-7) break;
-        bool changed = false;
-        for (const std::size_t c : basis) {
-            changed = sharpen(columns_[c], target, needed(columns_[c], prices, bound), answer) || changed;
-        }
-        if (changed) continue;
+        const auto stopped = [&](MixedStatus status) {
+            answer.status = status;
+            return answer;
+        };
+        if (price(target, kAll, false, answer) == MixedStatus::kNone) return answer;
         bool too_large = false;
-        const int most = pack(prices, bound, chosen, answer, too_large);
+        std::vector<Column> columns = true_;
+        std::vector<std::size_t> chosen;
+        int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+        if (most < input_.num_micro && *cancel == 0) {
+            price(target, kAll, true, answer);
+            columns = candidates(target, answer);
+            most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+        }
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
-        if (most < input_.num_micro) break;
-        for (const std::size_t c : chosen) {
-            changed = sharpen(columns_[c], target, needed(columns_[c], prices, bound), answer) || changed;
-        }
-        if (changed) continue;
+        if (most < input_.num_micro) return answer;
         // Feasible. Give back micro-batches where they take longest by the cuts found, then cut anew.
         std::vector<const MixedShape*> shape;
         std::vector<MixedReplica> found;
         int total = 0;
         for (const std::size_t c : chosen) {
-            shape.push_back(&shapes_[columns_[c].shapes.front()]);
+            shape.push_back(&shapes_[columns[c].shape]);
             found.emplace_back();
-            solve(*shape.back(), columns_[c].micro, target, &found.back());
-            total += columns_[c].micro;
+            solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
+            total += columns[c].micro;
         }
         while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
             total -= found.back().num_micro;
@@ -345,16 +401,14 @@ MixedAnswer MixedSearch::improve(double target, double step, std::int64_t most_s
         answer.value = 0.0;
         for (std::size_t k = 0; k < found.size(); ++k) {
             MixedReplica replica = found[k];
-            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica);
+            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
             answer.value = std::max(answer.value, replica.value);
             answer.replicas.push_back(std::move(replica));
         }
-        if (step >= 1.0) return answer;
         target = answer.value - step * answer.value;
         for (MixedShape& s : shapes_) s.exact = false;
-        for (Column& column : columns_) refresh(column);
+        open_grid(target);
     }
-    return answer;
 }
 
 }  // namespace optalloc::training

@@ -3,10 +3,9 @@
 // src/optalloc/training/mixed/problem.py states the problem, solve.py the proof.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "training/partition.hpp"
@@ -49,7 +48,7 @@ struct MixedReplica {
     std::vector<int> kinds, layers, full, selective;  // by stage
 };
 
-enum class MixedStatus : int { kNone = 0, kFound = 1, kLimit = 2, kTooLarge = 3 };
+enum class MixedStatus : int { kNone = 0, kFound = 1, kLimit = 2, kTooLarge = 3, kSplit = 4 };
 
 struct MixedAnswer {
     MixedStatus status = MixedStatus::kNone;
@@ -73,7 +72,9 @@ class MixedStages {
 
     // The least time of any n = 0, 1, ... layers, as if each were the cheapest in every respect.
     const std::vector<double>& row(int kind, int in_flight, Role role);
-    // A family of kinds, numbered on behind them; its row is the least of theirs.
+    // The least tail of any n = 0, 1, ... layers, in the same way; it may fall with n.
+    const std::vector<double>& tails(int kind, Role role);
+    // A family of kinds, numbered on behind them; its rows are the least of theirs.
     void add_family(std::vector<int> members);
     const std::vector<int>* family(int kind) const;
 
@@ -84,14 +85,15 @@ class MixedStages {
         std::vector<const LayerCost*> layers;
     };
     const MixedInput& input_;
-    std::size_t size_;
+    std::size_t size_, flights_;
     static Sums summed(std::vector<const LayerCost*> layers);
+    std::size_t key(int kind, int in_flight, Role role) const;
     MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
                      std::size_t end, int* full, int* selective) const;
     std::vector<Sums> sums_, cheapest_;
-    std::vector<LayerCost> least_layer_;  // by kind
-    std::unordered_map<int, std::vector<MixedOption>> options_;
-    std::vector<std::vector<double>> rows_;
+    std::vector<LayerCost> least_layer_, most_layer_;  // by kind
+    std::vector<std::vector<MixedOption>> options_;
+    std::vector<std::vector<double>> rows_, tails_;
     std::vector<std::vector<int>> families_;
 };
 
@@ -101,6 +103,7 @@ struct MixedShape {
     std::int8_t blocks = 0;
     std::int16_t kind[kMostGroups] = {};
     std::int16_t count[kMostGroups] = {};
+    std::int32_t usage[kMostGroups] = {};  // devices by group
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -116,8 +119,14 @@ class MixedSearch {
   public:
     explicit MixedSearch(MixedInput input);
     // The best plan of value at most `target`, or the proof that there is none. Another plan must be better by the
-    // share `step`; with 1 the first one found is returned. Ends without proof after `most_solved` programmes.
-    MixedAnswer improve(double target, double step, std::int64_t most_solved, const int* cancel);
+    // share `step`.
+    MixedAnswer improve(double target, double step, const int* cancel);
+    // The proof that there is no plan of value at most `target`, or kSplit: the linear bound of the relaxation, after
+    // at most so many programmes, is not enough.
+    MixedAnswer refute(double target, std::int64_t most_solved, const int* cancel);
+    // Searches only what a search of a larger range of replicas has left: the shapes that a plan within its last
+    // target can have. No target may be greater than that one.
+    void inherit(const MixedSearch& other);
 
   private:
     struct Label {
@@ -125,35 +134,39 @@ class MixedSearch {
         std::int32_t from_end, from_index;
     };
     struct Column {
-        std::vector<int> usage;
-        std::vector<std::size_t> shapes;  // a heap, the most micro-batches on top
+        std::array<int, kMostGroups> usage{};
+        std::size_t shape = 0;
         int micro = 0;
-        bool exact = false;
     };
     void add_families();
-    void enumerate(double target, MixedAnswer& answer);
-    void expand(Column& column, MixedShape shape, double target, MixedAnswer& answer);
+    void open(double target, MixedAnswer& answer);
+    void expand(std::size_t index, double target, MixedAnswer& answer);
+    bool has_family(const MixedShape& shape) const;
+    double worth(const MixedShape& shape) const;
+    double goal() const { return input_.num_micro - 1e-6; }
+    bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
+    void scale_prices();
+    MixedStatus price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer);
+    std::vector<Column> candidates(double target, MixedAnswer& answer);
     void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
     bool admit(MixedShape& shape, double target, MixedAnswer& answer);
     double shape_links(const MixedShape& shape) const;
     MixedLink link_behind(const MixedShape& shape, int stage) const;
     int kind_of(const MixedShape& shape, int stage) const;
     void measure(MixedShape& shape);
-    double roomy_beta(const MixedShape& shape, double low, double high);
     void open_grid(double target);
-    const int* capacity(int step, int kind);
+    const std::int16_t* capacity(int step, int kind);
+    const std::int16_t* tail_capacity(int step, int kind);
+    double pass_within(const MixedShape& shape, int step, int tail_step);
+    bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
     double least_pass(const MixedShape& shape, double cap) const;
     bool covers(const MixedShape& shape, double beta);
-    double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out);
+    double solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out, int* most);
     void refine(MixedShape& shape, double target, int needed, MixedAnswer& answer);
-    void refresh(Column& column);
-    bool below(std::size_t a, std::size_t b) const;
-    bool sharpen(Column& column, double target, int needed, MixedAnswer& answer);
-    int needed(const Column& column, const std::vector<double>& prices, double bound) const;
-    int pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
-             MixedAnswer& answer, bool& too_large);
-    double relax(std::vector<double>& prices, std::vector<std::size_t>& basis) const;
+    int pack(const std::vector<Column>& columns, std::vector<std::size_t>& chosen, MixedAnswer& answer,
+             bool& too_large);
+    void relax();
     MixedStages::Role role(int stage, int stages) const;
 
     MixedInput input_;
@@ -164,17 +177,25 @@ class MixedSearch {
     std::size_t num_kinds_;               // families follow
     std::vector<double> rate_;            // by kind: work per second at best
     std::vector<double> tail_;            // by kind: seconds of tail for a unit of work, at least
+    std::vector<double> layer_, first_, last_;  // by kind: seconds of a layer, the embedding and the head, at least
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;
     double least_boundary_ = 0.0;
-    // By step of a geometric grid of beta and by kind: the most layers of a middle stage by its place from the end,
-    // added up, then those of a first stage, of a last and of a single one.
-    std::vector<int> capacity_;
+    // By kind and step of a geometric grid of beta: the most layers of a middle stage by its place from the end, of a
+    // first stage, of a last and of a single one.
+    std::vector<std::int16_t> capacity_;
     std::vector<double> beta_;            // by step
+    // By step of a grid of theta, by kind, role and number of layers: the most layers up to that number whose tail
+    // is within theta.
+    std::vector<std::int16_t> tail_capacity_;
+    std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target
     std::vector<MixedShape> shapes_;
-    std::vector<Column> columns_;
+    bool opened_ = false, inherits_ = false;
+    std::vector<Column> true_;            // of the relaxation
+    std::vector<double> prices_;          // of the last relaxation, and its bound
+    double bound_ = 0.0;
     const int* cancel_ = nullptr;
 };
 

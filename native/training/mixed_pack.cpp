@@ -14,21 +14,20 @@ namespace optalloc::training {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::int64_t kLargeTable = 3'000'000;
-constexpr std::size_t kAtOnce = 64;
 constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
 
 }  // namespace
 
 // The linear relaxation: max sum n x with the devices and the number of replicas as rows, by the primal simplex
-// method on an inverse of at most four rows. Returns a bound valid whatever the rounding: prices are made dual
-// feasible at the end by raising that of the replicas.
-double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>& basis) const {
+// method on an inverse of at most four rows. The bound is valid whatever the rounding: prices are made dual feasible
+// at the end by raising that of the replicas.
+void MixedSearch::relax() {
+    const std::vector<Column>& columns = true_;
+    std::vector<double>& prices = prices_;
     const std::size_t groups = input_.available.size(), rows = groups + 1;
     constexpr std::size_t kSlack = std::numeric_limits<std::size_t>::max();
     std::vector<std::vector<double>> inverse(rows, std::vector<double>(rows, 0.0));
     std::vector<double> value(rows), cost(rows, 0.0);
-    std::vector<std::size_t> in(rows, kSlack);
     for (std::size_t r = 0; r < rows; ++r) {
         inverse[r][r] = 1.0;
         value[r] = r < groups ? input_.available[r] : input_.most_replicas;
@@ -51,10 +50,10 @@ double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>&
                 slack = static_cast<int>(r);
             }
         }
-        for (std::size_t c = 0; c < columns_.size(); ++c) {
-            if (columns_[c].micro == 0) continue;
-            double reduced = columns_[c].micro;
-            for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(columns_[c], r);
+        for (std::size_t c = 0; c < columns.size(); ++c) {
+            if (columns[c].micro == 0) continue;
+            double reduced = columns[c].micro;
+            for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(columns[c], r);
             if (reduced > best) {
                 best = reduced;
                 enter = c;
@@ -65,7 +64,7 @@ double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>&
         std::vector<double> direction(rows, 0.0);
         for (std::size_t k = 0; k < rows; ++k) {
             for (std::size_t r = 0; r < rows; ++r) {
-                const double a = slack >= 0 ? (static_cast<int>(r) == slack ? 1.0 : 0.0) : entry(columns_[enter], r);
+                const double a = slack >= 0 ? (static_cast<int>(r) == slack ? 1.0 : 0.0) : entry(columns[enter], r);
                 direction[k] += inverse[k][r] * a;
             }
         }
@@ -87,46 +86,37 @@ double MixedSearch::relax(std::vector<double>& prices, std::vector<std::size_t>&
             if (k == leave) continue;
             for (std::size_t r = 0; r < rows; ++r) inverse[k][r] -= direction[k] * inverse[leave][r];
         }
-        in[leave] = enter;
-        cost[leave] = slack >= 0 ? 0.0 : columns_[enter].micro;
+        cost[leave] = slack >= 0 ? 0.0 : columns[enter].micro;
     }
     double missing = 0.0;
     for (double& p : prices) p = std::max(0.0, p);
-    for (const Column& column : columns_) {
+    for (const Column& column : columns) {
         double reduced = column.micro;
         for (std::size_t r = 0; r < rows; ++r) reduced -= prices[r] * entry(column, r);
         if (column.micro > 0) missing = std::max(missing, reduced);
     }
     prices[groups] += missing;
-    double bound = prices[groups] * input_.most_replicas;
-    for (std::size_t r = 0; r < groups; ++r) bound += prices[r] * input_.available[r];
-    basis.clear();
-    for (std::size_t k = 0; k < rows; ++k) {
-        if (in[k] != kSlack && value[k] > 1e-9) basis.push_back(in[k]);
-    }
-    return bound;
+    bound_ = prices[groups] * input_.most_replicas;
+    for (std::size_t r = 0; r < groups; ++r) bound_ += prices[r] * input_.available[r];
 }
 
 // The most micro-batches that a whole number of replicas takes, by dynamic programming over devices used of each
-// group and replicas; `chosen` lists a column a replica, or columns to make exact before that is worth its
-// time. Columns that waste more than can be spared are left out.
-int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vector<std::size_t>& chosen,
-                      MixedAnswer& answer, bool& too_large) {
+// group and replicas; `chosen` lists a column a replica.
+int MixedSearch::pack(const std::vector<Column>& columns, std::vector<std::size_t>& chosen, MixedAnswer& answer,
+                      bool& too_large) {
     ++answer.packings;
     chosen.clear();
     const std::size_t groups = input_.available.size();
-    std::vector<std::size_t> left;
-    for (std::size_t c = 0; c < columns_.size(); ++c) {
-        if (columns_[c].micro > 0 && columns_[c].micro >= needed(columns_[c], prices, bound)) left.push_back(c);
-    }
+    std::vector<std::size_t> left(columns.size());
+    std::iota(left.begin(), left.end(), std::size_t{0});
     // Where one takes no more devices for as many micro-batches, another is of no use.
     std::sort(left.begin(), left.end(), [&](std::size_t x, std::size_t y) {
-        return std::make_pair(-columns_[x].micro, columns_[x].usage) < std::make_pair(-columns_[y].micro, columns_[y].usage);
+        return std::make_pair(-columns[x].micro, columns[x].usage) < std::make_pair(-columns[y].micro, columns[y].usage);
     });
     std::size_t kept = 0;
     for (const std::size_t c : left) {
         const bool beaten = std::any_of(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(kept), [&](std::size_t k) {
-            return std::equal(columns_[k].usage.begin(), columns_[k].usage.end(), columns_[c].usage.begin(),
+            return std::equal(columns[k].usage.begin(), columns[k].usage.end(), columns[c].usage.begin(),
                               std::less_equal<>());
         });
         if (!beaten) left[kept++] = c;
@@ -134,7 +124,7 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
     left.resize(kept);
     std::vector<int> unit(groups, 0), extent(groups);
     for (const std::size_t c : left) {
-        for (std::size_t g = 0; g < groups; ++g) unit[g] = std::gcd(unit[g], columns_[c].usage[g]);
+        for (std::size_t g = 0; g < groups; ++g) unit[g] = std::gcd(unit[g], columns[c].usage[g]);
     }
     std::int64_t states = 1;
     for (std::size_t g = 0; g < groups; ++g) {
@@ -146,18 +136,11 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
     // that many or more.
     int smallest = std::numeric_limits<int>::max();
     for (const std::size_t c : left) {
-        smallest = std::min(smallest, std::accumulate(columns_[c].usage.begin(), columns_[c].usage.end(), 0));
+        smallest = std::min(smallest, std::accumulate(columns[c].usage.begin(), columns[c].usage.end(), 0));
     }
     const int devices = std::accumulate(input_.available.begin(), input_.available.end(), 0);
     const bool open = left.empty() || input_.most_replicas >= std::min(devices / smallest, input_.num_micro);
     const int most = open ? std::min(input_.least_replicas, input_.most_replicas) : input_.most_replicas;
-    if (states * most * static_cast<std::int64_t>(left.size()) > kLargeTable) {
-        // First make exact some of the columns that count: most then do not.
-        for (const std::size_t c : left) {
-            if (!columns_[c].exact && chosen.size() < kAtOnce) chosen.push_back(c);
-        }
-        if (!chosen.empty()) return input_.num_micro;
-    }
     if (states * most > kLargestTable / 30 ||
         states * most * static_cast<std::int64_t>(left.size()) > kLargestTable) {
         too_large = true;
@@ -168,7 +151,7 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
     std::vector<std::size_t> back(left.size(), 0);
     for (std::size_t i = 0; i < left.size(); ++i) {
         for (std::size_t g = 0; g < groups; ++g) {
-            const int own = unit[g] == 0 ? 0 : columns_[left[i]].usage[g] / unit[g];
+            const int own = unit[g] == 0 ? 0 : columns[left[i]].usage[g] / unit[g];
             takes[i * groups + g] = own;
             back[i] = back[i] * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(own);
         }
@@ -192,7 +175,7 @@ int MixedSearch::pack(const std::vector<double>& prices, double bound, std::vect
                 for (std::size_t g = 0; g < groups; ++g) fits = fits && takes[i * groups + g] <= at[g];
                 if (!fits) continue;
                 const std::size_t source = v - back[i];
-                const int micro = columns_[left[i]].micro;
+                const int micro = columns[left[i]].micro;
                 if (before[source] != kNever && before[source] + micro > now[v]) {
                     now[v] = before[source] + micro;
                     pick[v] = static_cast<std::int32_t>(i);

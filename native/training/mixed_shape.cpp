@@ -1,7 +1,9 @@
 // One shape of a mixed pipeline: bounds on its micro-batches and its best cuts.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "training/mixed.hpp"
 
@@ -12,6 +14,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kStep = 1.01;  // of the grid of beta
 const double kPerLog = 1.0 / std::log(kStep);
+constexpr int kTailSteps = 48;  // of the grid of theta, finer at its beginning
 
 }  // namespace
 
@@ -120,64 +123,121 @@ void MixedSearch::open_grid(double target) {
     beta_.resize(static_cast<std::size_t>(steps));
     for (int k = 0; k < steps; ++k) beta_[static_cast<std::size_t>(k)] = std::pow(kStep, first_step_ + k);
     capacity_.assign(static_cast<std::size_t>(steps) * input_.kinds.size() * static_cast<std::size_t>(size), -1);
+    theta_.resize(kTailSteps + 1);
+    for (int k = 0; k <= kTailSteps; ++k) {
+        theta_[static_cast<std::size_t>(k)] = target * k * k / (kTailSteps * kTailSteps);
+    }
+    const std::size_t lengths = 4 * (static_cast<std::size_t>(layers_) + 1);
+    tail_capacity_.assign((kTailSteps + 1) * input_.kinds.size() * lengths, -2);
 }
 
 // How many layers stages of a kind hold within the beta of a step.
-const int* MixedSearch::capacity(int step, int kind) {
+const std::int16_t* MixedSearch::capacity(int step, int kind) {
     const int stages = input_.most_stages, size = 2 * stages + 3;
-    const std::size_t at = static_cast<std::size_t>(step - first_step_) * input_.kinds.size() + static_cast<std::size_t>(kind);
-    int* own = capacity_.data() + at * static_cast<std::size_t>(size);
+    const std::size_t at = static_cast<std::size_t>(kind) * beta_.size() + static_cast<std::size_t>(step - first_step_);
+    std::int16_t* own = capacity_.data() + at * static_cast<std::size_t>(size);
     if (own[0] == 0) return own;
     const double beta = beta_[static_cast<std::size_t>(step - first_step_)];
     const auto most = [&](int in_flight, MixedStages::Role r) {
         const auto& row = stages_.row(kind, in_flight, r);
-        return static_cast<int>(std::upper_bound(row.begin(), row.end(), beta) - row.begin()) - 1;
+        return static_cast<std::int16_t>(std::upper_bound(row.begin(), row.end(), beta) - row.begin() - 1);
     };
     own[0] = 0;
-    for (int f = 1; f <= stages; ++f) own[f] = own[f - 1] + std::max(0, most(f, MixedStages::kMiddle));
+    for (int f = 1; f <= stages; ++f) own[f] = most(f, MixedStages::kMiddle);
     for (int f = 1; f <= stages; ++f) own[stages + f] = most(f, MixedStages::kFirst);
     own[size - 2] = most(1, MixedStages::kLast);
     own[size - 1] = most(1, MixedStages::kSingle);
     return own;
 }
 
-// A lower bound of the slowest stage by counts: the least step of the grid at which the stages together can hold
-// as many layers as there are; infinite if that is beyond `high`.
-double MixedSearch::roomy_beta(const MixedShape& shape, double low, double high) {
-    const int stages = shape.stages(), limit = input_.most_stages;
-    const auto enough = [&](int step) {
-        if (stages == 1) return capacity(step, shape.kind[0])[2 * limit + 2] >= layers_;
-        int total = 0, behind = stages;
-        for (int b = 0; b < shape.blocks; ++b) {
-            const int* own = capacity(step, shape.kind[b]);
-            const int from = behind - shape.count[b];  // stages behind the block
-            int high_f = behind, low_f = from;
-            if (b == 0) {
-                const int most = own[limit + behind];
-                if (most < 0) return false;
-                total += most;
-                --high_f;
-            }
-            if (b == shape.blocks - 1) {
-                const int most = own[2 * limit + 1];
-                if (most < 0) return false;
-                total += most;
-                ++low_f;
-            }
-            if (high_f > low_f) total += own[high_f] - own[low_f];
-            behind = from;
+// By role and number of layers: the most layers up to that number whose tail is within the theta of a step; -1 if
+// there is no such number.
+const std::int16_t* MixedSearch::tail_capacity(int step, int kind) {
+    const auto size = static_cast<std::size_t>(layers_) + 1;
+    std::int16_t* own = tail_capacity_.data() +
+                        (static_cast<std::size_t>(step) * input_.kinds.size() + static_cast<std::size_t>(kind)) * 4 * size;
+    if (own[0] != -2) return own;
+    const double theta = theta_[static_cast<std::size_t>(step)];
+    for (int r = 0; r < 4; ++r) {
+        const auto& row = stages_.tails(kind, static_cast<MixedStages::Role>(r));
+        std::int16_t most = -1;
+        for (std::size_t n = 0; n < size; ++n) {
+            if (row[n] <= theta) most = static_cast<std::int16_t>(n);
+            own[static_cast<std::size_t>(r) * size + n] = most;
         }
-        return total >= layers_;
-    };
-    int bottom = std::max(first_step_, static_cast<int>(std::floor(std::log(low) * kPerLog)) - 1);
-    int top = std::min(last_step_, static_cast<int>(std::ceil(std::log(high) * kPerLog)) + 1);
-    if (bottom >= top) return kInfinity;
-    if (!enough(top)) return kInfinity;
-    while (bottom + 1 < top) {  // enough at top, not known to be at bottom
-        const int middle = bottom + (top - bottom) / 2;
-        (enough(middle) ? top : bottom) = middle;
     }
-    return std::max(low, beta_[static_cast<std::size_t>(top - 1 - first_step_)]);
+    return own;
+}
+
+// The least sum of all stages within the beta and the theta of two steps, the quickest kinds holding all the layers
+// they can; infinite where the stages together do not hold as many as there are.
+double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step) {
+    const int stages = shape.stages(), limit = input_.most_stages, size = layers_ + 1;
+    std::array<std::pair<double, int>, kMostGroups> room;  // seconds of a layer, layers: the quickest first
+    int total = 0, place = stages;                         // from the end
+    for (int b = 0; b < shape.blocks; ++b) {
+        const std::int16_t* by_beta = capacity(step, shape.kind[b]);
+        const std::int16_t* by_theta = tail_capacity(tail_step, shape.kind[b]);
+        int own = 0;
+        for (int i = 0; i < shape.count[b]; ++i, --place) {
+            const auto r = role(stages - place, stages);
+            int most = by_beta[place];
+            if (r != MixedStages::kMiddle) {
+                most = by_beta[r == MixedStages::kFirst ? limit + place : 2 * limit + (r == MixedStages::kLast ? 1 : 2)];
+            }
+            if (most >= 0) most = by_theta[r * size + most];
+            if (most < (r == MixedStages::kMiddle ? 1 : 0)) return kInfinity;
+            own += most;
+        }
+        total += own;
+        const double layer = layer_[static_cast<std::size_t>(shape.kind[b])];
+        auto at = static_cast<std::size_t>(b);
+        for (; at > 0 && room[at - 1].first > layer; --at) room[at] = room[at - 1];
+        room[at] = {layer, own};
+    }
+    if (total < layers_) return kInfinity;
+    double sum = first_[static_cast<std::size_t>(shape.kind[0])] +
+                 last_[static_cast<std::size_t>(shape.kind[shape.blocks - 1])];
+    for (int b = 0, left = layers_; left > 0; ++b) {
+        const auto& [layer, own] = room[static_cast<std::size_t>(b)];
+        sum += layer * std::min(left, own);
+        left -= own;
+    }
+    return sum * (1.0 - 1e-12);
+}
+
+// Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, the beta that
+// it leaves. A theta too small for the largest beta left is too small for all: it rises until it is not.
+bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro) {
+    const auto room = [&](int tail) { return target - shape.links - theta_[static_cast<std::size_t>(tail - 1)]; };
+    const auto step_of = [&](double beta) {  // below the grid: none
+        if (!(beta >= beta_.front())) return first_step_ - 1;
+        return std::min(last_step_, static_cast<int>(std::ceil(std::log(beta * (1.0 + 1e-12)) * kPerLog)));
+    };
+    for (int tail = 1; tail <= kTailSteps;) {
+        double beta = room(tail) / num_micro;
+        if (num_micro > 1 && beta > 0.0) beta = std::min(beta, (room(tail) - least_pass(shape, beta)) / (num_micro - 1));
+        const int widest = step_of(beta);
+        if (widest < first_step_ || pass_within(shape, widest, kTailSteps) == kInfinity) return false;
+        // The stages that hold the layers take their time, which leaves less for the slowest of them, and so on.
+        double pass = pass_within(shape, widest, tail);
+        for (int step = widest; pass <= room(tail);) {
+            const int next = num_micro > 1 ? step_of((room(tail) - pass) / (num_micro - 1)) : step;
+            if (next >= step) return true;
+            if (next < first_step_) break;
+            step = next;
+            pass = pass_within(shape, step, tail);
+        }
+        int bad = tail, good = tail + 1;
+        if (pass_within(shape, widest, tail) == kInfinity) {
+            for (good = kTailSteps; bad + 1 < good;) {
+                const int middle = (bad + good) / 2;
+                (pass_within(shape, widest, middle) < kInfinity ? good : bad) = middle;
+            }
+        }
+        tail = good;
+    }
+    return false;
 }
 
 // A lower bound of the slowest stage over all cuts, to a ten-thousandth; infinite where nothing fits.
@@ -206,7 +266,7 @@ void MixedSearch::measure(MixedShape& shape) {
 // min over cuts of S + (m - 1) max tau + max tail, where that is at most `cutoff`; else infinity. Labels (S, max
 // tau, max tail) go from stage to stage; one is dropped if another of the same cut is no worse in all three, or
 // if what is left at best brings it beyond the cutoff.
-double MixedSearch::solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out) {
+double MixedSearch::solve(const MixedShape& shape, int num_micro, double cutoff, MixedReplica* out, int* most) {
     const int stages = shape.stages(), size = layers_ + 1;
     const double more = num_micro - 1;
     std::vector<double> fastest(static_cast<std::size_t>(stages) + 1, 0.0);  // best rate from a stage on
@@ -298,6 +358,10 @@ double MixedSearch::solve(const MixedShape& shape, int num_micro, double cutoff,
     std::size_t which = 0;
     for (std::size_t k = 0; k < done.size(); ++k) {
         const double value = done[k].s + more * done[k].beta + done[k].theta;
+        if (most != nullptr) {  // this label is within the cutoff, but for rounding
+            const double spare = std::max(0.0, std::floor((cutoff - value) / done[k].beta * (1.0 + 1e-12)));
+            *most = std::max(*most, num_micro + static_cast<int>(std::min(spare, 1e6)));
+        }
         if (value < best) {
             best = value;
             which = k;
@@ -337,37 +401,32 @@ int MixedSearch::most_within(const MixedShape& shape, double target, double beta
     return most;
 }
 
-// Sharpens the number of micro-batches a shape takes: first whether it can take as many as `needed` at all, then a
-// bound by the slowest stage; when asked again, the true number.
+// Sharpens the number of micro-batches a shape takes until it is exact or less than needed: by whether its stages
+// can hold the layers in the time that is left for them, by the slowest stage at best, and by its cuts.
 void MixedSearch::refine(MixedShape& shape, double target, int needed, MixedAnswer& answer) {
-    if (needed > 1 && !shape.measured && needed <= shape.most_micro) {
-        const double room = target - shape.links - shape.least_tail;
-        double cap = room / needed;
-        cap = std::min(cap, (room - least_pass(shape, cap)) / (needed - 1)) * (1.0 + 1e-12);
-        if (!covers(shape, cap)) {
-            shape.most_micro = needed - 1;
-            return;
-        }
-    }
+    ++answer.refined;
     if (!shape.measured) {
-        ++answer.refined;
+        if (needed > 1) {
+            const double room = target - shape.links - shape.least_tail;
+            double cap = room / needed;
+            cap = std::min(cap, (room - least_pass(shape, cap)) / (needed - 1)) * (1.0 + 1e-12);
+            if (!covers(shape, cap)) {
+                shape.most_micro = needed - 1;
+                return;
+            }
+        }
         measure(shape);
     }
-    int most = 0;
-    if (shape.least_beta < kInfinity) {
-        most = most_within(shape, target, shape.least_beta);
+    shape.most_micro = shape.least_beta < kInfinity ? most_within(shape, target, shape.least_beta) : 0;
+    if (shape.most_micro < needed) return;
+    ++answer.solved;
+    int reached = 0;
+    if (solve(shape, needed, target, nullptr, &reached) == kInfinity) {
+        shape.most_micro = needed - 1;
+    } else {
+        shape.most_micro = std::min(shape.most_micro, reached);
+        shape.exact = true;
     }
-    if (most < shape.most_micro) {
-        shape.most_micro = most;
-        shape.exact = most == 0;
-        return;
-    }
-    while (shape.most_micro > 0 && *cancel_ == 0) {
-        ++answer.solved;
-        if (solve(shape, shape.most_micro, target, nullptr) < kInfinity) break;
-        --shape.most_micro;
-    }
-    shape.exact = true;
 }
 
 }  // namespace optalloc::training

@@ -40,12 +40,13 @@ MixedStages::Sums MixedStages::summed(std::vector<const LayerCost*> layers) {
     return sums;
 }
 
-MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1) {
+MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1),
+      flights_(static_cast<std::size_t>(input.most_stages) + 1) {
     least_layer_.reserve(input.kinds.size());
     for (const MixedKind& kind : input.kinds) {
         std::vector<const LayerCost*> layers;
         for (const int type : input.sequence) layers.push_back(&kind.layer[static_cast<std::size_t>(type)]);
-        LayerCost least = *layers.front();
+        LayerCost least = *layers.front(), most = least;
         for (const LayerCost* c : layers) {
             least.forward = std::min(least.forward, c->forward);
             least.backward = std::min(least.backward, c->backward);
@@ -57,17 +58,28 @@ MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.s
             least.scratch_selective = std::min(least.scratch_selective, c->scratch_selective);
             least.scratch_full = std::min(least.scratch_full, c->scratch_full);
             least.state = std::min(least.state, c->state);
+            least.reduce = std::min(least.reduce, c->reduce);
+            least.gather = std::min(least.gather, c->gather);
+            least.update = std::min(least.update, c->update);
+            most.forward = std::max(most.forward, c->forward);
+            most.backward = std::max(most.backward, c->backward);
         }
+        most_layer_.push_back(most);
         least_layer_.push_back(least);
         cheapest_.push_back(summed(std::vector<const LayerCost*>(layers.size(), &least_layer_.back())));
         sums_.push_back(summed(std::move(layers)));
     }
-    rows_.resize(input.kinds.size() * 256 * 4);
+    options_.resize(input.kinds.size() * flights_ * 4);
+    rows_.resize(input.kinds.size() * flights_ * 4);
+    tails_.resize(input.kinds.size() * 4);
+}
+
+std::size_t MixedStages::key(int kind, int in_flight, Role role) const {
+    return (static_cast<std::size_t>(kind) * flights_ + static_cast<std::size_t>(in_flight)) * 4 + role;
 }
 
 const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin, int end) {
-    const int key = (kind * 256 + in_flight) * 4 + role;
-    auto& row = options_[key];
+    auto& row = options_[key(kind, in_flight, role)];
     if (row.empty()) row.assign(size_ * size_, MixedOption{-1.0, 0.0});
     MixedOption& option = row[static_cast<std::size_t>(begin) * size_ + static_cast<std::size_t>(end)];
     if (option.tau < 0.0) option = compute(kind, in_flight, role, begin, end, nullptr, nullptr);
@@ -75,7 +87,7 @@ const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin
 }
 
 const std::vector<double>& MixedStages::row(int kind, int in_flight, Role role) {
-    auto& row = rows_[static_cast<std::size_t>((kind * 256 + in_flight) * 4 + role)];
+    auto& row = rows_[key(kind, in_flight, role)];
     if (!row.empty()) return row;
     if (const std::vector<int>* members = family(kind)) {
         std::vector<double> least(size_, kInfinity);
@@ -110,9 +122,42 @@ const std::vector<double>& MixedStages::row(int kind, int in_flight, Role role) 
     return row;
 }
 
+const std::vector<double>& MixedStages::tails(int kind, Role role) {
+    auto& row = tails_[static_cast<std::size_t>(kind * 4 + role)];
+    if (!row.empty()) return row;
+    std::vector<double> least(size_, kInfinity);
+    if (const std::vector<int>* members = family(kind)) {
+        for (const int member : *members) {
+            const auto& own = tails(member, role);
+            for (std::size_t n = 0; n < size_; ++n) least[n] = std::min(least[n], own[n]);
+        }
+    } else {
+        const auto k = static_cast<std::size_t>(kind);
+        const MixedKind& own = input_.kinds[k];
+        const LayerCost &low = least_layer_[k], &high = most_layer_[k];
+        LayerCost ends{};
+        if (role == kFirst || role == kSingle) add(ends, own.layer.front());
+        if (role == kLast || role == kSingle) add(ends, role == kSingle ? own.head_alone : own.layer.back());
+        for (std::size_t n = 0; n < size_; ++n) {
+            const auto count = static_cast<double>(n);
+            const double reduce = own.reduce0 + ends.reduce + count * low.reduce;
+            const double gather = own.gather0 + ends.gather + count * low.gather;
+            double tail = std::max(0.0, reduce - input_.overlap * (ends.backward + count * high.backward)) +
+                          std::max(0.0, gather - input_.overlap * (ends.forward + count * high.forward)) +
+                          ends.update + count * low.update;
+            if (role == kFirst || role == kLast) tail += own.tied;
+            // A sum of floats may be this much less when added up otherwise.
+            least[n] = tail - 1e-12 * (tail + reduce + gather);
+        }
+    }
+    row = std::move(least);
+    return row;
+}
+
 void MixedStages::add_family(std::vector<int> members) {
     families_.push_back(std::move(members));
-    rows_.resize(rows_.size() + 256 * 4);
+    rows_.resize(rows_.size() + flights_ * 4);
+    tails_.resize(tails_.size() + 4);
 }
 
 const std::vector<int>* MixedStages::family(int kind) const {

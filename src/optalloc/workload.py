@@ -186,11 +186,13 @@ Workload = Training | Serving
 
 
 def load_workload(path: str | os.PathLike[str]) -> Workload:
-    """The workload of a ``workload.toml``.
+    """The workload of a ``workload.toml``; one that names no ``kind`` is training.
 
     Raises
     ------
     InputError
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
-    return files.read_toml(path, Workload)  # type: ignore[arg-type]
+    if files.read_toml(path, dict[str, object]).get("kind") == "serving":
+        return files.read_toml(path, Serving)
+    return files.read_toml(path, Training)

@@ -236,6 +236,8 @@ def test_verbs_plan_for_a_tool_and_export(
     assert "says the truth" in capsys.readouterr().out
     assert main(["explain", saved]) == 0
     assert "1 GiB more on gpu0" in capsys.readouterr().out
+    assert main(["explain", saved, "--html", str(tmp_path / "page.html")]) == 2
+    assert "explained without --html" in capsys.readouterr().err
     assert main(["export", saved, "--to", "accelerate", "-o", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "device_map.json").read_text())
     assert set(written.values()) == {0}

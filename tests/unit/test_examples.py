@@ -89,7 +89,7 @@ def test_requests_prints_latencies_and_the_greatest_rate(
     """The greatest rate is above the rate that met the target."""
     example("requests").main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "5000 requests at 5.8/s"
+    assert re.fullmatch(r"5000 requests at 5\.[5-9]/s", lines[0]) is not None
     found = re.fullmatch(r"90% meet .* up to ([\d.]+) requests/s; (ttft|tpot) binds", lines[-1])
     assert found is not None
     assert float(found[1]) > 6.0

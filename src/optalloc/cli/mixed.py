@@ -44,8 +44,8 @@ def train(
         pin += ["cp=1", "ep=1"]  # what its script of unequal stages has not
     elif arguments.tool is not None:
         raise InputError(
-            f"{arguments.tool} gives all stages the same degrees and all replicas the same number "
-            "of micro-batches",
+            f"{arguments.tool} gives all stages the same degrees and all replicas the same stages "
+            "and number of micro-batches, which a search over unequal ones does not look for",
             path="--for",
             fix="use --for pytorch, or plan each group of equal nodes by itself",
         )
@@ -113,7 +113,9 @@ def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
             known = f"nothing is below {value_text('step_time', claim.bounds.dual)}"
         words = (
             f"Claim: {value_text('step_time', claim.bounds.primal)}, and of "
-            f"{claim.configurations:,} shapes {known}. The search itself was not repeated."
+            f"{claim.configurations:,} shapes {known}. That is the word of the search: this check "
+            "is about the plan alone and proves nothing about others; 'optalloc train' with the "
+            "same inputs repeats the search."
         )
     checks: tuple[str, ...] = (
         "the rules of the space",

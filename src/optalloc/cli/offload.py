@@ -146,10 +146,19 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
 
 def explain(arguments: argparse.Namespace, plan: OffloadPlan) -> int:
     """``optalloc explain`` of an offload plan."""
+    from optalloc.errors import InputError
     from optalloc.report.offload import explanation_tables
     from optalloc.report.table import render
     from optalloc.serving.offload.explain import explain_offload
 
+    for flag in ("html", "sensitivity", "pin", "forbid", "tool"):
+        if getattr(arguments, flag):
+            word = "for" if flag == "tool" else flag
+            raise InputError(
+                f"an offload plan is explained without --{word}",
+                path=arguments.plan,
+                fix="leave it out; every change of the machine is planned anew",
+            )
     explanation = explain_offload(plan, stop=stop_rule(arguments))
     tables = explanation_tables(explanation)
     print(render(tables, explanation, arguments.format, color=colored()), end="")

@@ -6,7 +6,7 @@ from optalloc.plan.certify import Claim
 from optalloc.result import Bounds
 from optalloc.serving.configuration.certify import check_serving_plan
 from optalloc.serving.configuration.plan import ServingPlan
-from optalloc.serving.configuration.prove import prove_bound
+from optalloc.serving.configuration.prove_split import prove_bound
 
 
 def certify_serving(plan: ServingPlan) -> Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from optalloc.report.table import Cell, Table
+from optalloc.report.training import estimate_of
 from optalloc.result import Termination
 from optalloc.training.mixed.plan import MixedPlan, MixedReplica, MixedStage
 from optalloc.training.mixed.solve import MixedResult
@@ -26,7 +27,7 @@ def mixed_headline(result: MixedResult, limits: str = "") -> str:
         return f"Stopped before a plan was found{known}.\n"
     first = (
         f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
-        f"a step (estimate of {plan.cost_model}), {_claim(result)}"
+        f"a step ({estimate_of(plan)}), {_claim(result)}"
     )
     first += f" with {limits}" if limits else ""
     count = f"{result.stats.configurations:,} {_TRIALS} in {result.stats.wall_s:.2f} s"
@@ -37,7 +38,7 @@ def estimate_mixed_headline(plan: MixedPlan) -> str:
     """What a written mixed configuration is predicted to do, and whether it fits."""
     lines = [
         f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
-        f"a step (estimate of {plan.cost_model}) as written, without search",
+        f"a step ({estimate_of(plan)}) as written, without search",
         *mixed_lines(plan),
     ]
     if not plan.fits:

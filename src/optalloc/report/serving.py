@@ -22,7 +22,7 @@ from optalloc.serving.configuration.solve import ServingResult
 from optalloc.units import GIB, format_seconds
 
 _WIDTH, _HEIGHT = 64, 9
-_COLUMNS = ("role", "engines", "on", "widths", "numbers", "batch", "chunk", "memory", "binds")
+_COLUMNS = ("role", "engines", "on", "widths", "numbers", "batch", "chunk", "GiB", "binds")
 
 
 def value_text(objective: str, value: float | None) -> str:
@@ -64,11 +64,6 @@ def headline(result: ServingResult) -> str:
         free = 1.0 - plan.workload.rate_per_s / said.capacity_per_s
         lines.insert(
             3, f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free"
-        )
-    if plan.workload.percentile is not None:
-        lines.append(
-            f"  the targets hold in the mean; 'optalloc simulate' says what "
-            f"{plan.workload.percentile:g} % of requests see"
         )
     return "\n".join(lines)
 
@@ -175,7 +170,7 @@ def _worker(worker: Worker) -> tuple[Cell, ...]:
         f"{e.weight_dtype}{experts}, kv {e.kv_dtype}",
         e.max_batch,
         e.chunk_tokens,
-        f"{used / GIB:.1f} of {worker.capacity_bytes / GIB:.0f} GiB",
+        f"{used / GIB:.1f} of {worker.capacity_bytes / GIB:.0f}",
         worker.binds,
     )
 

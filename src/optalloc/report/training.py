@@ -8,6 +8,7 @@ from optalloc.cost.constants import read_constants, values
 from optalloc.report.plan_tables import plan_tables, total_bytes
 from optalloc.report.table import Table
 from optalloc.result import Termination
+from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult
 from optalloc.training.ties import Alternative, Robustness, headroom_bytes
@@ -54,7 +55,7 @@ def robust_text(robust: Robustness, objective: str) -> str:
     )
 
 
-def estimate_of(plan: TrainingPlan) -> str:
+def estimate_of(plan: TrainingPlan | MixedPlan) -> str:
     """The cost model behind a figure, and the error that 9 of 10 measurements like it had."""
     if plan.step_time_error is None:
         return f"estimate of {plan.cost_model}"

@@ -47,7 +47,9 @@ def test_at_least_35_models_ship_each_with_source_and_date() -> None:
 
 def test_a_bundled_model_is_that_of_its_published_file(shared_data: Path) -> None:
     """The compact form loses nothing: equal but for source and date."""
-    for name in bundled_models():
+    published = [n for n in bundled_models() if (shared_data / "models" / n).is_dir()]
+    assert len(published) >= 39  # the others' totals are tested in test_parameters.py
+    for name in published:
         bundled = msgspec.structs.replace(load_model(name), source="", date="")
         assert bundled == read_config(shared_data / "models" / name / "config.json")
 

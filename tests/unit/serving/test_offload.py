@@ -13,12 +13,14 @@ from optalloc.plan.plan import load_offload_plan
 from optalloc.result import Termination
 from optalloc.serving.offload.certify import certify_offload
 from optalloc.serving.offload.explain import explain_offload
+from optalloc.serving.offload.flexgen import flexgen_policy
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Cpu, Disk, Gpu, Machine, load_machine
 from optalloc.serving.offload.parts import chain_of
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.serving.offload.runtimes import RUNTIMES
 from optalloc.serving.offload.solve import best_kv_dtype, longest_context, plan_offload
+from optalloc.stop import NodeLimit
 from optalloc.units import GB, GIB
 
 SHORT = Generation(prompt_tokens=512, output_tokens=128)
@@ -159,6 +161,43 @@ def test_too_small_a_machine_says_by_how_much() -> None:
     cpu = msgspec.structs.replace(box.cpu, memory_bytes=box.cpu.memory_bytes + more)
     assert plan_offload(model, msgspec.structs.replace(box, cpu=cpu), SHORT).best is not None
     assert any("weights in" in fix.what for fix in result.fixes)
+
+
+def test_a_stopped_search_answers_with_what_it_has() -> None:
+    """Before the first bound: no plan, or one whose gap is open and never negative."""
+    model, box = load_model("llama-3.1-8b"), machine(6.0, 3.0, cpu_gb=5.0, disk_gb=200.0)
+    for nodes in (0, 1, 40):
+        result = plan_offload(model, box, SHORT, stop=NodeLimit(nodes))
+        assert result.termination is Termination.LIMIT
+        if result.best is not None:
+            assert 0.0 < result.bounds.gap <= 1.0
+
+
+def test_flexgen_keeps_all_that_fits_on_the_gpu() -> None:
+    """Shares of 1; decoding takes the bytes of the layers and half-filled cache at 800 GB/s."""
+    model = load_model("llama-3.1-8b")
+    policy = flexgen_policy(model, machine(40.0), SHORT)
+    assert policy is not None
+    assert policy.weights == pytest.approx((1.0, 0.0, 0.0), abs=1e-9)
+    layers = 2 * (8030261248 - 2 * 128256 * 4096 - 4096)
+    read = layers + 2 * 2 * 8 * 128 * 32 * 576
+    compute = 2 * (layers / 2) * 512 / 80e12  # and the attention core
+    assert policy.request_s == pytest.approx(127 * read / 800e9 + compute, rel=5e-3)
+
+
+def test_flexgen_divides_what_has_no_room() -> None:
+    """16 GB on 10 GB of GPU: a share is streamed, at the speed of the link; too little memory has
+    no policy; experts and several GPUs are refused.
+    """
+    model = load_model("llama-3.1-8b")
+    policy = flexgen_policy(model, machine(10.0), SHORT)
+    assert policy is not None
+    assert policy.weights[0] < 1.0
+    streamed = sum(policy.weights[1:]) * 2 * (8030261248 - 2 * 128256 * 4096 - 4096)
+    assert policy.request_s >= 127 * streamed / 20e9
+    assert flexgen_policy(model, machine(4.0, cpu_gb=5.0), SHORT) is None
+    with pytest.raises(InputError, match="one GPU"):
+        flexgen_policy(load_model("mixtral-8x7b"), machine(10.0), SHORT)
 
 
 def test_longest_context_keeps_the_rate() -> None:

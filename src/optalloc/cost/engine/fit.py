@@ -26,7 +26,7 @@ _LEAST_ERROR = 0.06  # below, errors count by their squares
 _MOST_ERROR = 1.6  # above, a row is held to be mislabelled and pulls no more
 _STEP = 0.02
 _LONGEST_STEP = 0.7
-_WEIGHTS = {TTFT: 0.4, TPOT: 1.0, RATE: 0.7}
+_WEIGHTS = {TTFT: 0.4, TPOT: 1.0, RATE: 1.0}
 _LEAST_SHIFT = 0.005
 
 

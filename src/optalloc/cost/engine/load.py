@@ -81,7 +81,7 @@ def closed_loop_times(
     q = np.maximum(1.0, concurrency / work.groups)
     fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     decoding = np.minimum(q, fit)
-    prompt_s = step.prefill_s(input_len - prefix_len)
+    prompt_s = step.prefill_s(input_len - prefix_len, 1.0, prefix_len)
     ttft, tpot = prompt_s, prompt_s
     share: Value = 0.0
     for _ in range(_ROUNDS):

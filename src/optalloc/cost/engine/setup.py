@@ -37,7 +37,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     software : {"vllm", "sglang", "trtllm"}
         Whose constants and scheduling apply.
     release : str
-        Its release; empty: the newest that the cost model knows.
+        Its release, where constants of that release are wanted; empty: those of any.
     tp, pp, attention_dp : int
         Widths of tensor parallelism, of the pipeline and of data-parallel attention.
     moe_tp, moe_ep : int, optional

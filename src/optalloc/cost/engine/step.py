@@ -146,14 +146,14 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
         return step * self.work.stage_share
 
-    def prefill_s(self, input_len: Value, prompts: Value = 1.0) -> Value:
-        """Seconds of the iterations that read ``prompts`` prompts of ``input_len`` tokens together,
-        in chunks, without decoding sequences beside them."""
+    def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
+        """Seconds of the iterations that read ``prompts`` prompts together, in chunks, without
+        decoding sequences beside them; each has ``input_len`` tokens after ``prefix_len`` cached
+        ones."""
         tokens = input_len * prompts
         chunks = np.maximum(1.0, np.ceil(tokens / self.chunk_tokens))
-        whole = chunks * self.base_s(tokens / chunks, 0.0) + self.pair_s * (
-            tokens * (input_len + 1.0) / 2.0
-        )
+        pairs = tokens * (prefix_len + (input_len + 1.0) / 2.0)
+        whole = chunks * self.base_s(tokens / chunks, 0.0) + self.pair_s * pairs
         return self.constants.prefill * whole + self.constants.prompt_s * prompts
 
     def decode_s(self, sequences: Value, context: Value) -> Value:

@@ -125,26 +125,31 @@ def search(
     best: Deployment | None = None
     options = _none()
     done, halt = 0, False
-    while done < len(order):
-        limit = np.inf if best is None else _key(best.value, less) * (1.0 + _sign(less) * _TIE)
-        if single and keys[order[done]] > limit:
-            break
-        part = order[done : done + _BLOCK]
-        part = part[keys[part] <= limit] if single else part
-        done += len(part)
-        here = rows.take(part)
-        times = timed(problem, table, here)
-        parts.append((part, times))
-        options = _joined([options, _options(problem, table, here, times, part)])
-        if single or done >= len(order):
-            best = choose(problem, options)
-        bound = float(keys[order[done]]) if single and done < len(order) else None
-        asked = stopped(None if best is None else best.value, _value(bound, less), done)
-        if asked and single and done < len(order):
-            halt = True
-            break
+    try:
+        while done < len(order):
+            limit = np.inf if best is None else _key(best.value, less) * (1.0 + _sign(less) * _TIE)
+            if single and keys[order[done]] > limit:
+                break
+            part = order[done : done + _BLOCK]
+            part = part[keys[part] <= limit] if single else part
+            here = rows.take(part)
+            times = timed(problem, table, here)
+            parts.append((part, times))
+            options = _joined([options, _options(problem, table, here, times, part)])
+            if single or done + len(part) >= len(order):
+                best = choose(problem, options)
+            done += len(part)  # last: an interrupt before leaves the bound of this block
+            bound = float(keys[order[done]]) if single and done < len(order) else None
+            asked = stopped(None if best is None else best.value, _value(bound, less), done)
+            if asked and single and done < len(order):
+                halt = True
+                break
+    except KeyboardInterrupt:
+        halt, best = True, choose(problem, options)
     left = float(keys[order[done]]) if done < len(order) else np.inf
     bound = _value(min(left, np.inf if best is None else _key(best.value, less)), less)
+    if halt and not single:
+        bound = None
     index = np.concatenate([part for part, _ in parts]) if parts else np.zeros(0, np.int64)
     where = np.full(len(rows), -1, np.int64)
     where[index] = np.arange(len(index))

@@ -19,7 +19,7 @@ from optalloc.serving.configuration.plan import (
 )
 from optalloc.serving.configuration.problem import STEPS, Problem
 from optalloc.serving.configuration.search import Choice, Pick, Search
-from optalloc.serving.configuration.split import decode_chunk
+from optalloc.serving.configuration.workers import decode_chunk
 
 
 def build_plan(search: Search, choice: Choice, certificate: Certificate | None) -> ServingPlan:

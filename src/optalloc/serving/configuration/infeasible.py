@@ -19,7 +19,7 @@ from optalloc.units import format_bytes, format_seconds
 
 #: Types of numbers tried where the model or the load does not fit, the gentlest first.
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
-_LARGEST = 64
+_LARGEST = 32
 _STEPS = 12
 
 

@@ -85,12 +85,13 @@ class Search:
     def run(self) -> Outcome:
         """Search both modes as far as the limits leave them."""
         bounds: list[float] = []
-        stopped = False
+        stopped, unknown = False, False
         modes = [m for m in MODES if self.problem.limits.allows("mode", m)]
         if "aggregated" in modes:
             choices, bound, stopped = self._aggregated()
             self._found += choices
             bounds += [] if bound is None else [bound]
+            unknown = stopped and bound is None
         if "disaggregated" in modes:  # a pass too short to be worth stopping
             choices = self._disaggregated()
             self._found += choices
@@ -100,7 +101,7 @@ class Search:
         return Outcome(
             best=self._found[0] if self._found else None,
             rivals=tuple(self._found[1:]),
-            bound=(min(bounds) if less else max(bounds)) if bounds else None,
+            bound=(min(bounds) if less else max(bounds)) if bounds and not unknown else None,
             configurations=self.configurations,
             pruned={name: n for name, n in self.pruned.items() if n},
             incumbents=tuple(self._incumbents),

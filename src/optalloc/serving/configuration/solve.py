@@ -92,7 +92,8 @@ def plan_serving(
     Raises
     ------
     InputError
-        For an unknown objective or decision, or an objective without data.
+        For an unknown objective or decision, an objective without data, or requests longer than the
+        model's positions.
     UnsupportedModel
         If the model is not decoder-only.
 
@@ -109,6 +110,7 @@ def plan_serving(
         constants=cost_model,
     )
     _check_devices(problem)
+    _check_length(problem)
     search = Search(problem, stop, on_progress)
     interrupted = False
     try:
@@ -148,6 +150,19 @@ def plan_serving(
         space=describe_space(problem),
         best=best,
     )
+
+
+def _check_length(problem: Problem) -> None:
+    """A request is no longer than what the model was trained for."""
+    work, most = problem.workload, problem.model.max_positions
+    if most is not None and work.input_len + work.output_len > most:
+        raise InputError(
+            f"requests of {work.input_len} and {work.output_len} tokens are longer than the "
+            f"{most} positions of {problem.model.name}",
+            path="workload",
+            pointer="$.input_len",
+            fix="shorten them, or choose a model of longer contexts",
+        )
 
 
 def _check_devices(problem: Problem) -> None:

@@ -37,45 +37,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cluster.topology import Cluster
+from optalloc.serving.configuration.operating import Operating
 from optalloc.serving.configuration.problem import BUSIEST, OBJECTIVES, Problem
-from optalloc.serving.configuration.space import batches, chunks, most_beside, most_engines
+from optalloc.serving.configuration.space import most_beside, most_engines
 from optalloc.serving.configuration.table import EngineTable
+from optalloc.serving.configuration.workers import (
+    Decode,
+    Prefill,
+    decode_workers,
+    kinds,
+    link_bytes_per_s,
+    prefill_workers,
+    undominated_decode,
+    undominated_prefill,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-
-class Prefill(msgspec.Struct, frozen=True, kw_only=True):
-    """Prefill workers: ``prompt_s`` of one prompt, ``per_s`` prompts of one worker, ``bytes`` of a
-    prompt's cache that one device sends; ``lag``, ``queue`` and ``burst`` of the cost model."""
-
-    engine: Ints
-    chunk: Ints
-    prompt_s: Floats
-    per_s: Floats
-    bytes: Floats
-    queue: Floats
-    burst: Floats
-    lag: Floats
-
-    def take(self, index: Ints | Flags) -> Prefill:
-        """Some of them."""
-        return Prefill(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
-
-
-class Decode(msgspec.Struct, frozen=True, kw_only=True):
-    """Decode workers: ``places`` sequences of one worker at ``tpot_s``."""
-
-    engine: Ints
-    batch: Ints
-    places: Floats
-    tpot_s: Floats
-
-    def take(self, index: Ints | Flags) -> Decode:
-        """Some of them."""
-        return Decode(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
 
 class Pairs(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,100 +83,6 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
         return Pairs(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
 
-def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
-    """Every prefill worker of the space that holds a prompt beside its weights."""
-    work = problem.workload
-    widths = np.array(chunks(problem.limits, "prefill"), np.int64)
-    engine = np.repeat(np.arange(len(table)), len(widths))
-    chunk = np.tile(widths, len(table))
-    step = table.step(engine, chunk, np.ones(len(engine), np.int64))
-    prompt = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
-    fits = np.asarray(step.sequences_that_fit(work.input_len)) >= 1.0
-    found = Prefill(
-        engine=engine,
-        chunk=chunk,
-        prompt_s=prompt,
-        per_s=table.groups[engine] / prompt,
-        bytes=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
-        queue=np.asarray(step.constants.queue),
-        burst=np.asarray(step.constants.burst),
-        lag=np.asarray(step.constants.lag),
-    )
-    return found.take(fits)
-
-
-def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Decode:
-    """Every decode worker of the space whose sequences fit and whose tpot meets the target.
-
-    Only workspace depends on its chunk, so the smallest is taken.
-    """
-    work = problem.workload
-    tried = np.array(sizes or batches(problem.limits, "decode"), np.int64)
-    engine = np.repeat(np.arange(len(table)), len(tried))
-    batch = np.tile(tried, len(table))
-    step = table.step(engine, np.full(len(engine), decode_chunk(problem)), batch)
-    fits = np.asarray(step.sequences_that_fit(work.input_len + work.output_len)) >= batch
-    context = work.input_len + work.output_len / 2.0
-    each = np.maximum(1.0, batch / step.work.pp)
-    tpot = np.asarray(step.decode_s(each, context)) / step.tokens_per_step
-    places = (batch * table.groups[engine]).astype(np.float64)
-    found = Decode(engine=engine, batch=batch, places=places, tpot_s=tpot)
-    return found.take(fits & (tpot <= problem.tpot_s))
-
-
-def decode_chunk(problem: Problem) -> int:
-    """The chunk of decode workers: the smallest, which leaves most for the cache."""
-    return chunks(problem.limits, "decode")[0]
-
-
-def link_bytes_per_s(cluster: Cluster, first: int, second: int) -> float:
-    """Bytes per second and device between workers of two groups: the slower of their networks, the
-    link inside a node where that is all there is, and the link of zones where they differ."""
-    a, b = cluster.nodes[first], cluster.nodes[second]
-    if first == second:
-        return a.outer_link.shared_bandwidth_bytes_per_s
-    links = [a.network, b.network]
-    if a.zone != b.zone and cluster.zone_link is not None:
-        links.append(cluster.zone_link)
-    return min(link.shared_bandwidth_bytes_per_s for link in links)
-
-
-def undominated_prefill(workers: Prefill) -> Prefill:
-    """Workers of equal devices and group less those that another is no worse than in everything."""
-    order = np.lexsort((workers.bytes, -workers.per_s, workers.prompt_s))
-    kept: list[int] = []
-    for i in order:
-        if not any(
-            workers.per_s[k] >= workers.per_s[i]
-            and workers.bytes[k] <= workers.bytes[i]
-            and workers.queue[k] <= workers.queue[i]
-            and workers.burst[k] <= workers.burst[i]
-            and workers.lag[k] <= workers.lag[i]
-            for k in kept
-        ):
-            kept.append(int(i))
-    return workers.take(np.array(kept, np.int64))
-
-
-def undominated_decode(workers: Decode, output_len: int, most_move_s: float) -> Decode:
-    """Workers of equal devices and group less those with no smaller tpot and no larger rate than
-    another, at no transfer and at the longest one.
-
-    Complexity: O(n k) for k that are left.
-    """
-    busy = (output_len - 1.0) * workers.tpot_s
-    rates = [workers.places / np.maximum(busy + move, 1e-12) for move in (0.0, most_move_s)]
-    order = np.lexsort((-rates[1], -rates[0], workers.tpot_s))
-    kept: list[int] = []
-    tops: list[tuple[float, float]] = []
-    for i in order:
-        here = (float(rates[0][i]), float(rates[1][i]))
-        if not any(a >= here[0] and b >= here[1] for a, b in tops):
-            kept.append(int(i))
-            tops = [t for t in tops if not (here[0] >= t[0] and here[1] >= t[1])] + [here]
-    return workers.take(np.array(kept, np.int64))
-
-
 def all_pairs(
     problem: Problem,
     prefill_table: EngineTable,
@@ -217,8 +102,8 @@ def all_pairs(
         decode_workers(problem, decode_table, sizes),
     )
     found: list[Pairs] = []
-    kinds_p = _kinds(prefill_table, left.engine)
-    kinds_d = _kinds(decode_table, right.engine)
+    kinds_p = kinds(prefill_table, left.engine)
+    kinds_d = kinds(decode_table, right.engine)
     move_s = float(left.bytes.max(initial=0.0)) / min(
         link_bytes_per_s(problem.cluster, a, b)
         for a in range(len(problem.cluster.nodes))
@@ -250,16 +135,6 @@ def all_pairs(
     return joined(found), total
 
 
-def _kinds(table: EngineTable, engine: Ints) -> dict[tuple[int, int, str, str], Ints]:
-    """Workers by group, devices, software and type of cache."""
-    kinds: dict[tuple[int, int, str, str], list[int]] = {}
-    for row, number in enumerate(engine):
-        one = table.engines[number]
-        key = (int(table.group[number]), int(table.devices[number]), one.software, one.kv_dtype)
-        kinds.setdefault(key, []).append(row)
-    return {key: np.array(rows, np.int64) for key, rows in kinds.items()}
-
-
 def _counted(
     problem: Problem,
     prefill_table: EngineTable,
@@ -278,18 +153,14 @@ def _counted(
     room = [_beside(problem, left, n, right) for n in numbers]
     n_p = np.array([n for n, r in zip(numbers, room, strict=True) if r > 0], np.int64)
     top = np.array([r for r in room if r > 0], np.int64)
-    i, j, k = (
-        axis.ravel()
-        for axis in np.meshgrid(
-            np.arange(len(prefill.engine)),
-            np.arange(len(decode.engine)),
-            np.arange(len(n_p)),
-            indexing="ij",
-        )
-    )
+    link = link_bytes_per_s(problem.cluster, group, other)
+    i, j = _grid(len(prefill.engine), len(decode.engine))
     p, d = prefill.take(i), decode.take(j)
-    move = p.bytes / link_bytes_per_s(problem.cluster, group, other)
-    times = Operating(problem, p, d, move)
+    useful = np.isin(n_p, _prefill_numbers(problem, Operating(problem, p, d, link), n_p, goal))
+    n_p, top = n_p[useful], top[useful]
+    i, j, k = _grid(len(prefill.engine), len(decode.engine), len(n_p))
+    p, d = prefill.take(i), decode.take(j)
+    times = Operating(problem, p, d, link)
     usd = tuple(table.usd_per_h[w.engine] for table, w in ((prefill_table, p), (decode_table, d)))
     made = []
     for a, b in _numbers(problem, times, n_p[k], top[k], goal):
@@ -307,7 +178,7 @@ def _counted(
                 num_decode=b,
                 devices=a * first + b * second,
                 busy=busy,
-                move_s=move,
+                move_s=times.move_s,
                 rate_per_s=rate,
                 ttft_s=ttft,
                 tpot_s=d.tpot_s,
@@ -316,6 +187,36 @@ def _counted(
             ).take(fine)
         )
     return joined(made)
+
+
+def _grid(*lengths: int) -> list[Ints]:
+    """Every combination of numbers below these lengths, a column each."""
+    return [a.ravel() for a in np.meshgrid(*map(np.arange, lengths), indexing="ij")]
+
+
+def _prefill_numbers(problem: Problem, times: Operating, n_p: Ints, goal: str) -> Ints:
+    """The numbers of prefill workers that some pair may want: all, where numbers are limited or
+    more of them bring more; one, without a load; the fewest of each pair for a rate."""
+    if _limited(problem) or goal not in ("devices", "price", "latency"):
+        return n_p
+    if problem.workload.rate_per_s is not None and goal != "latency":
+        return np.unique(_fewest(problem, times)).astype(np.int64)
+    if not problem.has_load and goal != "price":
+        return np.ones(1, np.int64)
+    return n_p
+
+
+def _limited(problem: Problem) -> bool:
+    limits = problem.limits
+    return any(name.endswith("replicas") for name in (*limits.pin, *limits.forbid))
+
+
+def _fewest(problem: Problem, times: Operating) -> Floats:
+    """The fewest prefill workers of each pair that read prompts at the asked rate."""
+    asked = problem.asked_per_s * (1.0 - 1e-12)
+    busiest = np.maximum(times.busiest, 1e-300)
+    found: Floats = np.ceil(np.minimum(asked / (busiest * times.prefill.per_s), 1e9))
+    return np.maximum(1.0, found)
 
 
 def _beside(problem: Problem, left: tuple[int, int], number: int, right: tuple[int, int]) -> int:
@@ -327,84 +228,12 @@ def _beside(problem: Problem, left: tuple[int, int], number: int, right: tuple[i
     return most_beside(node.devices, node.count, first, number, second)
 
 
-class Operating:
-    """Rates and times of pairs of workers, as functions of their numbers (all arrays)."""
-
-    def __init__(self, problem: Problem, prefill: Prefill, decode: Decode, move_s: Floats) -> None:
-        self.problem, self.prefill, self.decode, self.move_s = problem, prefill, decode, move_s
-        self.answer_s = (problem.workload.output_len - 1.0) * decode.tpot_s
-        self.fixed_s = prefill.prompt_s + move_s + prefill.lag * decode.tpot_s
-        self.wait_s = prefill.queue * prefill.prompt_s / 2.0
-        self.half = prefill.burst / 2.0
-        self.decode_per_s = decode.places / np.maximum(self.answer_s + move_s, 1e-12)
-
-    def ttft_s(self, busy: Floats) -> Floats:
-        """The time to the first token while prefill is busy for this share of the time."""
-        plain = self.fixed_s + self.wait_s * busy / (1.0 - busy)
-        crowd = plain - self.half * self.prefill.prompt_s + self.half * busy * self.answer_s
-        found: Floats = np.maximum(plain, crowd / (1.0 - self.half * busy))
-        return found
-
-    @property
-    def busiest(self) -> Floats:
-        """The largest share of busy time that meets the target; negative where none does.
-
-        ``ttft_s`` is the larger of two functions that grow with x; each reaches the target where a
-        linear or a quadratic equation says.
-        """
-        target = self.problem.ttft_s
-        if np.isinf(target):
-            return np.full(len(self.answer_s), BUSIEST)
-        free = target - self.fixed_s
-        plain = np.where(free >= 0.0, free / np.maximum(free + self.wait_s, 1e-300), -1.0)
-        room = free + self.half * self.prefill.prompt_s
-        both = self.half * (self.answer_s + target)
-        linear = room + self.wait_s + both
-        root = np.sqrt(np.maximum(0.0, linear**2 - 4.0 * both * room))
-        crowd = np.where(room >= 0.0, 2.0 * room / np.maximum(linear + root, 1e-300), -1.0)
-        found: Floats = np.minimum(BUSIEST, np.minimum(plain, crowd))
-        return found
-
-    def at(self, num_prefill: Ints, num_decode: Ints) -> tuple[Floats, Floats, Floats]:
-        """Requests per second, ttft (s) and busy share of prefill with so many workers."""
-        most = num_prefill * self.prefill.per_s
-        work = self.problem.workload
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if work.concurrency is not None:
-                busy = np.minimum(self.in_flight(num_prefill), BUSIEST)
-                rate = np.minimum(busy * most, num_decode * self.decode_per_s)
-                return rate, work.concurrency / rate - self.answer_s, rate / most
-            if self.problem.objective == "latency" and work.rate_per_s is None:  # one alone
-                zero = np.zeros(len(most))
-                ttft = self.ttft_s(zero)
-                return 1.0 / (ttft + self.answer_s), ttft, zero
-            rate = np.minimum(self.busiest * most, num_decode * self.decode_per_s)
-            busy = rate / most
-            if work.rate_per_s is not None and self.problem.objective != "throughput":
-                busy = np.minimum(busy, self.problem.asked_per_s / most)
-            return rate, self.ttft_s(np.maximum(busy, 0.0)), busy
-
-    def in_flight(self, num_prefill: Ints) -> Floats:
-        """The busy share of prefill under the given concurrency, if the decode workers kept up:
-        the root in (0, 1) of the quadratic that Little's law gives."""
-        requests = float(self.problem.workload.concurrency or 0)
-        most = num_prefill * self.prefill.per_s
-        crowd = requests / np.maximum(most * self.prefill.prompt_s, 1e-300) - 1.0
-        start = self.half * np.maximum(0.0, crowd) * self.prefill.prompt_s
-        whole = self.fixed_s + start + self.answer_s
-        linear = most * whole + requests
-        square = most * (self.wait_s - whole)
-        root = np.sqrt(np.maximum(0.0, linear**2 + 4.0 * square * requests))
-        found: Floats = 2.0 * requests / np.maximum(linear + root, 1e-300)
-        return found
-
-
 def _numbers(
     problem: Problem, times: Operating, n_p: Ints, top: Ints, goal: str
 ) -> list[tuple[Ints, Ints]]:
     """Numbers of both kinds of worker worth trying, of ``n_p`` and up to ``top``; 0 is none."""
     work, limits = problem.workload, problem.limits
-    if any(name.endswith("replicas") for name in (*limits.pin, *limits.forbid)):
+    if _limited(problem):
         allowed = range(1, int(top.max(initial=0)) + 1)
         return [
             (n_p, np.where(n <= top, n, 0))
@@ -415,9 +244,7 @@ def _numbers(
     if goal == "throughput" or (goal == "latency" and work.concurrency is not None):
         return [(n_p, top)]
     if work.rate_per_s is not None:
-        asked = problem.asked_per_s * (1.0 - 1e-12)
-        busiest = np.maximum(times.busiest, 1e-300)
-        few_p = np.maximum(1.0, np.ceil(np.minimum(asked / (busiest * times.prefill.per_s), 1e9)))
+        asked, few_p = problem.asked_per_s * (1.0 - 1e-12), _fewest(problem, times)
         few_d = np.maximum(1.0, np.ceil(np.minimum(asked / each, 1e9)))
         few_d = np.where(few_d <= top, few_d, 0).astype(np.int64)
         if goal == "latency":

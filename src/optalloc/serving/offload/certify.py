@@ -344,6 +344,7 @@ def linear_bound(plan: OffloadPlan) -> float:
             counts[group] = counts.get(group, 0) + 1
     highs = QuietHighs()
     highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", 1)  # HiGHS refuses another number later in the process
     memory: dict[str, list[tuple[float, Any]]] = {}
     for group, count in counts.items():
         shares = []

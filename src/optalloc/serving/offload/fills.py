@@ -18,12 +18,19 @@ _TINY = 1e-12
 
 
 def _labels(
-    sizes: Counts, gains: Floats, counts: Counts, room: int, need: float, *, least: int | None
+    sizes: Counts,
+    gains: Floats,
+    counts: Counts,
+    room: int,
+    need: float,
+    *,
+    least: int | None,
+    always: NDArray[np.bool_],
 ) -> tuple[Counts, Floats]:
     """Every count of each kind that uses at most ``room`` and can gain ``need``, and its gain.
 
     With ``least`` only what no other beats is kept: less memory (of at least ``least``) and more
-    gain. The last kind takes all that fits where it gains.
+    gain. Of a kind in ``always`` more is never worse: as the last one it takes all that fits.
     """
     order = np.argsort(-gains / sizes, kind="stable")
     used: Counts = np.zeros(1, dtype=np.int64)
@@ -34,7 +41,7 @@ def _labels(
         rest = [k for k in order[position + 1 :] if gains[k] > 0.0]
         steps = np.concatenate([[0.0], np.cumsum([sizes[k] * counts[k] for k in rest])])
         worth = np.concatenate([[0.0], np.cumsum([gains[k] * counts[k] for k in rest])])
-        if position == len(order) - 1 and gains[c] > 0.0:
+        if position == len(order) - 1 and always[c]:
             take = np.minimum(counts[c], (room - used) // sizes[c])
             rows = np.arange(len(used))
         else:
@@ -60,7 +67,7 @@ def _labels(
 
 
 def gpu_fills(
-    mode: Mode, sizes: Counts, counts: Counts, price: float, allowed: float
+    mode: Mode, sizes: Counts, counts: Counts, prices: Floats, allowed: float
 ) -> tuple[Counts, Floats]:
     """Ways to fill a GPU whose priced seconds are at most ``allowed``, the best first.
 
@@ -69,7 +76,7 @@ def gpu_fills(
     tuple of ndarray of int64, shape (n, kinds), and ndarray of float64, shape (n,)
         Parts held on the GPU by kind, and seconds of the range with CPU memory paid.
     """
-    away = mode.away(price, sizes)
+    away = mode.away(prices)
     forced = np.isinf(away) & (counts > 0)
     room = mode.room - int((counts * sizes)[forced].sum())
     here = np.where(forced, counts, 0)
@@ -82,9 +89,11 @@ def gpu_fills(
     if not len(free):
         return (here[None, :], np.array([base])) if base <= allowed else none
     gains = away[free] - mode.seconds[free, DEVICE]
-    chosen, gained = _labels(sizes[free], gains, counts[free], room, base - allowed, least=None)
     # Where a part is never slower on the GPU, no room may be left for another one.
     never_slower = mode.seconds[free, DEVICE] <= mode.seconds[free][:, [CPU, DISK]].min(axis=1)
+    chosen, gained = _labels(
+        sizes[free], gains, counts[free], room, base - allowed, least=None, always=never_slower
+    )
     left = room - chosen @ sizes[free]
     more = (left[:, None] >= sizes[free]) & (chosen < counts[free]) & never_slower
     keep = ~more.any(axis=1)
@@ -94,27 +103,39 @@ def gpu_fills(
     return filled, base - gained[keep][order]
 
 
-def least_seconds(mode: Mode, sizes: Counts, counts: Counts, price: float) -> float:
-    """Priced seconds of the best fill of a GPU; infinite where the range does not fit."""
-    away = mode.away(price, sizes)
+def best_fill(mode: Mode, sizes: Counts, counts: Counts, prices: Floats) -> tuple[float, Counts]:
+    """The best fill of a GPU at given prices: seconds of the range with CPU memory paid, and the
+    parts on the GPU by kind; infinite where the range does not fit.
+    """
+    away = mode.away(prices)
     forced = np.isinf(away) & (counts > 0)
+    held: Counts = np.where(forced, counts, 0)
     room = mode.room - int((counts * sizes)[forced].sum())
     if room < 0:
-        return math.inf
+        return math.inf, held
     free = np.flatnonzero((counts > 0) & ~forced)
     base = float((counts[forced] * mode.seconds[forced, DEVICE]).sum())
     base += float((counts[free] * away[free]).sum())
     gains = away[free] - mode.seconds[free, DEVICE]
     free, gains = free[gains > 0.0], gains[gains > 0.0]
     if not len(free):
-        return base
+        return base, held
     rest, need = room, 0.0  # the greedy fill is a start
+    greedy = np.zeros(len(free), dtype=np.int64)
     for c in np.argsort(-gains / sizes[free], kind="stable"):
-        taken = min(int(counts[free[c]]), rest // int(sizes[free[c]]))
-        rest -= taken * int(sizes[free[c]])
-        need += taken * float(gains[c])
-    _, gained = _labels(sizes[free], gains, counts[free], room, need, least=0)
-    return base - max(need, float(gained.max(initial=0.0)))
+        greedy[c] = min(int(counts[free[c]]), rest // int(sizes[free[c]]))
+        rest -= int(greedy[c]) * int(sizes[free[c]])
+        need += float(greedy[c] * gains[c])
+    if (greedy == counts[free]).all():
+        held[free] = greedy
+        return base - need, held
+    chosen, gained = _labels(
+        sizes[free], gains, counts[free], room, need, least=0, always=np.ones(len(free), bool)
+    )
+    if len(gained) and float(gained.max()) > need:
+        greedy, need = chosen[int(np.argmax(gained))], float(gained.max())
+    held[free] = greedy
+    return base - need, held
 
 
 def cpu_fill(
@@ -148,7 +169,15 @@ def cpu_fill(
     merged_sizes = np.array([size for size, _ in pairs], dtype=np.int64)
     merged_gains = np.array([gain for _, gain in pairs])
     merged_counts = np.array([counts[members].sum() for members in pairs.values()])
-    chosen, gained = _labels(merged_sizes, merged_gains, merged_counts, room, need, least=least)
+    chosen, gained = _labels(
+        merged_sizes,
+        merged_gains,
+        merged_counts,
+        room,
+        need,
+        least=least,
+        always=np.ones(len(merged_sizes), bool),
+    )
     if not len(gained) or gained.max() <= need:
         return None
     best = int(np.argmax(gained))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Fix
+from optalloc.serving.offload.duals import whole_space
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Machine
 from optalloc.serving.offload.parts import Chain, chain_of
-from optalloc.serving.offload.prices import best_price
 from optalloc.serving.offload.problem import OffloadProblem
 from optalloc.serving.offload.runtimes import ANY, limits_of
 from optalloc.serving.offload.tables import Tables, disk_buffers
@@ -66,7 +64,7 @@ def _fits(machine: Machine, chain: Chain, runtime: str) -> bool:
     for limits in limits_of(runtime, machine):
         problem = OffloadProblem(machine=machine, chain=chain, limits=limits)
         for disk in disk_buffers(problem):
-            if best_price(Tables(problem, disk))[1] < math.inf:
+            if whole_space(Tables(problem, disk), 0.0) is not None:
                 return True
     return False
 

@@ -1,79 +1,112 @@
 """Prices: a bound on every layout, with CPU memory sold at a price instead of limited.
 
-*Formulation.* At a price l >= 0 a byte of CPU memory, the seconds of a range of places on a GPU are
-at least those of a fractional knapsack over the GPU's memory (:func:`range_costs`); the best chain
-of ranges is a shortest path over (GPUs used, place, device) (:class:`Layouts`). With C the CPU
-memory, path(l) - l C is a bound for every l; the best l is where its slope changes sign
-(:func:`best_price`).
+*Formulation.* At prices p >= 0 of a part of each kind in CPU memory, the seconds of a range of
+places on a GPU are at least those of a fractional knapsack over the GPU's memory
+(:func:`range_costs`); the best chain of ranges is a shortest path over (GPUs used, place, device)
+(:class:`Layouts`). In :mod:`~optalloc.serving.offload.duals` the prices come from the rows that
+they stand for.
 
-Complexity: O(2^G G P^2) time a price for G GPUs and P places; equal GPUs are used in their order.
+Complexity: O(2^G G P^2) time for G GPUs and P places; equal GPUs are used in their order.
 """
 
 from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
-from optalloc.serving.offload.fills import least_seconds
+from optalloc.serving.offload.fills import best_fill
+from optalloc.serving.offload.machine import Gpu
 from optalloc.serving.offload.problem import Device
-from optalloc.serving.offload.tables import DEVICE, DISK, Floats, Mode, Tables
+from optalloc.serving.offload.tables import CPU, DEVICE, DISK, Counts, Floats, Mode, Tables
+
+_WIDEST = 0.05  # share of the shortest chain within which ranges are made whole at once
 
 
-def range_costs(tables: Tables, mode: Mode, price: float) -> tuple[Floats, Floats]:
-    """Least seconds of every range ``[a, b)`` on a mode, and the CPU bytes they take.
+def range_costs(tables: Tables, mode: Mode, prices: Floats) -> Floats:
+    """Least seconds of every range ``[a, b)`` on a mode, with CPU memory paid.
 
     Returns
     -------
-    tuple of two ndarrays of float64, shape (P + 1, P + 1)
+    ndarray of float64, shape (P + 1, P + 1)
         Infinite where ``b <= a`` or the range does not fit.
     """
     counts = (tables.before[None, :, :] - tables.before[:, None, :]).astype(float)
-    sizes = tables.sizes
-    away = mode.away(price, sizes)
+    sizes, away = tables.sizes, mode.away(prices)
     if mode.device is None:
-        in_memory = mode.seconds[:, DEVICE] + price * sizes <= mode.seconds[:, DISK]
         cost = counts @ away
-        used = counts @ np.where(in_memory, sizes, 0)
     else:
-        on_cpu = mode.seconds[:, 1] + price * sizes <= mode.seconds[:, DISK]
         forced = np.isinf(away)
         rest = mode.room - counts @ np.where(forced, sizes, 0)
         finite = np.where(forced, mode.seconds[:, DEVICE], away)
-        cost = counts @ finite
-        used = counts @ np.where(on_cpu & ~forced, sizes, 0)
-        cost = np.where(rest < 0, math.inf, cost)
+        cost = np.where(rest < 0, math.inf, counts @ finite)
         rest = np.maximum(rest, 0.0)
-        gain = np.where(forced, 0.0, finite - mode.seconds[:, DEVICE])
+        gain = finite - mode.seconds[:, DEVICE]
         for c in np.argsort(-gain / sizes, kind="stable"):
             if gain[c] <= 0.0:
                 break
             taken = np.minimum(counts[:, :, c], rest / sizes[c])
             rest = rest - taken * sizes[c]
             cost = cost - taken * gain[c]
-            used = used - taken * (sizes[c] if on_cpu[c] else 0)
     backwards = np.tril(np.ones(cost.shape, dtype=bool))
-    return np.where(backwards, math.inf, cost), np.where(backwards, 0.0, used)
+    return np.where(backwards, math.inf, cost)
+
+
+def parts_in_cpu(
+    tables: Tables, mode: Mode, prices: Floats, counts: Counts, *, whole: bool
+) -> Floats:
+    """Parts of each kind, in fractions unless ``whole``, that the cheapest fill of a range with
+    ``counts`` parts has in CPU memory.
+    """
+    memory = DEVICE if mode.device is None else CPU
+    held = mode.seconds[:, memory] + prices <= mode.seconds[:, DISK]
+    if mode.device is None:
+        return np.where(held, counts.astype(float), 0.0)
+    if whole:
+        _, on_gpu = best_fill(mode, tables.sizes, counts, prices)
+        return np.where(held, (counts - on_gpu).astype(float), 0.0)
+    away = mode.away(prices)
+    forced = np.isinf(away)
+    rest = mode.room - float((counts * tables.sizes)[forced].sum())
+    left = np.where(forced, 0.0, counts.astype(float))
+    gain = np.where(forced, 0.0, np.where(forced, 0.0, away) - mode.seconds[:, DEVICE])
+    for c in np.argsort(-gain / tables.sizes, kind="stable"):
+        if gain[c] <= 0.0:
+            break
+        taken = min(left[c], rest / tables.sizes[c])
+        rest -= taken * tables.sizes[c]
+        left[c] -= taken
+    return np.where(held, left, 0.0)
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Places ``[begin, end)`` on a mode of a device."""
+
+    mode: int
+    device: Device
+    begin: int
+    end: int
 
 
 class Layouts:
-    """Shortest chains of ranges at one price.
+    """Shortest chains of ranges at given prices.
 
     ``rest[used][d][k]`` bounds the seconds from place ``k`` on, once the GPUs of the bit set
     ``used`` have had their range, coming from device number ``d`` (the last number is the CPU).
     """
 
-    def __init__(self, tables: Tables, price: float) -> None:
-        self.tables, self.price = tables, price
+    def __init__(self, tables: Tables, prices: Floats) -> None:
+        self.tables, self.prices = tables, prices
         problem = tables.problem
         self.num_gpus = len(problem.machine.gpus)
-        self.costs: dict[Device, list[tuple[Floats, Floats]]] = {
-            device: [range_costs(tables, mode, price) for mode in modes]
+        self.costs: dict[Device, list[Floats]] = {
+            device: [range_costs(tables, mode, prices) for mode in modes]
             for device, modes in tables.modes.items()
         }
         if problem.limits.embedding_on_cpu:
             for device, found in self.costs.items():
-                for cost, _ in found if device is not None else ():
+                for cost in found if device is not None else ():
                     cost[0, :] = math.inf
         self.before_equal = [self._equals_before(k) for k in range(self.num_gpus)]
         self._hops = [
@@ -86,9 +119,7 @@ class Layouts:
     def _find_rest(self) -> None:
         shape = (self.tables.num_places + 1,) * 2
         self.least = {
-            device: np.min([cost for cost, _ in found], axis=0)
-            if found
-            else np.full(shape, math.inf)
+            device: np.min(found, axis=0) if found else np.full(shape, math.inf)
             for device, found in self.costs.items()
         }
         self.rest = np.full(self._shape, math.inf)
@@ -97,34 +128,48 @@ class Layouts:
 
     def sharpen(self, share: float) -> float:
         """Replace fractional knapsacks by whole ones where a chain through the range is within
-        ``share`` of the shortest; returns the seconds of the shortest chain then.
+        ``share`` of the shortest, until all of these are; returns the seconds of the shortest.
+        Each turn looks twice as far as the one before, so that there are few.
         """
-        tables = self.tables
-        limit = self.rest[0, self.num_gpus, 0]
-        limit += share * abs(limit)
-        reach = self._reach()
         known: dict[object, float] = {}
-        for gpu in range(self.num_gpus):
-            if gpu not in self.costs:
+        sharp = {gpu: [np.zeros(c.shape, bool) for c in found] for gpu, found in self.costs.items()}
+        while True:
+            shortest = float(self.rest[0, self.num_gpus, 0])
+            limit = shortest + share * abs(shortest)
+            share = max(share, min(2.0 * share, _WIDEST))
+            reach, changed = self._reach(), False
+            for gpu in range(self.num_gpus):
+                around = self._around(reach, gpu)
+                for m, cost in enumerate(self.costs.get(gpu, [])):
+                    near = (around + cost <= limit) & ~sharp[gpu][m]
+                    sharp[gpu][m] |= near
+                    for a, b in np.argwhere(near).tolist():
+                        exact = self._exact(gpu, m, a, b, known)
+                        changed |= exact > cost[a, b]
+                        cost[a, b] = max(cost[a, b], exact)
+            if not changed:
+                return shortest
+            self._find_rest()
+
+    def _around(self, reach: Floats, gpu: int) -> Floats:
+        """Least seconds before and after a range of a GPU, by its first and end place."""
+        around = np.full((self.tables.num_places + 1,) * 2, math.inf)
+        for used in range(2**self.num_gpus):
+            if gpu not in self.next_gpus(used):
                 continue
-            around = np.full((tables.num_places + 1,) * 2, math.inf)
-            for used in range(2**self.num_gpus):
-                if gpu not in self.next_gpus(used):
-                    continue
-                for d in range(self.num_gpus + 1):
-                    hop = self.hop(None if d == self.num_gpus else d, gpu)
-                    before = reach[used, d][:, None] + hop
-                    around = np.minimum(around, before + self.rest[used | 1 << gpu, gpu][None, :])
-            for m, (cost, _) in enumerate(self.costs[gpu]):
-                mode = tables.modes[gpu][m]
-                for a, b in np.argwhere(around + cost <= limit).tolist():
-                    counts = tables.counts(a, b)
-                    key = (gpu, m, tuple(counts.tolist()))
-                    if key not in known:
-                        known[key] = least_seconds(mode, tables.sizes, counts, self.price)
-                    cost[a, b] = max(cost[a, b], known[key])
-        self._find_rest()
-        return float(self.rest[0, self.num_gpus, 0])
+            for d in range(self.num_gpus + 1):
+                hop = self.hop(None if d == self.num_gpus else d, gpu)
+                before = reach[used, d][:, None] + hop
+                around = np.minimum(around, before + self.rest[used | 1 << gpu, gpu][None, :])
+        return around
+
+    def _exact(self, gpu: int, m: int, begin: int, end: int, known: dict[object, float]) -> float:
+        counts = self.tables.counts(begin, end)
+        key = (gpu, m, tuple(counts.tolist()))
+        if key not in known:
+            mode = self.tables.modes[gpu][m]
+            known[key], _ = best_fill(mode, self.tables.sizes, counts, self.prices)
+        return known[key]
 
     def _reach(self) -> Floats:
         """Least seconds up to every place, by GPUs used and the device that ran it."""
@@ -158,8 +203,7 @@ class Layouts:
         if machine.links or limits.devices is not None or limits.stream_to is not None:
             return 0
         for other in range(gpu):
-            same = machine.gpus[other].__class__ is machine.gpus[gpu].__class__
-            if same and _figures(machine.gpus[other]) == _figures(machine.gpus[gpu]):
+            if _figures(machine.gpus[other]) == _figures(machine.gpus[gpu]):
                 found |= 1 << other
         return found
 
@@ -218,17 +262,18 @@ class Layouts:
             d = self.num_gpus if device is None else device
             if math.isinf(self.least[device][place].min()):
                 continue
-            for m, (cost, _) in enumerate(self.costs[device]):
+            for m, cost in enumerate(self.costs[device]):
                 step = self.hop(device if device == previous else previous, device) + cost[place]
                 found.append((device, m, step, self.rest[then, d]))
         return found
 
-    def shortest(self) -> tuple[float, float]:
-        """Seconds of the shortest chain, and the CPU bytes that it takes."""
-        used, previous, place = 0, None, 0
-        total = taken = 0.0
-        last = self.tables.num_places
-        while place < last:
+    def shortest(self) -> tuple[float, list[Range]]:
+        """Seconds of the shortest chain, infinite without one, and its ranges."""
+        tables = self.tables
+        used, place, total = 0, 0, 0.0
+        previous: Device = None
+        made: list[Range] = []
+        while place < tables.num_places:
             best: tuple[float, Device, int, int] = (math.inf, None, 0, place)
             for device, m, step, rest in self.onward(used, previous, place):
                 both = step + rest
@@ -236,58 +281,23 @@ class Layouts:
                 if both[end] < best[0]:
                     best = (float(both[end]), device, m, end)
             if math.isinf(best[0]):
-                return math.inf, 0.0
+                return math.inf, []
             _, device, m, end = best
-            cost, bytes_ = self.costs[device][m]
-            total += self.hop(previous, device) + float(cost[place, end])
-            taken += float(bytes_[place, end])
+            total += self.hop(previous, device) + float(self.costs[device][m][place, end])
+            made.append(Range(m, device, place, end))
             used |= 0 if device is None else 1 << device
             previous, place = device, end
-        return total + self.hop(previous, None), taken
+        return total + self.hop(previous, None), made
+
+    def in_cpu(self, made: list[Range], *, whole: bool) -> Floats:
+        """Parts of each kind that a chain has in CPU memory: with whole fills of GPUs or not."""
+        held = np.zeros(len(self.tables.kinds))
+        for one in made:
+            mode = self.tables.modes[one.device][one.mode]
+            counts = self.tables.counts(one.begin, one.end)
+            held += parts_in_cpu(self.tables, mode, self.prices, counts, whole=whole)
+        return held
 
 
-def _figures(gpu: object) -> tuple[object, ...]:
-    import msgspec
-
-    return tuple(v for k, v in msgspec.structs.asdict(gpu).items() if k != "name")  # type: ignore[arg-type]
-
-
-def best_price(tables: Tables) -> tuple[Layouts, float]:
-    """The layouts at the price whose bound is highest, and that bound (infinite: none fits).
-
-    The bound is concave in the price; the two lines around its top are cut until they agree.
-    """
-    room = tables.room
-    if room < 0:
-        return Layouts(tables, 0.0), math.inf
-
-    def at(price: float) -> tuple[Layouts, float, float]:
-        layouts = Layouts(tables, price)
-        seconds, taken = layouts.shortest()
-        return layouts, seconds - price * room, taken - room
-
-    low = at(0.0)
-    if math.isinf(low[1]) or low[2] <= 0.0:
-        return low[0], low[1]
-    a, b = 0.0, 1e-9
-    high = at(b)
-    while high[2] > 0.0:
-        if b > 1e9:
-            return high[0], math.inf
-        a, low = b, high
-        b *= 16.0
-        high = at(b)
-    best = max(low, high, key=lambda one: one[1])
-    for _ in range(40):
-        # Where the tangents at a and b meet is a bound on the bound.
-        middle = (high[1] - low[1] + low[2] * a - high[2] * b) / (low[2] - high[2])
-        top = low[1] + low[2] * (middle - a)
-        if not a < middle < b or top - best[1] <= 1e-9 * abs(top):
-            break
-        one = at(middle)
-        best = max(best, one, key=lambda one: one[1])
-        if one[2] > 0.0:
-            a, low = middle, one
-        else:
-            b, high = middle, one
-    return best[0], best[1]
+def _figures(gpu: Gpu) -> tuple[object, ...]:
+    return tuple(v for k, v in msgspec.structs.asdict(gpu).items() if k != "name")

@@ -6,20 +6,24 @@ CPU memory and on disk. The sizes of the buffers for parts on disk are tried one
 (:func:`~optalloc.serving.offload.tables.disk_buffers`), those of the GPUs are modes.
 
 *Why it is exact.* Equal parts are interchangeable, so counts say everything. Let ``v(x)`` be the
-seconds of a placement x and ``r(x) = v(x) + l (bytes x uses of CPU memory - CPU memory)`` its
-priced seconds at the best price l; a placement that fits has ``r(x) <= v(x)``. A pass with a limit
-t visits every x with ``r(x) <= t``: chains whose shortest completion is below t (:meth:`_chains`),
-then fills of the GPUs (:func:`~optalloc.serving.offload.fills.gpu_fills`), then the best fill of
-CPU memory under its true limit (:func:`~optalloc.serving.offload.fills.cpu_fill`). After it no
+seconds of a placement x and ``r(x)`` those with CPU memory sold at the best prices, less what it
+brings at least (:mod:`~optalloc.serving.offload.duals`); a placement that fits has
+``r(x) <= v(x)``. A pass with a limit t visits every x with ``r(x) <= t``: chains whose shortest
+completion is below t (:meth:`_chains`), then fills of the GPUs
+(:func:`~optalloc.serving.offload.fills.gpu_fills`), then the best fill of CPU memory under its true
+limit (:func:`~optalloc.serving.offload.fills.cpu_fill`). After it no
 placement below t was missed, so ``min(best, t)`` is a bound; once the best is at most t it is
 optimal. Fills that leave room for a part which is never slower on the GPU are skipped: moving the
 part there costs no time and no other memory.
 
+A space of placements that takes too many visits is halved by the number of one kind of part in CPU
+memory, and each half has prices of its own: few coarse parts leave a wide gap to a price alone.
 Every pass widens the band fourfold, so the last one costs about as much as all before.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -27,9 +31,10 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from optalloc.serving.offload.fills import cpu_fill, gpu_fills
+from optalloc.serving.offload.duals import Space, best_space, whole_space
+from optalloc.serving.offload.fills import best_fill, cpu_fill, gpu_fills
 from optalloc.serving.offload.placement import Held, Placed, Placement
-from optalloc.serving.offload.prices import Layouts, best_price
+from optalloc.serving.offload.prices import Layouts, Range
 from optalloc.serving.offload.problem import Device, Home, OffloadProblem
 from optalloc.serving.offload.tables import (
     CPU,
@@ -46,18 +51,12 @@ from optalloc.stop import OnProgress, Progress, StopRule
 _FIRST_BAND = 1e-6
 _WIDER = 4.0
 #: Ranges on chains within this share of the shortest get the bound of a whole knapsack.
-_SHARPEN = 0.01
+_SHARPEN = 0.002
+#: Nodes of a space in one pass after which it is halved.
+_PATIENCE = 1000
+_NOTHING = (np.zeros((0, 0), dtype=np.int64), np.zeros(0))
 #: Two placements closer than this, relative, count as equally fast.
 TOLERANCE = 1e-12
-
-
-class Range(msgspec.Struct, frozen=True):
-    """Places ``[begin, end)`` on a mode of a device."""
-
-    mode: int
-    device: Device
-    begin: int
-    end: int
 
 
 class Best(msgspec.Struct):
@@ -71,6 +70,10 @@ class Best(msgspec.Struct):
 
 class Stopped(Exception):
     """The stop rule ended the search."""
+
+
+class _TooMany(Exception):
+    """A space has too many nodes within the limit: halve it."""
 
 
 class Search:
@@ -91,36 +94,61 @@ class Search:
         self.root = -math.inf
         self._begin = time.perf_counter()
         self._report = on_progress
-        self._fills: dict[object, tuple[Counts, Floats]] = {}
+        self._fills: dict[object, tuple[float, Counts, Floats]] = {}
+        self._patience = math.inf
 
     def run(self) -> bool:
         """Search to the proof or to the stop; False if it was stopped."""
-        spaces: list[tuple[float, Tables, Layouts]] = []
+        spaces: list[Space] = []
         try:
             for disk in disk_buffers(self.problem):
                 self._poll()
-                tables = Tables(self.problem, disk)
-                layouts, bound = best_price(tables)
-                if bound < math.inf:
-                    bound = max(bound, layouts.sharpen(_SHARPEN) - layouts.price * tables.room)
-                    spaces.append((bound, tables, layouts))
-            spaces.sort(key=lambda space: space[0])
-            self.bound = self.root = spaces[0][0] if spaces else math.inf
+                space = whole_space(Tables(self.problem, disk), _SHARPEN, above=self.best.seconds)
+                if space is not None:
+                    spaces.append(space)
+                    self._try_relaxed(space)
+            most = max((space.pool.most for space in spaces), default=0.0)
+            self.bound = self.root = min((s.bound for s in spaces), default=self.best.seconds)
             band = _FIRST_BAND * max(abs(self.bound), 1e-9)
-            while spaces and self.best.seconds > self.bound:
-                most = max(_most(tables) for _, tables, _ in spaces)
+            while self.best.seconds > self.bound:
                 limit = min(self.bound + band, self.best.seconds)
-                for bound, tables, layouts in spaces:
-                    if bound <= min(limit, self.best.seconds):
-                        self._fills = {}
-                        self._chains(tables, layouts, limit)
-                self.bound = min(limit, self.best.seconds)
-                if limit > most:  # every placement was visited
+                spaces = self._pass(spaces, limit)
+                lowest = min((space.bound for space in spaces), default=math.inf)
+                self.bound = min(max(limit, lowest), self.best.seconds)
+                if limit > most or not spaces:  # every placement was visited
                     self.bound = self.best.seconds
                 band *= _WIDER
         except (Stopped, KeyboardInterrupt):
             return False
         return True
+
+    def _pass(self, spaces: list[Space], limit: float) -> list[Space]:
+        """Visit all placements up to the limit; the spaces that are left, some of them halved."""
+        todo, left = sorted(spaces, key=lambda space: -space.bound), []
+        while todo:
+            space = todo.pop()
+            if space.bound >= self.best.seconds * (1.0 - TOLERANCE):
+                continue
+            if space.bound > limit:
+                left.append(space)
+                continue
+            halves = space.halves()
+            try:
+                self._patience = math.inf if halves is None else self.nodes + _PATIENCE
+                self._fills = {}
+                self._chains(space, limit)
+                left.append(space)
+            except _TooMany:
+                self._patience = math.inf
+                for low, high in halves or ():
+                    self._poll()
+                    half = best_space(
+                        space.pool, low, high, _SHARPEN, above=self.best.seconds, whole=True
+                    )
+                    if half is not None:
+                        todo.append(half)
+                        self._try_relaxed(half)
+        return left
 
     def _poll(self) -> None:
         progress = Progress(
@@ -134,14 +162,22 @@ class Search:
         if self.stop(progress):
             raise Stopped
 
-    def _chains(self, tables: Tables, layouts: Layouts, limit: float) -> None:
+    def _count(self) -> None:
+        """One more node; ends the visit of a space that takes too many."""
+        self.nodes += 1
+        if not self.nodes & 15:
+            self._poll()
+        if self.nodes > self._patience:
+            raise _TooMany
+
+    def _chains(self, space: Space, limit: float) -> None:
         """Every chain of ranges whose shortest completion is within the limit."""
-        paid = layouts.price * tables.room
+        tables, layouts, paid = space.pool.tables, space.layouts, space.paid
         last = tables.num_places
 
         def extend(used: int, previous: Device, place: int, cost: float, made: list[Range]) -> None:
             if place == last:
-                self._placements(tables, layouts, made, limit)
+                self._placements(space, made, limit)
                 return
             for device, m, step, rest in layouts.onward(used, previous, place):
                 if device is None and self._shifts_left(tables, made):
@@ -176,17 +212,13 @@ class Search:
         """Priced seconds up to which placements are of interest."""
         return min(limit, self.best.seconds * (1.0 - TOLERANCE))
 
-    def _placements(
-        self, tables: Tables, layouts: Layouts, made: list[Range], limit: float
-    ) -> None:
+    def _placements(self, space: Space, made: list[Range], limit: float) -> None:
         """Every fill of the GPUs of one chain within the limit."""
-        self.nodes += 1
-        self._poll()
-        ends = [*(one.device for one in made), None]
-        hops = sum(layouts.hop(a, b) for a, b in zip([None, *ends], ends, strict=False))
-        least = [layouts.costs[r.device][r.mode][0][r.begin, r.end] for r in made]
+        tables, layouts, paid = space.pool.tables, space.layouts, space.paid
+        self._count()
+        hops = _hops_s(layouts, made)
+        least = [layouts.costs[r.device][r.mode][r.begin, r.end] for r in made]
         onward = np.concatenate([np.cumsum(least[::-1])[::-1], [0.0]])
-        paid = layouts.price * tables.room
 
         def extend(k: int, cost: float, homes: list[Counts]) -> None:
             if k == len(made):
@@ -202,6 +234,22 @@ class Search:
 
         extend(0, hops, [])
 
+    def _try_relaxed(self, space: Space) -> None:
+        """The placement nearest to the relaxed optimum: its chain, the best fills at its prices."""
+        tables, layouts = space.pool.tables, space.layouts
+        _, made = layouts.shortest()
+        held = []
+        for one in made:
+            counts = tables.counts(one.begin, one.end)
+            mode = tables.modes[one.device][one.mode]
+            none = one.device is None
+            held.append(
+                np.zeros_like(counts)
+                if none
+                else best_fill(mode, tables.sizes, counts, layouts.prices)[1]
+            )
+        self._finish(tables, made, held, _hops_s(layouts, made))
+
     def _fills_of(
         self, tables: Tables, layouts: Layouts, here: Range, allowed: float
     ) -> Iterator[tuple[Counts, float]]:
@@ -209,20 +257,18 @@ class Search:
         counts = tables.counts(here.begin, here.end)
         mode = tables.modes[here.device][here.mode]
         if here.device is None:
-            yield np.zeros_like(counts), float(layouts.costs[None][0][0][here.begin, here.end])
+            yield np.zeros_like(counts), float(layouts.costs[None][0][here.begin, here.end])
             return
         key = (id(tables), here.device, here.mode, tuple(counts.tolist()))
-        known = self._fills.get(key)
-        if known is None:
-            known = gpu_fills(mode, tables.sizes, counts, layouts.price, allowed)
-            self._fills[key] = known
-        yield from zip(*known, strict=True)
+        reach, held, seconds = self._fills.get(key, (-math.inf, *_NOTHING))
+        if allowed > reach:
+            held, seconds = gpu_fills(mode, tables.sizes, counts, layouts.prices, allowed)
+            self._fills[key] = (allowed, held, seconds)
+        yield from zip(held, seconds, strict=True)
 
     def _finish(self, tables: Tables, made: list[Range], held: list[Counts], hops: float) -> None:
         """Fill CPU memory for one fill of the GPUs; keep the placement if it is the best."""
-        self.nodes += 1
-        if not self.nodes & 63:
-            self._poll()
+        self._count()
         seconds, room, on_disk = hops, tables.room, 0
         gains: list[float] = []
         sizes: list[int] = []
@@ -269,20 +315,13 @@ class Search:
         for (k, kind, memory), away, kept in zip(where, counts, taken.tolist(), strict=True):
             homes[k][kind, memory] = kept
             homes[k][kind, DISK] = away - kept
-        self.best = Best(seconds - gain, tables, tuple(made), tuple(homes))
+        self.best = Best(float(seconds - gain), tables, tuple(made), tuple(homes))
 
 
-def _most(tables: Tables) -> float:
-    """More seconds than any placement takes."""
-    counts = tables.counts(0, tables.num_places)
-    worst = 0.0
-    hops = 0.0
-    for modes in tables.modes.values():
-        for mode in modes:
-            finite = np.where(np.isinf(mode.seconds), 0.0, mode.seconds).max(axis=1)
-            worst = max(worst, float((counts * finite).sum()))
-        hops = max([hops, *(tables.problem.hop_s(m.device, None) for m in modes)])
-    return worst * len(tables.modes) + 4.0 * hops * (tables.num_places + 1)
+def _hops_s(layouts: Layouts, made: list[Range]) -> float:
+    """Seconds of all hops of a chain."""
+    path: list[Device] = [None, *(one.device for one in made), None]
+    return sum(layouts.hop(a, b) for a, b in itertools.pairwise(path))
 
 
 def placement_of(best: Best) -> Placement:

@@ -101,8 +101,8 @@ def plan_offload(
     _, problem, placement = best
     plan = offload_plan(model, generation, problem, placement, runtime)
     value = plan.request_s
-    bound = value if ended else min(bound, value)
-    proof = OffloadProof(bound_s=bound, root_bound_s=min(root, bound), nodes=nodes)
+    bound = value if ended else max(0.0, min(bound, value))
+    proof = OffloadProof(bound_s=bound, root_bound_s=max(0.0, min(root, bound)), nodes=nodes)
     plan = msgspec.structs.replace(plan, proof=proof)
     certify_offload(plan)
     plan = msgspec.structs.replace(plan, proof=msgspec.structs.replace(proof, checked=True))

@@ -55,11 +55,10 @@ class Mode:
             memory = problem.machine.gpus[device].memory_bytes
             self.room = memory - problem.chain.workspace_bytes - buffer
 
-    def away(self, price: float, sizes: Counts) -> Floats:
-        """Least seconds of a part that is not on the device, its CPU memory paid at ``price``."""
-        if self.device is None:
-            return np.minimum(self.seconds[:, DEVICE] + price * sizes, self.seconds[:, DISK])
-        return np.minimum(self.seconds[:, CPU] + price * sizes, self.seconds[:, DISK])
+    def away(self, prices: Floats) -> Floats:
+        """Least seconds of a part of each kind that is not on the device, CPU memory paid."""
+        memory = DEVICE if self.device is None else CPU
+        return np.minimum(self.seconds[:, memory] + prices, self.seconds[:, DISK])
 
 
 class Tables:
@@ -85,13 +84,18 @@ class Tables:
         self.room = machine.cpu.memory_bytes - problem.chain.workspace_bytes - disk
         self.disk_room = 0 if machine.disk is None else machine.disk.size_bytes
         self.modes: dict[Device, list[Mode]] = {
-            device: [
-                mode
-                for buffer in self._buffers(device)
-                if (mode := Mode(problem, self.kinds, device, buffer, disk)).room >= 0
-            ]
-            for device in problem.devices
+            device: self._modes_of(device) for device in problem.devices
         }
+
+    def _modes_of(self, device: Device) -> list[Mode]:
+        """A mode for each buffer that makes some part faster than a smaller one does."""
+        found: list[Mode] = []
+        for buffer in self._buffers(device):
+            mode = Mode(self.problem, self.kinds, device, buffer, self.disk)
+            same = found and np.array_equal(found[-1].seconds, mode.seconds)
+            if mode.room >= 0 and not same:
+                found.append(mode)
+        return found
 
     def _buffers(self, device: Device) -> list[int]:
         """Sizes that a buffer may have: those of the parts that can be streamed."""

@@ -358,6 +358,10 @@ def _check_rates(plan: MixedPlan, book: _Book, step_s: float) -> None:
     if plan.price_usd_per_step is not None:
         total = sum(count * (usd or 0.0) for count, usd in prices)
         _same("the price", plan.price_usd_per_step, total * step_s)
+    if plan.step_time_error is not None:
+        errors = [book.models[g].error for g in book.used]
+        least = max((e.error_90 for e in errors if e is not None), default=0.0)
+        _same("the error to expect", plan.step_time_error, least)
     for name, value in (("model", plan.model), ("cluster", plan.cluster), ("workload", work)):
         if plan.digests.get(name, files.digest(value)) != files.digest(value):
             raise CertificateError(f"the digest of the {name} is not that of the plan's own")

@@ -228,8 +228,15 @@ class _Builder:
             price_usd_per_step=usd * step_s if priced else None,
             energy_j_per_step=watts * step_s,
             breakdown_s=self._breakdown(step_s),
+            step_time_error=self._error(groups),
             certificate=certificate,
         )
+
+    def _error(self, groups: Sequence[int]) -> float | None:
+        """The largest error that is known of the groups used, None where one is not known."""
+        errors = [self.costs.costs[g].error for g in groups]
+        known = [error.error_90 for error in errors if error is not None]
+        return max(known) if len(known) == len(errors) else None
 
     def _replica(self, r: int) -> MixedReplica:
         own, micro = self.figures[r], self.replicas[r].num_microbatches

@@ -32,13 +32,20 @@ class Part:
     """One part of the space, with a lower bound of all its plans."""
 
     def __init__(
-        self, problem: MixedProblem, used: Sequence[int], least: int, most: int, bound: float
+        self,
+        problem: MixedProblem,
+        used: Sequence[int],
+        least: int,
+        most: int,
+        bound: float,
+        within: Part | None = None,
     ) -> None:
         self.problem, self.used = problem, tuple(used)
         self.least, self.most = least, most
         self.bound = self.work_bound = bound
         self.fixed_s = max(problem.fixed_s[g] for g in used)
         self.too_large = False
+        self.within = within
         self._native: _native.MixedSearch | None = None
 
     @property
@@ -50,14 +57,16 @@ class Part:
         """The part in two, cut between numbers of replicas that differ in cost."""
         cuts = [r for r in range(self.least + 1, self.most + 1) if rings(r)[0] == r]
         middle = cuts[len(cuts) // 2]
-        low = Part(self.problem, self.used, self.least, middle - 1, self.bound)
-        high = Part(self.problem, self.used, middle, self.most, self.bound)
-        return [high, low]
+        low = Part(self.problem, self.used, self.least, middle - 1, self.bound, self)
+        high = Part(self.problem, self.used, middle, self.most, self.bound, self)
+        return [low, high]
 
     def native(self) -> _native.MixedSearch:
         """The native search of this part, kept until :meth:`close`."""
         if self._native is None:
             self._native = self._made()
+            if self.within is not None:
+                self._native.inherit(self.within.native())
         return self._native
 
     def close(self) -> None:
@@ -157,18 +166,31 @@ def work_bound(problem: MixedProblem, used: Sequence[int]) -> float:
     return problem.num_microbatches / rate + fixed if rate > 0 else float("inf")
 
 
-def slim(problem: MixedProblem) -> list[int]:
-    """For every group and number of devices the fastest kind and the one of least memory."""
-    counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1) * 1.0
-    layers = problem.layers[:, :-1]
-    column = {name: layers[:, :, k] @ counts for k, name in enumerate(LAYER_FIELDS)}
-    seconds = column["forward_s"] + column["backward_s"]
-    bytes_ = column["state_bytes"] + column["held_bytes"] - problem.capacity_bytes
-    kept: set[int] = set()
-    for g, n in {(int(g), int(n)) for g, n in zip(problem.group, problem.devices, strict=True)}:
-        own = np.flatnonzero((problem.group == g) & (problem.devices == n))
-        kept |= {int(own[np.argmin(seconds[own])]), int(own[np.argmin(bytes_[own])])}
-    return sorted(kept)
+def most_replicas(problem: MixedProblem, used: Sequence[int]) -> int:
+    """No plan on these groups has more replicas: each has a micro-batch and a device, and all of
+    them together hold so many times the least bytes of every layer."""
+    most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
+    own = np.isin(problem.group, used)
+    if not own.any():
+        return most
+    room = sum(
+        problem.available[g] * float(problem.capacity_bytes[problem.group == g].max())
+        for g in used
+        if (problem.group == g).any()
+    )
+    field = {name: problem.layers[own, :, k] for k, name in enumerate(LAYER_FIELDS)}
+    held = np.minimum(field["held_bytes"], field["held_full_bytes"])
+    kept = field["state_bytes"] + np.minimum(held, field["held_selective_bytes"])
+    counts = np.bincount(problem.sequence, minlength=problem.layers.shape[1] - 1)
+    counts[0] = counts[-1] = 1
+    while most > 1:
+        whole = (kept + problem.optimizer_bytes[own] / shards(most)) * problem.devices[own, None]
+        least = whole.min(axis=0)
+        least[-2] = min(least[-2], least[-1])  # the head, or where one stage holds both ends
+        if most * float(counts @ least[:-1]) <= room * (1.0 + 1e-9):
+            break
+        most -= 1
+    return most
 
 
 def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
@@ -177,19 +199,16 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
 
 
-def parts_of(problems: Sequence[MixedProblem], *, relaxed: bool = False) -> list[Part]:
-    """The space as parts, the least bound first: one for each ring of replicas, or ``relaxed`` with
-    all numbers of replicas above one together."""
+def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
+    """The space as parts: one replica, or all greater numbers of them."""
     parts = []
     for problem in problems:
         groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
-                most = min(problem.num_microbatches, sum(problem.available[g] for g in used))
-                low = 1
-                while low <= most:
-                    high = most if relaxed and low > 1 else min(rings(low)[1], most)
-                    parts.append(Part(problem, used, low, high, bound))
-                    low = high + 1
-    return sorted(parts, key=lambda part: part.bound)
+                parts.append(Part(problem, used, 1, 1, bound))
+                most = most_replicas(problem, used)
+                if most > 1:
+                    parts.append(Part(problem, used, 2, most, bound))
+    return parts

@@ -2,34 +2,43 @@
 
 Method
 ------
-A *part* of the space fixes the micro-batch size, the groups that may be used, and a range of R in
-which the costs are the same. Within a part the native search (``native/training/mixed*.cpp``)
-answers: is there a plan of at most T seconds? It does so by
+A *part* of the space fixes the micro-batch size, the groups that may be used, and a range of R; a
+range in which costs differ is *relaxed*: each replica costs what it costs with the cheapest number.
+Within a part the native search (``native/training/mixed*.cpp``) answers: is there a plan of at most
+T seconds? A *shape* is a sequence of blocks; n(shape) is the greatest number of micro-batches that
+it takes in T. The question is whether some packing of shapes into the devices takes M in all.
 
-- shapes: all sequences of blocks, each with an upper bound n of the micro-batches it takes in T;
-  the bound is closed form first, then by the least bottleneck over all cuts, then exact, by a
-  dynamic programme over (stage, layers done) that keeps the undominated (S, beta, theta);
-- a packing of shapes into the devices: its linear relaxation, then a dynamic programme over
-  (replicas, devices used of each group), says how many micro-batches fit in T at most. Only shapes
-  that a packing uses are made exact.
+- Bounds of n: all work at the best rates of the kinds; then, for kinds of one group and size as
+  one family and then for each kind, by counts: with no stage longer than beta and no tail longer
+  than theta, can the stages hold as many layers as there are, for some theta of a grid and the beta
+  it leaves? Then the least bottleneck over all cuts; then exact, by a dynamic programme over
+  (stage, layers done) that keeps the undominated (S, beta, theta).
+- Prices: the linear relaxation of the packing (devices of each group and R as rows) is solved by
+  column generation. Its dual gives each device a price. Scaled until the whole cluster costs just
+  less than M, these refute T if no shape takes more micro-batches than its devices cost; each shape
+  is tested against its own price alone, by the cheapest bound that decides.
+- Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
+  prices found; in a part of one R a dynamic programme over (replicas, devices used of each group)
+  packs the shapes whose price leaves no more to waste than the relaxation has to spare.
 
 Why it is exact
 ---------------
-If the packing of the upper bounds takes fewer than M micro-batches, no plan of the part has
-J <= T. If it takes M with exact shapes, it is a plan. Shapes left out by a bound waste more than
-the difference of the relaxation and M, so no plan with them takes M in T. Costs depend on the
-groups used alone through the slowest link and the fixed time, which grow with the set: a plan
-found among more groups than it uses is worth no less in its own part, so the least over all parts
-is the optimum. T begins at a first incumbent, from a short search with few kinds that proves
-nothing, or rises from the greatest lower bound; each round ends in a plan, or in the proof that T
-is a lower bound of all plans.
+Prices p >= 0 with p * devices + q * R < M and n(shape) <= p * (devices of the shape) + q for every
+shape leave no packing that takes M: no plan of the part has J <= T. Bounds never fall below n, and
+costs in a relaxed part are no greater than in its halves. If the packing takes M with exact shapes,
+it is a plan; if it does not, shapes left out waste more than the difference of the relaxation and
+M. Costs depend on the groups used alone through the slowest link and the fixed time, which grow
+with the set: a plan found among more groups than it uses is worth no less in its own part, so the
+least over all parts is the optimum. T rises from the greatest lower bound until there is a plan,
+then it is the best plan's time; each round ends in a better plan, or in the proof that T is a lower
+bound of all plans.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -37,25 +46,20 @@ import numpy as np
 from optalloc import _native
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.mixed.parts import Part, chosen, parts_of, slim
-from optalloc.training.mixed.problem import (
-    MixedProblem,
-    Replica,
-    Stage,
-)
+from optalloc.training.mixed.parts import Part, parts_of
+from optalloc.training.mixed.problem import MixedProblem, Replica
 
-_NONE, _FOUND, _LIMIT, _TOO_LARGE = range(4)
+_NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
 _POLL_S = 0.05
 # Targets as multiples of the first bound.
-_TARGETS = (1.03, 1.06, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0, 6.0, 20.0, 1e3)
-_WIDE_TARGETS = (1.15, 1.35, 1.7, 2.5, 6.0, 1e2, 1e4)
+_TARGETS = (1.15, 1.6, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
 # work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6
-# A plan must be better by this share to replace another; a first incumbent need not be so good.
+# A plan must be better by this share to replace another.
 _TIE = 1e-9
-_WIDE_TIE = 0.01
-_WIDE_WORK = 2_000  # programmes of one part
+# Programmes of a range of replicas before it is split.
+_MOST_SOLVED = 2_000
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool
 
 
+def _in_order(parts: Iterable[Part]) -> list[Part]:
+    """One replica before many, which take longer; the least bound first."""
+    return sorted(parts, key=lambda part: (part.most > 1, part.bound))
+
+
 class Search:
     """Rounds of rising targets over the parts, with the incumbent shared among them."""
 
@@ -84,14 +93,11 @@ class Search:
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
         ceiling_s: float = float("inf"),
-        begin: float | None = None,
-        wide: bool = False,
     ) -> None:
-        self.problems = problems
-        self.parts = parts_of(problems, relaxed=wide)
+        self.parts = parts_of(problems)
         self.stop, self.on_progress = stop, on_progress
         self.ceiling_s = ceiling_s
-        self.begin = time.perf_counter() if begin is None else begin
+        self.begin = time.perf_counter()
         self.cancel = np.zeros(1, np.int32)
         self.value: float | None = None
         self.found: tuple[MixedProblem, tuple[Replica, ...]] | None = None
@@ -100,34 +106,27 @@ class Search:
         self.pruned: dict[str, int] = {}
         self.floor: float | None = None
         self.stopped = False
-        self.wide = wide
-        self.tie = _WIDE_TIE if wide else _TIE
-        if wide:
-            most = max((len(part.used) for part in self.parts), default=0)
-            self.parts = [part for part in self.parts if len(part.used) == most]
 
     def run(self) -> Outcome:
         """Search until the proof, the stop rule, or the keyboard."""
-        if not self.wide:
-            self._dive()
-        waiting = [part for part in self.parts if part.bound < np.inf]
-        first, last = (waiting[0].bound, waiting[-1].bound) if waiting else (0.0, 0.0)
-        factors = _WIDE_TARGETS if self.wide else _TARGETS
-        targets = [*(first * factor for factor in factors), last * _NO_LIMIT * 10.0]
-        if self.value is not None:
-            targets = [self.value]
-        for target in targets:
+        waiting = _in_order(part for part in self.parts if part.bound < np.inf)
+        first = min((part.bound for part in waiting), default=0.0)
+        last = max((part.bound for part in waiting), default=0.0)
+        for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
             later = []
-            stack = waiting[::-1]
-            while stack:
-                part = stack.pop()
+            for part in waiting:
                 if part.bound >= self._goal():
                     self._count("work bound")
-                elif self.stopped or part.bound >= min(target, self._goal()):
+                    continue
+                known = part.too_large or part.bound >= min(target, self._goal())
+                if known or not self._refuted(part, target):
                     later.append(part)
+                elif target >= min(self._goal(), part.work_bound * _NO_LIMIT):
+                    self._count("packing bound" if self.value is not None else "memory")
                 else:
-                    stack += self._try(part, min(target, self._goal()), later)
-            waiting = sorted(later, key=lambda part: part.bound)
+                    part.bound = max(part.bound, target)
+                    later.append(part)
+            waiting = _in_order(later)
             self.floor = min((part.bound for part in waiting), default=None)
             self._report()
             if not waiting or self.stopped:
@@ -150,90 +149,51 @@ class Search:
             stopped=self.stopped or bool(left),
         )
 
-    def _dive(self) -> None:
-        """A first incumbent: the search of all groups at once with few kinds of each size.
-
-        It proves nothing, but the search that follows then begins with the right target.
-        """
-        few = [slim(problem) for problem in self.problems]
-        if sum(p.num_kinds for p in self.problems) <= 2 * sum(len(kinds) for kinds in few):
-            return
-        problems = [chosen(p, kinds) for p, kinds in zip(self.problems, few, strict=True)]
-        dive = Search(
-            problems,
-            stop=self.stop,
-            ceiling_s=self.ceiling_s,
-            begin=self.begin,
-            wide=True,
-        )
-        dive.run()
-        self.solved, self.shapes, self.stopped = dive.solved, dive.shapes, dive.stopped
-        self.incumbents = dive.incumbents
-        if dive.found is None:
-            return
-        index = next(i for i, p in enumerate(problems) if p is dive.found[0])
-        replicas = tuple(
-            Replica(
-                r.num_microbatches,
-                tuple(Stage(few[index][s.kind], s.num_layers, s.recompute) for s in r.stages),
-            )
-            for r in dive.found[1]
-        )
-        self.value, self.found = dive.value, (self.problems[index], replicas)
-
     def _goal(self) -> float:
         """Plans at or above this are of no interest."""
-        value = float("inf") if self.value is None else self.value * (1.0 - self.tie)
+        value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
         return min(value, self.ceiling_s)
 
-    def _try(self, part: Part, target: float, later: list[Part]) -> list[Part]:
-        """Look for a plan of at most ``target`` in a part; what is left of it goes to ``later``.
-
-        Returns the halves of a part whose relaxation has such a plan.
-        """
-        if part.too_large:
-            later.append(part)
-            return []
-        status, value, rows, shapes, refined, solved, _ = self._call(part, target - part.fixed_s)
+    def _refuted(self, part: Part, target: float) -> bool:
+        """Whether a part has no plan of at most ``target`` that is better than the incumbent, which
+        any such plan becomes."""
+        if self.stopped:
+            return False
+        goal = min(target, self._goal())
+        status, value, rows, shapes, refined, solved, _ = self._call(part, goal - part.fixed_s)
         self.shapes, self.solved = self.shapes + shapes, self.solved + solved
         self.refined += refined
         if rows:
             replicas = part.replicas(rows)
-            true = part.problem.evaluate(replicas)
-            if not part.is_relaxed:
-                # With fewer groups than allowed the exchange and the fixed time are no longer.
-                true = min(true, value + part.fixed_s)
+            # With fewer groups than allowed the exchange and the fixed time are no longer.
+            true = min(part.problem.evaluate(replicas), value + part.fixed_s)
             if true < self._goal():
                 self.value, self.found = true, (part.problem, replicas)
                 elapsed = time.perf_counter() - self.begin
                 self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
-        if status in (_TOO_LARGE, _LIMIT):
-            part.too_large = status == _TOO_LARGE
-            if not self.wide or self.cancel[0]:
-                self.stopped = self.stopped or status == _LIMIT
-                later.append(part)
-            return []
+        refuted = status in (_NONE, _FOUND)
+        if status == _SPLIT:
+            refuted = True
+            for half in part.halves():
+                refuted = self._refuted(half, target) and refuted
+                part.too_large = part.too_large or half.too_large
+        part.too_large = part.too_large or status == _TOO_LARGE
+        self.stopped = self.stopped or status == _LIMIT
         part.close()
-        if status == _FOUND:  # a part that is not relaxed is improved until nothing better is left
-            if part.is_relaxed:
-                return part.halves()
-            self._count("packing bound")
-        elif target >= min(self._goal(), part.work_bound * _NO_LIMIT):
-            self._count("packing bound" if self.value is not None else "memory")
-        else:
-            part.bound = max(part.bound, target)
-            later.append(part)
-        return []
+        return refuted
 
     def _call(self, part: Part, target: float) -> _native.MixedAnswer:
         """The native search in a thread, so that the stop rule and the keyboard can end it."""
         answers: list[_native.MixedAnswer] = []
         native = part.native()
-        step = 1.0 if part.is_relaxed else self.tie
-        work = _WIDE_WORK if self.wide else 1 << 60
-        thread = threading.Thread(
-            target=lambda: answers.append(native.improve(target, step, work, self.cancel))
-        )
+
+        def search() -> None:
+            if part.is_relaxed:
+                answers.append(native.refute(target, _MOST_SOLVED, self.cancel))
+            else:
+                answers.append(native.improve(target, _TIE, self.cancel))
+
+        thread = threading.Thread(target=search)
         thread.start()
         try:
             while thread.is_alive():

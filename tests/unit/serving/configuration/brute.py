@@ -240,10 +240,11 @@ def _operate(
     fixed = prompt + move + float(c.lag) * tpot
 
     def ttft(busy: float) -> float:
-        found = fixed
-        for _ in range(100):
+        found, before = fixed, 0.0
+        wait = float(c.queue) * prompt * busy / (2.0 * (1.0 - busy))
+        while abs(found - before) > 1e-13 * found:
             start = float(c.burst) / 2.0 * max(0.0, busy * (found + answer) - prompt)
-            found = fixed + float(c.queue) * prompt * busy / (2.0 * (1.0 - busy)) + start
+            found, before = fixed + wait + start, found
         return found
 
     if work.concurrency is not None:

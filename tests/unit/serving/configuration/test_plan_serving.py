@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 import optalloc as oa
+from optalloc.cost.engine.load import disaggregated
+from optalloc.cost.engine.step import step_model
 from optalloc.errors import CertificateError, InputError, NoPlan
 from optalloc.result import Termination
 from optalloc.serving.configuration.plan import ServingPlan
@@ -62,7 +64,7 @@ def test_every_goal_and_load_is_proven_twice(objective: str, load: dict[str, Any
     assert plan.certificate is not None
     worse = plan.certificate.bound * (0.98 if objective == "throughput" else 1.02)
     claimed = msgspec.structs.replace(plan.certificate, value=worse, bound=worse)
-    from optalloc.serving.configuration.prove import prove_bound
+    from optalloc.serving.configuration.prove_split import prove_bound
 
     with pytest.raises(CertificateError, match="better than the bound"):
         prove_bound(msgspec.structs.replace(plan, certificate=claimed))
@@ -234,10 +236,59 @@ def test_a_stopped_search_keeps_its_plan_and_a_bound() -> None:
     assert result.bounds.dual >= result.bounds.primal
 
 
+def test_an_interrupted_search_keeps_its_plan_and_a_bound() -> None:
+    """Ctrl-C after the first block of rows: the best of it, and a bound for the rest."""
+
+    def interrupt(progress: oa.Progress) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    result = oa.plan_serving(
+        oa.load_model("qwen3-30b-a3b"),
+        oa.load_cluster("8xh100-sxm"),
+        oa.Serving(input_len=2000, output_len=200),
+        on_progress=interrupt,
+    )
+    assert result.termination is Termination.LIMIT
+    assert result.best is not None
+    assert result.bounds.dual is not None
+    assert result.bounds.primal is not None
+    assert result.bounds.dual >= result.bounds.primal
+
+
+@pytest.mark.parametrize(("ttft_s", "tpot_s"), [(0.5, 0.02), (2.0, None)])
+def test_split_plans_agree_with_the_cost_models_closed_loop(
+    ttft_s: float, tpot_s: float | None
+) -> None:
+    """The deployment's rates and times are those of the closed loop of as many requests as it
+    holds, found there by repetition, to 5 %."""
+    plan = oa.plan_serving(
+        oa.load_model("qwen3-8b"),
+        oa.load_cluster("4xh100-sxm"),
+        oa.Serving(input_len=2000, output_len=200, ttft_s=ttft_s, tpot_s=tpot_s),
+        pin=("mode=disaggregated", "chunk=8192"),
+    ).plan
+    group, work, said = plan.cluster.nodes[0], plan.workload, plan.predicted
+    one, other = (step_model(plan.model, group.device, w.engine, group=group) for w in plan.workers)
+    found = disaggregated(
+        one,
+        plan.workers[0].count,
+        msgspec.structs.replace(other, max_batch=4096.0),
+        plan.workers[1].count,
+        work.input_len,
+        work.output_len,
+        said.capacity_per_s * said.request_s,
+        group.outer_link.shared_bandwidth_bytes_per_s,
+    )
+    assert said.capacity_per_s == pytest.approx(found.request_rate_per_s, rel=0.05)
+    assert said.ttft_s == pytest.approx(found.ttft_s, rel=0.05)
+    assert said.tpot_s == pytest.approx(found.tpot_s, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"objective": "speed"}, "unknown objective"),
+        ({"input_len": 100_000}, "longer than the 40960 positions"),
         ({"pin": ("device=b200",)}, "the cluster has no"),
     ],
 )

@@ -130,7 +130,7 @@ def test_targets_are_tightened_until_the_percentile_meets_them() -> None:
     )
     first = simulate_plan(_tightens(workload).plan)
     assert missed(first, workload).keys() == {"tpot_s"}
-    assert first.summary.tpot.mean_s < 0.0098
+    assert first.summary.tpot.mean_s < 1.01 * 0.0098  # of more requests than the planner tried
     found = plan_for_percentile(workload, _tightens)
     assert found.simulation is not None
     assert not found.missed

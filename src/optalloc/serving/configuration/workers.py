@@ -1,0 +1,157 @@
+"""Workers of one phase: what prefill and decode workers can do, and which are no use.
+
+Dominance of workers of equal devices on one group of nodes: a prefill worker that is no slower for
+one prompt, in prompts a second, and sends no more, serves any partner no worse, for the time to the
+first token grows with each; a decode worker with no larger ``tpot`` and no smaller rate (compared
+at both ends of the range of the transfer: the difference is linear in it) too.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cluster.topology import Cluster
+from optalloc.serving.configuration.problem import Problem
+from optalloc.serving.configuration.space import batches, chunks
+from optalloc.serving.configuration.table import EngineTable
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """Prefill workers: ``prompt_s`` of one prompt, ``per_s`` prompts of one worker, ``bytes`` of a
+    prompt's cache that one device sends; ``lag``, ``queue`` and ``burst`` of the cost model."""
+
+    engine: Ints
+    chunk: Ints
+    prompt_s: Floats
+    per_s: Floats
+    bytes: Floats
+    queue: Floats
+    burst: Floats
+    lag: Floats
+
+    def take(self, index: Ints | Flags) -> Prefill:
+        """Some of them."""
+        return Prefill(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+
+class Decode(msgspec.Struct, frozen=True, kw_only=True):
+    """Decode workers: ``places`` sequences of one worker at ``tpot_s``."""
+
+    engine: Ints
+    batch: Ints
+    places: Floats
+    tpot_s: Floats
+
+    def take(self, index: Ints | Flags) -> Decode:
+        """Some of them."""
+        return Decode(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+
+def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
+    """Every prefill worker of the space that holds a prompt beside its weights."""
+    work = problem.workload
+    widths = np.array(chunks(problem.limits, "prefill"), np.int64)
+    engine = np.repeat(np.arange(len(table)), len(widths))
+    chunk = np.tile(widths, len(table))
+    step = table.step(engine, chunk, np.ones(len(engine), np.int64))
+    prompt = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+    fits = np.asarray(step.sequences_that_fit(work.input_len)) >= 1.0
+    found = Prefill(
+        engine=engine,
+        chunk=chunk,
+        prompt_s=prompt,
+        per_s=table.groups[engine] / prompt,
+        bytes=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
+        queue=np.asarray(step.constants.queue),
+        burst=np.asarray(step.constants.burst),
+        lag=np.asarray(step.constants.lag),
+    )
+    return found.take(fits)
+
+
+def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Decode:
+    """Every decode worker of the space whose sequences fit and whose tpot meets the target.
+
+    Only workspace depends on its chunk, so the smallest is taken.
+    """
+    work = problem.workload
+    tried = np.array(sizes or batches(problem.limits, "decode"), np.int64)
+    engine = np.repeat(np.arange(len(table)), len(tried))
+    batch = np.tile(tried, len(table))
+    step = table.step(engine, np.full(len(engine), decode_chunk(problem)), batch)
+    fits = np.asarray(step.sequences_that_fit(work.input_len + work.output_len)) >= batch
+    context = work.input_len + work.output_len / 2.0
+    each = np.maximum(1.0, batch / step.work.pp)
+    tpot = np.asarray(step.decode_s(each, context)) / step.tokens_per_step
+    places = (batch * table.groups[engine]).astype(np.float64)
+    found = Decode(engine=engine, batch=batch, places=places, tpot_s=tpot)
+    return found.take(fits & (tpot <= problem.tpot_s))
+
+
+def decode_chunk(problem: Problem) -> int:
+    """The chunk of decode workers: the smallest, which leaves most for the cache."""
+    return chunks(problem.limits, "decode")[0]
+
+
+def link_bytes_per_s(cluster: Cluster, first: int, second: int) -> float:
+    """Bytes per second and device between workers of two groups: the slower of their networks, the
+    link inside a node where that is all there is, and the link of zones where they differ."""
+    a, b = cluster.nodes[first], cluster.nodes[second]
+    if first == second:
+        return a.outer_link.shared_bandwidth_bytes_per_s
+    links = [a.network, b.network]
+    if a.zone != b.zone and cluster.zone_link is not None:
+        links.append(cluster.zone_link)
+    return min(link.shared_bandwidth_bytes_per_s for link in links)
+
+
+def undominated_prefill(workers: Prefill) -> Prefill:
+    """Workers of equal devices and group less those that another is no worse than in everything."""
+    order = np.lexsort((workers.bytes, -workers.per_s, workers.prompt_s))
+    kept: list[int] = []
+    for i in order:
+        if not any(
+            workers.per_s[k] >= workers.per_s[i]
+            and workers.bytes[k] <= workers.bytes[i]
+            and workers.queue[k] <= workers.queue[i]
+            and workers.burst[k] <= workers.burst[i]
+            and workers.lag[k] <= workers.lag[i]
+            for k in kept
+        ):
+            kept.append(int(i))
+    return workers.take(np.array(kept, np.int64))
+
+
+def undominated_decode(workers: Decode, output_len: int, most_move_s: float) -> Decode:
+    """Workers of equal devices and group less those with no smaller tpot and no larger rate than
+    another, at no transfer and at the longest one.
+
+    Complexity: O(n k) for k that are left.
+    """
+    busy = (output_len - 1.0) * workers.tpot_s
+    rates = [workers.places / np.maximum(busy + move, 1e-12) for move in (0.0, most_move_s)]
+    order = np.lexsort((-rates[1], -rates[0], workers.tpot_s))
+    kept: list[int] = []
+    tops: list[tuple[float, float]] = []
+    for i in order:
+        here = (float(rates[0][i]), float(rates[1][i]))
+        if not any(a >= here[0] and b >= here[1] for a, b in tops):
+            kept.append(int(i))
+            tops = [t for t in tops if not (here[0] >= t[0] and here[1] >= t[1])] + [here]
+    return workers.take(np.array(kept, np.int64))
+
+
+def kinds(table: EngineTable, engine: Ints) -> dict[tuple[int, int, str, str], Ints]:
+    """Workers by group, devices, software and type of cache."""
+    kinds: dict[tuple[int, int, str, str], list[int]] = {}
+    for row, number in enumerate(engine):
+        one = table.engines[number]
+        key = (int(table.group[number]), int(table.devices[number]), one.software, one.kv_dtype)
+        kinds.setdefault(key, []).append(row)
+    return {key: np.array(rows, np.int64) for key, rows in kinds.items()}

@@ -1,0 +1,96 @@
+"""What rules rows out is proven from the cost model: floors below times, bounds beside values."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+
+import optalloc as oa
+from optalloc.serving.configuration import aggregated
+from optalloc.serving.configuration.problem import OBJECTIVES, Problem
+from optalloc.serving.configuration.rows import all_rows, floors, timed
+from optalloc.serving.configuration.search import Search
+from optalloc.serving.configuration.workers import decode_workers, undominated_decode
+from optalloc.workload import Serving
+
+LOADS: tuple[dict[str, float], ...] = ({}, {"rate_per_s": 2.0}, {"concurrency": 50})
+
+
+def problem(seed: int, **changes: object) -> Problem:
+    """Eight devices, any model and lengths, every chunk and batch."""
+    r = random.Random(seed)
+    work = {
+        "input_len": r.choice((100, 1000, 7000)),
+        "output_len": r.choice((2, 100, 1000)),
+        **LOADS[seed % 3],
+    }
+    made = Problem(
+        model=oa.load_model(r.choice(("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b"))),
+        cluster=oa.load_cluster(r.choice(("8xh100-sxm", "8xl40s", "8xa100-sxm-80g"))),
+        workload=msgspec.convert({"kind": "serving", **work}, Serving),
+        objective=r.choice(tuple(OBJECTIVES)),
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_floors_lie_below_times(seed: int) -> None:
+    """For every row of the space: each time is at least its floor, the rate at most its bound."""
+    p = problem(seed)
+    table = Search(p).table("serve")
+    rows = all_rows(p, table)
+    least, keeps = floors(p, table, rows)
+    rows, least = rows.take(keeps), least.take(keeps)
+    times = timed(p, table, rows)
+    assert len(rows) > 100
+    assert np.all(least.ttft_s <= times.ttft_s)
+    assert np.all(least.tpot_s <= times.tpot_s)
+    assert np.all(least.request_s <= times.request_s)
+    assert np.all(least.rate_per_s >= times.rate_per_s)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_option_beats_the_bound_of_its_row(seed: int, objective: str) -> None:
+    """Over every option of every row, without pruning."""
+    p = problem(seed, objective=objective)
+    table = Search(p).table("serve")
+    rows = all_rows(p, table)
+    least, keeps = floors(p, table, rows)
+    rows, least = rows.take(keeps), least.take(keeps)
+    keys = aggregated.bound_keys(p, table, rows, least)
+    times = timed(p, table, rows)
+    options = aggregated._options(p, table, rows, times, np.arange(len(rows)))
+    assert len(options) > 10
+    sign = 1.0 if OBJECTIVES[objective][1] else -1.0
+    for i in range(0, len(options), 7):
+        o = options.take(np.array([i]))
+        rate = p.workload.rate_per_s if objective == "price" else None
+        value = p.value(
+            rate_per_s=float(o.rate_per_s[0]) if rate is None else rate,
+            devices=int(o.devices[0]),
+            request_s=float(o.request_s[0]),
+            usd_per_h=float(o.usd_per_h[0]),
+        )
+        assert keys[o.row[0]] <= sign * value * (1.0 + sign * 1e-9)
+
+
+def test_every_decode_worker_left_out_is_dominated_by_one_that_is_kept() -> None:
+    """By tpot, and by the rate at any transfer up to the longest."""
+    p = problem(4)
+    workers = decode_workers(p, Search(p).table("decode"))
+    most = 0.3
+    kept = undominated_decode(workers, p.workload.output_len, most)
+    assert 0 < len(kept.engine) < len(workers.engine)
+    answer = (p.workload.output_len - 1.0) * workers.tpot_s
+    answer_kept = (p.workload.output_len - 1.0) * kept.tpot_s
+    for move in np.linspace(0.0, most, 5):
+        mine = workers.places / (answer + move)
+        theirs = kept.places / (answer_kept + move)
+        better = (kept.tpot_s[None, :] <= workers.tpot_s[:, None]) & (
+            theirs[None, :] >= mine[:, None] * (1.0 - 1e-12)
+        )
+        assert np.all(better.any(axis=1))

@@ -227,8 +227,6 @@ void Solver::refine(Int target) {
         lacked = lacks;
     }
     search_.undo(mark);
-    explorer_.set_multiplier(multiplier_);
-    if (team_) team_->set_multiplier(multiplier_);
 }
 
 // Begins anew from better multipliers when the first nodes do not close it.

@@ -10,7 +10,8 @@ Every row is a machine (0 to 3 unequal GPUs, CPU memory, often a disk) and a mod
     milp_s        of HiGHS on the same problem (with --check, on models cut to --layers)
 
 A dash: the tool has no placement that fits. The summary counts machines on which a plan is slower
-than a peer (there should be none) and faster by more than 0.1 %.
+than a peer and faster by more than 0.1 %. No optimum may be slower than a peer; a plan for
+accelerate may, where its own map runs two ranges on the first GPU, which plans do not.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _summary(rows: list[dict[str, Any]]) -> int:
         ratios = [row[peer] / row[ours] for row in rows if row[peer] and row[ours]]
         slower = sum(ratio < 1.0 - 1e-9 for ratio in ratios)
         faster = sum(ratio > 1.001 for ratio in ratios)
-        bad += slower
+        bad += slower if ours != "planned_a_s" else 0
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
         print(
             f"{ours:11} against {peer:12}: slower on {slower}, faster on {faster} of "

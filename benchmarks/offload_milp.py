@@ -23,10 +23,8 @@ def least_seconds_by_milp(problem: OffloadProblem, *, time_limit_s: float = 60.0
 
     model = _Model(problem, QuietHighs(), highspy.HighsVarType.kInteger)
     highs = model.highs
-    highs.setOptionValue("output_flag", False)
     highs.setOptionValue("mip_rel_gap", 0.0)
     highs.setOptionValue("mip_abs_gap", 1e-9)
-    highs.setOptionValue("threads", 1)
     highs.setOptionValue("time_limit", time_limit_s)
     highs.run()
     status = highs.getModelStatus()

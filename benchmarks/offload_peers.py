@@ -33,7 +33,7 @@ def first_fit_s(machine: Machine, chain: Chain) -> float:
         rooms = [*free, cpu, disk]
         if machine.gpus:
             rooms[0] = free[0] - taken
-        homes = _first_fit(chain, rooms, len(machine.gpus))
+        homes = first_fit_homes(chain, rooms, len(machine.gpus))
         if homes is None or rooms[0] < 0:
             return math.inf
         cache = sum(
@@ -47,7 +47,7 @@ def first_fit_s(machine: Machine, chain: Chain) -> float:
         taken = cache
 
 
-def _first_fit(chain: Chain, rooms: list[int], num_gpus: int) -> list[int] | None:
+def first_fit_homes(chain: Chain, rooms: list[int], num_gpus: int) -> list[int] | None:
     """Device number of every place: GPUs, then CPU, then disk."""
     sizes = [sum(part.size_bytes for part in parts) for parts in chain.places]
     homes: list[int] = []

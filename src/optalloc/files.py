@@ -68,13 +68,17 @@ def read_json(path: str | os.PathLike[str], type_: type[T]) -> T:
 
 def read_toml(path: str | os.PathLike[str], type_: type[T]) -> T:
     """Read a TOML file into ``type_``; quantities may be strings with units."""
+    return typed(read_table(path), type_, path=str(path))
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The plain values of a TOML file, for :func:`typed`."""
     try:
-        data = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise InputError(
             f"not valid TOML: {error}", path=str(path), fix="correct the syntax there"
         ) from error
-    return typed(data, type_, path=str(path))
 
 
 def typed(data: Any, type_: type[T], *, path: str) -> T:
@@ -261,10 +265,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.unlink(name)
             raise
     except OSError as error:
+        here = isinstance(error, IsADirectoryError)
         raise InputError(
             f"cannot write the file: {error.strerror or error}",
             path=str(path),
-            fix="choose a folder that exists and is writable",
+            fix="name a file in it" if here else "choose a folder that exists and is writable",
         ) from error
 
 

@@ -186,13 +186,15 @@ Workload = Training | Serving
 
 
 def load_workload(path: str | os.PathLike[str]) -> Workload:
-    """The workload of a ``workload.toml``; one that names no ``kind`` is training.
+    """The workload of a ``workload.toml``; without ``kind`` its keys tell which one it is.
 
     Raises
     ------
     InputError
         If the file cannot be read, has unknown keys, or a value makes no sense.
     """
-    if files.read_toml(path, dict[str, object]).get("kind") == "serving":
-        return files.read_toml(path, Serving)
-    return files.read_toml(path, Training)
+    table = files.read_table(path)
+    kind = table.get("kind", "serving" if "input_len" in table else "training")
+    if kind == "serving":
+        return files.typed(table, Serving, path=str(path))
+    return files.typed(table, Training, path=str(path))

@@ -39,6 +39,7 @@ def plan_of(
     named = tuple(
         msgspec.structs.replace(w, device=nodes.nodes[w.group].device.name) for w in workers
     )
+    used = sum(w.num_devices for w in workers)
     return ServingPlan(
         tool_version="test",
         model=oa.load_model(model),
@@ -48,8 +49,8 @@ def plan_of(
         cost_model="test",
         mode="aggregated" if workers[0].role == "serve" else "disaggregated",
         workers=named,
-        num_devices=sum(w.num_devices for w in workers),
-        idle_devices=0,
+        num_devices=used,
+        idle_devices=nodes.num_devices - used,
         predicted=Predicted(
             ttft_s=0.1,
             tpot_s=0.02,

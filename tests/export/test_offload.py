@@ -241,7 +241,9 @@ def test_verbs_plan_for_a_tool_and_export(
     assert main(["export", saved, "--to", "accelerate", "-o", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "device_map.json").read_text())
     assert set(written.values()) == {0}
-    assert main([*words, "--dtype", "fp32", "--context", "max", "--min-rate", "1e9"]) == 0
+    words += ["--dtype", "fp32", "--context", "max", "--min-rate"]
+    assert main([*words, "1"]) == 0
+    assert main([*words, "1e9"]) == 2
 
 
 def test_export_writes_an_executable_script(tmp_path: Path) -> None:

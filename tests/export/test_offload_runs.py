@@ -143,3 +143,36 @@ def test_quantities_of_the_plan_are_those_of_the_files(saved: Path, plan: Offloa
     )
     cache = 24 * 4 * 2 * 4 * 32 * plan.generation.context_tokens
     assert sum(use.parts_bytes for use in plan.memory) == stored + cache
+
+
+@pytest.mark.parametrize("missing_mb", [10, 60, 70, 90, 130])
+def test_the_peer_of_the_study_is_accelerates_own_map(saved: Path, missing_mb: int) -> None:
+    """The first-fit of benchmarks/offload_peers.py against infer_auto_device_map."""
+    import accelerate
+    import msgspec
+    import torch
+    import transformers
+    from benchmarks.offload_peers import first_fit_homes
+
+    from optalloc.serving.offload.parts import chain_of
+
+    model = load_model(str(saved))
+    asked = Generation(prompt_tokens=16, output_tokens=TOKENS, dtype="fp32", kv_dtype="fp32")
+    chain = chain_of(model, asked)
+    weights = tuple(tuple(p for p in parts if p.kind != "kv") for parts in chain.places)
+    room = 4 * total_parameters(model) - missing_mb * MB
+    homes = first_fit_homes(msgspec.structs.replace(chain, places=weights), [room, 10**12], 0)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
+    theirs = accelerate.infer_auto_device_map(
+        whole,
+        max_memory={"cpu": room},
+        no_split_module_classes=["LlamaDecoderLayer"],
+        dtype=torch.float32,
+    )
+    names = ["model.embed_tokens", *(f"model.layers.{k}" for k in range(24)), "lm_head"]
+    keys = [
+        max((k for k in theirs if not k or f"{name}.".startswith(f"{k}.")), key=len)
+        for name in names
+    ]
+    assert homes is not None
+    assert [theirs[key] for key in keys] == [("cpu", "disk")[home] for home in homes]

@@ -105,3 +105,12 @@ def test_offload_prints_the_plan_and_the_best_change(capsys: pytest.CaptureFixtu
         "gpu1: 22.8 GiB of parts",
         "cpu: 3.5 GiB of parts",
     ]
+
+
+def test_fleet_prints_the_price_of_headroom(capsys: pytest.CaptureFixture[str]) -> None:
+    """4.68 USD/h at full load; a spare and a fifth of the time cost another A100."""
+    example("fleet").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("4.68 USD/h, gap 0")
+    assert lines[1] == "  100% busy, 0% more load fits"
+    assert lines[2].endswith("8.35 USD/h, gap 0")

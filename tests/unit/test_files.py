@@ -176,6 +176,17 @@ def test_a_written_file_has_the_usual_permissions_and_folders_are_made(tmp_path:
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
 
 
+def test_a_folder_in_place_of_a_file_is_an_input_error(tmp_path: Path) -> None:
+    """Nothing is left in it or beside it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(InputError) as caught:
+        files.write_text(folder, "text")
+    assert caught.value.fix == "name a file in it"
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -97,3 +97,16 @@ def test_a_workload_of_serving_that_makes_no_sense_names_its_field(
     with pytest.raises(InputError) as caught:
         msgspec.convert({"input_len": 1024, "output_len": 256, "kind": "serving"} | fields, Serving)
     assert caught.value.pointer == f"$.{pointer}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("global_batch = 4\nsequence_length = 8\n", Training),
+        ("input_len = 4\noutput_len = 8\n", Serving),
+    ],
+)
+def test_the_keys_tell_the_kind_where_it_is_left_out(
+    text: str, kind: type[Training | Serving], tmp_path: Path
+) -> None:
+    assert isinstance(load_workload(_file(tmp_path, text)), kind)

@@ -119,11 +119,26 @@ def solve_milp(
 
 
 class QuietHighs(highspy.Highs):  # type: ignore[misc]
-    """HiGHS prints a banner as soon as callbacks are enabled, which its constructor does."""
+    """HiGHS on one thread that prints nothing, its banner (of enabling callbacks) included.
+
+    HiGHS keeps one pool of threads a process and computes nothing for a solver that asks for
+    another number of them. All of this package ask for one; where other code of the process made
+    a larger pool, it is ended first.
+    """
 
     def enableCallbacks(self) -> None:  # noqa: N802
         self.setOptionValue("output_flag", False)
+        self.setOptionValue("threads", 1)
         super().enableCallbacks()
+
+    def run(self) -> highspy.HighsStatus:
+        """Solve the model that was passed."""
+        status: highspy.HighsStatus = super().run()
+        not_begun = self.getModelStatus() == highspy.HighsModelStatus.kNotset
+        if status == highspy.HighsStatus.kError and not_begun:
+            highspy.Highs.resetGlobalScheduler(True)
+            status = super().run()
+        return status
 
 
 def cost_unit(costs: IntArray) -> float:
@@ -137,7 +152,6 @@ def solver_for(lp: highspy.HighsLp, seed: int, unit_cost: float) -> QuietHighs:
     solver = QuietHighs()
     solver.passModel(lp)
     for name, value in (
-        ("threads", 1),
         ("random_seed", seed),
         ("mip_rel_gap", 0.0),
         ("mip_abs_gap", 0.999 if unit_cost == 1.0 else 0.0),

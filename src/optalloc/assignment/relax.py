@@ -88,7 +88,7 @@ def _proposal(problem: AssignmentProblem) -> list[int] | None:
     rows += _group_rows(problem, column)
     solver = QuietHighs()
     solver.passModel(_model(rows, costs, len(pairs)))
-    for name, option in (("threads", 1), ("time_limit", _SECONDS), ("mip_rel_gap", 0.0)):
+    for name, option in (("time_limit", _SECONDS), ("mip_rel_gap", 0.0)):
         solver.setOptionValue(name, option)
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:

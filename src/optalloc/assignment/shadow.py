@@ -104,9 +104,7 @@ def _relaxation(
     lp.col_upper_ = np.append(np.full(count, highspy.kHighsInf), 1.0)
     set_rows(lp, parts)
     solver = QuietHighs()
-    solver.setOptionValue("output_flag", False)
     solver.passModel(lp)
-    solver.setOptionValue("threads", 1)
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise _nothing_fits()

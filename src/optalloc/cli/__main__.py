@@ -70,6 +70,13 @@ class _Parser(argparse.ArgumentParser):
         )
         if found is None:
             what = message.removeprefix("argument ")
+            name, _, needs = what.partition(": ")
+            if needs == "expected one argument":
+                raise InputError(
+                    f"{name} has no value",
+                    path=self.prog,
+                    fix=f"write it behind; one that begins with '-' as {name.split('/')[-1]}=-1",
+                )
             raise InputError(what, path=self.prog, fix=f"'{self.prog} --help' says what it takes")
         name, word, listed = found.groups()
         choices = [choice.strip("'") for choice in listed.split(", ")]

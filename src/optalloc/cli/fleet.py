@@ -46,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.cli.fleet_inputs import fleet_inputs
     from optalloc.cli.progress import progress_line
     from optalloc.files import write_json
-    from optalloc.report.fleet import account_tables, fleet_tables, simulation_table
+    from optalloc.report.fleet import (
+        account_tables,
+        fleet_raw,
+        fleet_tables,
+        simulation_table,
+    )
     from optalloc.report.table import render
     from optalloc.serving.mix.account import account_of
     from optalloc.serving.mix.result import answer_of
@@ -63,9 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_line(lambda price: f"{price:,.2f} USD/h") as line:
         result = plan_fleet(problem, stop=stop, on_progress=line)
     answer = answer_of(problem, result)
+    facts = msgspec.to_builtins(answer)
     tables = fleet_tables(problem, result)
     if arguments.explain and result.rented is not None:
-        tables += account_tables(problem, account_of(problem, result.rented, stop=stop))
+        account = account_of(problem, result.rented, stop=stop)
+        tables += account_tables(problem, account)
+        facts["account"] = account
     if arguments.simulate is not None and profile is not None and result.routes is not None:
         from optalloc.simulate.fleet import simulate_fleet
 
@@ -73,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
             profile, result.counts, result.routes, num_requests=arguments.simulate
         )
         tables.append(simulation_table(problem, found))
-    print(render(tables, answer, arguments.format, color=colored()), end="")
+        facts["simulated"] = found
+    if arguments.format == "csv":
+        tables = [fleet_raw(problem, result)]
+    print(render(tables, facts, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)
     return status(result, result.rented, require_optimal=arguments.require_optimal)

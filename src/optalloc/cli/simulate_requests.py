@@ -59,19 +59,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
+    from optalloc.cli.plans import checked
     from optalloc.report import requests as report
     from optalloc.report.table import render
+    from optalloc.serving.configuration.certify import check_deployment
     from optalloc.simulate.requests.max_rate import max_rate
     from optalloc.simulate.requests.plans import asked_of, deployment_of
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
+    with checked(arguments.plan):
+        check_deployment(plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
     work = asked_of(plan)
     simulation = simulate_requests(
         deployment,
         load,
-        num_requests=arguments.requests or _enough(load),
+        num_requests=_enough(load) if arguments.requests is None else arguments.requests,
         seed=arguments.seed,
         ttft_s=work.ttft_s,
         tpot_s=work.tpot_s,
@@ -85,7 +89,7 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
             percentile=work.percentile,
             ttft_s=work.ttft_s,
             tpot_s=work.tpot_s,
-            num_requests=arguments.requests or _FEWEST,
+            num_requests=_FEWEST if arguments.requests is None else arguments.requests,
             seed=arguments.seed,
         )
     if arguments.trace is not None:
@@ -130,6 +134,12 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
             )
         return read_trace(word, num_requests=arguments.requests)
     spread = parse_share(arguments.spread, path="--spread")
+    if not 0.0 <= spread <= 1.0:
+        raise InputError(
+            f"lengths cannot be spread by {spread:.0%} of their mean",
+            path="--spread",
+            fix="give a share from 0% to 100%",
+        )
     return load_of(plan, _arrivals(arguments, plan), spread)
 
 
@@ -153,12 +163,16 @@ def _arrivals(arguments: argparse.Namespace, plan: ServingPlan) -> Arrivals:
     if word == "at-once":
         return AtOnce()
     if word == "closed":
-        return ClosedLoop(arguments.clients or work.concurrency or in_flight(plan))
+        clients = arguments.clients
+        if clients is None:
+            clients = work.concurrency or in_flight(plan)
+        return ClosedLoop(clients)
     if arguments.clients is not None:
         raise InputError(
             f"{word} arrivals have no clients", path="--clients", fix="use --arrivals closed"
         )
-    rate = rate or work.rate_per_s or plan.predicted.request_rate_per_s
+    if rate is None:
+        rate = work.rate_per_s or plan.predicted.request_rate_per_s
     return Poisson(rate) if word == "poisson" else Bursts(rate)
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -44,15 +45,28 @@ def export_targets() -> tuple[str, ...]:
     return tuple(sorted(TARGETS))
 
 
-def check_target(target: str, path: str = "target") -> None:
+def check_target(
+    target: str,
+    path: str = "target",
+    *,
+    among: Mapping[str, str] = TARGETS,
+    refusal: str = "is no export target",
+) -> None:
     """Raise InputError at ``path``, with the nearest name, if no target has that name."""
-    if target not in TARGETS:
-        near = nearest(target, TARGETS, count=1)
+    if target not in among:
+        near = nearest(target, among, count=1)
         raise InputError(
-            f"{target!r} is no export target",
+            f"{target!r} {refusal}",
             path=path,
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TARGETS)}",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(among)}",
         )
+
+
+def exporter_at(dotted: str) -> object:
+    """The function at a dotted path of a table of targets; its module is imported now."""
+    module, _, name = dotted.rpartition(".")
+    found: object = getattr(importlib.import_module(module), name)
+    return found
 
 
 def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
@@ -67,9 +81,7 @@ def artefacts(plan: TrainingPlan, target: str) -> tuple[Artefact, ...]:
     """
     check_target(target)
     _refuse_unwritten(plan, target)
-    module, _, name = TARGETS[target].rpartition(".")
-    exporter = cast(Exporter, getattr(importlib.import_module(module), name))
-    return exporter(plan)
+    return cast(Exporter, exporter_at(TARGETS[target]))(plan)
 
 
 def _refuse_unwritten(plan: TrainingPlan, target: str) -> None:

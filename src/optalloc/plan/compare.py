@@ -78,19 +78,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def sections(self) -> list[Section]:
         """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
         return [
-            (
-                "Decisions",
-                ("decision", "first", "second", "changed"),
-                tuple(
-                    (d.name, d.first, d.second, "changed" if d.changed else "")
-                    for d in self.decisions
-                ),
-            ),
-            (
-                "Figures (estimated)",
-                ("figure", "first", "second", "second / first"),
-                tuple((m.name, m.first, m.second, _ratio(m)) for m in self.measures),
-            ),
+            *decision_sections(self.decisions, self.measures),
             (
                 "Where the time goes (stage that ends last)",
                 ("part", "first", "second", "difference"),
@@ -184,6 +172,24 @@ def _memory(a: View, b: View) -> tuple[Kind, ...]:
     total = Kind(name="total", first_bytes=a.total_bytes, second_bytes=b.total_bytes)
     capacity = Kind(name="capacity", first_bytes=a.capacity_bytes, second_bytes=b.capacity_bytes)
     return (*rows, total, capacity)
+
+
+def decision_sections(
+    decisions: tuple[Decision, ...], measures: tuple[Measure, ...]
+) -> tuple[Section, Section]:
+    """What was decided and what it brings, of any two plans side by side."""
+    return (
+        (
+            "Decisions",
+            ("decision", "first", "second", "changed"),
+            tuple((d.name, d.first, d.second, "changed" if d.changed else "") for d in decisions),
+        ),
+        (
+            "Figures (estimated)",
+            ("figure", "first", "second", "second / first"),
+            tuple((m.name, m.first, m.second, _ratio(m)) for m in measures),
+        ),
+    )
 
 
 def _ratio(measure: Measure) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from optalloc.plan.compare import Decision, Measure, Section, section_text
+from optalloc.plan.compare import Decision, Measure, Section, decision_sections, section_text
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
 _INPUTS = ("model", "cluster", "workload", "cost_model", "headroom")
@@ -25,21 +25,7 @@ class ServingComparison(msgspec.Struct, frozen=True, kw_only=True):
 
     def sections(self) -> list[Section]:
         """The parts of the printed form."""
-        return [
-            (
-                "Decisions",
-                ("decision", "first", "second", "changed"),
-                tuple(
-                    (d.name, d.first, d.second, "changed" if d.changed else "")
-                    for d in self.decisions
-                ),
-            ),
-            (
-                "Figures (estimated)",
-                ("figure", "first", "second", "second / first"),
-                tuple((m.name, m.first, m.second, _ratio(m)) for m in self.measures),
-            ),
-        ]
+        return list(decision_sections(self.decisions, self.measures))
 
     def __str__(self) -> str:
         return "\n\n".join([self.summary, *(section_text(*s) for s in self.sections())])
@@ -57,9 +43,11 @@ def compare_serving(first: ServingPlan, second: ServingPlan) -> ServingCompariso
     different = tuple(n for n in _INPUTS if getattr(first, n) != getattr(second, n))
     x, y = first.predicted, second.predicted
     ratio = y.output_tokens_per_s / x.output_tokens_per_s
-    word = "as many" if ratio == 1.0 else f"{ratio - 1.0:+.1%}"
+    word = "as many output tokens/s as"
+    if ratio != 1.0:
+        word = f"{ratio - 1.0:+.1%} output tokens/s than"
     summary = (
-        f"The second plan gives {word} output tokens/s than the first on "
+        f"The second plan gives {word} the first on "
         f"{second.num_devices} against {first.num_devices} devices, and a request takes "
         f"{y.request_s / x.request_s - 1.0:+.1%}."
     )
@@ -72,12 +60,6 @@ def compare_serving(first: ServingPlan, second: ServingPlan) -> ServingCompariso
         decisions=decided,
         measures=tuple(Measure(name=n, first=mine[n], second=other[n]) for n in mine),
     )
-
-
-def _ratio(measure: Measure) -> float | None:
-    if not measure.first or measure.second is None:
-        return None
-    return measure.second / measure.first
 
 
 def _decisions(plan: ServingPlan) -> dict[str, int | str]:

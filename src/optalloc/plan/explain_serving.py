@@ -183,7 +183,10 @@ def _changes(plan: ServingPlan, problem: Problem) -> Iterator[tuple[str, Problem
     bigger = grown(plan.cluster, 2)
     if bigger is not None and problem.objective in ("throughput", "latency"):
         more = bigger.num_devices - plan.cluster.num_devices
-        yield f"{more} devices more", msgspec.structs.replace(problem, cluster=bigger)
+        yield (
+            f"{more} device{'s' if more > 1 else ''} more",
+            msgspec.structs.replace(problem, cluster=bigger),
+        )
     for pins in SMALLER:
         limits = problem.limits
         for word in pins:

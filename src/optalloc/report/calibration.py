@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.calibrate import Calibration
+from optalloc.cost.constants import Constant
 from optalloc.report.table import Cell, Table
 
 Array = NDArray[np.float64]
@@ -16,7 +17,7 @@ Array = NDArray[np.float64]
 
 def tables(found: Calibration) -> list[Table]:
     """Errors by source; errors by device, framework and precision; the fitted constants."""
-    return [_sources(found), _cells(found), _constants(found)]
+    return [_sources(found), _cells(found), constants_table(found.file.constants)]
 
 
 def facts(found: Calibration) -> dict[str, Any]:
@@ -84,10 +85,11 @@ def _cells(found: Calibration) -> Table:
     )
 
 
-def _constants(found: Calibration) -> Table:
+def constants_table(constants: dict[str, Constant]) -> Table:
+    """Prior and value of each constant that was fitted."""
     rows = tuple(
         (name, f"{constant.prior:.4g}", f"{constant.value:.4g}", constant.unit)
-        for name, constant in found.file.constants.items()
+        for name, constant in constants.items()
         if constant.prior is not None
     )
     return Table(

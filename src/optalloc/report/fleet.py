@@ -28,12 +28,7 @@ def fleet_tables(problem: FleetProblem, result: FleetResult) -> list[Table]:
                 notes=fixes,
             )
         ]
-    answer, routes = answer_of(problem, result), result.routes
-    rates: dict[str, float] = {}
-    for share in routes.shares if routes is not None else ():
-        name = problem.offers[share.offer].name
-        rate = share.part * problem.buckets[share.bucket].rate_per_s
-        rates[name] = rates.get(name, 0.0) + rate
+    answer, rates = answer_of(problem, result), _rates_per_s(problem, result)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             rented.offer,
@@ -64,6 +59,29 @@ def fleet_tables(problem: FleetProblem, result: FleetResult) -> list[Table]:
             right=("USD/h", "requests/s", "busy"),
         )
     ]
+
+
+def fleet_raw(problem: FleetProblem, result: FleetResult) -> Table:
+    """Plain numbers, one row an offer that is rented."""
+    rates = _rates_per_s(problem, result)
+    return Table(
+        title="",
+        columns=("offer", "replicas", "price_usd_per_h", "requests_per_s", "busy"),
+        rows=tuple(
+            (r.offer, r.count, r.price_usd_per_h, rates.get(r.offer, 0.0), r.busy)
+            for r in answer_of(problem, result).fleet
+        ),
+    )
+
+
+def _rates_per_s(problem: FleetProblem, result: FleetResult) -> dict[str, float]:
+    """Requests per second that each offer serves."""
+    rates: dict[str, float] = {}
+    for share in result.routes.shares if result.routes is not None else ():
+        name = problem.offers[share.offer].name
+        rate = share.part * problem.buckets[share.bucket].rate_per_s
+        rates[name] = rates.get(name, 0.0) + rate
+    return rates
 
 
 def account_tables(problem: FleetProblem, account: FleetAccount) -> list[Table]:

@@ -52,9 +52,9 @@ def request_table(simulation: RequestSimulation, plan: ServingPlan, most: MaxRat
 
 def _notes(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | None) -> list[str]:
     told, over = simulation.summary, simulation.over_time(_WIDE * _FINE)
-    notes = [
-        f"The plan's figures are means, at {plan.predicted.request_rate_per_s:.4g} requests/s."
-    ]
+    said = plan.predicted
+    rate = said.request_rate_per_s if plan.workload.rate_per_s is None else said.capacity_per_s
+    notes = [f"The plan's figures are means with full engines, at {rate:.4g} requests/s."]
     if simulation.ttft_target_s is not None or simulation.tpot_target_s is not None:
         notes.append(
             f"{told.met_share:.1%} of the requests meet every target: goodput "

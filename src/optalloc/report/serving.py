@@ -63,7 +63,9 @@ def headline(result: ServingResult) -> str:
     if plan.workload.rate_per_s is not None:
         free = 1.0 - plan.workload.rate_per_s / said.capacity_per_s
         lines.insert(
-            3, f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free"
+            3,
+            f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free; "
+            "the times are those of full engines",
         )
     return "\n".join(lines)
 
@@ -262,9 +264,9 @@ def claim_table(claim: Claim) -> tuple[Table, dict[str, Any]]:
     words = "It claims nothing about other configurations."
     if claim.objective is not None:
         words = (
-            f"Claim: {value_text(claim.objective, claim.bounds.primal)}; none of "
-            f"{claim.configurations:,} configurations is better than "
-            f"{value_text(claim.objective, claim.bounds.dual)}, proven once more by other code."
+            f"Claim: {value_text(claim.objective, claim.bounds.primal)}; no configuration is "
+            f"better than {value_text(claim.objective, claim.bounds.dual)}, proven once more by "
+            f"other code, which bounds them in {claim.configurations:,} cases."
         )
     table = Table(
         title="",
@@ -284,7 +286,10 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
             (
                 e.role,
                 e.device,
-                *(format_seconds(s, digits=1) for s in (e.fixed_s, e.cache_s, e.growth_s)),
+                *(
+                    format_seconds(s, digits=1) if s > 0.0 else "-"
+                    for s in (e.fixed_s, e.cache_s, e.growth_s)
+                ),
                 format_seconds(e.prompt_s, digits=1),
                 f"{e.memory_share:.0%}",
                 e.binds,
@@ -317,6 +322,7 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
 
 def sweep_table(rows: Sequence[ServingRow]) -> Table:
     """One row a cell: what was asked, and the best plan."""
+    starred = any(row.front for row in rows)
     return Table(
         title="",
         columns=("device", "devices", "in", "out", "load", "value", "TTFT", "TPOT", "engines", ""),
@@ -337,7 +343,7 @@ def sweep_table(rows: Sequence[ServingRow]) -> Table:
         ),
         notes=(
             *sorted({f"{r.status}: {r.reason}" for r in rows if r.value is None}),
-            "* on the front: no other is better for a user and a device.",
+            *(("* on the front: no other is better for a user and a device.",) if starred else ()),
         ),
         right=("value", "TTFT", "TPOT"),
     )

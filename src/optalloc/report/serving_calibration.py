@@ -10,6 +10,7 @@ import numpy as np
 from optalloc.cost.engine.calibrate import ServingCalibration
 from optalloc.cost.engine.constants import Errors
 from optalloc.cost.engine.rows import RATE, TPOT, TTFT, Array
+from optalloc.report.calibration import constants_table
 from optalloc.report.table import Cell, Table
 
 _FIGURES = {"TPOT": TPOT, "TTFT": TTFT, "rate": RATE}
@@ -17,7 +18,7 @@ _FIGURES = {"TPOT": TPOT, "TTFT": TTFT, "rate": RATE}
 
 def tables(found: ServingCalibration) -> list[Table]:
     """Errors by engine; errors to expect; the fitted constants."""
-    return [_engines(found), _cells(found), _constants(found)]
+    return [_engines(found), _cells(found), constants_table(found.file.constants)]
 
 
 def facts(found: ServingCalibration) -> dict[str, Any]:
@@ -88,17 +89,3 @@ def _cells(found: ServingCalibration) -> Table:
 
 def _errors_of(cell: Errors) -> tuple[float, float, float]:
     return cell.throughput, cell.tpot, cell.ttft
-
-
-def _constants(found: ServingCalibration) -> Table:
-    rows = tuple(
-        (name, f"{constant.prior:.4g}", f"{constant.value:.4g}", constant.unit)
-        for name, constant in found.file.constants.items()
-        if constant.prior is not None
-    )
-    return Table(
-        title="Fitted constants",
-        columns=("constant", "prior", "value", "unit"),
-        rows=rows,
-        right=("prior", "value"),
-    )

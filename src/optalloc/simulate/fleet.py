@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from optalloc.errors import InputError
 from optalloc.serving.mix.profile import FleetProfile
 from optalloc.serving.mix.route import Routes
 from optalloc.simulate.requests.deployment import Deployment
@@ -44,8 +45,14 @@ def simulate_fleet(
     Raises
     ------
     InputError
-        If a request is larger than a replica's cache.
+        If a request is larger than a replica's cache, or none is asked for.
     """
+    if num_requests < 1:
+        raise InputError(
+            f"{num_requests} requests are to be simulated",
+            path="num_requests",
+            fix="simulate at least one for each offer",
+        )
     found = []
     buckets = profile.problem.buckets
     for g, count in enumerate(counts):

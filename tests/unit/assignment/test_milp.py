@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import highspy
 import pytest
 
 from optalloc.assignment.formats import load_assignment
-from optalloc.assignment.milp import solve_milp
+from optalloc.assignment.milp import QuietHighs, solve_milp
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.result import Termination
 from optalloc.stop import Gap, Progress
@@ -64,3 +65,18 @@ def test_nothing_is_printed(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == ""
+
+
+def test_a_pool_of_threads_made_by_other_code_is_no_obstacle() -> None:
+    """HiGHS refuses a second number of threads in one process; ours ends the other pool."""
+    highspy.Highs.resetGlobalScheduler(True)
+    other = highspy.Highs()
+    other.setOptionValue("output_flag", False)
+    other.setOptionValue("threads", 3)
+    other.addVariable(lb=0.0, ub=1.0, obj=-1.0)
+    assert other.run() == highspy.HighsStatus.kOk
+    mine = QuietHighs()
+    mine.addVariable(lb=0.0, ub=2.0, obj=-1.0)
+    mine.run()
+    assert mine.getModelStatus() == highspy.HighsModelStatus.kOptimal
+    assert mine.getInfo().objective_function_value == -2.0

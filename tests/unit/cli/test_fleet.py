@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -83,11 +84,29 @@ def test_model_devices_and_trace_make_a_fleet_that_is_simulated(
     shown = capsys.readouterr().out
     assert "USD/h (proven optimal)" in shown
     assert "Simulated: Poisson requests" in shown
-    assert main(["fleet", *words, "--format", "json"]) == 0
+    assert main(["fleet", *words, "--simulate", "-3"]) == 2
+    assert "-3 requests are to be simulated" in capsys.readouterr().err
+    every = ["--explain", "--simulate", "300", "--format", "json"]
+    assert main(["fleet", *words, *every]) == 0
     first = json.loads(capsys.readouterr().out)
+    assert first["account"]["marginal_usd_per_h"] > 0.0
+    assert [one["summary"]["num_requests"] for one in first["simulated"]] == [270] * len(
+        first["fleet"]
+    )
     assert main(["fleet", str(made), "--utilization", "60%", "--format", "json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert first["fleet"] == again["fleet"]
+
+
+def test_csv_holds_the_plain_numbers_of_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(EXAMPLES / "fleet.toml")
+    assert main(["fleet", path, "--format", "json"]) == 0
+    fleet = json.loads(capsys.readouterr().out)["fleet"]
+    assert main(["fleet", path, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    for name in ("price_usd_per_h", "busy"):
+        assert [float(row[name]) for row in rows] == [rented[name] for rented in fleet]
+    assert sum(float(row["requests_per_s"]) for row in rows) == pytest.approx(15.0)
 
 
 @pytest.mark.parametrize(

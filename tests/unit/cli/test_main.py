@@ -92,7 +92,8 @@ def test_errors_become_a_status_and_one_line(
         ),
         (
             ["--count"],
-            "--count: expected one argument. Where: optalloc try. To fix: 'optalloc try ",
+            "--count has no value. Where: optalloc try. To fix: write it behind; one that "
+            "begins with '-' as --count=-1",
         ),
         (
             ["--kind", "fst"],

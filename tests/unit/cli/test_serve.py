@@ -51,7 +51,7 @@ def test_saved_plans_are_explained_and_certified(
 ) -> None:
     assert main([verb, str(saved), "--format", form]) == 0
     out = capsys.readouterr().out
-    assert ("gain" if verb == "explain" else "optimal") in out or "proven once more" in out
+    assert ("gain" if verb == "explain" else "optimal") in out or "proven once" in out
 
 
 def test_saved_plans_are_compared(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +88,7 @@ def test_sweep_of_serving_plans(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         ([*WORK], 2, "give a cluster, or devices"),
         ([*WORK, "--cluster", "1xh100-sxm", "--pin", "tq=4"], 2, "names no decision"),
         ([*WORK, "--cluster", "1xh100-sxm", "--rate", "1", "--concurrency", "2"], 2, "both"),
+        ([*WORK, "--time-limit", "-1s"], 2, "--time-limit has no value"),
     ],
 )
 def test_bad_input_names_the_flag(
@@ -103,3 +104,15 @@ def test_infeasible_is_status_3_and_says_why(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "GiB more on each device" in out
     assert "To fix" in out
+
+
+def test_times_under_a_rate_are_said_to_be_those_of_full_engines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["serve", "qwen3-8b", "--cluster", "1xh100-sxm", *WORK, *SMALL]
+    assert main(words) == 0
+    assert "full engines" not in capsys.readouterr().out
+    assert main([*words, "--rate", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "are kept free; the times are those of full engines" in out
+    assert all(len(line) <= 100 for line in out.splitlines() if "Front" not in line)

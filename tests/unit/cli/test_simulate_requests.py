@@ -65,6 +65,11 @@ def test_a_trace_gives_the_arrivals(
         (["--arrivals", "burst", "--clients", "3"], "burst arrivals have no clients"),
         (["--warm-up", "many"], "is no share"),
         (["--rate", "-1"], "rate is -1"),
+        (["--rate", "0"], "rate is 0"),
+        (["--clients", "0"], "closed loop of 0 clients"),
+        (["--requests", "0"], "0 requests are to be drawn"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--spread", "150%"], "cannot be spread by 150%"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(
@@ -95,3 +100,18 @@ def test_serve_meets_a_percentile_and_simulate_agrees(
     assert json.loads(capsys.readouterr().out)["summary"]["tpot"]["p95_s"] <= 0.012
     assert json.loads(Path(path).read_text())["asked"]["percentile"] == 95.0
     assert main(["certify", path]) == 0
+
+
+@pytest.mark.parametrize("verb", ["simulate", "export"])
+def test_a_plan_that_breaks_the_rules_is_neither_simulated_nor_exported(
+    verb: str, plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left of its engines breaks the rules."""
+    edited = json.loads(Path(plan).read_text())
+    edited["workers"] = []
+    Path(plan).write_text(json.dumps(edited))
+    folder = tmp_path / "launch"
+    words = ["--to", "vllm", "-o", str(folder)] if verb == "export" else []
+    assert main([verb, plan, *words]) == 1
+    assert "make it again" in capsys.readouterr().err
+    assert not folder.exists()

@@ -212,6 +212,14 @@ def test_longest_context_keeps_the_rate() -> None:
     assert rates[1].best is None or rates[1].best.output_tokens_per_s < 40.0
 
 
+def test_a_rate_that_no_context_keeps_is_refused() -> None:
+    """With the rate of the shortest context."""
+    model, box = load_model("llama-3.1-8b"), machine(20.0, cpu_gb=2.0)
+    fastest = plan_offload(model, box, SHORT).plan.output_tokens_per_s
+    with pytest.raises(InputError, match=f"gives {fastest:.4g} output tokens/s"):
+        longest_context(model, box, SHORT, tokens_per_s=2.0 * fastest)
+
+
 def test_cache_is_as_precise_as_costs_no_speed() -> None:
     """With room for it 16 bits are kept; where the cache pushes weights out, fewer bits win."""
     model = load_model("llama-3.1-8b")

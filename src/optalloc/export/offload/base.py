@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from optalloc.errors import ExportError, InputError, nearest
-from optalloc.export.base import Artefact, write
+from optalloc.errors import ExportError
+from optalloc.export.base import Artefact, check_target, exporter_at, write
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.serving.offload.runtimes import against, limits_of
 
@@ -31,24 +30,14 @@ def offload_artefacts(plan: OffloadPlan, target: str) -> tuple[Artefact, ...]:
     ExportError
         If the runtime cannot express the plan.
     """
-    if target not in OFFLOAD_TARGETS:
-        near = nearest(target, OFFLOAD_TARGETS, count=1)
-        raise InputError(
-            f"{target!r} does not run offload plans",
-            path="target",
-            fix=f"did you mean {near[0]!r}?"
-            if near
-            else f"use one of {', '.join(OFFLOAD_TARGETS)}",
-        )
+    check_target(target, among=OFFLOAD_TARGETS, refusal="does not run offload plans")
     reasons = [against(limits, plan.placement) for limits in limits_of(target, plan.machine)]
     if None not in reasons:
         raise ExportError(
             target, str(reasons[0]), fix=f"plan with 'optalloc offload ... --for {target}'"
         )
-    module, _, name = OFFLOAD_TARGETS[target].rpartition(".")
     exporter = cast(
-        Callable[[OffloadPlan], tuple[Artefact, ...]],
-        getattr(importlib.import_module(module), name),
+        Callable[[OffloadPlan], tuple[Artefact, ...]], exporter_at(OFFLOAD_TARGETS[target])
     )
     return exporter(plan)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from optalloc.errors import ExportError, InputError, nearest
-from optalloc.export.base import Artefact, write
+from optalloc.errors import ExportError
+from optalloc.export.base import Artefact, check_target, exporter_at, write
 from optalloc.serving.configuration.plan import ServingPlan
 
 # target -> dotted path of its exporter; a module is imported only when it is asked for.
@@ -33,15 +32,7 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
     ExportError
         If the target cannot express the plan; names the feature.
     """
-    if target not in SERVING_TARGETS:
-        near = nearest(target, SERVING_TARGETS, count=1)
-        raise InputError(
-            f"{target!r} does not run serving plans",
-            path="target",
-            fix=f"did you mean {near[0]!r}?"
-            if near
-            else f"use one of {', '.join(SERVING_TARGETS)}",
-        )
+    check_target(target, among=SERVING_TARGETS, refusal="does not run serving plans")
     for worker in plan.workers:
         if worker.engine.draft_tokens:
             raise ExportError(
@@ -49,10 +40,8 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
                 "speculative decoding whose draft model the plan does not name",
                 fix="plan with draft_tokens = 0, and add the draft model's flags by hand",
             )
-    module, _, name = SERVING_TARGETS[target].rpartition(".")
     exporter = cast(
-        Callable[[ServingPlan], tuple[Artefact, ...]],
-        getattr(importlib.import_module(module), name),
+        Callable[[ServingPlan], tuple[Artefact, ...]], exporter_at(SERVING_TARGETS[target])
     )
     return exporter(plan)
 

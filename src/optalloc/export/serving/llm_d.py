@@ -30,7 +30,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     """
     found = software_of(plan, "llm-d")
     if found != "vllm":
-        raise ExportError("llm-d", f"engines of {TITLES[found]}", fix="plan with software = vllm")
+        raise ExportError("llm-d", f"engines of {TITLES[found]}", fix="plan with --software vllm")
     roles = [worker.role for worker in plan.workers]
     if len(roles) != len(set(roles)):
         raise ExportError(

@@ -129,7 +129,7 @@ def _check(plan: ServingPlan, target: str) -> None:
     found = software_of(plan, target)
     if found != target:
         raise ExportError(
-            target, f"engines planned for {TITLES[found]}", fix=f"plan with software = {target}"
+            target, f"engines planned for {TITLES[found]}", fix=f"plan with --software {target}"
         )
 
 

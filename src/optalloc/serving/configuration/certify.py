@@ -46,8 +46,7 @@ def check_serving_plan(plan: ServingPlan) -> None:
 
     Complexity: O(engines).
     """
-    for broken in (*_broken_rules(plan), *_broken_places(plan)):
-        raise CertificateError(f"the plan is not valid: {broken}")
+    check_deployment(plan)
     steps = [_step(plan, worker) for worker in plan.workers]
     for worker, step in zip(plan.workers, steps, strict=True):
         _check_memory(plan, worker, step)
@@ -56,6 +55,18 @@ def check_serving_plan(plan: ServingPlan) -> None:
     else:
         _check_split(plan, steps)
     _check_rates(plan)
+
+
+def check_deployment(plan: ServingPlan) -> None:
+    """Check that the engines of a plan follow the rules and have a place, whatever its figures.
+
+    Raises
+    ------
+    CertificateError
+        Naming what is broken.
+    """
+    for broken in (*_broken_rules(plan), *_broken_places(plan)):
+        raise CertificateError(f"the plan is not valid: {broken}")
 
 
 def _same(what: str, claimed: float, true: float, tolerance: float = TOLERANCE) -> None:
@@ -74,7 +85,7 @@ def _broken_rules(plan: ServingPlan) -> Iterator[str]:
     roles = [worker.role for worker in plan.workers]
     wanted = {"serve"} if plan.mode == "aggregated" else {"prefill", "decode"}
     if set(roles) != wanted or (plan.mode == "disaggregated" and len(roles) != 2):
-        yield f"its workers are {', '.join(roles)}"
+        yield f"its workers are {', '.join(roles) or 'missing'}"
         return
     kinds = {layer.name: layer for layer in plan.model.layer_types}
     layers = [(kinds[run.layer], run.count) for run in plan.model.layers]

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.serving.configuration.operating import Operating
-from optalloc.serving.configuration.problem import BUSIEST, OBJECTIVES, Problem
+from optalloc.serving.configuration.problem import BUSIEST, Problem
 from optalloc.serving.configuration.space import most_beside, most_engines
 from optalloc.serving.configuration.table import EngineTable
 from optalloc.serving.configuration.workers import (
@@ -307,12 +307,3 @@ def values(problem: Problem, pairs: Pairs) -> Floats:
         found: Floats = pairs.usd_per_h / 3600.0 / (served * work.output_len) * 1e6
         return found
     return pairs.devices.astype(np.float64) if problem.objective == "devices" else pairs.request_s
-
-
-def best_pair(problem: Problem, pairs: Pairs) -> int | None:
-    """The best deployment: by value, then fewer devices, then more requests; None of none."""
-    if not len(pairs):
-        return None
-    sign = 1.0 if OBJECTIVES[problem.objective][1] else -1.0
-    key = sign * values(problem, pairs)
-    return int(np.lexsort((-pairs.rate_per_s, pairs.devices, key))[0])

@@ -28,8 +28,7 @@ class GrowingLP:
         lower: Sequence[float] | None = None,
     ) -> None:
         self._highs = QuietHighs()
-        for option, value in (("threads", 1), ("presolve", "off")):
-            self._highs.setOptionValue(option, value)
+        self._highs.setOptionValue("presolve", "off")
         none, empty = np.array([], dtype=np.int32), np.array([])
         for row, high in enumerate(upper):
             low = -INFINITY if lower is None else float(lower[row])

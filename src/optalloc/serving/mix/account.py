@@ -123,7 +123,7 @@ def _marginal(problem: FleetProblem) -> float:
                 entry.prices[k] * load
                 for k, load in zip(arrays.serving[part], arrays.load[part], strict=True)
             )
-    return total / 100.0 if found.proof.weight else 0.0
+    return float(total) / 100.0 if found.proof.weight else 0.0
 
 
 def _after(problem: FleetProblem, price: float, worst: float, stop: StopRule | None) -> Other:

@@ -64,7 +64,6 @@ def least_busy_shares(
     set_rows(lp, rows)
     solver = QuietHighs()
     solver.passModel(lp)
-    solver.setOptionValue("threads", 1)
     solver.setOptionValue("primal_feasibility_tolerance", 1e-10)
     solver.run()
     values = np.asarray(solver.getSolution().col_value, dtype=np.float64)[:count]

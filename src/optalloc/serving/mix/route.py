@@ -103,18 +103,14 @@ def _solve(
     lp.a_matrix_.value_ = np.append(value, -np.ones(len(rows)))
     solver = QuietHighs()
     solver.passModel(lp)
-    for name, setting in (
-        ("threads", 1),
-        ("primal_feasibility_tolerance", 1e-10),
-        ("dual_feasibility_tolerance", 1e-10),
-    ):
-        solver.setOptionValue(name, setting)
+    for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+        solver.setOptionValue(name, 1e-10)
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise RuntimeError(f"the routing programme ended {solver.getModelStatus()}")
     solution = solver.getSolution()
     found = np.asarray(solution.col_value, dtype=np.float64)
-    dual = np.asarray(solution.row_dual, dtype=np.float64)
+    dual: list[float] = np.asarray(solution.row_dual, dtype=np.float64).tolist()
     part = np.clip(found[:-1], 0.0, 1.0)
     served: dict[int, float] = dict.fromkeys(demanded, 0.0)
     for (j, _), x in zip(pairs, part.tolist(), strict=True):

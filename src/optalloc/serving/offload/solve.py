@@ -173,6 +173,11 @@ def longest_context(
     tokens_per_s : float, optional
         Output tokens/s to keep; default: 95 % of those with the shortest context.
 
+    Raises
+    ------
+    InputError
+        If the shortest context does not keep the rate.
+
     Notes
     -----
     A longer context takes more memory and no less time, so bisection finds the longest. The time
@@ -185,7 +190,15 @@ def longest_context(
         return 0.0 if result.best is None else result.best.output_tokens_per_s
 
     shortest = generation.prompt_tokens + generation.output_tokens
-    least = tokens_per_s if tokens_per_s is not None else (1.0 - _WORTH) * rate(shortest)
+    fastest = rate(shortest)
+    least = tokens_per_s if tokens_per_s is not None else (1.0 - _WORTH) * fastest
+    if 0.0 < fastest < least:
+        raise InputError(
+            f"the shortest context gives {fastest:.4g} output tokens/s, below the {least:.4g} to "
+            "keep",
+            path="min_rate",
+            fix="ask for less, or leave it out",
+        )
     low = -(-shortest // _CONTEXT_STEP)
     high = (model.max_positions or 2**20) // _CONTEXT_STEP
     while low < high:

@@ -156,6 +156,10 @@ def draw_requests(load: Load, num_requests: int, seed: int = 0) -> Requests:
         raise InputError(
             f"{num_requests} requests are to be drawn", path="load", fix="draw at least one"
         )
+    if seed < 0:
+        raise InputError(
+            f"the seed is {seed}", path="seed", fix="give a whole number of at least 0"
+        )
     when, lengths, groups = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(3)
     )

@@ -22,7 +22,7 @@ def serving_plan(
     workers = [_worker("decode" if split else "serve", replicas, max_batch, workload)]
     if split:
         workers.insert(0, _worker("prefill", 1, 8, workload))
-    worker = workers[-1]
+    worker, used = workers[-1], sum(worker.count for worker in workers)
     return ServingPlan(
         tool_version="test",
         model=MODEL,
@@ -32,8 +32,8 @@ def serving_plan(
         cost_model=DEFAULT,
         mode="disaggregated" if split else "aggregated",
         workers=tuple(workers),
-        num_devices=len(workers),
-        idle_devices=8 - len(workers),
+        num_devices=used,
+        idle_devices=8 - used,
         predicted=Predicted(
             ttft_s=worker.ttft_s,
             tpot_s=worker.tpot_s,

@@ -15,6 +15,9 @@ constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
+constexpr double kSettled = 0.1;      // theta below which an ascent is taken to have converged
+constexpr int kSettledSteps = 48;     // at the nodes below it, which begin close to their best multipliers
+constexpr int kManyFree = 8;          // tasks a unit, so that placing one moves few multipliers and those little
 constexpr std::int64_t kRepairGap = 8;        // nodes from one repair to the next
 constexpr std::int64_t kMostRepairGap = 512;  // after repairs in vain
 
@@ -186,6 +189,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         for (std::size_t j = 0; j < n; ++j) multiplier[j] += stride * direction_[j];
     }
     multiplier = best_multiplier;
+    last_theta_ = theta;
     if (domain_.num_free() == 0) {
         scratch_.unit.resize(n);
         for (std::size_t j = 0; j < n; ++j) scratch_.unit[j] = domain_.unit_of(static_cast<int>(j));
@@ -227,6 +231,10 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     const Outcome outcome = ascend(multiplier, how);
     if (outcome != Outcome::kOpen) return outcome;
     const Int bound = best_bound_;
+    if (depth_ == 0) {
+        const bool local = last_theta_ < kSettled && domain_.num_free() >= kManyFree * instance_->num_units;
+        below_ = local ? Ascent{.steps = kSettledSteps, .theta = kSettled} : Ascent{};
+    }
     if (nodes_ >= next_repair_) {
         const Int before = has_best_ ? best_.cost : ceiling_ + 1;
         repair();
@@ -258,7 +266,7 @@ Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const
     }
     if (split_depth > 0 && depth_ >= split_depth) {
         if (record) record->subtree(static_cast<Int>(subtrees.size()));
-        subtrees.push_back({domain_.removed(), multiplier});
+        subtrees.push_back({domain_.removed(), multiplier, how});
         return Outcome::kClosed;
     }
     return close(multiplier, how);
@@ -271,7 +279,7 @@ Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& mul
     if (in) domain_.place(unit, task);
     else domain_.remove(unit, task);
     ++depth_;
-    const Outcome outcome = propagate_and_close(multiplier, Ascent{});
+    const Outcome outcome = propagate_and_close(multiplier, below_);
     --depth_;
     domain_.undo(mark);
     return outcome;
@@ -291,7 +299,10 @@ Outcome Search::close_subtree(const Subtree& subtree, Int target) {
     const std::size_t mark = domain_.mark();
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     for (const std::size_t k : subtree.removed) domain_.remove(static_cast<int>(k / n), static_cast<int>(k % n));
-    const Outcome outcome = propagate_and_close(subtree.multiplier, Ascent{});
+    below_ = subtree.how;
+    ++depth_;  // not the root
+    const Outcome outcome = propagate_and_close(subtree.multiplier, below_);
+    --depth_;
     domain_.undo(mark);
     return outcome;
 }

@@ -44,10 +44,11 @@ struct PlungeRule {
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };
 
-// A node left for later: the pairs removed on the way to it, and where its multipliers start.
+// A node left for later: the pairs removed on the way to it, where its multipliers start and how they rise.
 struct Subtree {
     std::vector<std::size_t> removed;
     std::vector<double> multiplier;
+    Ascent how;
 };
 
 class Search {
@@ -118,6 +119,8 @@ class Search {
     Int ceiling_;
     Int target_;
     Int best_bound_ = 0;
+    double last_theta_ = 0.0;  // where the last ascent left it
+    Ascent below_;             // of the nodes below the root
     int depth_ = 0;
     std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;

@@ -21,6 +21,11 @@ constexpr int kSubtrees = 16;                // of a tree, for each thread
 constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
+constexpr std::int64_t kEarlyNodes = 50;     // of a decision before its multipliers are refined
+constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};  // of a decision
+constexpr Ascent kSettledRoot{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = 10};  // its multipliers refined
+constexpr int kMostPatience = 640;           // of the ascents that refine them
+constexpr double kWorthwhile = 0.02;         // part of what the bound lacks that an ascent must have won to ascend on
 constexpr double kExploreShare = 0.5;        // of all work
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
@@ -58,6 +63,8 @@ class Solver {
     void raise_from_zero();
     void offer_start();
     Outcome look_for_any(std::int64_t node_limit);
+    void refine(Int target);
+    Outcome decide(Int target);
     void explore(std::int64_t budget);
     Status decide_all();
     void certify_root();
@@ -205,6 +212,34 @@ void Solver::explore(std::int64_t budget) {
     explored_ += control_.work - before;
 }
 
+// Better multipliers for a decision that turns out to be hard: they fix more pairs, and every node starts from them.
+void Solver::refine(Int target) {
+    const std::size_t mark = search_.domain().mark();
+    search_.set_target(target);
+    double lacked = std::numeric_limits<double>::infinity();  // of the bound to close the root
+    Ascent how = kRoot;
+    while (how.patience < kMostPatience) {
+        how.steps *= 4;
+        how.patience *= 4;
+        if (search_.ascend(multiplier_, how) != Outcome::kOpen) break;
+        const auto lacks = static_cast<double>(scale_ * target + 1 - search_.best_bound());
+        if (lacked - lacks < kWorthwhile * lacked) break;
+        lacked = lacks;
+    }
+    search_.undo(mark);
+}
+
+// Begins anew from better multipliers when the first nodes do not close it.
+Outcome Solver::decide(Int target) {
+    search_.split_depth = 0;
+    const Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
+    if (outcome != Outcome::kStopped || control_.stopped) return outcome;
+    refine(target);
+    if (control_.stopped) return Outcome::kStopped;
+    search_.split_depth = team_ ? split_depth_ : 0;
+    return search_.decide(target, multiplier_, kSettledRoot, kUnlimited);
+}
+
 // Decisions at rising targets until the bound meets the best assignment.
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
@@ -213,7 +248,7 @@ Status Solver::decide_all() {
     };
     while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;
-    Int step = 0;
+    Int step = 0, least_step = 0;
     bool first = true;
     while (true) {
         if (search_.has_best() && search_.best().cost <= bound_) {
@@ -223,22 +258,28 @@ Status Solver::decide_all() {
         if (!search_.has_best() && bound_ > search_.ceiling()) return Status::kInfeasible;
         if (control_.poll()) return Status::kStopped;
         const Int known = search_.has_best() ? search_.best().cost : search_.ceiling() + 1;
-        if (first && search_.has_best()) step = (known - bound_) / kFirstStep;
+        if (first && search_.has_best()) step = least_step = (known - bound_) / kFirstStep;
         first = false;
         const Int target = std::min(bound_ + step, known - 1);
-        const Ascent root{.steps = 300, .fix_every = 25, .repair_every = 0, .theta = 0.5, .patience = 10};
         const std::int64_t before = control_.nodes;
-        search_.split_depth = team_ && search_.has_best() ? split_depth_ : 0;
-        Outcome outcome = search_.decide(target, multiplier_, root, search_.has_best() ? kUnlimited : node_limit);
+        Outcome outcome = Outcome::kOpen;
+        const bool bold = step > least_step;
+        if (search_.has_best() && !bold) {
+            outcome = decide(target);
+        } else {
+            search_.split_depth = 0;
+            outcome = search_.decide(target, multiplier_, kRoot, search_.has_best() ? kEarlyNodes : node_limit);
+        }
         if (outcome == Outcome::kClosed && !search_.subtrees.empty()) outcome = team_->close(search_, bound_);
         if (control_.stopped) return Status::kStopped;
         if (outcome == Outcome::kClosed) {
             const bool found = search_.has_best() && search_.best().cost <= target;
             raise(found ? search_.best().cost : target + 1);
-            // Quick refusals say that the optimum is far above.
-            if (control_.nodes - before <= kQuick) step = std::max<Int>(2 * step, 1);
+            // Quick refusals say that the optimum is far above, others that it is near.
+            step = control_.nodes - before <= kQuick ? std::max<Int>(2 * step, 1) : std::max(least_step, step / 2);
             continue;
         }
+        if (bold) step = std::max(least_step, step / 2);
         if (search_.has_best()) continue;
         node_limit *= 2;
         if (look_for_any(node_limit) == Outcome::kClosed) return Status::kInfeasible;

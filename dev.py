@@ -38,7 +38,7 @@ NOT_HERE = "not torch and not gpu and not browser"
 # Under the sanitizers the large counts of random instances add time and no path of the code.
 KERNELS = (
     "(native or kernel or exact or knapsack or rows or threads or partition or pipeline or search"
-    " or flow or mixed or large or patterns) and not on_many"
+    " or flow or fleet or requests or mixed or large or patterns) and not on_many"
 )
 
 

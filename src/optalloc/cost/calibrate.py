@@ -1,20 +1,9 @@
 """Fit the constants of the cost model to published measurements.
 
-    minimise   sum_i w_i min( |log t_i(z) - log T_i|, 1.6 )
-               + p sum_j ( (z_j - prior_j) / spread_j )^2
-
-t_i is the prediction for row i and T_i its step time; z_j are the constants on the scale of their
-links and the shifts of devices, frameworks, precisions and releases, whose prior is no shift. Half
-of the weight is shared by all rows alike and half by the sources alike, so that neither the largest
-source nor the smallest decides alone. Absolute errors are minimised by reweighted least squares
-(Gauss-Newton with the damping of Levenberg and Marquardt).
-
-A prediction depends on a row's resolved constants alone, so one pass over all rows with one
-constant moved gives that column of the Jacobian and, times the rows it concerns, those of its
-shifts: as many passes as constants, not as parameters.
-
-References: Levenberg (1944), Marquardt (1963); Holland and Welsch, "Robust regression using
-iteratively reweighted least-squares" (1977).
+The parameters are the fitted constants and the shifts of devices, frameworks, precisions and
+releases; :mod:`optalloc.cost.descent` has the method. Half of the weight is shared by all rows
+alike and half by the sources alike, so that neither the largest source nor the smallest decides
+alone.
 """
 
 from __future__ import annotations
@@ -32,7 +21,16 @@ from optalloc.cost.constants import (
     Constants,
     ConstantsFile,
     keys_of,
-    linked,
+)
+from optalloc.cost.descent import (
+    Array,
+    Ints,
+    Measured,
+    Parameter,
+    descend,
+    priors,
+    unlinked_rows,
+    written,
 )
 from optalloc.cost.measured.problem import Problem
 from optalloc.cost.meshes import Meshes
@@ -41,13 +39,7 @@ from optalloc.cost.predict import Choice, cost_of, mixed_s, predict
 from optalloc.cost.stack import Stack, structure
 from optalloc.errors import InputError
 
-Array = NDArray[np.float64]
-
 _PENALTY = 2e-4  # of one spread; the weights of the rows sum to one
-_LEAST_ERROR = 0.06  # below, errors count by their squares
-_MOST_ERROR = 1.6  # above, a row is held to be mislabelled and pulls no more
-_STEP = 0.02
-_LONGEST_STEP = 0.7
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -146,25 +138,15 @@ class Fit:
     def __init__(self, rows: Rows, file: ConstantsFile) -> None:
         self.rows, self.file = rows, file
         self.names = [name for name, c in file.constants.items() if c.prior is not None]
-        self.parameters: list[tuple[str, str, str]] = [("", "", name) for name in self.names]
+        self.parameters: list[Parameter] = [("", "", name) for name in self.names]
         for level, spreads in file.spreads.items():
             for key in sorted({keys[level] for keys in rows.keys} - {""}):
                 self.parameters += [(level, key, name) for name in spreads]
-        self.prior = np.array([self._prior(p) for p in self.parameters])
-        self.spread = np.array([self._spread(p) for p in self.parameters])
+        self.prior, self.spread = priors(self.parameters, file.constants, file.spreads)
         self.masks = np.array([self._mask(p) for p in self.parameters])
         self.constant = np.array([self.names.index(name) for _, _, name in self.parameters])
 
-    def _prior(self, parameter: tuple[str, str, str]) -> float:
-        level, _, name = parameter
-        constant = self.file.constants[name]
-        return 0.0 if level else linked(constant.prior or constant.value, constant.link)
-
-    def _spread(self, parameter: tuple[str, str, str]) -> float:
-        level, _, name = parameter
-        return self.file.spreads[level][name] if level else self.file.constants[name].spread
-
-    def _mask(self, parameter: tuple[str, str, str]) -> Array:
+    def _mask(self, parameter: Parameter) -> Array:
         """Rows that the parameter concerns: those of its key whose constant is not set."""
         level, key, name = parameter
         table = self.file.set
@@ -180,7 +162,7 @@ class Fit:
 
     # -- evaluation ------------------------------------------------------------------------------
 
-    def _scales(self, z: Array) -> Array:
+    def scales(self, z: Array) -> Array:
         """Every fitted constant of every row on the scale of its link, shape (names, rows)."""
         scales = np.zeros((len(self.names), len(self.rows)))
         np.add.at(scales, self.constant, z[:, None] * self.masks)
@@ -191,8 +173,7 @@ class Fit:
         found = {name: np.full(n, c.value) for name, c in self.file.constants.items()}
         found["expert_imbalance"] = np.ones(n)  # the measured runs force balanced routing
         for name, scale in zip(self.names, scales, strict=True):
-            share = self.file.constants[name].link == "share"
-            found[name] = 1.0 / (1.0 + np.exp(-scale)) if share else np.exp(scale)
+            found[name] = unlinked_rows(scale, self.file.constants[name])
         for level, table in self.file.set.items():
             for key, fixed in table.items():
                 own = np.array([keys[level] == key for keys in self.rows.keys])
@@ -200,79 +181,31 @@ class Fit:
                     found[name] = np.where(own, value, found[name])
         return found
 
+    def figures(self, scales: Array) -> Array:
+        """Logarithms of the predicted step times of all rows."""
+        return self.rows.log_times(self._constants(scales))
+
     def log_times(self, z: Array) -> Array:
         """Logarithms of the predicted step times of all rows."""
-        return self.rows.log_times(self._constants(self._scales(z)))
-
-    def _slopes(self, z: Array, log_s: Array) -> Array:
-        """Derivatives by every constant, shape (names, rows)."""
-        scales = self._scales(z)
-        slopes = np.empty_like(scales)
-        for k in range(len(self.names)):
-            moved = scales.copy()
-            moved[k] += _STEP
-            slopes[k] = (self.rows.log_times(self._constants(moved)) - log_s) / _STEP
-        return slopes
+        return self.figures(self.scales(z))
 
     # -- the search for the minimum --------------------------------------------------------------
 
-    def solve(self, used: NDArray[np.int64], start: Array | None = None, rounds: int = 8) -> Array:
+    def solve(self, used: Ints, start: Array | None = None, rounds: int = 8) -> Array:
         """The parameters that fit the rows ``used`` best; those they do not concern stay at prior.
 
-        Complexity: O(rounds * constants) passes over the rows.
+        Complexity: that of :func:`optalloc.cost.descent.descend`.
         """
-        weights = _weights([self.rows.problems[i] for i in used])
+        weight = _weights([self.rows.problems[i] for i in used])
+        measured = Measured(place=(used,), log=self.rows.log_s[used], weight=weight)
         active = np.flatnonzero(self.masks[:, used].any(axis=1))
-        z = self.prior.copy()
-        if start is not None:
-            z[active] = start[active]
-        log_s = self.log_times(z)
-        best, damping = self._loss(z, log_s, used, weights), 1e-3
-        for _ in range(rounds):
-            slopes = self._slopes(z, log_s)[:, used]
-            jacobian = slopes[self.constant[active]] * self.masks[np.ix_(active, used)]
-            error = log_s[used] - self.rows.log_s[used]
-            size = np.abs(error)
-            pull = weights / np.maximum(size, _LEAST_ERROR) / 2.0
-            pull = np.where(size > _MOST_ERROR, 0.05 * pull, pull)
-            hold = _PENALTY / self.spread[active] ** 2
-            matrix = (jacobian * pull) @ jacobian.T + np.diag(hold)
-            slope = jacobian @ (pull * error) + hold * (z[active] - self.prior[active])
-            gain = 0.0
-            for _ in range(6):
-                damped = matrix + damping * np.diag(np.diag(matrix))
-                step = np.clip(np.linalg.solve(damped, slope), -_LONGEST_STEP, _LONGEST_STEP)
-                moved = z.copy()
-                moved[active] -= step
-                moved_s = self.log_times(moved)
-                loss = self._loss(moved, moved_s, used, weights)
-                if loss < best:
-                    gain, best, z, log_s = best - loss, loss, moved, moved_s
-                    damping = max(damping / 4.0, 1e-4)
-                    break
-                damping = max(8.0 * damping, 1e-2)
-            if gain < 2e-4:
-                break
-        return z
-
-    def _loss(self, z: Array, log_s: Array, used: NDArray[np.int64], weights: Array) -> float:
-        size = np.minimum(np.abs(log_s[used] - self.rows.log_s[used]), _MOST_ERROR)
-        return float(weights @ size + _PENALTY * (((z - self.prior) / self.spread) ** 2).sum())
+        return descend(self, measured, active, penalty=_PENALTY, start=start, rounds=rounds)
 
     # -- results ---------------------------------------------------------------------------------
 
     def file_of(self, z: Array, date: str = "", name: str = "") -> ConstantsFile:
         """The constants file with these parameters."""
-        constants = dict(self.file.constants)
-        shifts: dict[str, dict[str, dict[str, float]]] = {}
-        for value, (level, key, constant) in zip(z.tolist(), self.parameters, strict=True):
-            old = self.file.constants[constant]
-            if not level:
-                back = float(np.exp(value)) if old.link == "log" else 1.0 / (1.0 + np.exp(-value))
-                constants[constant] = msgspec.structs.replace(old, value=float(f"{back:.5g}"))
-            elif abs(value) >= 0.005:
-                table = shifts.setdefault(level, {}).setdefault(key, {})
-                table[constant] = round(value, 3)
+        constants, shifts = written(self.parameters, z, self.file.constants)
         return msgspec.structs.replace(
             self.file,
             name=name or self.file.name,

@@ -35,20 +35,17 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
 from optalloc.serving.configuration.rows import Floors, Rows, Timed, counts, timed
 from optalloc.serving.configuration.table import EngineTable
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _BLOCK = 4096
 _TIE = 1e-12
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(Columns, frozen=True, kw_only=True):
     """Rows with their number of engines and share of the load; seconds, requests/s, USD/h."""
 
     row: Ints
@@ -61,13 +58,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: Floats
     request_s: Floats
     usd_per_h: Floats
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def take(self, index: Ints | NDArray[np.bool_]) -> Options:
-        """Some of the options, by number or by flag."""
-        return Options(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

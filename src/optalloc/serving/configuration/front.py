@@ -12,6 +12,7 @@ import numpy as np
 
 from optalloc.serving.configuration import split
 from optalloc.serving.configuration.build import setup_words
+from optalloc.serving.configuration.columns import Floats
 from optalloc.serving.configuration.plan import Mode, Point
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import all_rows, floors, timed
@@ -58,7 +59,7 @@ def front(search: Search) -> tuple[Point, ...]:
     return tuple(made)
 
 
-def _kept(user: split.Floats, device: split.Floats) -> list[int]:
+def _kept(user: Floats, device: Floats) -> list[int]:
     """Numbers of the points that no other beats."""
     kept, best = [], -1.0
     for i in np.lexsort((-device, -user)):

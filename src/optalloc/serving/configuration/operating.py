@@ -6,13 +6,10 @@ See :mod:`split` for the formulas.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.problem import BUSIEST, Problem
 from optalloc.serving.configuration.workers import Decode, Prefill
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class Operating:

@@ -24,19 +24,15 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from optalloc.cost.engine.load import closed_loop_times
+from optalloc.serving.configuration.columns import Columns, Flags, Floats, Ints
 from optalloc.serving.configuration.problem import STEPS, Problem
 from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
-
-class Rows(msgspec.Struct, frozen=True, kw_only=True):
+class Rows(Columns, frozen=True, kw_only=True):
     """Columns of equal length; ``count`` and ``share`` are 0 where the load does not fix them."""
 
     engine: Ints
@@ -46,15 +42,8 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     count: Ints
     share: Ints
 
-    def __len__(self) -> int:
-        return len(self.engine)
 
-    def take(self, index: Ints | Flags) -> Rows:
-        """Some of the rows, by number or by flag."""
-        return Rows(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
-
-
-class Floors(msgspec.Struct, frozen=True, kw_only=True):
+class Floors(Columns, frozen=True, kw_only=True):
     """Least times of each row, seconds, and the requests per second of one engine at most."""
 
     ttft_s: Floats
@@ -62,12 +51,8 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
     request_s: Floats
     rate_per_s: Floats
 
-    def take(self, index: Ints | Flags) -> Floors:
-        """Those of some rows."""
-        return Floors(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
-
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
+class Timed(Columns, frozen=True, kw_only=True):
     """Times of each row, seconds, and the requests per second of one engine at its load."""
 
     ttft_s: Floats

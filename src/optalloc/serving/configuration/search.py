@@ -13,6 +13,7 @@ import numpy as np
 
 from optalloc.result import Incumbent
 from optalloc.serving.configuration import aggregated, split
+from optalloc.serving.configuration.columns import Floats
 from optalloc.serving.configuration.limits import MODES
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
@@ -215,7 +216,7 @@ class Search:
         return self._stop is not None and self._stop(progress)
 
 
-def _pair_choice(pairs: split.Pairs, values: split.Floats, i: int) -> Choice:
+def _pair_choice(pairs: split.Pairs, values: Floats, i: int) -> Choice:
     rate = float(pairs.rate_per_s[i])
     held = rate * float(pairs.request_s[i])
     return Choice(

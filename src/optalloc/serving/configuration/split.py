@@ -35,10 +35,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.operating import Operating
 from optalloc.serving.configuration.problem import BUSIEST, Problem
 from optalloc.serving.configuration.space import most_beside, most_engines
@@ -54,12 +53,8 @@ from optalloc.serving.configuration.workers import (
     undominated_prefill,
 )
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
-
-class Pairs(msgspec.Struct, frozen=True, kw_only=True):
+class Pairs(Columns, frozen=True, kw_only=True):
     """Deployments of both phases; ``busy`` is x. Rates in requests/s, money in USD/h."""
 
     prefill: Ints
@@ -76,13 +71,6 @@ class Pairs(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: Floats
     request_s: Floats
     usd_per_h: Floats
-
-    def __len__(self) -> int:
-        return len(self.prefill)
-
-    def take(self, index: Ints | Flags) -> Pairs:
-        """Some of them."""
-        return Pairs(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
 
 def all_pairs(

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import EngineConstants, read_engine_constants
@@ -15,11 +14,10 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.cost.engine.work import Work
 from optalloc.model.spec import ModelSpec
+from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.limits import Limits
 from optalloc.serving.configuration.space import engines, facts_of, most_engines
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Columns = TypeVar("Columns", Work, EngineConstants)
 
 

@@ -8,21 +8,16 @@ at both ends of the range of the transfer: the difference is linear in it) too.
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster
+from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
-
-class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+class Prefill(Columns, frozen=True, kw_only=True):
     """Prefill workers: ``prompt_s`` of one prompt, ``per_s`` prompts of one worker, ``bytes`` of a
     prompt's cache that one device sends; ``lag``, ``queue`` and ``burst`` of the cost model."""
 
@@ -35,22 +30,14 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True):
     burst: Floats
     lag: Floats
 
-    def take(self, index: Ints | Flags) -> Prefill:
-        """Some of them."""
-        return Prefill(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
-
-class Decode(msgspec.Struct, frozen=True, kw_only=True):
+class Decode(Columns, frozen=True, kw_only=True):
     """Decode workers: ``places`` sequences of one worker at ``tpot_s``."""
 
     engine: Ints
     batch: Ints
     places: Floats
     tpot_s: Floats
-
-    def take(self, index: Ints | Flags) -> Decode:
-        """Some of them."""
-        return Decode(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
 
 
 def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:

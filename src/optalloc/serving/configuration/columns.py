@@ -1,0 +1,24 @@
+"""Columns: tables held as arrays of equal length, one a field."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """Every field is an array of one entry a row."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.__struct_fields__[0]))
+
+    def take(self, index: Ints | Flags) -> Self:
+        """Some of the rows, by number or by flag."""
+        return type(self)(**{name: getattr(self, name)[index] for name in self.__struct_fields__})

@@ -7,10 +7,14 @@ what it cost (:class:`Stats`). Each family extends :class:`Result` with its own 
 from __future__ import annotations
 
 import enum
+from typing import TypeVar
 
 import msgspec
 
+from optalloc.errors import NoPlan
 from optalloc.stop import relative_gap
+
+PlanT = TypeVar("PlanT")
 
 
 class Termination(enum.Enum):
@@ -78,3 +82,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     incumbents: tuple[Incumbent, ...] = ()
     conflict: tuple[str, ...] = ()
     fixes: tuple[Fix, ...] = ()
+
+    def _planned(self, best: PlanT | None, kind: str) -> PlanT:
+        """``best``, or NoPlan that says why there is no plan of this kind."""
+        if best is None:
+            why = "; ".join(self.conflict) or "the search was stopped before it found one"
+            raise NoPlan(f"there is no {kind} plan: {why}", result=self)
+        return best

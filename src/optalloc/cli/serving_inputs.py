@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-import msgspec
-
-from optalloc.errors import InputError
+from optalloc.cli.workloads import workload_of
 from optalloc.units import parse_duration
-from optalloc.workload import Serving, load_workload
+from optalloc.workload import Serving
 
 # Flag -> field of the workload.
 _FLAGS = {
@@ -104,34 +102,13 @@ def read_serving(arguments: argparse.Namespace) -> Serving:
         if value is not None:
             timed = name in ("ttft_s", "tpot_s")
             given[name] = parse_duration(value, path=flag) if timed else value
-    if arguments.workload is not None:
-        file = load_workload(arguments.workload)
-        if not isinstance(file, Serving):
-            raise InputError(
-                "the workload is one of training",
-                path=str(arguments.workload),
-                pointer="$.kind",
-                fix='give a workload of kind = "serving"',
-            )
-        fields = msgspec.structs.asdict(file)
-        for one, other in (("rate_per_s", "concurrency"), ("concurrency", "rate_per_s")):
-            if one in given:
-                fields[other] = None
-        return _checked(fields | given)
-    missing = [_FLAGS[name] for name in ("input_len", "output_len") if name not in given]
-    if missing:
-        raise InputError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
-            path="the command line",
-            fix=f"add {' and '.join(f'{flag} N' for flag in missing)}, or --workload FILE",
-        )
-    return _checked(given)
+    needed = ("input_len", "output_len")
+    return workload_of(arguments, Serving, given, _FLAGS, needed=needed, merged=_merged)
 
 
-def _checked(fields: dict[str, object]) -> Serving:
-    """The workload; a value that makes no sense is blamed on its flag."""
-    try:
-        return msgspec.convert(fields | {"kind": "serving"}, Serving)
-    except InputError as error:
-        flag = _FLAGS.get(error.pointer.removeprefix("$."), "the command line")
-        raise InputError(error.what, path=flag, fix=error.fix) from error
+def _merged(fields: dict[str, object], given: dict[str, object]) -> dict[str, object]:
+    """A rate given takes the place of the file's requests in flight, and the other way round."""
+    for one, other in (("rate_per_s", "concurrency"), ("concurrency", "rate_per_s")):
+        if one in given:
+            fields = fields | {other: None}
+    return fields | given

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-import msgspec
-
+from optalloc.cli.workloads import workload_of
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
-from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
-from optalloc.workload import FRAMEWORKS, Training, load_workload
+from optalloc.workload import FRAMEWORKS, Training
 
 # Flag -> field of the workload.
 _FLAGS = {
@@ -99,33 +97,8 @@ def read_inputs(arguments: argparse.Namespace) -> tuple[ModelSpec, Cluster, Trai
 
 def read_workload(arguments: argparse.Namespace) -> Training:
     """The workload file with the flags put over it, or the flags alone."""
-    given = {
+    given: dict[str, object] = {
         name: value for name in _FLAGS if (value := getattr(arguments, name, None)) is not None
     }
-    if arguments.workload is not None:
-        file = load_workload(arguments.workload)
-        if not isinstance(file, Training):
-            raise InputError(
-                "the workload is one of serving",
-                path=str(arguments.workload),
-                pointer="$.kind",
-                fix='give a workload of kind = "training"',
-            )
-        return _checked(msgspec.structs.asdict(file) | given)
-    missing = [_FLAGS[n] for n in ("global_batch", "sequence_length") if n not in given]
-    if missing:
-        raise InputError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing",
-            path="the command line",
-            fix=f"add {' and '.join(f'{flag} N' for flag in missing)}, or --workload FILE",
-        )
-    return _checked(given)
-
-
-def _checked(fields: dict[str, object]) -> Training:
-    """The workload; a value that makes no sense is blamed on its flag."""
-    try:
-        return msgspec.convert(fields | {"kind": "training"}, Training)
-    except InputError as error:
-        flag = _FLAGS.get(error.pointer.removeprefix("$."), "the command line")
-        raise InputError(error.what, path=flag, fix=error.fix) from error
+    needed = ("global_batch", "sequence_length")
+    return workload_of(arguments, Training, given, _FLAGS, needed=needed)

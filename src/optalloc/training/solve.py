@@ -11,7 +11,7 @@ from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
 from optalloc.cost.model import CostModel
 from optalloc.cost.uncertainty import stated_uncertainty
-from optalloc.errors import InputError, NoPlan
+from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
@@ -62,10 +62,7 @@ class TrainingResult(Result, frozen=True, kw_only=True):
         NoPlan
             If there is none; the message says why.
         """
-        if self.best is None:
-            why = "; ".join(self.conflict) or "the search was stopped before it found one"
-            raise NoPlan(f"there is no training plan: {why}", result=self)
-        return self.best
+        return self._planned(self.best, "training")
 
 
 def plan_training(

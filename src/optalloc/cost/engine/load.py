@@ -194,9 +194,7 @@ def _binds(
 def _check_fit(step: StepModel, tokens: float) -> None:
     if step.sequences_that_fit(tokens) >= 1.0:
         return
-    w = step.work
-    one = float((w.kv_bytes * tokens + w.fixed_kv_bytes) * w.stage_share)
-    short = float(step.weights_bytes + step.workspace_bytes) + one - float(w.capacity_bytes)
+    short = float(step.sequence_bytes(tokens) - step.free_bytes)
     raise InputError(
         f"a request of {tokens:.0f} tokens does not fit beside the weights: {short / 2**30:.1f} "
         "GiB are missing on a device",

@@ -175,6 +175,16 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         return self.constants.reserve_bytes + 8.0 * tokens * w.hidden_bytes
 
     @property
+    def free_bytes(self) -> Value:
+        """Bytes of a device that the cache may take; negative if the weights do not fit."""
+        return self.work.capacity_bytes - self.weights_bytes - self.workspace_bytes
+
+    def sequence_bytes(self, tokens: Value) -> Value:
+        """Bytes of a device for one sequence of ``tokens`` cached tokens."""
+        w = self.work
+        return (w.kv_bytes * tokens + w.fixed_kv_bytes) * w.stage_share
+
+    @property
     def kv_bytes_per_token(self) -> Value:
         """Bytes of a device for each cached token."""
         return self.work.kv_bytes * self.work.stage_share
@@ -182,15 +192,11 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kv_capacity_tokens(self) -> Value:
         """Tokens that a data-parallel group can cache; negative if the weights do not fit."""
-        w = self.work
-        room = w.capacity_bytes - w.weights_bytes - self.workspace_bytes
-        return room / np.maximum(self.kv_bytes_per_token, 1e-9)
+        return self.free_bytes / np.maximum(self.kv_bytes_per_token, 1e-9)
 
     def sequences_that_fit(self, tokens: Value) -> Value:
         """Sequences of ``tokens`` cached tokens each that a group holds at once."""
-        w = self.work
-        room = w.capacity_bytes - w.weights_bytes - self.workspace_bytes
-        fit = room / np.maximum((w.kv_bytes * tokens + w.fixed_kv_bytes) * w.stage_share, 1.0)
+        fit = self.free_bytes / np.maximum(self.sequence_bytes(tokens), 1.0)
         return np.minimum(np.floor(fit), self.max_batch)
 
     # -- speeds ----------------------------------------------------------------------------------

@@ -96,8 +96,7 @@ def _worker(search: Search, choice: Choice, pick: Pick) -> Worker:
             batch = concurrency / engine.attention_dp
             binds = _decode_binds(step, pick.batch, work.input_len, work.output_len)
         use = min(1.0, batch * tokens / max(1.0, float(step.kv_capacity_tokens)))
-    one = float((step.work.kv_bytes * tokens + step.work.fixed_kv_bytes) * step.work.stage_share)
-    free = step.work.capacity_bytes - step.weights_bytes - step.workspace_bytes
+    one = float(step.sequence_bytes(tokens))
     return Worker(
         role=role,
         group=group,
@@ -109,7 +108,7 @@ def _worker(search: Search, choice: Choice, pick: Pick) -> Worker:
         memory_bytes={
             "weights": round(float(step.weights_bytes)),
             "workspace": round(float(step.workspace_bytes)),
-            "kv": round(min(float(free), held * one)),
+            "kv": round(min(float(step.free_bytes), held * one)),
         },
         capacity_bytes=p.cluster.nodes[group].device.memory_bytes,
         kv_capacity_tokens=int(float(step.kv_capacity_tokens) * engine.attention_dp),

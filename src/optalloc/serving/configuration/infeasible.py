@@ -217,9 +217,7 @@ class _Doctor:
 
 def missing_bytes(step: StepModel, tokens: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Bytes that a device lacks for its weights, workspace and one request of so many tokens."""
-    w = step.work
-    one = (w.kv_bytes * tokens + w.fixed_kv_bytes) * w.stage_share
-    return np.asarray(step.weights_bytes + step.workspace_bytes + one - w.capacity_bytes)
+    return np.asarray(step.sequence_bytes(tokens) - step.free_bytes)
 
 
 def with_workload(problem: Problem, **changes: object) -> Problem:

@@ -9,7 +9,7 @@ import msgspec
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import DEFAULT
-from optalloc.errors import InputError, NoPlan
+from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Result, Stats, Termination
 from optalloc.serving.configuration.build import build_plan, rival_of
@@ -49,10 +49,7 @@ class ServingResult(Result, frozen=True, kw_only=True):
         NoPlan
             If there is none; the message says why.
         """
-        if self.best is None:
-            why = "; ".join(self.conflict) or "the search was stopped before it found one"
-            raise NoPlan(f"there is no serving plan: {why}", result=self)
-        return self.best
+        return self._planned(self.best, "serving")
 
 
 def plan_serving(

@@ -7,7 +7,6 @@ import os
 import msgspec
 
 from optalloc import files
-from optalloc.errors import NoPlan
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Result
 from optalloc.serving.offload.generation import Generation
@@ -74,7 +73,4 @@ class OffloadResult(Result, frozen=True, kw_only=True):
         NoPlan
             If there is none.
         """
-        if self.best is None:
-            reason = "; ".join(self.conflict) or self.termination.value
-            raise NoPlan(f"There is no offload plan: {reason}.", self)
-        return self.best
+        return self._planned(self.best, "offload")

@@ -98,3 +98,10 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """Known words closest to ``word``, best first, for "did you mean" hints."""
     lowered = {name.lower(): name for name in known}
     return [lowered[m] for m in difflib.get_close_matches(word.lower(), lowered, count, 0.5)]
+
+
+def known_fix(word: str, known: Iterable[str], form: str = "{!r}") -> str:
+    """How to fix an unknown word: the nearest known one in this form, or the list of them."""
+    names = list(known)
+    near = nearest(word, names, count=1)
+    return f"did you mean {form.format(near[0])}?" if near else f"use one of {', '.join(names)}"

@@ -189,17 +189,13 @@ def published(result: Any, sense: str, unit_loads: list[Any] | None) -> dict[str
 
 def _tables(problem: Any, result: Any, prices: list[list[float]] | None) -> list[Any]:
     """The assignment by unit, or why there is none."""
-    from optalloc.report.table import Table
+    from optalloc.report.table import Table, no_answer
 
     claim = f"{result.termination.value}, method {result.method}, {result.stats.wall_s:.2f} s"
     notes = [result.message] if result.message else []
     if result.placed is None:
         title = f"No assignment: {claim}"
-        reasons = tuple((f"{text}",) for text in result.conflict) or ((result.message,),)
-        fixes = tuple(
-            f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}." for fix in result.fixes
-        )
-        return [Table(title=title, columns=("why",), rows=reasons, notes=fixes)]
+        return [no_answer(title, result.conflict, result.fixes, result.message)]
     gap = result.bounds.gap
     shown = "no bound" if gap == float("inf") else f"gap {gap:.3%}"
     found = problem.evaluate(result.placed)

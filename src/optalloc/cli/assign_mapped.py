@@ -101,16 +101,13 @@ def _by_task(source: Any, result: Any) -> Any:
 
 def _by_unit(source: Any, data: dict[str, Any]) -> Any:
     """The fullest units, or why there is no plan."""
-    from optalloc.report.table import Table
+    from optalloc.report.table import Table, no_answer
+    from optalloc.result import Fix
 
     claim = f"{data['termination']}, method large, {data['stats']['wall_s']:.2f} s"
     if data["assignment"] is None:
-        reasons = tuple((text,) for text in data["conflict"]) or ((data["message"],),)
-        fixes = tuple(
-            f"To fix: {fix['what']}{' (' + fix['cost'] + ')' if fix['cost'] else ''}."
-            for fix in data["fixes"]
-        )
-        return Table(title=f"No assignment: {claim}", columns=("why",), rows=reasons, notes=fixes)
+        fixes = [Fix(**fix) for fix in data["fixes"]]
+        return no_answer(f"No assignment: {claim}", data["conflict"], fixes, data["message"])
     counts = [0] * len(source.capacities)
     for unit in data["assignment"]:
         counts[unit] += 1

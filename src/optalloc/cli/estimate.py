@@ -10,7 +10,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.cli.answers import colored
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix, nearest
 
 if TYPE_CHECKING:
     from optalloc.cluster.topology import Cluster
@@ -216,12 +216,11 @@ def _with_schedule(strategy: Strategy, schedule: str) -> Strategy:
     from optalloc.cost.meshes import SCHEDULES
 
     if schedule not in SCHEDULES:
-        near = nearest(schedule, SCHEDULES, count=1)
         raise InputError(
             f"there is no schedule {schedule!r}",
             path="--set",
             pointer="schedule",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(SCHEDULES)}",
+            fix=known_fix(schedule, SCHEDULES),
         )
     return msgspec.structs.replace(strategy, schedule=schedule)
 

@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from optalloc import files
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 from optalloc.units import dimension_of
 
 # Name -> the type that reads and writes this format, and whether people write it (then a quantity
@@ -64,11 +64,10 @@ def schema(name: str) -> dict[str, Any]:
         If there is no such format.
     """
     if name not in FORMATS:
-        near = nearest(name, FORMATS, count=1)
         raise InputError(
             f"there is no format {name!r}",
             path="optalloc schema",
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(FORMATS)}",
+            fix=known_fix(name, FORMATS),
         )
     module, type_, by_people = FORMATS[name]
     made = files.json_schema(getattr(importlib.import_module(module), type_))

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import msgspec
 
-from optalloc.errors import ExportError, InputError, nearest
+from optalloc.errors import ExportError, InputError, known_fix
 from optalloc.training.plan import TrainingPlan
 
 # target -> dotted path of its exporter; a target's module is imported only when it is asked for.
@@ -54,11 +54,10 @@ def check_target(
 ) -> None:
     """Raise InputError at ``path``, with the nearest name, if no target has that name."""
     if target not in among:
-        near = nearest(target, among, count=1)
         raise InputError(
             f"{target!r} {refusal}",
             path=path,
-            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(among)}",
+            fix=known_fix(target, among),
         )
 
 

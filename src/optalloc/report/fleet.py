@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optalloc.report.table import Cell, Table
+from optalloc.report.table import Cell, Table, no_answer
 from optalloc.result import Termination
 from optalloc.serving.mix.account import FleetAccount, Other
 from optalloc.serving.mix.problem import FleetProblem
@@ -18,16 +18,8 @@ def fleet_tables(problem: FleetProblem, result: FleetResult) -> list[Table]:
     """The fleet by offer, or why there is none."""
     spent = f"{result.stats.cpu_s:.2f} s of CPU"
     if result.rented is None:
-        reasons = tuple((text,) for text in result.conflict) or ((result.message,),)
-        fixes = tuple(f"To fix: {_with(fix.what, fix.cost)}." for fix in result.fixes)
-        return [
-            Table(
-                title=f"No fleet: {result.termination.value}, {spent}",
-                columns=("why",),
-                rows=reasons,
-                notes=fixes,
-            )
-        ]
+        title = f"No fleet: {result.termination.value}, {spent}"
+        return [no_answer(title, result.conflict, result.fixes, result.message)]
     answer, rates = answer_of(problem, result), _rates_per_s(problem, result)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
@@ -145,7 +137,3 @@ def _row(problem: FleetProblem, other: Other) -> tuple[Cell, ...]:
         f"{other.more_usd_per_h:+,.2f}",
         f"{', '.join(parts[:_FEW])}{more}",
     )
-
-
-def _with(what: str, cost: str) -> str:
-    return f"{what} ({cost})" if cost else what

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optalloc.report.table import Cell, Table
+from optalloc.report.table import Cell, Table, no_answer
 from optalloc.result import Termination
 from optalloc.serving.flow.network import Cut, routes
 from optalloc.serving.flow.problem import FlowProblem
@@ -15,16 +15,8 @@ def flow_tables(problem: FlowProblem, result: FlowResult) -> list[Table]:
     """The placement by range of layers, or why there is none."""
     spent = f"{result.stats.cpu_s:.2f} s of CPU"
     if result.placed is None:
-        reasons = tuple((text,) for text in result.conflict) or ((result.message,),)
-        fixes = tuple(f"To fix: {fix.what} ({fix.cost})." for fix in result.fixes)
-        return [
-            Table(
-                title=f"No placement: {result.termination.value}, {spent}",
-                columns=("why",),
-                rows=reasons,
-                notes=fixes,
-            )
-        ]
+        title = f"No placement: {result.termination.value}, {spent}"
+        return [no_answer(title, result.conflict, result.fixes, result.message)]
     found = routes(problem, result.placed)
     through: dict[int, float] = {}
     for (_, end), flow in found.links.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from optalloc.report.table import Cell, Table
+from optalloc.report.table import Cell, Table, no_answer
 from optalloc.result import Termination
 from optalloc.serving.offload.explain import OffloadExplanation
 from optalloc.serving.offload.plan import OffloadPlan, OffloadResult
@@ -15,14 +15,8 @@ def offload_tables(result: OffloadResult) -> list[Table]:
     """The answer of a search: the plan by range, memory, time; or why there is none."""
     spent = f"{result.stats.cpu_s:.2f} s of CPU"
     if result.best is None:
-        return [
-            Table(
-                title=f"No plan: {result.termination.value}, {spent}",
-                columns=("why",),
-                rows=tuple((text,) for text in result.conflict) or (("stopped before one",),),
-                notes=tuple(f"To fix: {fix.what} ({fix.cost})." for fix in result.fixes),
-            )
-        ]
+        title = f"No plan: {result.termination.value}, {spent}"
+        return [no_answer(title, result.conflict, result.fixes, "stopped before one")]
     proven = result.termination is Termination.OPTIMAL
     shown = "proven optimal" if proven else f"gap {result.bounds.gap:.3%}"
     return plan_tables(result.best, f"{shown}, {spent}")

@@ -13,7 +13,7 @@ from optalloc.plan.certify import Claim
 from optalloc.plan.explain_serving import ServingExplanation
 from optalloc.plan.sweep_serving import ServingRow
 from optalloc.report.sweep import plain_number
-from optalloc.report.table import Cell, Table
+from optalloc.report.table import Cell, Table, fix_text
 from optalloc.result import Termination
 from optalloc.serving.configuration.certify import CHECKS
 from optalloc.serving.configuration.plan import ServingPlan, Worker
@@ -43,9 +43,7 @@ def headline(result: ServingResult) -> str:
     plan, spent = result.best, f"{result.stats.cpu_s:.2f} s of CPU"
     if plan is None:
         why = "\n".join(f"  - {text}" for text in result.conflict)
-        fixes = "\n".join(
-            f"  To fix: {f.what}{f' ({f.cost})' if f.cost else ''}" for f in result.fixes
-        )
+        fixes = "\n".join(f"  To fix: {fix_text(f)}" for f in result.fixes)
         what = "proven infeasible" if result.termination is Termination.INFEASIBLE else "stopped"
         return "\n".join(part for part in (f"No plan: {what}, {spent}.", why, fixes) if part)
     said = plan.predicted

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from optalloc.files import canonical_json
+from optalloc.result import Fix
 
 Format = Literal["table", "json", "csv"]
 Cell = str | int | float | None
@@ -84,3 +86,18 @@ def _cell(value: Cell) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return value
+
+
+def no_answer(title: str, conflict: Iterable[str], fixes: Iterable[Fix], otherwise: str) -> Table:
+    """Why there is no answer (``otherwise``, where nothing conflicts), and what would help."""
+    return Table(
+        title=title,
+        columns=("why",),
+        rows=tuple((text,) for text in conflict) or ((otherwise,),),
+        notes=tuple(f"To fix: {fix_text(fix)}." for fix in fixes),
+    )
+
+
+def fix_text(fix: Fix) -> str:
+    """A relaxation with its size, where it has one."""
+    return f"{fix.what} ({fix.cost})" if fix.cost else fix.what

@@ -6,7 +6,7 @@ import textwrap
 
 from optalloc.cost.constants import read_constants, values
 from optalloc.report.plan_tables import plan_tables, total_bytes
-from optalloc.report.table import Table
+from optalloc.report.table import Table, fix_text
 from optalloc.result import Termination
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
@@ -260,10 +260,7 @@ def no_plan_table(result: TrainingResult) -> Table:
             columns=("to fix",),
             rows=(("Give it more time with --time-limit, or pin some decisions.",),),
         )
-    notes = [
-        f"To fix: {fix.what}{f' ({fix.cost})' if fix.cost else ''}. A plan then exists."
-        for fix in result.fixes
-    ]
+    notes = [f"To fix: {fix_text(fix)}. A plan then exists." for fix in result.fixes]
     return Table(
         title="",
         columns=("conflict",),

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.meshes import SCHEDULES, Meshes
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 from optalloc.model.graph import Graph
 from optalloc.workload import Training
 
@@ -105,11 +105,10 @@ def _parse(words: list[str], flag: str) -> dict[str, tuple[int, ...]]:
             name, name
         )
         if not equals or name not in PINNABLE:
-            near = nearest(name, PINNABLE, count=1)
             raise InputError(
                 f"{word!r} names no decision",
                 path=flag,
-                fix=f"did you mean {near[0]}=...?" if near else f"use one of {', '.join(PINNABLE)}",
+                fix=known_fix(name, PINNABLE, "{}=..."),
             )
         if name == "recompute" and flag == "--forbid":
             raise InputError(

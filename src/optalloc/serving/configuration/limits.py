@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from optalloc.cost.engine.setup import KV_BYTES, WEIGHT_BYTES
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 
 ROLES = ("serve", "prefill", "decode")
 MODES = ("aggregated", "disaggregated")
@@ -80,11 +80,10 @@ def _parsed(words: Iterable[str], flag: str) -> dict[str, tuple[str, ...]]:
         role, dot, rest = name.strip().replace("-", "_").rpartition(".")
         rest = _ALIASES.get(rest, rest)
         if not equals or rest not in NAMES or (dot and (role not in ROLES or rest == "mode")):
-            near = nearest(rest, NAMES, count=1)
             raise InputError(
                 f"{word!r} names no decision",
                 path=flag,
-                fix=f"did you mean {near[0]}=...?" if near else f"use one of {', '.join(NAMES)}",
+                fix=known_fix(rest, NAMES, "{}=..."),
             )
         values = tuple(_value(rest, part.strip(), flag) for part in text.split(","))
         key = role + dot + rest

@@ -13,7 +13,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.cluster import catalog
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 from optalloc.serving.mix.problem import (
     Bucket,
     FleetProblem,
@@ -169,11 +169,10 @@ def _problem(file: FleetFile, path: Path) -> FleetProblem:
     offers = []
     for index, offer in enumerate(file.offers):
         if offer.engine not in engines:
-            near = nearest(offer.engine, engines, count=1)
             raise InputError(
                 f"there is no engine {offer.engine!r}",
                 pointer=f"$.offers[{index}].engine",
-                fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(engines)}",
+                fix=known_fix(offer.engine, engines),
             )
         offers.append(_offer(offer, engines[offer.engine], columns, index))
     return FleetProblem(

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 
 #: Bits of one weight with the scales of its block. The q-types are those of GGUF (super-blocks of
 #: 256, or blocks of 32 for q8_0 and q4_0); mxfp4 has a scale of 8 bits for 32, nvfp4 one for 16.
@@ -69,11 +69,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name in ("dtype", "expert_dtype"):
             word = getattr(self, name)
             if word is not None and word not in BITS:
-                near = nearest(word, BITS, count=1)
                 raise InputError(
                     f"{word!r} is no type of stored weights",
                     path=name,
-                    fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(BITS)}",
+                    fix=known_fix(word, BITS),
                 )
         least = self.prompt_tokens + self.output_tokens
         if self.context_tokens == 0:

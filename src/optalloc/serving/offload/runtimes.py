@@ -9,7 +9,7 @@ vllm          pipeline stages on GPUs, all parts there, or one GPU that streams 
 
 from __future__ import annotations
 
-from optalloc.errors import InputError, nearest
+from optalloc.errors import InputError, known_fix
 from optalloc.serving.offload.machine import Machine
 from optalloc.serving.offload.placement import Placement, device_name
 from optalloc.serving.offload.problem import Limits
@@ -63,11 +63,10 @@ def limits_of(runtime: str, machine: Machine) -> tuple[Limits, ...]:
                 for gpu in gpus
             ),
         )
-    near = nearest(runtime, RUNTIMES, count=1)
     raise InputError(
         f"{runtime!r} is no runtime",
         path="--for",
-        fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(RUNTIMES)}",
+        fix=known_fix(runtime, RUNTIMES),
     )
 
 

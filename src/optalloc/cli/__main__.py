@@ -61,10 +61,25 @@ def _overview() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     """Raises what is wrong with an argument, where argparse prints its usage and exits."""
 
+    _strange = ""
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """The arguments; a misspelt option is blamed before what is missing for want of it."""
+        known = self._option_string_actions
+        given = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+        strange = [word for word in given if not any(name.startswith(word) for name in known)]
+        self._strange = strange[0] if strange else ""
+        arguments, unknown = self.parse_known_args(words)
+        if unknown:
+            raise _unknown(unknown[0].partition("=")[0], self)
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         """Say what, where and how to fix, like every other error of bad input."""
         from optalloc.errors import InputError, nearest
 
+        if self._strange and message.startswith("the following arguments are required"):
+            raise _unknown(self._strange, self)
         found = re.fullmatch(
             r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
         )
@@ -127,10 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(VERBS[verb][0])
         parser = _Parser(prog=f"optalloc {verb}", description=VERBS[verb][1])
         module.add_arguments(parser)
-        arguments, unknown = parser.parse_known_args(words[1:])
-        if unknown:
-            raise _unknown(unknown[0].partition("=")[0], parser)
-        return int(module.run(arguments))
+        return int(module.run(parser.read(words[1:])))
     except OptallocError as error:
         if debug:
             raise

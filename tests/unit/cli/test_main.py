@@ -175,3 +175,16 @@ def test_a_word_that_a_verb_does_not_take_is_named_with_a_fix(
     assert "optalloc inspect" in shown.err
     assert fix in shown.err
     assert shown.out == ""
+
+
+def test_a_misspelt_option_is_blamed_before_what_is_missing_for_want_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``--cluster`` is missing because it was written ``--cluser``; left out, it is missing."""
+    flags = ["--global-batch", "8", "--seq-len", "8"]
+    assert cli.main(["train", "gpt2", "--cluser", "8xh100-sxm", *flags]) == 2
+    shown = capsys.readouterr().err
+    assert "unknown option '--cluser'" in shown
+    assert "did you mean '--cluster'?" in shown
+    assert cli.main(["train", "gpt2", *flags]) == 2
+    assert "required: --cluster" in capsys.readouterr().err

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
 from optalloc import files
 from optalloc.errors import InputError
+
+FileT = TypeVar("FileT")
 
 DEFAULT = "roofline-2"
 """The cost model of this version."""
@@ -134,22 +136,33 @@ def read_constants(name: str = DEFAULT) -> ConstantsFile:
 
 @lru_cache(maxsize=8)
 def _read_shipped(name: str) -> ConstantsFile:
-    folder = importlib.resources.files("optalloc.cost") / "fitted"
-    resource = folder / f"{name}.toml"
-    if not resource.is_file():
-        raise InputError(
-            f"there is no cost model {name!r}",
-            path="calibration",
-            fix=f"use {DEFAULT}, or the path of a .toml file that 'optalloc calibrate' wrote",
-        )
-    with importlib.resources.as_file(resource) as path:
-        return files.read_toml(path, ConstantsFile)
+    return read_shipped(name, ConstantsFile, f"there is no cost model {name!r}", DEFAULT)
 
 
 def _read_path(path: str) -> ConstantsFile:
     file = files.read_toml(path, ConstantsFile)
-    missing = [name for name in Constants.__struct_fields__ if name not in file.constants]
-    unknown = [name for name in file.constants if name not in Constants.__struct_fields__]
+    check_names(file.constants, Constants.__struct_fields__, path)
+    return file
+
+
+def read_shipped(name: str, form: type[FileT], refusal: str, default: str) -> FileT:
+    """A data file that ships with the package; InputError with ``refusal`` if there is none."""
+    resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.toml"
+    if not resource.is_file():
+        raise InputError(
+            refusal,
+            path="calibration",
+            fix=f"use {default}, or the path of a .toml file that 'optalloc calibrate' wrote",
+        )
+    with importlib.resources.as_file(resource) as path:
+        return files.read_toml(path, form)
+
+
+def check_names(constants: Iterable[str], fields: Iterable[str], path: str) -> None:
+    """Raise InputError where a file lacks a constant or has one that is not known."""
+    have, wanted = dict.fromkeys(constants), dict.fromkeys(fields)
+    missing = [name for name in wanted if name not in have]
+    unknown = [name for name in have if name not in wanted]
     if missing or unknown:
         raise InputError(
             f"the constants {', '.join(missing or unknown)} are "
@@ -158,7 +171,6 @@ def _read_path(path: str) -> ConstantsFile:
             pointer="$.constants",
             fix="write the file with 'optalloc calibrate' of this version",
         )
-    return file
 
 
 def values(file: ConstantsFile) -> Constants:

@@ -7,7 +7,6 @@ model answers for any device and model, and is closer where measurements exist.
 
 from __future__ import annotations
 
-import importlib.resources
 from functools import lru_cache
 
 import msgspec
@@ -15,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import files
-from optalloc.cost.constants import Constant, Table, linked, unlinked
-from optalloc.errors import InputError
+from optalloc.cost.constants import (
+    Constant,
+    Table,
+    check_names,
+    linked,
+    read_shipped,
+    unlinked,
+)
 
 DEFAULT = "serving-1"
 """The engine model of this version."""
@@ -111,24 +116,8 @@ def read_engine_constants(name: str = DEFAULT) -> EngineFile:
     if name.endswith(".toml"):
         file = files.read_toml(name, EngineFile)
     else:
-        resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.toml"
-        if not resource.is_file():
-            raise InputError(
-                f"there is no engine model {name!r}",
-                path="calibration",
-                fix=f"use {DEFAULT}, or the path of a .toml file that 'optalloc calibrate' wrote",
-            )
-        with importlib.resources.as_file(resource) as path:
-            file = files.read_toml(path, EngineFile)
-    wanted = set(EngineConstants.__struct_fields__)
-    wrong = sorted(wanted ^ set(file.constants))
-    if wrong:
-        raise InputError(
-            f"the constants {', '.join(wrong)} are missing or unknown",
-            path=name,
-            pointer="$.constants",
-            fix="write the file with 'optalloc calibrate' of this version",
-        )
+        file = read_shipped(name, EngineFile, f"there is no engine model {name!r}", DEFAULT)
+    check_names(file.constants, EngineConstants.__struct_fields__, name)
     return file
 
 

@@ -7,17 +7,16 @@ parser reads them too. Kubernetes objects are checked against the built-in schem
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 from tests.export.serving_plans import plan_of, split, worker
+from tests.export.serving_readers import files_of, objects, sglang_reader, started, vllm_reader
+from tests.export.serving_schemas import LLM_ARGS, LWS, SERVICE, VALUES
 
 from optalloc.cli.__main__ import main
 from optalloc.cost.engine.setup import Engine
@@ -27,91 +26,6 @@ from optalloc.export.serving.base import SERVING_TARGETS, export_serving, servin
 from optalloc.serving.configuration.plan import ServingPlan
 
 DEEPSEEK = "deepseek-v3"
-
-
-class Reader(argparse.ArgumentParser):
-    """Raises where a flag or a value is not known."""
-
-    def error(self, message: str) -> Any:
-        raise AssertionError(message)
-
-
-def vllm_reader() -> Reader:
-    """Flags of ``vllm serve`` with the types its documentation gives them."""
-    reader = Reader(allow_abbrev=False)
-    reader.add_argument("model", nargs="?")
-    for name in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
-        reader.add_argument(f"--{name}", type=int, default=1)
-    for name in ("max-num-seqs", "max-num-batched-tokens", "max-model-len", "port"):
-        reader.add_argument(f"--{name}", type=int)
-    for name in ("nnodes", "node-rank"):
-        reader.add_argument(f"--{name}")
-    for name in ("enable-expert-parallel", "headless"):
-        reader.add_argument(f"--{name}", action="store_true")
-    reader.add_argument("--master-addr")
-    reader.add_argument("--gpu-memory-utilization", type=float)
-    reader.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
-    reader.add_argument("--quantization", choices=("fp8", "awq", "gptq", "modelopt"))
-    reader.add_argument("--kv-cache-dtype", choices=("auto", "fp8", "fp8_e4m3", "fp8_e5m2"))
-    reader.add_argument("--kv-transfer-config", type=json.loads)
-    return reader
-
-
-def sglang_reader() -> Reader:
-    """Flags of ``sglang.launch_server`` with the types its documentation gives them."""
-    reader = Reader(allow_abbrev=False)
-    for name in ("tp-size", "pp-size", "dp-size", "ep-size"):
-        reader.add_argument(f"--{name}", type=int, default=1)
-    for name in ("max-running-requests", "chunked-prefill-size", "port", "nnodes"):
-        reader.add_argument(f"--{name}", type=int)
-    reader.add_argument("--model-path")
-    reader.add_argument("--host")
-    reader.add_argument("--enable-dp-attention", action="store_true")
-    reader.add_argument("--mem-fraction-static", type=float)
-    reader.add_argument("--dtype", choices=("auto", "half", "float16", "bfloat16", "float32"))
-    reader.add_argument("--quantization", choices=("awq", "fp8", "gptq", "modelopt", "w8a8_fp8"))
-    reader.add_argument("--kv-cache-dtype", choices=("auto", "bfloat16", "fp8_e5m2", "fp8_e4m3"))
-    reader.add_argument("--disaggregation-mode", choices=("null", "prefill", "decode"))
-    backends = ("mooncake", "nixl", "ascend", "fake", "mori", "mooncake_tcp")
-    reader.add_argument("--disaggregation-transfer-backend", choices=backends)
-    reader.add_argument("--disaggregation-bootstrap-port", type=int)
-    return reader
-
-
-def files_of(plan: ServingPlan, target: str) -> dict[str, str]:
-    """Path to text."""
-    return {one.path: one.text for one in serving_artefacts(plan, target)}
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    """The YAML documents of a file."""
-    return list(yaml.safe_load_all(text))
-
-
-def started(folder: Path, name: str, program: str, index: int, **env: str) -> dict[str, Any]:
-    """Run a script with a program of that name that prints its words and environment instead."""
-    tools = folder / "tools"
-    tools.mkdir(exist_ok=True)
-    fake = tools / program
-    fake.write_text(
-        '#!/bin/sh\necho "devices=$CUDA_VISIBLE_DEVICES"\n'
-        'echo "side=$VLLM_NIXL_SIDE_CHANNEL_PORT"\n'
-        'for word in "$@"; do echo "word=$word"; done\n'
-    )
-    fake.chmod(0o755)
-    done = subprocess.run(
-        [str(folder / name), "owner/model", str(index)],
-        env={"PATH": f"{tools}:/usr/bin:/bin", **env},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [line.partition("=") for line in done.stdout.splitlines()]
-    return {
-        "devices": next(value for key, _, value in lines if key == "devices"),
-        "side": next(value for key, _, value in lines if key == "side"),
-        "words": [value for key, _, value in lines if key == "word"],
-    }
 
 
 @pytest.mark.parametrize(
@@ -227,41 +141,6 @@ def test_sglang_scripts_read_back(tmp_path: Path) -> None:
     assert router[first + 2] == "8998"
 
 
-LLM_ARGS = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["tensor_parallel_size", "max_batch_size", "max_num_tokens", "kv_cache_config"],
-    "properties": {
-        "backend": {"const": "pytorch"},
-        "tensor_parallel_size": {"type": "integer", "minimum": 1},
-        "pipeline_parallel_size": {"type": "integer", "minimum": 1},
-        "moe_expert_parallel_size": {"type": "integer", "minimum": 1},
-        "moe_tensor_parallel_size": {"type": "integer", "minimum": 1},
-        "enable_attention_dp": {"type": "boolean"},
-        "max_batch_size": {"type": "integer", "minimum": 1},
-        "max_num_tokens": {"type": "integer", "minimum": 1},
-        "enable_chunked_prefill": {"type": "boolean"},
-        "disable_overlap_scheduler": {"type": "boolean"},
-        "kv_cache_config": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "free_gpu_memory_fraction": {"type": "number", "minimum": 0, "maximum": 1},
-                "dtype": {"enum": ["auto", "fp8", "bfloat16"]},
-            },
-        },
-        "cache_transceiver_config": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "backend": {"enum": ["DEFAULT", "UCX", "NIXL", "MPI"]},
-                "max_tokens_in_buffer": {"type": "integer", "minimum": 1},
-            },
-        },
-    },
-}
-
-
 def test_trtllm_options_follow_their_schema() -> None:
     """Experts 8 ways over 8 ranks; the buffer holds a prompt; the front end lists the engines."""
     engine = Engine(software="trtllm", attention_dp=8, moe_ep=8, kv_dtype="fp8")
@@ -284,43 +163,6 @@ def test_trtllm_options_follow_their_schema() -> None:
         "urls": ["localhost:8100", "localhost:8101"],
     }
     assert front["generation_servers"]["num_instances"] == 1
-
-
-CONTAINER = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "image": {"type": "string"},
-        "command": {"type": "array", "items": {"type": "string"}},
-        "args": {"type": "array", "items": {"type": "string"}},
-        "volumeMounts": {"type": "array"},
-    },
-}
-SERVICE = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["componentType", "replicas", "extraPodSpec"],
-    "properties": {
-        "componentType": {"enum": ["frontend", "worker"]},
-        "subComponentType": {"enum": ["prefill", "decode"]},
-        "replicas": {"type": "integer", "minimum": 0},
-        "envFromSecret": {"type": "string"},
-        "resources": {
-            "type": "object",
-            "properties": {"limits": {"properties": {"gpu": {"type": "string"}}}},
-        },
-        "multinode": {"properties": {"nodeCount": {"type": "integer", "minimum": 2}}},
-        "extraPodSpec": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "mainContainer": CONTAINER,
-                "volumes": {"type": "array"},
-                "nodeSelector": {"additionalProperties": {"type": "string"}},
-            },
-        },
-    },
-}
 
 
 @pytest.mark.parametrize("software", ["vllm", "sglang", "trtllm"])
@@ -363,46 +205,6 @@ def test_dynamo_spreads_an_engine_over_nodes() -> None:
     assert "a100-sxm-80g, h100-sxm" in files["apply.sh"]
 
 
-POOL = {
-    "type": "object",
-    "properties": {
-        "create": {"type": "boolean"},
-        "replicas": {"type": "integer"},
-        "parallelism": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                name: {"type": "integer", "minimum": 1}
-                for name in ("tensor", "data", "dataLocal", "workers")
-            },
-        },
-        "containers": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "image", "modelCommand"],
-                "properties": {
-                    "modelCommand": {"enum": ["vllmServe", "imageDefault", "custom"]},
-                    "args": {"type": "array", "items": {"type": "string"}},
-                },
-            },
-        },
-    },
-}
-VALUES = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["modelArtifacts"],
-    "properties": {
-        "multinode": {"type": "boolean"},
-        "modelArtifacts": {"type": "object", "required": ["name", "uri"]},
-        "routing": {"type": "object"},
-        "decode": POOL,
-        "prefill": POOL,
-    },
-}
-
-
 def test_llm_d_values_leave_the_widths_to_the_chart() -> None:
     """The chart adds tensor and data parallelism itself; twice would be an error of vLLM."""
     values = objects(files_of(split(), "llm-d")["values.yaml"])[0]
@@ -423,33 +225,6 @@ def test_llm_d_values_leave_the_widths_to_the_chart() -> None:
     shape = {"tensor": 1, "data": 16, "dataLocal": 8, "workers": 2}
     assert values["decode"]["parallelism"] == shape
     assert "--enable-expert-parallel" in values["decode"]["containers"][0]["args"]
-
-
-LWS = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["leaderWorkerTemplate"],
-    "properties": {
-        "replicas": {"type": "integer", "minimum": 0, "maximum": 1000000},
-        "leaderWorkerTemplate": {
-            "type": "object",
-            "additionalProperties": False,
-            "required": ["workerTemplate"],
-            "properties": {
-                "size": {"type": "integer", "minimum": 1},
-                "restartPolicy": {
-                    "enum": [
-                        "Default",
-                        "RecreateGroupOnPodRestart",
-                        "RecreateGroupAfterStart",
-                        "None",
-                    ]
-                },
-                "workerTemplate": {"type": "object", "required": ["spec"]},
-            },
-        },
-    },
-}
 
 
 @pytest.mark.parametrize("software", ["vllm", "sglang"])

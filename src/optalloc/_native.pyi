@@ -191,6 +191,9 @@ def improve_placement(
     cold: float,
     seconds: float,
     swaps_only: bool,
+    limit: float,
+    step: _Reals,
+    delay: _Reals,
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...

@@ -13,7 +13,8 @@ from optalloc.cost.meshes import SCHEDULES
 from optalloc.cost.model import CostModel
 from optalloc.plan.marginals import with_link
 from optalloc.plan.resolve import mesh_pins
-from optalloc.plan.sensitivity import WORTH, Turn, turns
+from optalloc.plan.sensitivity import turns
+from optalloc.plan.turns import WORTH, Turn
 from optalloc.training.enumerate import best_of_tables
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training

@@ -92,7 +92,7 @@ def check(seed: int, count: int, folder: Path) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_turns_are_those_of_brute_force(tmp_path: Path) -> None:
-    """Proven to hold on one side and beaten on the other, on 20 problems of up to 4 devices."""
-    held, changed = check(1, 20, tmp_path)
-    assert held > 60
-    assert changed > 10
+    """Proven to hold on one side and beaten on the other, on 10 problems of up to 4 devices."""
+    held, changed = check(1, 10, tmp_path)
+    assert held > 20
+    assert changed > 5

@@ -90,7 +90,7 @@ def test_bad_words_are_explained(
 def test_latency_is_limited_minimised_and_certified(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both answers pass the check; a limit nothing keeps is status 3 and names the least there is."""
+    """Both answers pass the check; an unreachable limit is status 3 and names the least."""
     path, answer = tmp_path / "timed.json", str(tmp_path / "answer.json")
     save_flow(timed_problem(4), path)
     assert main(["flow", str(path), "--objective", "latency", "-o", answer]) == 0

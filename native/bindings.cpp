@@ -347,6 +347,7 @@ void bind_mixed(nb::module_& m) {
                  new (self) tr::MixedSearch(std::move(input));
              })
         .def("inherit", &tr::MixedSearch::inherit)
+        .def("prices", &tr::MixedSearch::prices)
         .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;

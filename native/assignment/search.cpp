@@ -243,7 +243,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
         next_repair_ = nodes_ + repair_gap_;
         if (bound > scale_ * target_) return closed_by(best_rounded_);
     }
-    if (!record && close_by_patterns()) return Outcome::kClosed;
+    if (close_by_patterns()) return Outcome::kClosed;
     bool in = false;
     const std::size_t pair = choose_pair(in);
     const auto n = static_cast<std::size_t>(instance_->num_tasks);

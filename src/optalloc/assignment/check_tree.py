@@ -12,6 +12,9 @@ does not keep, g over groups of tasks that stay apart of which none is placed on
 binary vectors within the kept resource that take at most one task of each class. So
 
 * a leaf holds if its bound exceeds the scaled target, or if A admits nothing;
+* a *cover* leaf holds as well if no choice of one set a unit, each free task in one set, has values
+  sum_j (h_j - C_ij - ...) whose sum reaches what the bound lacks of the target:
+  :mod:`optalloc.assignment.check_cover` lists all sets that could take part, and tries them;
 * ``fix`` removes (i, j) if bound + a_ij + sum_{k != i} b_kj exceeds it, where a_ij and b_kj are
   what knapsack i loses with task j forced in, and knapsack k with task j forced out;
 * the two children of a branch together hold every assignment of their parent.
@@ -28,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optalloc.assignment.check_cover import Sack, TooManyError, has_cover
 from optalloc.assignment.check_facts import Bools, Facts, FaultError, Longs, normal_costs
 from optalloc.assignment.proof import Event, Tree
 from optalloc.assignment.states import best_profit, conditioned
@@ -81,6 +85,16 @@ def prove_tree(facts: Facts, tree: Tree, events: Iterator[Event]) -> Proven:
     return Proven(None if refuses_all else most, walk.num_leaves, walk.num_fixed)
 
 
+class _Knapsack(NamedTuple):
+    """Free tasks that a unit may take, with their profits, loads and classes, and the room."""
+
+    rows: Longs
+    profits: Longs
+    loads: Longs
+    room: int
+    classes: Longs
+
+
 class _Walk:
     """The pairs allowed on the way down, and what the events do to them."""
 
@@ -128,8 +142,8 @@ class _Walk:
                         raise FaultError("a branch names a pair that does not exist")
                     waiting.append((self.allowed.copy(), self.dead, unit, task, 1 - side))
                     self.decide(unit, task, side)
-                case ["leaf", *rest]:
-                    self.leaf(rest)
+                case ["leaf" | "cover" as kind, *rest]:
+                    self.leaf(rest, covers=kind == "cover")
                     if not waiting:
                         return
                     self.allowed, self.dead, unit, task, side = waiting.pop()
@@ -151,7 +165,7 @@ class _Walk:
                 raise FaultError("a price is out of range")
             self.multipliers[number] = value
 
-    def leaf(self, rest: list[object]) -> None:
+    def leaf(self, rest: list[object], *, covers: bool) -> None:
         self.num_leaves += 1
         match rest:
             case []:
@@ -165,9 +179,23 @@ class _Walk:
         if (self.allowed.sum(axis=1) == 1).all():  # no rows left to price
             holds = int(self.costs[self.allowed].sum()) > self.tree.target
         else:
-            holds = self.evaluate(forced=False)[0] > self.limit
+            holds = self.evaluate(forced=False)[0] > self.limit or (covers and self.is_exhausted())
         if not holds:
             raise FaultError(f"leaf {self.num_leaves} does not hold")
+
+    def is_exhausted(self) -> bool:
+        """Whether no sets of free tasks, one a unit, reach the target."""
+        total, sacks = self.priced()
+        free = np.nonzero(self.allowed.sum(axis=1) > 1)[0]
+        place = np.cumsum(self.allowed.sum(axis=1) > 1) - 1
+        items = [
+            Sack(place[sack.rows], sack.profits, *_by_divisor(sack.loads, sack.room))
+            for sack in sacks
+        ]
+        try:
+            return not has_cover(items, len(free), total - self.limit)
+        except TooManyError as error:
+            raise FaultError(f"leaf {self.num_leaves} cannot be checked: {error}") from error
 
     def decide(self, unit: int, task: int, side: int) -> None:
         """Force the pair in (1) or out (0)."""
@@ -229,13 +257,27 @@ class _Walk:
 
     def evaluate(self, *, forced: bool) -> tuple[int, Longs, Longs]:
         """Bound and, with ``forced``, what forcing each pair of a free task in or out adds."""
+        total, sacks = self.priced()
+        gain_in = np.zeros(self.allowed.shape, dtype=np.int64)
+        gain_out = np.zeros(self.allowed.shape, dtype=np.int64)
+        for unit, (rows, profits, loads, room, classes) in enumerate(sacks):
+            if not forced:
+                total -= best_profit(profits, loads, room, classes)
+                continue
+            best, with_, without = conditioned(profits, loads, room, classes)
+            total -= best
+            gain_in[rows, unit] = best - with_
+            gain_out[rows, unit] = best - without
+        return total, gain_in, gain_out
+
+    def priced(self) -> tuple[int, list[_Knapsack]]:
+        """The bound before the knapsacks are taken off, and the knapsacks, one a unit."""
         tasks = len(self.allowed)
         placed = self.allowed.sum(axis=1) == 1
         held = self.allowed & placed[:, None]
         left = self.left(held)
         total = int(self.scaled[held].sum()) + int(self.multipliers[:tasks][~placed].sum())
-        gain_in = np.zeros(self.allowed.shape, dtype=np.int64)
-        gain_out = np.zeros(self.allowed.shape, dtype=np.int64)
+        sacks = []
         for unit in range(self.allowed.shape[1]):
             rows = np.nonzero(self.allowed[:, unit] & ~placed)[0]
             profits = self.multipliers[rows] - self.scaled[rows, unit]
@@ -246,17 +288,10 @@ class _Walk:
             whole = int(self.facts.capacities[self.kept[unit], unit])
             if self.cells[unit] < whole:
                 room = room * self.cells[unit] // whole
-            loads = self.kept_loads[rows, unit]
             is_real = unit < self.facts.num_units
             classes = self.classes[rows] if is_real else np.full(len(rows), -1)
-            if not forced:
-                total -= best_profit(profits, loads, room, classes)
-                continue
-            best, with_, without = conditioned(profits, loads, room, classes)
-            total -= best
-            gain_in[rows, unit] = best - with_
-            gain_out[rows, unit] = best - without
-        return total, gain_in, gain_out
+            sacks.append(_Knapsack(rows, profits, self.kept_loads[rows, unit], room, classes))
+        return total, sacks
 
     def prices(self, unit: int, held: Bools, left: Longs) -> tuple[Longs, int]:
         """What each task pays on a unit for the rows that its knapsack does not keep, and the sum
@@ -278,6 +313,12 @@ class _Walk:
                 paid[mine] += price
                 constant += price
         return paid, constant
+
+
+def _by_divisor(loads: Longs, room: int) -> tuple[Longs, int]:
+    """The same knapsack in units of the common divisor of its loads."""
+    divisor = max(int(np.gcd.reduce(loads)), 1) if len(loads) else 1
+    return loads // divisor, room // divisor
 
 
 def _in_cells(facts: Facts, kept: tuple[int, ...], cells: int | None) -> tuple[Longs, list[int]]:

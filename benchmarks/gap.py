@@ -161,7 +161,9 @@ def row_of(
         if event.get("cpu_s") is not None:
             spent_s = min(event["cpu_s"], usage.cpu_s)
             row["time_to_best_s"] = f"{spent_s:.3f}"
-            trace.append((spent_s, event.get("value", best)))
+            told = event.get("value", best)
+            if told is not None:
+                trace.append((spent_s, told))
         if event.get("bound") is not None:
             bound = event["bound"]
         if "termination" in event:
@@ -182,7 +184,7 @@ def _improving(trace: Trace, best: float | None, sense: str) -> Trace:
     sign = -1 if sense == "max" else 1
     kept: Trace = []
     for spent_s, value in trace:
-        if best is None or value is None or sign * value < sign * best:
+        if best is None or sign * value < sign * best:
             continue
         if not kept or sign * value < sign * kept[-1][1]:
             kept.append((spent_s, value))

@@ -2,8 +2,9 @@
 
 ``python -m benchmarks gap-page RESULTS.csv... --best-known CSV --out docs/explanation/PAGE.md``.
 The CSV of best known values has the columns ``name``, ``type`` and ``best_known``, as in the data's
-own ``best_known.csv``. With ``--trace``, the CSV files that ``gap --trace`` wrote, a table says when
-``exact`` reached what the best peer ended with. Several rows of one instance and method (seeds) count with their median.
+own ``best_known.csv``. With ``--trace``, the CSV files that ``gap --trace`` wrote, a table says
+when ``exact`` reached what the best peer ended with. Several rows of one instance and method
+(seeds) count with their median.
 """
 
 from __future__ import annotations

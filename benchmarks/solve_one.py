@@ -1,7 +1,8 @@
 """The process that is measured: read one instance, run one method, print JSON lines.
 
 ``{"plan": [...], "cpu_s": t}`` for each better plan (or its ``"value"`` until the plan is told),
-``{"bound": b}`` for what is proven, and at the end ``{"termination": "optimal"}``. Only what a method needs is imported.
+``{"bound": b}`` for what is proven, and at the end ``{"termination": "optimal"}``. Only what a
+method needs is imported.
 """
 
 from __future__ import annotations

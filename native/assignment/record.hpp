@@ -21,7 +21,7 @@ struct Proof {
 //     kLeaf  n, n times (k, multiplier) the bound at these multipliers exceeds the target
 //     kCover n, n times (k, multiplier) no sets of tasks, one a unit, reach the target at these multipliers
 //     kFix   n, n times (k, multiplier) pairs are removed by the price of forcing them in
-//     kBranch unit, task, in            the child with x = in follows, then the other one
+//     kBranch unit, task, in            the child with x = in follows, then the other one; see Search::forbid()
 //     kSubtree number                   stands for the rows of a subtree until insert() puts them there
 // Multipliers are scaled integers: those of the free tasks, k = 0 .. N - 1, and further ones where they differ from
 // what stands before them (0 at first).

@@ -9,7 +9,9 @@ one pattern a unit is looked for, depth first. Whatever the rewards r,
 
 so that patterns go which would leave the sum of these maxima below what is needed; so do patterns
 with a task that another unit cannot do without, or without one that no other unit can take. The
-search is exhaustive: "no" is a proof.
+search is exhaustive: "no" is a proof. Units of the same items are *twins* until a pattern is chosen
+for one: swapped, covers stay covers, so that after a search with pattern p on one of them, the
+others need not be tried with p.
 """
 
 from __future__ import annotations
@@ -44,14 +46,18 @@ class Sack(NamedTuple):
 
 
 class _Patterns(NamedTuple):
-    """Shape (P,), by unit and falling value; ``holds`` has the shape (P, num_tasks)."""
+    """Shape (P,), by unit and falling value; ``holds`` has the shape (P, num_tasks).
+
+    ``rank`` counts the patterns of a unit.
+    """
 
     unit: Longs
+    rank: Longs
     value: Longs
     holds: Bools
 
     def only(self, keep: Bools) -> _Patterns:
-        return _Patterns(self.unit[keep], self.value[keep], self.holds[keep])
+        return _Patterns(self.unit[keep], self.rank[keep], self.value[keep], self.holds[keep])
 
 
 def has_cover(sacks: list[Sack], num_tasks: int, need: int) -> bool:
@@ -73,7 +79,19 @@ def has_cover(sacks: list[Sack], num_tasks: int, need: int) -> bool:
         least = need - (best - int(table[0, -1]))
         lists.append(_listed(unit, sack, table, least, num_tasks))
     everything = _Patterns(*(np.concatenate(parts) for parts in zip(*lists, strict=True)))
-    return _search(everything, len(sacks), need)
+    return _search(everything, _twins(sacks), need)
+
+
+def _twins(sacks: list[Sack]) -> Longs:
+    """A number of each sack, equal for equal sacks."""
+    names: dict[object, int] = {}
+    for sack in sacks:
+        names.setdefault(_name(sack), len(names))
+    return np.array([names[_name(sack)] for sack in sacks])
+
+
+def _name(sack: Sack) -> object:
+    return (sack.tasks.tobytes(), sack.values.tobytes(), sack.loads.tobytes(), sack.room)
 
 
 def _completions(sack: Sack) -> Longs:
@@ -113,28 +131,33 @@ def _listed(unit: int, sack: Sack, table: Longs, least: int, num_tasks: int) -> 
         if len(value) > _MOST_PATTERNS:
             raise TooManyError("a unit has too many patterns")
     order = np.argsort(-value, kind="stable")
-    return _Patterns(np.full(len(value), unit), value[order], holds[order])
+    return _Patterns(np.full(len(value), unit), np.arange(len(value)), value[order], holds[order])
 
 
-def _search(patterns: _Patterns, num_units: int, need: int) -> bool:
+def _search(patterns: _Patterns, twins: Longs, need: int) -> bool:
     """Depth first, on the unit with the fewest patterns, the best ones first."""
-    node = _reduced(patterns, num_units, need, np.zeros(patterns.holds.shape[1], dtype=np.int64), _FIRST_STEPS)
-    stack: list[tuple[_Patterns, Longs, Iterator[int]]] = []
+    num_units = len(twins)
+    rewards = np.zeros(patterns.holds.shape[1], dtype=np.int64)
+    node = _reduced(patterns, num_units, need, rewards, _FIRST_STEPS)
+    is_free = np.ones(num_units, dtype=np.bool_)  # no pattern is chosen
+    stack: list[tuple[_Patterns, Longs, int, Iterator[int]]] = []
     for _ in range(_MOST_NODES):
         if node is not None:
             left, rewards = node
-            counts = np.bincount(left.unit, minlength=num_units)
             if len(left.unit) == num_units:
                 return True
+            counts = np.bincount(left.unit, minlength=num_units)
             unit = int(np.where(counts > 1, counts, len(left.unit) + 1).argmin())
-            stack.append((left, rewards, iter(np.nonzero(left.unit == unit)[0].tolist())))
+            is_free[unit] = False
+            stack.append((left, rewards, unit, iter(np.nonzero(left.unit == unit)[0].tolist())))
         pick = None
-        while stack and (pick := next(stack[-1][2], None)) is None:
-            stack.pop()
+        while stack and (pick := next(stack[-1][3], None)) is None:
+            is_free[stack.pop()[2]] = True
         if pick is None:
             return False
-        left, rewards, _ = stack[-1]
-        keep = ~(left.holds & left.holds[pick]).any(axis=1) & (left.unit != left.unit[pick])
+        left, rewards, unit, _ = stack[-1]
+        tried = (left.rank < left.rank[pick]) & (is_free & (twins == twins[unit]))[left.unit]
+        keep = ~(left.holds & left.holds[pick]).any(axis=1) & (left.unit != unit) & ~tried
         keep[pick] = True
         node = _reduced(left.only(keep), num_units, need, rewards, _STEPS)
     raise TooManyError("the search for a cover is too long")

@@ -17,7 +17,10 @@ binary vectors within the kept resource that take at most one task of each class
   :mod:`optalloc.assignment.check_cover` lists all sets that could take part, and tries them;
 * ``fix`` removes (i, j) if bound + a_ij + sum_{k != i} b_kj exceeds it, where a_ij and b_kj are
   what knapsack i loses with task j forced in, and knapsack k with task j forced out;
-* the two children of a branch together hold every assignment of their parent.
+* of the two children of a branch one holds an assignment if their parent does. B are the pairs
+  that the branches leave; units are *twins* whose costs, loads, capacities and pairs in B are the
+  same, so that swapping them maps B onto itself at the same cost. Where one child has task j on
+  unit i, the other needs no assignment with j on a twin of i: swapped, it is one of the first;
 
 Nothing of this depends on where multipliers, removals and branches came from: a wrong log can only
 fail to prove. Prices must not be negative; groups and classes must be of tasks that stay apart.
@@ -103,6 +106,8 @@ class _Walk:
         self.costs, self.scaled = costs, (costs * tree.scale) >> tree.shift
         self.limit = (tree.target * tree.scale) >> tree.shift
         self.allowed = facts.allowed.copy()
+        self.branched = facts.allowed.copy()  # B
+        self.columns = _alike(facts, costs)
         resources, tasks, width = facts.loads.shape
         size = tasks + (resources + len(tree.groups)) * width
         self.multipliers = np.zeros(size, dtype=np.int64)
@@ -129,7 +134,7 @@ class _Walk:
     def run(self, events: Iterator[Event]) -> None:
         """Every path must end in a leaf that holds."""
         # What is still to come: the state before a branch, and its second child.
-        waiting: list[tuple[Bools, bool, int, int, int]] = []
+        waiting: list[tuple[Bools, Bools, bool, int, int, int]] = []
         self.propagate()
         for event in events:
             match event:
@@ -140,13 +145,14 @@ class _Walk:
                     inside = 0 <= task < self.allowed.shape[0] and 0 <= unit < self.allowed.shape[1]
                     if not inside:
                         raise FaultError("a branch names a pair that does not exist")
-                    waiting.append((self.allowed.copy(), self.dead, unit, task, 1 - side))
+                    state = self.allowed.copy(), self.branched.copy(), self.dead
+                    waiting.append((*state, unit, task, 1 - side))
                     self.decide(unit, task, side)
                 case ["leaf" | "cover" as kind, *rest]:
                     self.leaf(rest, covers=kind == "cover")
                     if not waiting:
                         return
-                    self.allowed, self.dead, unit, task, side = waiting.pop()
+                    self.allowed, self.branched, self.dead, unit, task, side = waiting.pop()
                     self.decide(unit, task, side)
                 case _:
                     raise FaultError(f"there is no event {str(event)[:40]}")
@@ -198,13 +204,14 @@ class _Walk:
             raise FaultError(f"leaf {self.num_leaves} cannot be checked: {error}") from error
 
     def decide(self, unit: int, task: int, side: int) -> None:
-        """Force the pair in (1) or out (0)."""
+        """Force the pair in (1), or the task off the unit and its twins (0)."""
+        units = np.arange(self.allowed.shape[1])
         if side:
-            kept = bool(self.allowed[task, unit])
-            self.allowed[task] = False
-            self.allowed[task, unit] = kept
+            gone = units != unit
         else:
-            self.allowed[task, unit] = False
+            same = (self.branched == self.branched[:, [unit]]).all(axis=0)
+            gone = same & (self.columns == self.columns[unit])
+        self.allowed[task, gone] = self.branched[task, gone] = False
         self.propagate()
 
     def propagate(self) -> None:
@@ -313,6 +320,21 @@ class _Walk:
                 paid[mine] += price
                 constant += price
         return paid, constant
+
+
+def _alike(facts: Facts, costs: Longs) -> Longs:
+    """A number of each unit, equal for units of the same costs, loads and capacities."""
+    names: dict[object, int] = {}
+    numbers = []
+    for unit in range(facts.allowed.shape[1]):
+        rows = facts.allowed[:, unit]
+        name: list[object] = [unit < facts.num_units, rows.tobytes(), costs[rows, unit].tobytes()]
+        for resource in range(len(facts.loads)):
+            loads = facts.loads[resource, rows, unit]
+            loads, room = _by_divisor(loads, int(facts.capacities[resource, unit]))
+            name += [loads.tobytes(), min(room, int(loads.sum()))]
+        numbers.append(names.setdefault(tuple(name), unit))
+    return np.array(numbers)
 
 
 def _by_divisor(loads: Longs, room: int) -> tuple[Longs, int]:

@@ -5,7 +5,8 @@ search tree after the other, each in depth-first order.
 
     {"format": "optalloc.assignment-proof/3", ...}     header, see :class:`ProofHeader`
     ["fix", numbers, multipliers]  pairs are removed by the price of forcing them in
-    ["branch", unit, task, in]     the child with x = in (1 or 0) follows, then the other child
+    ["branch", unit, task, in]     the child with x = in (1 or 0) follows, then the other child;
+                                   where x = 0, the task leaves the unit's twins too
     ["leaf", numbers, multipliers] the bound at these multipliers exceeds the target
     ["cover", numbers, multipliers] no sets of tasks, one a unit, reach the target with them
     ["leaf"]                       the removals left a task without a unit, or every task has one

@@ -41,7 +41,7 @@ def test_a_cover_is_found_exactly_up_to_the_best_value() -> None:
     """Against trying every choice; where there is none, no need is low enough."""
     rng = np.random.default_rng(5)
     some = 0
-    for _ in range(200):
+    for _ in range(100):
         sacks, tasks = drawn(rng)
         best = best_cover(sacks, tasks)
         if best is None:
@@ -50,7 +50,7 @@ def test_a_cover_is_found_exactly_up_to_the_best_value() -> None:
         some += 1
         assert has_cover(sacks, tasks, best)
         assert not has_cover(sacks, tasks, best + 1)
-    assert some > 50
+    assert some > 25
 
 
 def test_too_many_sets_are_no_answer() -> None:

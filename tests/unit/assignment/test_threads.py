@@ -58,7 +58,7 @@ def test_equal_seeds_and_node_limits_give_equal_results(threads: int) -> None:
     """Plan, bound and nodes, whatever the clock does."""
     problem = correlated(2, 90, 9)
     first, second = (
-        solve_exact(problem, NodeLimit(600), seed=5, threads=threads) for _ in range(2)
+        solve_exact(problem, NodeLimit(250), seed=5, threads=threads) for _ in range(2)
     )
     assert first.placed == second.placed
     assert first.bounds == second.bounds

@@ -180,7 +180,7 @@ def _binds(
         return "prefill"
     w, c = step.work, step.constants
     tokens = float(found.decoding) * (1.0 + float(step.drafted))
-    read = float(w.dense_bytes + w.routed_bytes * (1.0 - (1.0 - w.visited) ** (tokens * w.groups)))
+    read = float(w.dense_bytes + w.routed_bytes * step.experts_read(tokens * w.groups))
     read += float(w.kv_bytes) * float(found.decoding) * (input_len + output_len / 2.0)
     stream = read / float(w.bandwidth_bytes_per_s * c.memory_efficiency)
     compute = tokens * float(w.dense_flops + w.routed_flops * w.groups)
@@ -228,9 +228,15 @@ def static_batch_times(step: StepModel, input_len: Value, output_len: Value, bat
 
 
 def offline_times(
-    step: StepModel, input_len: Value, output_len: Value, requests: Value
+    step: StepModel,
+    input_len: Value,
+    output_len: Value,
+    requests: Value,
+    reserved: Value = 0.5,
 ) -> tuple[Value, Times]:
     """Seconds until ``requests`` queued requests are answered, and the times of its full part.
+
+    ``reserved`` is as in :func:`closed_loop_times`.
 
     n requests a group, D of them at a time, O iterations each, with x seconds of prompts beside an
     iteration of s(D): while the last D drain, half of them decode in the mean, so of the n O / D
@@ -239,7 +245,7 @@ def offline_times(
         n O / D x + (n / D - 1/2) O s(D) + O s(D / 2)
     """
     per_group = requests / step.work.groups
-    fit = np.maximum(1.0, step.sequences_that_fit(input_len + output_len / 2.0))
+    fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     batch = np.minimum(fit, per_group)
     # More prompts than a chunk holds in each iteration keep the batch from filling.
     batch = np.maximum(1.0, np.minimum(batch, step.chunk_tokens * output_len / input_len))

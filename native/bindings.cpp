@@ -1,4 +1,6 @@
 // Python bindings of the native kernels: the only file that knows Python.
+#include <cmath>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -345,6 +347,7 @@ void bind_mixed(nb::module_& m) {
                  new (self) tr::MixedSearch(std::move(input));
              })
         .def("inherit", &tr::MixedSearch::inherit)
+        .def("prices", &tr::MixedSearch::prices)
         .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
@@ -572,8 +575,13 @@ void bind_serving(nb::module_& m) {
           [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
              const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
              std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
-             bool swaps_only, const Array<std::int32_t, 1>& cancel) {
+             bool swaps_only, double limit, const Array<double, 2>& step, const Array<double, 2>& delay,
+             const Array<std::int32_t, 1>& cancel) {
               const std::size_t n = throughput.shape(0);
+              if (std::isfinite(limit) && (step.shape(0) != n || step.shape(1) != throughput.shape(1) ||
+                                           delay.shape(0) != n + 2 || delay.shape(1) != n)) {
+                  throw nb::value_error("times of the placement have the wrong shape");
+              }
               if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
                   ranges.shape(0) != n || ranges.shape(1) != 2) {
                   throw nb::value_error("placement arrays have the wrong shape");
@@ -585,7 +593,10 @@ void bind_serving(nb::module_& m) {
                                               {throughput.data(), throughput.size()},
                                               {links.data(), links.size()},
                                               view(source),
-                                              view(sink)};
+                                              view(sink),
+                                              limit,
+                                              {step.data(), step.size()},
+                                              {delay.data(), delay.size()}};
               std::vector<sv::Range> here(n);
               for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
               std::int64_t taken = 0;

@@ -40,6 +40,9 @@ struct Normal {
 Normal normalise(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
                  std::span<const std::uint8_t> allowed);
 
+// By unit: the first one that is its twin, of the same costs, loads, allowed pairs and capacity; often itself.
+std::vector<int> find_twins(const Instance& instance);
+
 // The largest cost an assignment can have, sum_j max_{i allowed} c_ij.
 Int cost_ceiling(const Instance& instance);
 

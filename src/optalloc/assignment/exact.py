@@ -19,10 +19,12 @@ Why it is exact: multipliers are integers (lambda_j times a scale), so every bou
 integer, valid for any multipliers; children of a node partition its plans; a pair is removed and a
 node closed only where the bound with it exceeds z or its patterns are exhausted: a plan of cost at
 most z loses, over all units, no more than K z - bound against the best knapsacks, so that each of
-its sets is listed. An interrupted search closes nothing. A run that writes a proof closes nodes by
-multipliers alone, which the log can hold. A value v is called optimal once every cost below v has
-been refused. Loads, capacities and costs may have any size the integer form admits: knapsacks too
-large for a table are enumerated with linear bounds, and one cut short counts with its linear bound,
+its sets is listed. Where a branch refuses a task to one of several *twins*, units of the same
+costs, loads, pairs and capacity on which no branch above has placed a task, it refuses it to all:
+swapped, the plan would have been found on the other side. An interrupted search closes nothing. A
+value v is called optimal once every cost below v has been refused. Loads, capacities and costs may
+have any size the integer form admits: knapsacks too large for a table are enumerated with linear
+bounds, and one cut short counts with its linear bound,
 which only weakens the bound on the plan.
 
 References

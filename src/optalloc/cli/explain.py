@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optalloc.cli.answers import colored, stop_rule
 
 if TYPE_CHECKING:
-    from optalloc.plan.sensitivity import Turn
+    from optalloc.plan.turns import Turn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser)
     parser.add_argument(
+        "--for",
+        dest="tool",
+        metavar="TARGET",
+        help="only plans that 'optalloc export' can write for vllm, sglang, trtllm, dynamo, llm-d "
+        "or lws",
+    )
+    parser.add_argument(
         "--recommend",
         metavar="DEVICE,...",
         help="in place of --cluster: the fewest or cheapest of these devices for the load",
@@ -87,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             pin=pins(arguments),
             forbid=arguments.forbid,
             headroom=headroom,
+            target=arguments.tool,
             stop=stop_rule(arguments),
             cost_model=constants,
         )
@@ -103,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                     pin=pins(arguments),
                     forbid=arguments.forbid,
                     headroom=headroom,
+                    target=arguments.tool,
                     stop=stop_rule(arguments),
                     on_progress=line,
                     cost_model=constants,
@@ -128,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
-        print(report.next_command(arguments.output))
+        print(report.next_command(arguments.output, plan))
     if met is not None and met.missed:
         return 4
     return status(result, plan, require_optimal=arguments.require_optimal)

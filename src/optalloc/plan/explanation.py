@@ -9,7 +9,7 @@ from optalloc.plan.compare import Section, section_text
 from optalloc.plan.edited import edited_line
 from optalloc.plan.figures import Figures
 from optalloc.plan.marginals import Marginal
-from optalloc.plan.sensitivity import WORTH, Turn
+from optalloc.plan.turns import WORTH, Turn
 from optalloc.units import GIB, format_bytes, format_seconds
 
 _SHOWN = 6

@@ -19,6 +19,7 @@ from optalloc.serving.configuration.certify import CHECKS
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.recommend import Offer
 from optalloc.serving.configuration.solve import ServingResult
+from optalloc.serving.configuration.targets import TARGETS
 from optalloc.units import GIB, format_seconds
 
 _WIDTH, _HEIGHT = 64, 9
@@ -242,11 +243,30 @@ def _place(value: float, all_: list[float], size: int) -> int:
     return size // 2 if high == low else round((value - low) / (high - low) * (size - 1))
 
 
-def next_command(output: str | None) -> str:
+def next_command(output: str | None, plan: ServingPlan) -> str:
     """What to type next."""
     saved = output or "plan.json"
     add = f"Saved {saved}. " if output else f"Add -o {saved}, then: "
-    return f"{add}Next: optalloc explain {saved}, optalloc certify {saved}"
+    to = plan.limits.target or _target(plan)
+    return (
+        f"{add}Next: optalloc explain {saved}, optalloc certify {saved}, "
+        f"optalloc export {saved} --to {to} -o run"
+    )
+
+
+def _target(plan: ServingPlan) -> str:
+    """Scripts for the software of the plan where they can be written, or else Dynamo."""
+    software = plan.workers[0].engine.software
+    fits = all(
+        TARGETS[software].expresses(
+            tp=w.engine.tp,
+            pp=w.engine.pp,
+            devices=w.engine.num_devices,
+            node=plan.cluster.nodes[w.group].devices,
+        )
+        for w in plan.workers
+    )
+    return software if fits else "dynamo"
 
 
 def claim_table(claim: Claim) -> tuple[Table, dict[str, Any]]:

@@ -204,10 +204,17 @@ class _Doctor:
     # -- limits
 
     def _limits(self) -> None:
-        """Pins and exclusions, each dropped alone."""
-        p = self.problem
+        """The target, pins and exclusions, each dropped alone."""
+        p, target = self.problem, self.problem.limits.target
+        if target:
+            free = msgspec.structs.replace(p.limits, target="")
+            if self._feasible(msgspec.structs.replace(p, limits=free)):
+                self.conflict.append(f"--for {target}")
+                self.fixes.append(Fix(what=f"drop --for {target}"))
         for kind in ("pin", "forbid"):
             for name, values in getattr(p.limits, kind).items():
+                if target and name.endswith("software"):
+                    continue
                 fewer: Limits = p.limits.without(kind, name)
                 if self._feasible(msgspec.structs.replace(p, limits=fewer)):
                     word = f"--{kind} {name}={','.join(values)}"

@@ -43,6 +43,7 @@ def recommend(
     pin: Iterable[str] = (),
     forbid: Iterable[str] = (),
     headroom: float = 0.1,
+    target: str | None = None,
     stop: StopRule | None = None,
     cost_model: str = DEFAULT,
 ) -> tuple[ServingResult, tuple[Offer, ...]]:
@@ -88,6 +89,7 @@ def recommend(
             pin=pins,
             forbid=forbids,
             headroom=headroom,
+            target=target,
             stop=stop,
             cost_model=cost_model,
         )

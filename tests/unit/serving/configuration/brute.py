@@ -15,14 +15,16 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.errors import InputError
 from optalloc.model.spec import Experts
+from optalloc.serving.configuration.certify_target import refusal
 from optalloc.serving.configuration.problem import Problem
 
 PARTS = 8
 
 
 class Part(NamedTuple):
-    """Equal engines on one group that carry ``share`` parts of the load."""
+    """Equal engines on one group that carry ``share`` parts of the requests in flight."""
 
+    software: str
     share: int
     devices: int
     rate: float
@@ -49,13 +51,17 @@ def engines(problem: Problem, group: NodeGroup, role: str) -> Iterator[Engine]:
                 continue
             if mixture and (mixture.num_experts % ep or mixture.width % (wide // ep)):
                 continue
-            if mixture and ep not in (1, wide):
-                continue
-            for kv, chunk, batch in itertools.product(
-                pins.get("kv", ("bf16",)), pins["chunk"], pins[f"{role}.batch"]
+            for software, kv, chunk, batch in itertools.product(
+                pins.get("software", ("vllm",)),
+                pins.get("kv", ("bf16",)),
+                pins["chunk"],
+                pins[f"{role}.batch"],
             ):
-                yield msgspec.convert(
+                if mixture and software == "vllm" and ep not in (1, wide):
+                    continue
+                engine = msgspec.convert(
                     {
+                        "software": software,
                         "tp": tp,
                         "pp": pp,
                         "attention_dp": dp,
@@ -67,6 +73,8 @@ def engines(problem: Problem, group: NodeGroup, role: str) -> Iterator[Engine]:
                     },
                     Engine,
                 )
+                if not refusal(problem.limits.target, engine, group.devices):
+                    yield engine
 
 
 def step_of(problem: Problem, group: NodeGroup, engine: Engine) -> StepModel:
@@ -118,11 +126,16 @@ def _aggregated(problem: Problem) -> Iterator[float]:
     if not problem.limits.allows("mode", "aggregated"):
         return
     work = problem.workload
-    loaded = work.rate_per_s is not None or work.concurrency is not None
     parts = [[None, *_parts(problem, group)] for group in problem.cluster.nodes]
     for chosen in itertools.product(*parts):
         used = [part for part in chosen if part is not None]
-        if not used or (loaded and sum(part.share for part in used) != PARTS):
+        if not used or len({part.software for part in used}) > 1:
+            continue
+        if problem.limits.target == "llm-d" and len(used) > 1:
+            continue
+        if work.concurrency is not None and sum(part.share for part in used) != PARTS:
+            continue
+        if sum(part.rate for part in used) < problem.asked_per_s:
             continue
         yield _value(
             problem,
@@ -155,7 +168,7 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
                     continue
             elif room < batch:
                 continue
-            if work.rate_per_s is None and work.concurrency is None and share != PARTS:
+            if work.concurrency is None and share != PARTS:
                 continue
             try:
                 found = closed_loop(
@@ -173,9 +186,7 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
             rate = n * load / request
             if work.concurrency is not None:
                 rate = work.concurrency * share / PARTS / request
-            if work.rate_per_s is not None and rate < problem.asked_per_s * share / PARTS:
-                continue
-            yield Part(share, n * size, rate, request, n * size * usd)
+            yield Part(engine.software, share, n * size, rate, request, n * size * usd)
 
 
 def _split(problem: Problem) -> Iterator[float]:
@@ -185,7 +196,7 @@ def _split(problem: Problem) -> Iterator[float]:
         for b, right in enumerate(problem.cluster.nodes):
             for one in engines(problem, left, "prefill"):
                 for other in engines(problem, right, "decode"):
-                    if one.kv_dtype == other.kv_dtype:
+                    if (one.kv_dtype, one.software) == (other.kv_dtype, other.software):
                         yield from _numbers(problem, a, b, one, other)
 
 

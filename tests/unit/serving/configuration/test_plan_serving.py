@@ -86,7 +86,7 @@ def _edited(plan: ServingPlan, path: str, value: object) -> ServingPlan:
     ("path", "value", "said"),
     [
         ("workers.0.count", 3, "devices"),
-        ("workers.0.engine.software", "sglang", "differ in software"),
+        ("workers.0.engine.software", "sglang", "run different software"),
         ("workers.1.engine.max_batch", 63, "."),
         ("predicted.ttft_s", 0.001, "ttft"),
         ("predicted.tpot_s", 0.001, "token"),

@@ -104,7 +104,7 @@ def simulated(problem: ServingProblem, file: EngineFile) -> RequestSummary:
         engines=(engines[-1],),
         prefill=tuple(engines[:-1]),
         transfer_s_per_token=float(steps[0].work.kv_bytes) / _LINK_BYTES_PER_S,
-        lag_iterations=float(steps[0].constants.lag),
+        lag_iterations=float(steps[0].constants.lag if engines[1:] else steps[0].lag_iterations),
     )
     clients = max(1, round(problem.concurrency))
     load = Load(

@@ -62,6 +62,7 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
     apart: Value
     outside: Value
     lag: Value
+    rank_wait: Value
     burst: Value
     queue: Value
     reserve_bytes: Value

@@ -164,6 +164,13 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         whole = chunks * self.base_s(tokens / chunks, 0.0) + self.pair_s * pairs
         return self.constants.prefill * whole + self.constants.prompt_s * prompts
 
+    @property
+    def lag_iterations(self) -> Value:
+        """Iterations until a client sees the first token where the engine also decodes: those after
+        the prompt, and those for prompts of other ranks of data-parallel attention."""
+        c = self.constants
+        return c.lag + c.rank_wait * (1.0 - 1.0 / self.work.groups)
+
     def decode_s(self, sequences: Value, context: Value) -> Value:
         """Seconds of an iteration of ``sequences`` decoding ones of ``context`` tokens each."""
         return self.latency_s(0.0, sequences, sequences * context)

@@ -20,7 +20,7 @@ from optalloc.training.mixed.problem import MixedProblem
 from optalloc.training.mixed.proof import PartProof
 from optalloc.training.mixed.prove.cuts import Cuts
 from optalloc.training.mixed.prove.shapes import Bounds, Shapes, needs, worths
-from optalloc.training.mixed.prove.words import Recomputations, Stages, Words
+from optalloc.training.mixed.prove.words import KindWays, Stages, Words
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -34,7 +34,7 @@ class Prover:
     def __init__(self, problem: MixedProblem) -> None:
         self.problem = problem
         self.words = Words(tuple(int(t) for t in problem.sequence))
-        self.ways: dict[int, Recomputations] = {}
+        self.ways: dict[int, KindWays] = {}
 
     def bounds(self, groups: tuple[int, ...], least: int, most: int, target_s: float) -> Bounds:
         """The bounds of a part for steps of ``target_s``."""
@@ -106,7 +106,9 @@ def untaken(bounds: Bounds, shapes: Shapes, need: Ints) -> Bools:
             for f, count in zip(shapes.family[row], shapes.count[row], strict=True)
             for _ in range(count)
         ]
-        late[row] = not Cuts(bounds.stages, kinds).takes(int(need[row]), bounds.target_s)
+        most_s = bounds.target_s / int(need[row]) * (1.0 + 1e-12)  # of a stage: S is no less
+        cuts = Cuts(bounds.stages, kinds, most_s)
+        late[row] = not cuts.takes(int(need[row]), bounds.target_s)
     wide = left[~exact]
     if len(wide):
         opened, rows = bounds.expand(shapes.take(wide))

@@ -108,6 +108,7 @@ def solve_assignment(
     start: Sequence[int] | None = None,
     prove: bool = False,
     threads: int = 1,
+    floor: int | None = None,
 ) -> tuple[
     int,
     int | None,

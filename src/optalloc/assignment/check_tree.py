@@ -36,6 +36,7 @@ import numpy as np
 
 from optalloc.assignment.check_cover import Sack, TooManyError, has_cover
 from optalloc.assignment.check_facts import Bools, Facts, FaultError, Longs, normal_costs
+from optalloc.assignment.check_twins import alike, by_divisor
 from optalloc.assignment.proof import Event, Tree
 from optalloc.assignment.states import best_profit, conditioned
 
@@ -107,7 +108,7 @@ class _Walk:
         self.limit = (tree.target * tree.scale) >> tree.shift
         self.allowed = facts.allowed.copy()
         self.branched = facts.allowed.copy()  # B
-        self.columns = _alike(facts, costs)
+        self.columns = alike(facts, costs)
         resources, tasks, width = facts.loads.shape
         size = tasks + (resources + len(tree.groups)) * width
         self.multipliers = np.zeros(size, dtype=np.int64)
@@ -195,7 +196,7 @@ class _Walk:
         free = np.nonzero(self.allowed.sum(axis=1) > 1)[0]
         place = np.cumsum(self.allowed.sum(axis=1) > 1) - 1
         items = [
-            Sack(place[sack.rows], sack.profits, *_by_divisor(sack.loads, sack.room))
+            Sack(place[sack.rows], sack.profits, *by_divisor(sack.loads, sack.room))
             for sack in sacks
         ]
         try:
@@ -320,27 +321,6 @@ class _Walk:
                 paid[mine] += price
                 constant += price
         return paid, constant
-
-
-def _alike(facts: Facts, costs: Longs) -> Longs:
-    """A number of each unit, equal for units of the same costs, loads and capacities."""
-    names: dict[object, int] = {}
-    numbers = []
-    for unit in range(facts.allowed.shape[1]):
-        rows = facts.allowed[:, unit]
-        name: list[object] = [unit < facts.num_units, rows.tobytes(), costs[rows, unit].tobytes()]
-        for resource in range(len(facts.loads)):
-            loads = facts.loads[resource, rows, unit]
-            loads, room = _by_divisor(loads, int(facts.capacities[resource, unit]))
-            name += [loads.tobytes(), min(room, int(loads.sum()))]
-        numbers.append(names.setdefault(tuple(name), unit))
-    return np.array(numbers)
-
-
-def _by_divisor(loads: Longs, room: int) -> tuple[Longs, int]:
-    """The same knapsack in units of the common divisor of its loads."""
-    divisor = max(int(np.gcd.reduce(loads)), 1) if len(loads) else 1
-    return loads // divisor, room // divisor
 
 
 def _in_cells(facts: Facts, kept: tuple[int, ...], cells: int | None) -> tuple[Longs, list[int]]:

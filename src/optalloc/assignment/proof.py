@@ -67,6 +67,9 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Tasks of which each knapsack takes at most one: disjoint, and to stay apart.
     groups : tuple of tuple of int
         Groups of tasks that stay apart, which have a price.
+    pools : tuple of tuple of int
+        The tree is of the problem where each group of identical units is one unit of their summed
+        capacity, in this order, each unit in one group; empty: of the units.
     cells : int, optional
         Knapsacks of larger capacities count their loads in this many cells, rounded down.
     """
@@ -79,6 +82,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kept: tuple[int, ...] = ()
     classes: tuple[tuple[int, ...], ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    pools: tuple[tuple[int, ...], ...] = ()
     cells: int | None = None
 
 

@@ -1,15 +1,17 @@
 """Exports of serving plans: flags by readers written from the documentation, YAML by schema.
 
-The readers know flags that vLLM 0.33.0 and SGLang 0.5.23 take; where vLLM is installed its own
-parser reads them too. Kubernetes objects are checked against the built-in schemas where
-``kubernetes-validate`` is installed, others against their published fields.
+The readers know flags that vLLM 0.33.0 and SGLang 0.5.23 take; where vLLM, SGLang or a router of
+theirs is installed its own parser reads them too. Kubernetes objects are checked against the
+built-in schemas where ``kubernetes-validate`` is installed, others against their published fields.
 """
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -19,7 +21,7 @@ from tests.export.serving_readers import files_of, objects, sglang_reader, start
 from tests.export.serving_schemas import LLM_ARGS, LWS, SERVICE, VALUES
 
 from optalloc.cli.__main__ import main
-from optalloc.cost.engine.setup import Engine
+from optalloc.cost.engine.setup import Engine, Software
 from optalloc.errors import ExportError, InputError
 from optalloc.export.serving import sglang, vllm
 from optalloc.export.serving.base import SERVING_TARGETS, export_serving, serving_artefacts
@@ -290,6 +292,44 @@ def test_vllm_itself_reads_its_flags() -> None:
     for one in plan.workers:
         read = parser.parse_args(vllm.flags(plan, one))
         assert read.tensor_parallel_size == one.engine.tp
+
+
+def test_sglang_itself_reads_its_flags() -> None:
+    """Where it is installed; nothing is loaded."""
+    found = pytest.importorskip("sglang.srt.server_args", reason="SGLang is not installed")
+    parser = argparse.ArgumentParser()
+    found.ServerArgs.add_cli_args(parser)
+    for one in split("sglang").workers:
+        words = sglang.flags(split("sglang"), one)
+        read = parser.parse_args(["--model-path", "owner/model", *words])
+        assert (read.tp_size, read.disaggregation_mode) == (one.engine.tp, one.role)
+
+
+@pytest.mark.parametrize(
+    ("target", "package"), [("vllm", "vllm_router"), ("sglang", "sglang_router")]
+)
+def test_routers_themselves_read_their_flags(target: Software, package: str) -> None:
+    """Where they are installed: every engine is told of, by its role where phases are split."""
+    args = pytest.importorskip(f"{package}.router_args", reason=f"{package} is not installed")
+    parser = argparse.ArgumentParser()
+    args.RouterArgs.add_cli_args(parser)
+
+    def read(plan: ServingPlan) -> Any:
+        words = shlex.split(files_of(plan, target)["router.sh"].splitlines()[-1])
+        first = next(i for i, word in enumerate(words) if word.startswith("--"))
+        found = args.RouterArgs.from_cli_args(parser.parse_args(words[first:-1]))
+        assert (found.host, found.port) == ("0.0.0.0", 8000)
+        return found
+
+    both = read(split(target))
+    assert len(both.prefill_urls) == 2
+    assert len(both.decode_urls) == 1
+    assert both.worker_urls == []
+    assert [port for _, port in both.prefill_urls] == (
+        [8998, 8999] if target == "sglang" else [None, None]
+    )
+    one = read(plan_of(worker(Engine(software=target, tp=4), count=3)))
+    assert len(one.worker_urls) == 3
 
 
 @pytest.mark.parametrize(

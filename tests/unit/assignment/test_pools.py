@@ -43,7 +43,7 @@ def test_the_bound_over_pools_is_proven_and_true(
     """Asked for at once: the value is that of enumeration, and some proofs are over pools."""
     monkeypatch.setattr(exact, "_FIRST_NODES", 0)
     path, over_pools, feasible = tmp_path / "p.jsonl", 0, 0
-    for seed in range(40):
+    for seed in range(25):
         problem = two_kinds(seed)
         result, brute = solve_exact(problem, proof=path), solve_enumerate(problem)
         assert result.termination is brute.termination, seed
@@ -54,8 +54,8 @@ def test_the_bound_over_pools_is_proven_and_true(
         assert verdict is (Verdict.OPTIMAL if optimal else Verdict.INFEASIBLE), seed
         over_pools += bool(header.trees[0].pools)
         feasible += optimal
-    assert over_pools > 5
-    assert 10 < feasible < 35
+    assert over_pools > 3
+    assert 8 < feasible < 23
 
 
 @pytest.mark.parametrize(

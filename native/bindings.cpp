@@ -347,6 +347,7 @@ void bind_mixed(nb::module_& m) {
                  new (self) tr::MixedSearch(std::move(input));
              })
         .def("inherit", &tr::MixedSearch::inherit)
+        .def("prices", &tr::MixedSearch::prices)
         .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
@@ -377,13 +378,13 @@ nb::bytes packed(const as::Proof& proof) {
 void bind_assignment(nb::module_& m) {
     // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound, proof); value and units are
     // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
-    // start: the unit of each task of a feasible assignment, or None. proof: None unless asked for, else
+    // start: the unit of each task of a feasible assignment, or None. floor: a bound proven elsewhere, or None. proof: None unless asked for, else
     // (rows as in record.hpp, scale, target, whether the tree is of the costs 0).
     m.def("solve_assignment",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
              const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
              const nb::callable& watch, std::uint64_t seed, const std::optional<std::vector<int>>& start,
-             bool prove, int threads) {
+             bool prove, int threads, std::optional<std::int64_t> floor) {
               const std::size_t n = costs.shape(0), width = costs.shape(1);
               if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
                   allowed.shape(0) != n || allowed.shape(1) != width) {
@@ -403,8 +404,8 @@ void bind_assignment(nb::module_& m) {
                   return nb::cast<bool>(watch(now.nodes, value, units, now.bound));
               };
               as::Answer answer;
-              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .threads = threads,
-                                   .prove = prove};
+              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .floor = floor,
+                                   .threads = threads, .prove = prove};
               {
                   const nb::gil_scoped_release release;
                   answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
@@ -425,7 +426,7 @@ void bind_assignment(nb::module_& m) {
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
-          nb::arg("threads") = 1);
+          nb::arg("threads") = 1, nb::arg("floor") = nb::none());
     // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
     // watch(value, units) -> stop? both None unless a better assignment was found.
     m.def("solve_sparse_assignment",

@@ -30,6 +30,8 @@ Search::Search(const Instance& instance, Int scale, Control& control)
       domain_(instance),
       lagrangian_(instance, scale),
       improver_(instance),
+      twin_(find_twins(instance)),
+      opened_(static_cast<std::size_t>(instance.num_units), 0),
       ceiling_(cost_ceiling(instance)),
       target_(ceiling_),
       share_(instance.cost.size(), 0.0) {}
@@ -243,7 +245,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
         next_repair_ = nodes_ + repair_gap_;
         if (bound > scale_ * target_) return closed_by(best_rounded_);
     }
-    if (!record && close_by_patterns()) return Outcome::kClosed;
+    if (close_by_patterns()) return Outcome::kClosed;
     bool in = false;
     const std::size_t pair = choose_pair(in);
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
@@ -266,7 +268,7 @@ Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const
     }
     if (split_depth > 0 && depth_ >= split_depth) {
         if (record) record->subtree(static_cast<Int>(subtrees.size()));
-        subtrees.push_back({domain_.removed(), multiplier, how});
+        subtrees.push_back({domain_.removed(), opened_, multiplier, how});
         return Outcome::kClosed;
     }
     return close(multiplier, how);
@@ -276,13 +278,28 @@ Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& mul
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     const int unit = static_cast<int>(pair / n), task = static_cast<int>(pair % n);
     const std::size_t mark = domain_.mark();
+    int& opened = opened_[static_cast<std::size_t>(unit)];
     if (in) domain_.place(unit, task);
-    else domain_.remove(unit, task);
+    else forbid(unit, task);
+    opened += in;
     ++depth_;
     const Outcome outcome = propagate_and_close(multiplier, below_);
     --depth_;
+    opened -= in;
     domain_.undo(mark);
     return outcome;
+}
+
+// After the assignments with the task on this unit, those with it on an unopened twin are the same with the two units
+// swapped: no branch above tells one from the other.
+void Search::forbid(int unit, int task) {
+    const auto opened = [this](int i) { return opened_[static_cast<std::size_t>(i)] > 0; };
+    const auto twin = [this](int i) { return twin_[static_cast<std::size_t>(i)]; };
+    domain_.remove(unit, task);
+    if (opened(unit)) return;
+    for (int i = 0; i < instance_->num_units; ++i) {
+        if (twin(i) == twin(unit) && !opened(i)) domain_.remove(i, task);
+    }
 }
 
 Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit) {
@@ -299,10 +316,12 @@ Outcome Search::close_subtree(const Subtree& subtree, Int target) {
     const std::size_t mark = domain_.mark();
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     for (const std::size_t k : subtree.removed) domain_.remove(static_cast<int>(k / n), static_cast<int>(k % n));
+    opened_ = subtree.opened;
     below_ = subtree.how;
     ++depth_;  // not the root
     const Outcome outcome = propagate_and_close(subtree.multiplier, below_);
     --depth_;
+    std::fill(opened_.begin(), opened_.end(), 0);
     domain_.undo(mark);
     return outcome;
 }

@@ -44,9 +44,10 @@ struct PlungeRule {
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };
 
-// A node left for later: the pairs removed on the way to it, where its multipliers start and how they rise.
+// A node left for later: the pairs removed and the units opened on the way to it, where its multipliers start and how they rise.
 struct Subtree {
     std::vector<std::size_t> removed;
+    std::vector<int> opened;
     std::vector<double> multiplier;
     Ascent how;
 };
@@ -103,6 +104,7 @@ class Search {
     Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
     Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
     std::size_t choose_pair(bool& in) const;
+    void forbid(int unit, int task);
     void round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const;
     void offer_cover();
     void repair();
@@ -114,6 +116,8 @@ class Search {
     Lagrangian lagrangian_;
     Improver improver_;
     PatternCover patterns_;
+    std::vector<int> twin_;    // see find_twins()
+    std::vector<int> opened_;  // of each unit: the branches above that place a task there
     Assignment best_, scratch_;
     bool has_best_ = false;
     Int ceiling_;

@@ -322,6 +322,7 @@ Answer Solver::run() {
         raise(search_.ceiling() + 1);
     } else {
         raise_from_zero();
+        if (options_.floor) bound_ = std::max(bound_, normal_.above(*options_.floor));
         offer_start();
         bound_root();
         if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) look_for_any(kFirstNodes);

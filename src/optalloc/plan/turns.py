@@ -9,13 +9,13 @@ meets.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
 from optalloc.errors import InputError
-from optalloc.plan.compare import Decision
+from optalloc.plan.compare import Decision, Section
 
 #: A plan counts as better where it takes less by more than this share of its objective.
 WORTH = 1e-3
@@ -117,3 +117,32 @@ def turn_of(probe: Probe[Case], which: Moving[Case], direction: Direction) -> Tu
 def _rounded(value: float, step: int) -> float:
     """The nearest multiple of the step, downwards."""
     return value if step == 0 else float(math.floor(value / step) * step)
+
+
+def turn_section(turns: Sequence[Turn], better: str, otherwise: str) -> Section:
+    """The turns as a part of a printed explanation; ``better`` says what a gain is of, and
+    ``otherwise`` what changes where no decision is named."""
+    return (
+        f"How far the choice holds (to within {WORTH:.1%} of the best)",
+        ("input", "now", "holds to", "changes at", "what is then better"),
+        tuple(_row(turn, better, otherwise) for turn in turns),
+    )
+
+
+def _row(turn: Turn, better: str, otherwise: str) -> tuple[str, ...]:
+    changed = ", ".join(f"{d.name} {d.first} -> {d.second}" for d in turn.decisions)
+    if turn.changes_at is not None:
+        changed = changed or otherwise
+        changed += f" ({turn.gain:.1%} {better})" if turn.gain is not None else ""
+    return (
+        f"{turn.quantity}, {turn.direction}",
+        f"{_number(turn.now)} {turn.unit}",
+        _number(turn.holds_at),
+        "-" if turn.changes_at is None else _number(turn.changes_at),
+        "; ".join(words for words in (turn.why, changed) if words),
+    )
+
+
+def _number(value: float) -> str:
+    """Four digits, or all of a whole number."""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"

@@ -12,6 +12,7 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.plan.certify import Claim
 from optalloc.plan.explain_serving import ServingExplanation
 from optalloc.plan.sweep_serving import ServingRow
+from optalloc.plan.turns import turn_section
 from optalloc.report.sweep import plain_number
 from optalloc.report.table import Cell, Table, fix_text
 from optalloc.result import Termination
@@ -249,8 +250,8 @@ def next_command(output: str | None, plan: ServingPlan) -> str:
     add = f"Saved {saved}. " if output else f"Add -o {saved}, then: "
     to = plan.limits.target or _target(plan)
     return (
-        f"{add}Next: optalloc explain {saved}, optalloc certify {saved}, "
-        f"optalloc export {saved} --to {to} -o run"
+        f"{add}Next: optalloc explain {saved}, optalloc certify {saved},\n"
+        f"      optalloc export {saved} --to {to} -o run"
     )
 
 
@@ -335,7 +336,13 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
         rows=tuple((t.name, t.value, t.limit, f"{t.used:.0%}") for t in explanation.targets),
         right=("used",),
     )
-    return [changes, engines, *([targets] if explanation.targets else [])]
+    found = [changes, engines, *([targets] if explanation.targets else [])]
+    if explanation.turns is not None:
+        title, columns, rows = turn_section(explanation.turns, "better", "other engines")
+        notes = () if rows else ("Other engines are better by more than that already.",)
+        right = ("now", "holds to", "changes at")
+        found.append(Table(title=title, columns=columns, rows=rows, notes=notes, right=right))
+    return found
 
 
 def sweep_table(rows: Sequence[ServingRow]) -> Table:

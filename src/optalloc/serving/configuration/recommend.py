@@ -77,8 +77,7 @@ def recommend(
         )
     made: list[tuple[ServingResult, Offer]] = []
     pins, forbids = tuple(pin), tuple(forbid)
-    for name in devices:
-        device = catalog.device(name)
+    for device in [catalog.device(name, path="--recommend") for name in devices]:
         node = device.devices_per_node
         count = max_devices if max_devices < node else max_devices // node * node
         result = plan_serving(

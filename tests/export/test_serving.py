@@ -8,8 +8,11 @@ built-in schemas where ``kubernetes-validate`` is installed, others against thei
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,15 +297,28 @@ def test_vllm_itself_reads_its_flags() -> None:
         assert read.tensor_parallel_size == one.engine.tp
 
 
+@pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")
 def test_sglang_itself_reads_its_flags() -> None:
-    """Where it is installed; nothing is loaded."""
-    found = pytest.importorskip("sglang.srt.server_args", reason="SGLang is not installed")
-    parser = argparse.ArgumentParser()
-    found.ServerArgs.add_cli_args(parser)
-    for one in split("sglang").workers:
-        words = sglang.flags(split("sglang"), one)
-        read = parser.parse_args(["--model-path", "owner/model", *words])
-        assert (read.tp_size, read.disaggregation_mode) == (one.engine.tp, one.role)
+    """Where it is installed, with or without what it needs to serve."""
+    engine = Engine(software="sglang", tp=2, attention_dp=4, moe_ep=8, pp=2, kv_dtype="fp8")
+    plans = (split("sglang"), plan_of(worker(engine), model=DEEPSEEK))
+    for plan in plans:
+        for one in plan.workers:
+            words = ["--model-path", "owner/model", *sglang.flags(plan, one)]
+            done = subprocess.run(
+                [sys.executable, str(Path(__file__).with_name("sglang_flags.py")), *words],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            read = json.loads(done.stdout.splitlines()[-1])
+            engine, dp = one.engine, one.engine.attention_dp
+            assert (read["tp_size"], read["pp_size"]) == (engine.tp * dp, engine.pp)
+            assert (read["dp_size"], read["enable_dp_attention"]) == (dp, dp > 1)
+            assert read["ep_size"] == engine.moe_ep
+            assert read["max_running_requests"] == engine.max_batch * dp
+            role = "null" if one.role == "serve" else one.role
+            assert read["disaggregation_mode"] == role
 
 
 @pytest.mark.parametrize(

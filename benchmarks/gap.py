@@ -11,6 +11,9 @@ One row an instance and method:
     cpu_s, wall_s   of the whole process group, start-up and reading the file included
     time_to_best_s  CPU seconds from the start of the process to the best plan
 
+``--trace`` writes one row a better plan, with the columns of :data:`TRACE`: what ``gap-page`` needs
+to say when a method reached what another one ended with.
+
 Every run is a process group of its own. Its CPU time is counted and limited, so that runs on a
 shared machine compare; a method that does not stop by itself is killed a little later.
 """
@@ -18,9 +21,11 @@ shared machine compare; a method that does not stop by itself is killed a little
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +42,7 @@ COLUMNS = (
     "instance", "method", "objective", "bound", "gap", "termination", "cpu_s", "wall_s",
     "time_to_best_s",
 )  # fmt: skip
+TRACE = ("instance", "method", "seed", "cpu_s", "objective")
 OURS = ("exact", "large", "milp", "anneal", "greedy", "dynamic")
 #: method -> (module that must be installed, what installs it)
 PEERS = {
@@ -63,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of a run (1)")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of a run (0)")
     parser.add_argument("--out", type=Path, metavar="CSV", help="rows go here, else to stdout")
+    parser.add_argument("--trace", type=Path, metavar="CSV", help="each better plan goes here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,25 +84,38 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"The method {method} needs {what}: install it with 'pip install {what}'.")
             return 2
     failed = 0
-    with _opened(arguments.out) as out:
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(_opened(arguments.out))
+        traced = stack.enter_context(_opened(arguments.trace or Path(os.devnull)))
         writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        tracer = csv.writer(traced, lineterminator="\n")
         writer.writeheader()
-        for row in rows(arguments, methods):
+        tracer.writerow(TRACE)
+        for row, trace in rows(arguments, methods):
             failed += row["termination"] == "failed"
             writer.writerow(row)
+            for spent_s, value in trace:
+                words = (row["instance"], row["method"], arguments.seed)
+                tracer.writerow((*words, f"{spent_s:.3f}", f"{value:.12g}"))
             out.flush()
+            traced.flush()
     return 1 if failed else 0
 
 
-def rows(arguments: argparse.Namespace, methods: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows, as they are measured."""
+Trace = list[tuple[float, float]]  # CPU seconds and objective of each better plan
+
+
+def rows(
+    arguments: argparse.Namespace, methods: list[str]
+) -> Iterator[tuple[dict[str, Any], Trace]]:
+    """The rows, as they are measured, each with its trace."""
     with tempfile.TemporaryDirectory() as folder:
         for file in arguments.files:
             try:
                 problem = load_assignment(file)
             except InputError as error:
                 print(error, file=sys.stderr)
-                yield from (_failed(file, method) for method in methods)
+                yield from ((_failed(file, method), []) for method in methods)
                 continue
             for method in methods:
                 command = [
@@ -113,8 +133,14 @@ def _failed(file: Path, method: str) -> dict[str, Any]:
     return row | {"instance": file.stem, "method": method, "termination": "failed"}
 
 
-def row_of(file: Path, problem: AssignmentProblem, method: str, usage: Usage) -> dict[str, Any]:
-    """One row from the JSON lines a run printed; plans are evaluated again."""
+def row_of(
+    file: Path, problem: AssignmentProblem, method: str, usage: Usage
+) -> tuple[dict[str, Any], Trace]:
+    """One row from the JSON lines a run printed, and its trace; plans are evaluated again.
+
+    A value that is told before its plan is dropped where no plan bears it out.
+    """
+    trace: Trace = []
     row = _failed(file, method)
     row |= {"cpu_s": f"{usage.cpu_s:.3f}", "wall_s": f"{usage.wall_s:.3f}"}
     best: float | None = None
@@ -130,10 +156,14 @@ def row_of(file: Path, problem: AssignmentProblem, method: str, usage: Usage) ->
             value = problem.evaluate(event["plan"])
             if not value.is_feasible:
                 print(f"{file.stem}: {method} gave a plan that breaks a rule", file=sys.stderr)
-                return row
+                return row, []
             best = value.objective
         if event.get("cpu_s") is not None:
-            row["time_to_best_s"] = f"{min(event['cpu_s'], usage.cpu_s):.3f}"
+            spent_s = min(event["cpu_s"], usage.cpu_s)
+            row["time_to_best_s"] = f"{spent_s:.3f}"
+            told = event.get("value", best)
+            if told is not None:
+                trace.append((spent_s, told))
         if event.get("bound") is not None:
             bound = event["bound"]
         if "termination" in event:
@@ -146,7 +176,19 @@ def row_of(file: Path, problem: AssignmentProblem, method: str, usage: Usage) ->
     row["bound"] = "" if bound is None else f"{bound:.12g}"
     if best is not None and bound is not None:
         row["gap"] = f"{Bounds(primal=best, dual=bound).gap:.6g}"
-    return row
+    return row, _improving(trace, best, problem.sense)
+
+
+def _improving(trace: Trace, best: float | None, sense: str) -> Trace:
+    """The entries that are better than all before, and none better than the best plan."""
+    sign = -1 if sense == "max" else 1
+    kept: Trace = []
+    for spent_s, value in trace:
+        if best is None or sign * value < sign * best:
+            continue
+        if not kept or sign * value < sign * kept[-1][1]:
+            kept.append((spent_s, value))
+    return kept
 
 
 def _opened(path: Path | None) -> TextIO:

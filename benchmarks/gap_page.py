@@ -2,7 +2,9 @@
 
 ``python -m benchmarks gap-page RESULTS.csv... --best-known CSV --out docs/explanation/PAGE.md``.
 The CSV of best known values has the columns ``name``, ``type`` and ``best_known``, as in the data's
-own ``best_known.csv``. Several rows of one instance and method (seeds) count with their median.
+own ``best_known.csv``. With ``--trace``, the CSV files that ``gap --trace`` wrote, a table says
+when ``exact`` reached what the best peer ended with. Several rows of one instance and method
+(seeds) count with their median.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.gap_reach import PEERS, Final, Reach, Traces, reach, reach_lines, read_traces
 
 _INTRO = """# Results on the assignment benchmark
 
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the study."""
     parser.add_argument("results", nargs="+", type=Path, metavar="CSV")
     parser.add_argument("--best-known", type=Path, required=True, metavar="CSV")
+    parser.add_argument("--trace", nargs="+", type=Path, default=[], metavar="CSV")
     parser.add_argument("--out", type=Path, metavar="MD", help="default: stdout")
     parser.add_argument("--note", default="", help="a sentence on how the rows were measured")
 
@@ -52,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page; 1 when a row names an instance without a known value."""
     known = read_known(arguments.best_known)
     cells, strange = read_results(arguments.results, known)
-    text = page(cells, known, arguments.note)
+    reaches = reaches_of(cells, read_traces(arguments.trace))
+    text = page(cells, known, arguments.note, reaches)
     if arguments.out is None:
         print(text, end="")
     else:
@@ -109,7 +115,28 @@ def gap_percent(cell: Cell, known: Known) -> float | None:
     return 100 * (cell.objective - known.value) / abs(known.value)
 
 
-def page(cells: dict[str, dict[str, Cell]], known: dict[str, Known], note: str) -> str:
+def reaches_of(cells: dict[str, dict[str, Cell]], traces: Traces) -> dict[str, Reach]:
+    """By instance, where the exact method has a trace and a peer a plan."""
+    found = {}
+    for name in cells.get("exact", {}):
+        finals = {
+            peer: Final(cell.objective, cell.best_s, cell.cpu_s)
+            for peer in PEERS
+            if (cell := cells.get(peer, {}).get(name)) is not None
+            and cell.objective is not None
+            and cell.best_s is not None
+        }
+        if finals and ("exact", name) in traces:
+            found[name] = reach(finals, traces["exact", name])
+    return found
+
+
+def page(
+    cells: dict[str, dict[str, Cell]],
+    known: dict[str, Known],
+    note: str,
+    reaches: dict[str, Reach] | None = None,
+) -> str:
     """The whole page as Markdown."""
     methods = sorted(cells, key=lambda method: (method != "exact", method))
     lines = [_INTRO]
@@ -129,6 +156,9 @@ def page(cells: dict[str, dict[str, Cell]], known: dict[str, Known], note: str) 
                     f"{_mean(found)} | {max(found, default=math.nan):.4f} | "
                     f"{len(gaps) - len(found)} |"
                 )
+    if reaches:
+        kinds = {name: item.kind for name, item in known.items()}
+        lines += ["", *reach_lines(reaches, kinds)]
     lines += ["", "## By instance", ""]
     names = [name for name in known if any(name in cells[method] for method in methods)]
     columns = ["instance", "best known"]
@@ -147,8 +177,10 @@ def page(cells: dict[str, dict[str, Cell]], known: dict[str, Known], note: str) 
         "the run went on to its limit.",
         "",
         "```sh",
-        "python -m benchmarks gap FILE... --method M --time-limit 60 --out results.csv",
-        "python -m benchmarks gap-page results.csv --best-known best_known.csv --out PAGE.md",
+        "python -m benchmarks gap FILE... --method M --time-limit 60 --out results.csv"
+        " --trace trace.csv",
+        "python -m benchmarks gap-page results.csv --trace trace.csv --best-known best_known.csv"
+        " --out PAGE.md",
         "```",
         "",
     ]

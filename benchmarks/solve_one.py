@@ -1,7 +1,8 @@
 """The process that is measured: read one instance, run one method, print JSON lines.
 
-``{"plan": [...], "cpu_s": t}`` for each better plan, ``{"bound": b}`` for what is proven, and at
-the end ``{"termination": "optimal"}``. Only what a method needs is imported.
+``{"plan": [...], "cpu_s": t}`` for each better plan (or its ``"value"`` until the plan is told),
+``{"bound": b}`` for what is proven, and at the end ``{"termination": "optimal"}``. Only what a
+method needs is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def tell(**event: Any) -> None:
 
 
 class Best:
-    """A stop rule: ends at the limit of CPU time, and notes when the best plan came."""
+    """A stop rule: ends at the limit of CPU time, and tells when each better plan came."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -38,6 +39,7 @@ class Best:
         now_s = cpu_s()
         if progress.incumbent != self.value:
             self.value, self.cpu_s = progress.incumbent, now_s
+            tell(value=self.value, cpu_s=now_s)
         return now_s >= self.limit_s
 
 

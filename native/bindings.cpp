@@ -1,4 +1,6 @@
 // Python bindings of the native kernels: the only file that knows Python.
+#include <cmath>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -345,6 +347,7 @@ void bind_mixed(nb::module_& m) {
                  new (self) tr::MixedSearch(std::move(input));
              })
         .def("inherit", &tr::MixedSearch::inherit)
+        .def("prices", &tr::MixedSearch::prices)
         .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;
@@ -375,13 +378,13 @@ nb::bytes packed(const as::Proof& proof) {
 void bind_assignment(nb::module_& m) {
     // Returns (status, value, units, bound, nodes, multipliers, scale, witness bound, proof); value and units are
     // None without an assignment. watch(nodes, value, units, bound) -> stop? gets units where the value is new.
-    // start: the unit of each task of a feasible assignment, or None. proof: None unless asked for, else
+    // start: the unit of each task of a feasible assignment, or None. floor: a bound proven elsewhere, or None. proof: None unless asked for, else
     // (rows as in record.hpp, scale, target, whether the tree is of the costs 0).
     m.def("solve_assignment",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 2>& loads,
              const Array<std::int64_t, 1>& capacities, const Array<std::uint8_t, 2>& allowed,
              const nb::callable& watch, std::uint64_t seed, const std::optional<std::vector<int>>& start,
-             bool prove, int threads) {
+             bool prove, int threads, std::optional<std::int64_t> floor) {
               const std::size_t n = costs.shape(0), width = costs.shape(1);
               if (capacities.shape(0) != width || loads.shape(0) != n || loads.shape(1) != width ||
                   allowed.shape(0) != n || allowed.shape(1) != width) {
@@ -401,8 +404,8 @@ void bind_assignment(nb::module_& m) {
                   return nb::cast<bool>(watch(now.nodes, value, units, now.bound));
               };
               as::Answer answer;
-              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .threads = threads,
-                                   .prove = prove};
+              as::Options options{.seed = seed, .start = start.value_or(std::vector<int>{}), .floor = floor,
+                                   .threads = threads, .prove = prove};
               {
                   const nb::gil_scoped_release release;
                   answer = as::solve({costs.data(), n * width}, {loads.data(), n * width}, view(capacities),
@@ -423,7 +426,7 @@ void bind_assignment(nb::module_& m) {
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("watch"),
           nb::arg("seed") = 0, nb::arg("start") = nb::none(), nb::arg("prove") = false,
-          nb::arg("threads") = 1);
+          nb::arg("threads") = 1, nb::arg("floor") = nb::none());
     // The unit of each task over lists of candidates of shape (N, K); empty where nothing feasible was found.
     // watch(value, units) -> stop? both None unless a better assignment was found.
     m.def("solve_sparse_assignment",
@@ -572,8 +575,13 @@ void bind_serving(nb::module_& m) {
           [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
              const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
              std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
-             bool swaps_only, const Array<std::int32_t, 1>& cancel) {
+             bool swaps_only, double limit, const Array<double, 2>& step, const Array<double, 2>& delay,
+             const Array<std::int32_t, 1>& cancel) {
               const std::size_t n = throughput.shape(0);
+              if (std::isfinite(limit) && (step.shape(0) != n || step.shape(1) != throughput.shape(1) ||
+                                           delay.shape(0) != n + 2 || delay.shape(1) != n)) {
+                  throw nb::value_error("times of the placement have the wrong shape");
+              }
               if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
                   ranges.shape(0) != n || ranges.shape(1) != 2) {
                   throw nb::value_error("placement arrays have the wrong shape");
@@ -585,7 +593,10 @@ void bind_serving(nb::module_& m) {
                                               {throughput.data(), throughput.size()},
                                               {links.data(), links.size()},
                                               view(source),
-                                              view(sink)};
+                                              view(sink),
+                                              limit,
+                                              {step.data(), step.size()},
+                                              {delay.data(), delay.size()}};
               std::vector<sv::Range> here(n);
               for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
               std::int64_t taken = 0;

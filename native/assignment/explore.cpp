@@ -17,7 +17,8 @@ constexpr double kFraction = 0.1;
 constexpr std::size_t kKept = 3;           // rules whose neighbours are tried
 constexpr double kLeastWeight = 0.05;      // of a way that has not helped for long
 constexpr double kLeastBest = 0.8;         // of the way that helped last
-constexpr double kDecay = 0.9;
+constexpr double kDecay = 0.9;             // of a way's weight, by a turn in vain
+constexpr double kInVain = 1e8;            // work of a turn from which it counts more
 constexpr std::int64_t kGroupNodes = 20;   // a turn of the group search
 
 }  // namespace
@@ -188,10 +189,15 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
             gained = regroup(*known, floor, trial);
         }
         Effort& effort = efforts_[way];
-        effort.work += control_->work - before;
-        if (gained) champion_ = way;
-        effort.weight = gained ? 1.0 : std::max(way == champion_ ? kLeastBest : kLeastWeight, kDecay * effort.weight);
-        if (!gained) continue;
+        const std::int64_t work = control_->work - before;
+        effort.work += work;
+        if (!gained) {
+            effort.weight *= std::pow(kDecay, std::max(1.0, static_cast<double>(work) / kInVain));
+            effort.weight = std::max(way == champion_ ? kLeastBest : kLeastWeight, effort.weight);
+            continue;
+        }
+        champion_ = way;
+        effort.weight = 1.0;
         best = trial;
         better = true;
         if (way != kGroups) exhausted_ = false;

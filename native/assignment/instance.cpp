@@ -58,6 +58,26 @@ Normal normalise(std::span<const Int> costs, std::span<const Int> loads, std::sp
     return normal;
 }
 
+std::vector<int> find_twins(const Instance& instance) {
+    const auto same = [&](const auto& table, int one, int other) {
+        const auto a = table.begin() + static_cast<std::ptrdiff_t>(instance.at(one, 0));
+        const auto b = table.begin() + static_cast<std::ptrdiff_t>(instance.at(other, 0));
+        return std::equal(a, a + instance.num_tasks, b);
+    };
+    std::vector<int> twin;
+    for (int i = 0; i < instance.num_units; ++i) {
+        int first = 0;
+        while (first < i &&
+               !(twin[static_cast<std::size_t>(first)] == first &&
+                 instance.capacity[static_cast<std::size_t>(first)] == instance.capacity[static_cast<std::size_t>(i)] &&
+                 same(instance.allowed, first, i) && same(instance.load, first, i) && same(instance.cost, first, i))) {
+            ++first;
+        }
+        twin.push_back(first);
+    }
+    return twin;
+}
+
 Int cost_ceiling(const Instance& instance) {
     Int total = 0;
     for (int j = 0; j < instance.num_tasks; ++j) {

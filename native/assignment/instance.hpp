@@ -34,11 +34,15 @@ struct Normal {
     std::vector<Int> task_offset;  // the cheapest allowed cost of each task, 0 where it has no unit
 
     Int original(Int value) const { return offset + granularity * value; }
+    Int above(Int bound) const;  // the least value that is at least this in the original numbers
 };
 
 // Tables as callers hold them: task-major, entry j * M + i. Pairs that overload an empty unit are forbidden.
 Normal normalise(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
                  std::span<const std::uint8_t> allowed);
+
+// By unit: the first one that is its twin, of the same costs, loads, allowed pairs and capacity; often itself.
+std::vector<int> find_twins(const Instance& instance);
 
 // The largest cost an assignment can have, sum_j max_{i allowed} c_ij.
 Int cost_ceiling(const Instance& instance);
@@ -51,5 +55,7 @@ Int scaled_multiplier(double multiplier, Int ceiling, Int scale);
 constexpr Int ceil_div(Int numerator, Int denominator) {
     return numerator / denominator + (numerator % denominator > 0 ? 1 : 0);
 }
+
+inline Int Normal::above(Int bound) const { return ceil_div(bound - offset, granularity); }
 
 }  // namespace optalloc::assignment

@@ -248,7 +248,21 @@ bool PatternCover::tighten(Level& level, int steps) {
     return filter<W>(level);
 }
 
-// The child where the unit takes the pattern.
+void PatternCover::find_twins(std::span<const Item> items, std::span<const std::size_t> first,
+                              std::span<const Int> capacity, std::span<const Int> best) {
+    const auto own = [&](std::size_t i) { return items.subspan(first[i], first[i + 1] - first[i]); };
+    twin_.clear();
+    for (std::size_t i = 0; i < num_units_; ++i) {
+        std::size_t k = 0;
+        while (k < i && !(twin_[k] == k && capacity[k] == capacity[i] && best[k] == best[i] && std::ranges::equal(own(k), own(i)))) {
+            ++k;
+        }
+        twin_.push_back(k);
+    }
+}
+
+// The child where the unit takes the pattern. Its twins that are not branched on yet have the same list, and need not take
+// what was tried before: swapped, that cover would have been found.
 template <std::size_t W>
 bool PatternCover::descend(const Level& parent, std::size_t unit, int pick, Level& child) {
     const std::uint64_t* taken = tasks_.data() + static_cast<std::size_t>(pick) * W;
@@ -262,11 +276,14 @@ bool PatternCover::descend(const Level& parent, std::size_t unit, int pick, Leve
     for (std::size_t i = 0; i < num_units_; ++i) {
         child.begin[i] = at;
         bool some = false;
+        const bool is_twin = twin_[i] == twin_[unit] && !picked_[i];
+        const int least = is_twin ? pick - static_cast<int>(start_[unit]) + static_cast<int>(start_[i]) : 0;
         if (i == unit) {
             some = retain<W>(&pick, &pick + 1, child, i, [](const std::uint64_t*) { return true; });
         } else {
-            const int* list = parent.list.data();
-            some = retain<W>(list + parent.begin[i], list + parent.end[i], child, i, [&](const std::uint64_t* tasks) {
+            const int* end = parent.list.data() + parent.end[i];
+            const int* list = std::lower_bound(parent.list.data() + parent.begin[i], end, least);
+            some = retain<W>(list, end, child, i, [&](const std::uint64_t* tasks) {
                 std::uint64_t both = 0;
                 for (std::size_t w = 0; w < W; ++w) both |= tasks[w] & taken[w];
                 return both == 0;
@@ -294,6 +311,7 @@ PatternCover::Outcome PatternCover::search(std::int64_t most_nodes) {
     if (!filter<W>(levels_[0]) || !tighten<W>(levels_[0], kFirstSteps)) return Outcome::kNone;
     std::int64_t nodes = 0;
     depth_ = 0;
+    picked_.assign(num_units_, 0);
     while (true) {
         if (levels_.size() <= depth_ + 1) levels_.resize(depth_ + 2);
         Level& level = levels_[depth_];
@@ -306,10 +324,12 @@ PatternCover::Outcome PatternCover::search(std::int64_t most_nodes) {
                 level.unit = static_cast<int>(i);
             }
             if (level.unit < 0) return Outcome::kFound;
+            picked_[static_cast<std::size_t>(level.unit)] = 1;
             level.next = level.begin[static_cast<std::size_t>(level.unit)];
         }
         const auto unit = static_cast<std::size_t>(level.unit);
         if (level.next == level.end[unit]) {
+            picked_[unit] = 0;
             if (depth_ == 0) return Outcome::kNone;
             --depth_;
             continue;
@@ -347,6 +367,8 @@ PatternCover::Outcome PatternCover::solve(std::span<const Item> items, std::span
         sort_from(root.begin[i]);
         root.end[i] = gap_.size();
     }
+    start_ = root.begin;
+    find_twins(items, first, capacity, best);
     for (std::size_t p = 0; p < gap_.size(); ++p) root.list.push_back(static_cast<int>(p));
     const Outcome outcome = width_ == 1   ? search<1>(limits.nodes)
                             : width_ == 2 ? search<2>(limits.nodes)

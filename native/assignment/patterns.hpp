@@ -20,6 +20,7 @@ class PatternCover {
     struct Item {
         int task;  // 0 .. num_tasks - 1
         Int load, profit;
+        bool operator==(const Item&) const = default;
     };
     struct Limits {
         std::size_t patterns = 3000;
@@ -55,6 +56,8 @@ class PatternCover {
     bool tighten(Level& level, int steps);
     template <std::size_t W>
     bool descend(const Level& parent, std::size_t unit, int pick, Level& child);
+    void find_twins(std::span<const Item> items, std::span<const std::size_t> first, std::span<const Int> capacity,
+                    std::span<const Int> best);
     template <std::size_t W>
     Outcome search(std::int64_t most_nodes);
 
@@ -70,6 +73,9 @@ class PatternCover {
     Int room_ = 0;
     std::vector<Int> low_, slope_, best_reward_;
     std::vector<int> chosen_;
+    std::vector<std::size_t> twin_;     // of each unit: the first one with the same items and capacity
+    std::vector<std::size_t> start_;    // of each unit's patterns
+    std::vector<std::uint8_t> picked_;  // units branched on above
     std::size_t num_units_ = 0;
     std::size_t depth_ = 0;
     std::int64_t work_ = 0;

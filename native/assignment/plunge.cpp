@@ -81,7 +81,9 @@ PatternCover::Outcome Search::cover_by_patterns(const PatternCover::Limits& limi
 bool Search::close_by_patterns() {
     auto outcome = PatternCover::Outcome::kFound;
     while (outcome == PatternCover::Outcome::kFound) outcome = cover_by_patterns({});
-    return outcome == PatternCover::Outcome::kNone;
+    if (outcome != PatternCover::Outcome::kNone) return false;
+    if (record) record->cover(domain_, best_rounded_);
+    return true;
 }
 
 Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state) {

@@ -19,21 +19,26 @@ struct Proof {
 // Events in depth-first order, each a row of integers: a kind, then
 //     kDead                             nothing is left, or every task is placed
 //     kLeaf  n, n times (k, multiplier) the bound at these multipliers exceeds the target
+//     kCover n, n times (k, multiplier) no sets of tasks, one a unit, reach the target at these multipliers
 //     kFix   n, n times (k, multiplier) pairs are removed by the price of forcing them in
-//     kBranch unit, task, in            the child with x = in follows, then the other one
+//     kBranch unit, task, in            the child with x = in follows, then the other one; see Search::forbid()
 //     kSubtree number                   stands for the rows of a subtree until insert() puts them there
 // Multipliers are scaled integers: those of the free tasks, k = 0 .. N - 1, and further ones where they differ from
 // what stands before them (0 at first).
 class Record {
   public:
     using Int = std::int64_t;
-    enum Kind : Int { kDead = 0, kLeaf = 1, kFix = 2, kBranch = 3, kSubtree = 4 };
+    enum Kind : Int { kDead = 0, kLeaf = 1, kFix = 2, kBranch = 3, kSubtree = 4, kCover = 5 };
 
     void clear();
     void dead() { rows_.push_back(kDead); }
     template <typename Domain>
     void leaf(const Domain& domain, const std::vector<Int>& multiplier) {
         add(kLeaf, domain, multiplier);
+    }
+    template <typename Domain>
+    void cover(const Domain& domain, const std::vector<Int>& multiplier) {
+        add(kCover, domain, multiplier);
     }
     void branch(int unit, int task, bool in);
 

@@ -13,6 +13,8 @@ constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
 constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
+constexpr int kRound = 8;             // steps of a node from one look at whether they can close it to the next
+constexpr double kHope = 0.5;         // of what the bound lacks that the steps left must promise
 constexpr double kLeastChange = 0.05;  // of a share, that a rise of the bound is put down to
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
@@ -31,6 +33,8 @@ Search::Search(const Instance& instance, Int scale, Control& control)
       domain_(instance),
       lagrangian_(instance, scale),
       improver_(instance),
+      twin_(find_twins(instance)),
+      opened_(static_cast<std::size_t>(instance.num_units), 0),
       ceiling_(cost_ceiling(instance)),
       target_(ceiling_),
       rise_(instance.cost.size()),
@@ -112,7 +116,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     double theta = how.theta, gain = 1.0;
     int stale = 0;
     bool fixed_here = false;  // nothing new to fix since the last sweep
-    Int fixed_target = 0;
+    Int fixed_target = 0, round_bound = 0;
 
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
         if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
@@ -120,6 +124,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         round(multiplier, rounded_);
         const Int bound = lagrangian_.evaluate(rounded_);
         if (bound > scale_ * target_) return closed_by(rounded_);
+        if (step == 1) round_bound = bound;
 
         gain /= kMemory;
         if (gain > kHugeWeight) {
@@ -173,6 +178,12 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
             fixed_target = target_;
         }
         if (exact) break;  // the knapsacks agree: no multiplier does better
+        if (depth_ > 0 && step % kRound == 0) {
+            const auto lacks = static_cast<double>(scale_ * target_ + 1 - best_bound_);
+            const double rate = static_cast<double>(best_bound_ - round_bound) / kRound;
+            if (rate * (how.steps - step) < kHope * lacks) break;  // branching does more than further steps
+            round_bound = best_bound_;
+        }
 
         double norm = 0.0;
         for (std::size_t j = 0; j < n; ++j) {
@@ -226,6 +237,7 @@ Search::Branching Search::choose_pair(Int bound) const {
     std::array<double, 2> usual;
     for (const std::size_t side : {0, 1}) {
         usual[side] = all_rises_.count[side] > 0.0 ? all_rises_.total[side] / all_rises_.count[side] : 1.0;
+        usual[side] = std::max(usual[side], 1.0);
     }
     Branching chosen{.pair = lagrangian_.pairs().front()};
     double best = -1.0;
@@ -273,7 +285,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
         if (bound > scale_ * target_) return closed_by(best_rounded_);
     }
     const double few = few_;
-    if (!record && domain_.num_free() <= few_) {
+    if (domain_.num_free() <= few_) {
         if (close_by_patterns()) return Outcome::kClosed;
         few_ = kFewer * domain_.num_free();
     }
@@ -302,7 +314,7 @@ Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const
     }
     if (split_depth > 0 && depth_ >= split_depth) {
         if (record) record->subtree(static_cast<Int>(subtrees.size()));
-        subtrees.push_back({domain_.removed(), multiplier, how});
+        subtrees.push_back({domain_.removed(), opened_, multiplier, how});
         return Outcome::kClosed;
     }
     return close(multiplier, how);
@@ -313,13 +325,28 @@ Outcome Search::branch(const Branching& choice, bool in, Int bound, const std::v
     const int unit = static_cast<int>(choice.pair / n), task = static_cast<int>(choice.pair % n);
     step_ = {.choice = choice, .in = in, .taken = true, .bound = bound};
     const std::size_t mark = domain_.mark();
+    int& opened = opened_[static_cast<std::size_t>(unit)];
     if (in) domain_.place(unit, task);
-    else domain_.remove(unit, task);
+    else forbid(unit, task);
+    opened += in;
     ++depth_;
     const Outcome outcome = propagate_and_close(multiplier, below_);
     --depth_;
+    opened -= in;
     domain_.undo(mark);
     return outcome;
+}
+
+// After the assignments with the task on this unit, those with it on an unopened twin are the same with the two units
+// swapped: no branch above tells one from the other.
+void Search::forbid(int unit, int task) {
+    const auto opened = [this](int i) { return opened_[static_cast<std::size_t>(i)] > 0; };
+    const auto twin = [this](int i) { return twin_[static_cast<std::size_t>(i)]; };
+    domain_.remove(unit, task);
+    if (opened(unit)) return;
+    for (int i = 0; i < instance_->num_units; ++i) {
+        if (twin(i) == twin(unit) && !opened(i)) domain_.remove(i, task);
+    }
 }
 
 Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root, std::int64_t node_limit) {
@@ -336,10 +363,12 @@ Outcome Search::close_subtree(const Subtree& subtree, Int target) {
     const std::size_t mark = domain_.mark();
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     for (const std::size_t k : subtree.removed) domain_.remove(static_cast<int>(k / n), static_cast<int>(k % n));
+    opened_ = subtree.opened;
     below_ = subtree.how;
     ++depth_;  // not the root
     const Outcome outcome = propagate_and_close(subtree.multiplier, below_);
     --depth_;
+    std::fill(opened_.begin(), opened_.end(), 0);
     domain_.undo(mark);
     return outcome;
 }

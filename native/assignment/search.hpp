@@ -45,9 +45,10 @@ struct PlungeRule {
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };
 
-// A node left for later: the pairs removed on the way to it, where its multipliers start and how they rise.
+// A node left for later: the pairs removed and the units opened on the way to it, where its multipliers start and how they rise.
 struct Subtree {
     std::vector<std::size_t> removed;
+    std::vector<int> opened;
     std::vector<double> multiplier;
     Ascent how;
 };
@@ -112,6 +113,7 @@ class Search {
     Outcome branch(const Branching& choice, bool in, Int bound, const std::vector<double>& multiplier);
     Branching choose_pair(Int bound) const;
     void learn(Int bound);
+    void forbid(int unit, int task);
     void round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const;
     void offer_cover();
     void repair();
@@ -123,6 +125,8 @@ class Search {
     Lagrangian lagrangian_;
     Improver improver_;
     PatternCover patterns_;
+    std::vector<int> twin_;    // see find_twins()
+    std::vector<int> opened_;  // of each unit: the branches above that place a task there
     Assignment best_, scratch_;
     bool has_best_ = false;
     Int ceiling_;

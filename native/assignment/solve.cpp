@@ -240,6 +240,8 @@ Outcome Solver::decide(Int target) {
     if (outcome != Outcome::kStopped || control_.stopped) return outcome;
     refine(target);
     if (control_.stopped) return Outcome::kStopped;
+    explorer_.set_multiplier(multiplier_);
+    if (team_) team_->set_multiplier(multiplier_);
     search_.split_depth = team_ ? split_depth_ : 0;
     return search_.decide(target, multiplier_, kSettledRoot, kUnlimited);
 }
@@ -327,6 +329,7 @@ Answer Solver::run() {
         raise(search_.ceiling() + 1);
     } else {
         raise_from_zero();
+        if (options_.floor) bound_ = std::max(bound_, normal_.above(*options_.floor));
         offer_start();
         bound_root();
         if (!control_.stopped && !search_.has_best() && bound_ <= search_.ceiling()) look_for_any(kFirstNodes);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct Answer {
 struct Options {
     std::uint64_t seed = 0;
     std::vector<int> start;  // the unit of each task of a feasible assignment to begin with; empty: none
+    std::optional<Int> floor;  // a bound that is proven elsewhere, in the caller's costs
     int threads = 1;         // results are equal for an equal number of them
     bool prove = false;      // keep the search tree of the bound
 };

@@ -127,6 +127,8 @@ class MixedSearch {
     // Searches only what a search of a larger range of replicas has left: the shapes that a plan within its last
     // target can have. No target may be greater than that one.
     void inherit(const MixedSearch& other);
+    // Micro-batches that a device of each group and a replica cost: with them the last target was refuted.
+    const std::vector<double>& prices() const { return prices_; }
 
   private:
     struct Label {

@@ -108,6 +108,7 @@ def solve_assignment(
     start: Sequence[int] | None = None,
     prove: bool = False,
     threads: int = 1,
+    floor: int | None = None,
 ) -> tuple[
     int,
     int | None,
@@ -191,6 +192,9 @@ def improve_placement(
     cold: float,
     seconds: float,
     swaps_only: bool,
+    limit: float,
+    step: _Reals,
+    delay: _Reals,
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
@@ -301,5 +305,6 @@ class MixedSearch:
         /,
     ) -> None: ...
     def inherit(self, other: MixedSearch, /) -> None: ...
+    def prices(self) -> list[float]: ...
     def refute(self, target: float, most_solved: int, cancel: _Ints, /) -> MixedAnswer: ...
     def improve(self, target: float, step: float, cancel: _Ints, /) -> MixedAnswer: ...

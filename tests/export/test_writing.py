@@ -92,10 +92,10 @@ def test_a_stage_out_of_rank_order_is_refused(make_plan: MakePlan) -> None:
 
 def test_the_last_node_starts_only_the_processes_it_needs(make_plan: MakePlan) -> None:
     """6 devices on nodes of 4: 4 processes on node 0, 2 on node 1."""
-    from optalloc.export.launch import nodes_of, torchrun_script
+    from optalloc.export.launch import hosts_of, torchrun_script
 
     plan = make_plan(pp=3, dp=2, layers=(1, 1, 1), per_node=4)
-    assert nodes_of(plan) == (2, 4, 2)
+    assert [host.processes for host in hosts_of(plan)] == [4, 2]
     text = torchrun_script(plan, "pytorch", "launch.sh", "train.py")
     assert "processes=4\n" in text
     assert 'if [ "${NODE_RANK:-0}" = 1 ]; then processes=2; fi\n' in text

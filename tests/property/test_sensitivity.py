@@ -13,7 +13,8 @@ from optalloc.cost.meshes import SCHEDULES
 from optalloc.cost.model import CostModel
 from optalloc.plan.marginals import with_link
 from optalloc.plan.resolve import mesh_pins
-from optalloc.plan.sensitivity import WORTH, Turn, turns
+from optalloc.plan.sensitivity import turns
+from optalloc.plan.turns import WORTH, Turn
 from optalloc.training.enumerate import best_of_tables
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training
@@ -91,7 +92,7 @@ def check(seed: int, count: int, folder: Path) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_turns_are_those_of_brute_force(tmp_path: Path) -> None:
-    """Proven to hold on one side and beaten on the other, on 20 problems of up to 4 devices."""
-    held, changed = check(1, 20, tmp_path)
-    assert held > 60
-    assert changed > 10
+    """Proven to hold on one side and beaten on the other, on 10 problems of up to 4 devices."""
+    held, changed = check(1, 10, tmp_path)
+    assert held > 20
+    assert changed > 5

@@ -56,8 +56,8 @@ def test_robust_plan_equals_brute_force(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_robust_plan_equals_brute_force_on_many(tmp_path: Path) -> None:
-    """Sixty more."""
-    assert sum(_compare(seed, tmp_path) for seed in range(100, 160)) >= 35
+    """Thirty more."""
+    assert sum(_compare(seed, tmp_path) for seed in range(100, 130)) >= 17
 
 
 def _compare(seed: int, folder: Path) -> bool:

@@ -22,6 +22,7 @@ import msgspec
 
 from optalloc.assignment.check_facts import Facts, FaultError, read_facts
 from optalloc.assignment.check_tree import Proven, prove_tree
+from optalloc.assignment.check_twins import pooled
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Event, ProofHeader, Tree, instance_digest
 
@@ -148,7 +149,7 @@ _WORDS = {"sum": "sum of costs", "bottleneck": "largest relative load"}
 
 
 def _refused(facts: Facts, tree: Tree, events: Iterable[Event]) -> tuple[_Region, Proven]:
-    """What one tree refuses, proven."""
+    """What one tree refuses, proven; over pools of identical units, where it is of pools."""
     share, strict = None, False
     if tree.share is not None:
         strict = not tree.share.startswith("<=")
@@ -157,6 +158,8 @@ def _refused(facts: Facts, tree: Tree, events: Iterable[Event]) -> tuple[_Region
         except (ValueError, ZeroDivisionError) as error:
             raise FaultError(f"the share {tree.share[:40]!r} is no fraction") from error
         facts = facts.limited(share, strict=strict)
+    if tree.pools:
+        facts = pooled(facts, tree.pools)
     proven = prove_tree(facts, tree, iter(events))
     return _Region(proven.most, share, strict), proven
 

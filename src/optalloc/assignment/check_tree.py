@@ -12,9 +12,15 @@ does not keep, g over groups of tasks that stay apart of which none is placed on
 binary vectors within the kept resource that take at most one task of each class. So
 
 * a leaf holds if its bound exceeds the scaled target, or if A admits nothing;
+* a *cover* leaf holds as well if no choice of one set a unit, each free task in one set, has values
+  sum_j (h_j - C_ij - ...) whose sum reaches what the bound lacks of the target:
+  :mod:`optalloc.assignment.check_cover` lists all sets that could take part, and tries them;
 * ``fix`` removes (i, j) if bound + a_ij + sum_{k != i} b_kj exceeds it, where a_ij and b_kj are
   what knapsack i loses with task j forced in, and knapsack k with task j forced out;
-* the two children of a branch together hold every assignment of their parent.
+* of the two children of a branch one holds an assignment if their parent does. B are the pairs
+  that the branches leave; units are *twins* whose costs, loads, capacities and pairs in B are the
+  same, so that swapping them maps B onto itself at the same cost. Where one child has task j on
+  unit i, the other needs no assignment with j on a twin of i: swapped, it is one of the first;
 
 Nothing of this depends on where multipliers, removals and branches came from: a wrong log can only
 fail to prove. Prices must not be negative; groups and classes must be of tasks that stay apart.
@@ -28,7 +34,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optalloc.assignment.check_cover import Sack, TooManyError, has_cover
 from optalloc.assignment.check_facts import Bools, Facts, FaultError, Longs, normal_costs
+from optalloc.assignment.check_twins import alike, by_divisor
 from optalloc.assignment.proof import Event, Tree
 from optalloc.assignment.states import best_profit, conditioned
 
@@ -81,6 +89,16 @@ def prove_tree(facts: Facts, tree: Tree, events: Iterator[Event]) -> Proven:
     return Proven(None if refuses_all else most, walk.num_leaves, walk.num_fixed)
 
 
+class _Knapsack(NamedTuple):
+    """Free tasks that a unit may take, with their profits, loads and classes, and the room."""
+
+    rows: Longs
+    profits: Longs
+    loads: Longs
+    room: int
+    classes: Longs
+
+
 class _Walk:
     """The pairs allowed on the way down, and what the events do to them."""
 
@@ -89,6 +107,8 @@ class _Walk:
         self.costs, self.scaled = costs, (costs * tree.scale) >> tree.shift
         self.limit = (tree.target * tree.scale) >> tree.shift
         self.allowed = facts.allowed.copy()
+        self.branched = facts.allowed.copy()  # B
+        self.columns = alike(facts, costs)
         resources, tasks, width = facts.loads.shape
         size = tasks + (resources + len(tree.groups)) * width
         self.multipliers = np.zeros(size, dtype=np.int64)
@@ -115,7 +135,7 @@ class _Walk:
     def run(self, events: Iterator[Event]) -> None:
         """Every path must end in a leaf that holds."""
         # What is still to come: the state before a branch, and its second child.
-        waiting: list[tuple[Bools, bool, int, int, int]] = []
+        waiting: list[tuple[Bools, Bools, bool, int, int, int]] = []
         self.propagate()
         for event in events:
             match event:
@@ -126,13 +146,14 @@ class _Walk:
                     inside = 0 <= task < self.allowed.shape[0] and 0 <= unit < self.allowed.shape[1]
                     if not inside:
                         raise FaultError("a branch names a pair that does not exist")
-                    waiting.append((self.allowed.copy(), self.dead, unit, task, 1 - side))
+                    state = self.allowed.copy(), self.branched.copy(), self.dead
+                    waiting.append((*state, unit, task, 1 - side))
                     self.decide(unit, task, side)
-                case ["leaf", *rest]:
-                    self.leaf(rest)
+                case ["leaf" | "cover" as kind, *rest]:
+                    self.leaf(rest, covers=kind == "cover")
                     if not waiting:
                         return
-                    self.allowed, self.dead, unit, task, side = waiting.pop()
+                    self.allowed, self.branched, self.dead, unit, task, side = waiting.pop()
                     self.decide(unit, task, side)
                 case _:
                     raise FaultError(f"there is no event {str(event)[:40]}")
@@ -151,7 +172,7 @@ class _Walk:
                 raise FaultError("a price is out of range")
             self.multipliers[number] = value
 
-    def leaf(self, rest: list[object]) -> None:
+    def leaf(self, rest: list[object], *, covers: bool) -> None:
         self.num_leaves += 1
         match rest:
             case []:
@@ -165,18 +186,33 @@ class _Walk:
         if (self.allowed.sum(axis=1) == 1).all():  # no rows left to price
             holds = int(self.costs[self.allowed].sum()) > self.tree.target
         else:
-            holds = self.evaluate(forced=False)[0] > self.limit
+            holds = self.evaluate(forced=False)[0] > self.limit or (covers and self.is_exhausted())
         if not holds:
             raise FaultError(f"leaf {self.num_leaves} does not hold")
 
+    def is_exhausted(self) -> bool:
+        """Whether no sets of free tasks, one a unit, reach the target."""
+        total, sacks = self.priced()
+        free = np.nonzero(self.allowed.sum(axis=1) > 1)[0]
+        place = np.cumsum(self.allowed.sum(axis=1) > 1) - 1
+        items = [
+            Sack(place[sack.rows], sack.profits, *by_divisor(sack.loads, sack.room))
+            for sack in sacks
+        ]
+        try:
+            return not has_cover(items, len(free), total - self.limit)
+        except TooManyError as error:
+            raise FaultError(f"leaf {self.num_leaves} cannot be checked: {error}") from error
+
     def decide(self, unit: int, task: int, side: int) -> None:
-        """Force the pair in (1) or out (0)."""
+        """Force the pair in (1), or the task off the unit and its twins (0)."""
+        units = np.arange(self.allowed.shape[1])
         if side:
-            kept = bool(self.allowed[task, unit])
-            self.allowed[task] = False
-            self.allowed[task, unit] = kept
+            gone = units != unit
         else:
-            self.allowed[task, unit] = False
+            same = (self.branched == self.branched[:, [unit]]).all(axis=0)
+            gone = same & (self.columns == self.columns[unit])
+        self.allowed[task, gone] = self.branched[task, gone] = False
         self.propagate()
 
     def propagate(self) -> None:
@@ -229,13 +265,27 @@ class _Walk:
 
     def evaluate(self, *, forced: bool) -> tuple[int, Longs, Longs]:
         """Bound and, with ``forced``, what forcing each pair of a free task in or out adds."""
+        total, sacks = self.priced()
+        gain_in = np.zeros(self.allowed.shape, dtype=np.int64)
+        gain_out = np.zeros(self.allowed.shape, dtype=np.int64)
+        for unit, (rows, profits, loads, room, classes) in enumerate(sacks):
+            if not forced:
+                total -= best_profit(profits, loads, room, classes)
+                continue
+            best, with_, without = conditioned(profits, loads, room, classes)
+            total -= best
+            gain_in[rows, unit] = best - with_
+            gain_out[rows, unit] = best - without
+        return total, gain_in, gain_out
+
+    def priced(self) -> tuple[int, list[_Knapsack]]:
+        """The bound before the knapsacks are taken off, and the knapsacks, one a unit."""
         tasks = len(self.allowed)
         placed = self.allowed.sum(axis=1) == 1
         held = self.allowed & placed[:, None]
         left = self.left(held)
         total = int(self.scaled[held].sum()) + int(self.multipliers[:tasks][~placed].sum())
-        gain_in = np.zeros(self.allowed.shape, dtype=np.int64)
-        gain_out = np.zeros(self.allowed.shape, dtype=np.int64)
+        sacks = []
         for unit in range(self.allowed.shape[1]):
             rows = np.nonzero(self.allowed[:, unit] & ~placed)[0]
             profits = self.multipliers[rows] - self.scaled[rows, unit]
@@ -246,17 +296,10 @@ class _Walk:
             whole = int(self.facts.capacities[self.kept[unit], unit])
             if self.cells[unit] < whole:
                 room = room * self.cells[unit] // whole
-            loads = self.kept_loads[rows, unit]
             is_real = unit < self.facts.num_units
             classes = self.classes[rows] if is_real else np.full(len(rows), -1)
-            if not forced:
-                total -= best_profit(profits, loads, room, classes)
-                continue
-            best, with_, without = conditioned(profits, loads, room, classes)
-            total -= best
-            gain_in[rows, unit] = best - with_
-            gain_out[rows, unit] = best - without
-        return total, gain_in, gain_out
+            sacks.append(_Knapsack(rows, profits, self.kept_loads[rows, unit], room, classes))
+        return total, sacks
 
     def prices(self, unit: int, held: Bools, left: Longs) -> tuple[Longs, int]:
         """What each task pays on a unit for the rows that its knapsack does not keep, and the sum

@@ -19,10 +19,13 @@ Why it is exact: multipliers are integers (lambda_j times a scale), so every bou
 integer, valid for any multipliers; children of a node partition its plans; a pair is removed and a
 node closed only where the bound with it exceeds z or its patterns are exhausted: a plan of cost at
 most z loses, over all units, no more than K z - bound against the best knapsacks, so that each of
-its sets is listed. An interrupted search closes nothing. A run that writes a proof closes nodes by
-multipliers alone, which the log can hold. A value v is called optimal once every cost below v has
-been refused. Loads, capacities and costs may have any size the integer form admits: knapsacks too
-large for a table are enumerated with linear bounds, and one cut short counts with its linear bound,
+its sets is listed. Where a branch refuses a task to one of several *twins*, units of the same
+costs, loads, pairs and capacity on which no branch above has placed a task, it refuses it to all:
+swapped, the plan would have been found on the other side. A search that its first nodes do not end
+also takes the bound of :mod:`optalloc.assignment.pools`. An interrupted search closes nothing. A
+value v is called optimal once every cost below v has been refused. Loads, capacities and costs may
+have any size the integer form admits: knapsacks too large for a table are enumerated with linear
+bounds, and one cut short counts with its linear bound,
 which only weakens the bound on the plan.
 
 References
@@ -34,9 +37,11 @@ assignment problem", Computational Optimization and Applications 52 (2012).
 from __future__ import annotations
 
 import enum
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +49,7 @@ import numpy.typing as npt
 from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
+from optalloc.assignment.pools import Groups, find_pools, pooled
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
@@ -52,6 +58,8 @@ from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
+_FIRST_NODES = 200  # before the bound over pools is asked for
+_POOL_NODES = 5_000
 _MOST_THREADS = 1024
 
 
@@ -115,6 +123,7 @@ def solve_exact(
         threads=threads,
         start=start,
         prove=proof is not None,
+        pools=find_pools(problem.integer_form()),
     )
     if proof is not None and grown is not None:
         write_proof(proof, problem, result.placed, [grown])
@@ -130,8 +139,13 @@ def search(
     threads: int = 1,
     start: Sequence[int] | None = None,
     prove: bool = False,
+    pools: Groups | None = None,
 ) -> tuple[AssignmentResult, Grown | None]:
-    """As :func:`solve_exact`; with ``prove`` also the search tree of the bound."""
+    """As :func:`solve_exact`; with ``prove`` also the search tree of the bound.
+
+    A search that its first nodes do not end is left for the bound over ``pools``, and then begins
+    again from there.
+    """
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
     if not 1 <= threads <= _MOST_THREADS:
@@ -146,80 +160,126 @@ def search(
         journal.offer([], 0)
         result = journal.finish(Termination.OPTIMAL, message="there is no task")
         return result, one_leaf(is_infeasible=False)
+    tables = (
+        form.costs,
+        np.where(form.allowed, form.loads, 0),
+        form.capacities,
+        form.allowed.astype(np.uint8),
+    )
+    kernel = functools.partial(_solve, journal, seed=seed, threads=threads, prove=prove)
     try:
-        status, value, units, bound, nodes, multipliers, scale, witness_bound, tree = (
-            _native.solve_assignment(
-                form.costs,
-                np.where(form.allowed, form.loads, 0),
-                form.capacities,
-                form.allowed.astype(np.uint8),
-                _watcher(journal),
-                seed,
-                begin,
-                prove,
-                threads,
-            )
-        )
+        own = kernel(tables, start=begin, most_nodes=_FIRST_NODES if pools else None)
+        answers, how = [own], ""
+        if pools and own.status == _Status.STOPPED and not own.is_stopped:
+            merged = kernel(pooled(form, pools), pools=pools, most_nodes=_POOL_NODES)
+            answers.append(merged)
+            how = "bound of identical units together"
+            if merged.status == _Status.INFEASIBLE:
+                message = "identical units together cannot hold the tasks"
+                return journal.finish(Termination.INFEASIBLE, message=message), merged.grown
+            if not journal.is_proven and not merged.is_stopped:
+                own = kernel(tables, start=journal.best, floor=journal.bound)
+                answers.append(own)
+                how = "" if own.bound > merged.bound else how
     except KeyboardInterrupt:
         return journal.finish(Termination.LIMIT, message="interrupted"), None
+    nodes = journal.nodes
+    # Of equal bounds the first: a later call takes it for granted and has no tree of it.
+    grown = max(answers, key=lambda answer: answer.bound).grown
+    if own.status == _Status.INFEASIBLE:
+        why = (
+            f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
+        )
+        result = journal.finish(Termination.INFEASIBLE, witness=own.witness, message=why)
+        return result, grown
+    if not journal.is_proven:
+        why = "interrupted, " if journal.interrupted else ""
+        message = f"{why}{nodes} nodes searched"
+        return journal.finish(Termination.LIMIT, witness=own.witness, message=message), grown
+    how = how or (f"search of {nodes} nodes" if nodes else "bound of the root")
+    message = f"proven by the {how}"
+    return journal.finish(Termination.OPTIMAL, witness=own.witness, message=message), grown
+
+
+class _Answer(NamedTuple):
+    """What one call of the kernel gave; stopped by the rule or Ctrl-C, or else by its own limit."""
+
+    status: int
+    bound: int
+    is_stopped: bool
+    witness: Witness | None
+    grown: Grown | None
+
+
+def _solve(
+    journal: Journal,
+    tables: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
+    *,
+    seed: int,
+    threads: int,
+    prove: bool,
+    start: Sequence[int] | None = None,
+    floor: int | None = None,
+    most_nodes: int | None = None,
+    pools: Groups | None = None,
+) -> _Answer:
+    """Call the kernel; plans, bounds and nodes go to the journal. Plans over pools are no plans."""
+    watch = _Watch(journal, most_nodes, keeps_plans=pools is None)
+    status, value, units, bound, nodes, multipliers, scale, witness_bound, tree = (
+        _native.solve_assignment(*tables, watch, seed, start, prove, threads, floor)
+    )
     if status == _Status.TOO_LARGE:
         raise InputError(
             "the costs are too large for exact multipliers",
             pointer="$.costs",
             fix="divide the costs, or use the method 'milp'",
         )
-    journal.nodes = nodes
-    if units is not None and value is not None:
+    journal.nodes = watch.before + nodes
+    if pools is None and units is not None and value is not None:
         journal.offer(units, value)
-    grown = None
+    if status != _Status.INFEASIBLE:
+        journal.raise_bound(bound)
+    grown = witness = None
     if tree is not None:
         rows, tree_scale, target, without_costs = tree
-        claim = Tree(target=target, scale=tree_scale, without_costs=without_costs)
+        claim = Tree(
+            target=target, scale=tree_scale, without_costs=without_costs, pools=pools or ()
+        )
         grown = Grown(claim, np.frombuffer(rows, dtype=np.int64))
-    witness = None
     if multipliers:
         witness = Witness(
             multipliers=tuple(multipliers), scale=scale, bound=-(-witness_bound // scale)
         )
-    if status == _Status.INFEASIBLE:
-        why = (
-            f"every plan refused ({nodes} nodes)" if nodes else "the root bound refuses every plan"
-        )
-        return journal.finish(Termination.INFEASIBLE, witness=witness, message=why), grown
-    journal.raise_bound(bound)
-    if status == _Status.STOPPED:
-        why = "interrupted, " if journal.interrupted else ""
-        message = f"{why}{nodes} nodes searched"
-        return journal.finish(Termination.LIMIT, witness=witness, message=message), grown
-    how = f"search of {nodes} nodes" if nodes else "bound of the root"
-    result = journal.finish(Termination.OPTIMAL, witness=witness, message=f"proven by the {how}")
-    return result, grown
+    return _Answer(status, bound, watch.is_stopped, witness, grown)
 
 
-def _watcher(journal: Journal) -> Callable[[int, int | None, list[int] | None, int], bool]:
+class _Watch:
     """What the kernel calls: keeps incumbents and bounds, reports, and says whether to stop."""
-    reported_s = journal.elapsed_s
 
-    def watch(nodes: int, value: int | None, units: list[int] | None, bound: int) -> bool:
-        nonlocal reported_s
-        journal.nodes = nodes
+    def __init__(self, journal: Journal, most_nodes: int | None, *, keeps_plans: bool) -> None:
+        self.journal, self.most_nodes, self.keeps_plans = journal, most_nodes, keeps_plans
+        self.before = journal.nodes
+        self.is_stopped = False
+        self._reported_s = journal.elapsed_s
+
+    def __call__(self, nodes: int, value: int | None, units: list[int] | None, bound: int) -> bool:
+        try:
+            self._look(nodes, value, units if self.keeps_plans else None, bound)
+            self.is_stopped = self.is_stopped or self.journal.should_stop()
+        except KeyboardInterrupt:  # the kernel stops in good order: plan, bound and proof are kept
+            self.journal.interrupted = self.is_stopped = True
+        return self.is_stopped or (self.most_nodes is not None and nodes >= self.most_nodes)
+
+    def _look(self, nodes: int, value: int | None, units: list[int] | None, bound: int) -> None:
+        journal = self.journal
+        journal.nodes = self.before + nodes
         raised = journal.bound is None or bound > journal.bound
         journal.raise_bound(bound)
         if value is not None and units is not None and journal.offer(units, value):
-            reported_s = journal.elapsed_s
-        elif raised or journal.elapsed_s - reported_s >= _REPORT_S:
-            reported_s = journal.elapsed_s
+            self._reported_s = journal.elapsed_s
+        elif raised or journal.elapsed_s - self._reported_s >= _REPORT_S:
+            self._reported_s = journal.elapsed_s
             journal.report()
-        return journal.should_stop()
-
-    def watch_or_stop(nodes: int, value: int | None, units: list[int] | None, bound: int) -> bool:
-        try:
-            return watch(nodes, value, units, bound)
-        except KeyboardInterrupt:  # the kernel stops in good order: plan, bound and proof are kept
-            journal.interrupted = True
-            return True
-
-    return watch_or_stop
 
 
 def _checked_start(problem: AssignmentProblem, start: Sequence[int]) -> list[int]:

@@ -3,10 +3,12 @@
 A proof is JSON lines, gzipped where its name ends in ``.gz``: a header, then the events of one
 search tree after the other, each in depth-first order.
 
-    {"format": "optalloc.assignment-proof/2", ...}     header, see :class:`ProofHeader`
+    {"format": "optalloc.assignment-proof/3", ...}     header, see :class:`ProofHeader`
     ["fix", numbers, multipliers]  pairs are removed by the price of forcing them in
-    ["branch", unit, task, in]     the child with x = in (1 or 0) follows, then the other child
+    ["branch", unit, task, in]     the child with x = in (1 or 0) follows, then the other child;
+                                   where x = 0, the task leaves the unit's twins too
     ["leaf", numbers, multipliers] the bound at these multipliers exceeds the target
+    ["cover", numbers, multipliers] no sets of tasks, one a unit, reach the target with them
     ["leaf"]                       the removals left a task without a unit, or every task has one
 
 Tasks that stay together count as one task; tasks are numbered in the order of their first member.
@@ -38,9 +40,12 @@ from optalloc.assignment.problem import AssignmentProblem
 from optalloc.errors import FormatVersionError, InputError
 from optalloc.files import replacing
 
-FORMAT = "optalloc.assignment-proof/2"
+FORMAT = "optalloc.assignment-proof/3"
 
 Event = list[Any]
+
+#: Rows of native/assignment/record.hpp that hold multipliers.
+_KINDS = {1: "leaf", 2: "fix", 5: "cover"}
 
 
 class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +67,9 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Tasks of which each knapsack takes at most one: disjoint, and to stay apart.
     groups : tuple of tuple of int
         Groups of tasks that stay apart, which have a price.
+    pools : tuple of tuple of int
+        The tree is of the problem where each group of identical units is one unit of their summed
+        capacity, in this order, each unit in one group; empty: of the units.
     cells : int, optional
         Knapsacks of larger capacities count their loads in this many cells, rounded down.
     """
@@ -74,6 +82,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kept: tuple[int, ...] = ()
     classes: tuple[tuple[int, ...], ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+    pools: tuple[tuple[int, ...], ...] = ()
     cells: int | None = None
 
 
@@ -159,7 +168,7 @@ def _events_of(rows: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Event]:
         else:
             count = int(rows[at + 1])
             pairs = rows[at + 2 : at + 2 + 2 * count]
-            yield ["leaf" if kind == 1 else "fix", pairs[0::2].tolist(), pairs[1::2].tolist()]
+            yield [_KINDS[kind], pairs[0::2].tolist(), pairs[1::2].tolist()]
             at += 2 + 2 * count
 
 

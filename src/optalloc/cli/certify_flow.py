@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.files import read_json
     from optalloc.report.table import Table, render
     from optalloc.serving.flow.certify import certify_flow
+    from optalloc.serving.flow.certify_latency import certify_latency
     from optalloc.serving.flow.instance import load_flow
     from optalloc.serving.flow.result import FlowAnswer, placement_of
 
@@ -33,14 +34,28 @@ def run(arguments: argparse.Namespace) -> int:
         problem = msgspec.structs.replace(problem, partial_inference=answer.partial_inference)
     placement = placement_of(answer, arguments.answer)
     proven = answer.bound is not None and answer.witness is not None
+    bound = answer.bound if proven else None
+    timed = answer.goal == "latency"
     with checked(arguments.answer):
-        certify_flow(
-            problem,
-            placement,
-            value=answer.objective or 0.0,
-            bound=answer.bound if proven else None,
-            witness=answer.witness,
-        )
+        if timed:
+            certify_latency(
+                problem,
+                placement,
+                answer.routes,
+                latency_s=answer.objective or 0.0,
+                bound=bound,
+                witness=answer.witness,
+            )
+        else:
+            certify_flow(
+                problem,
+                placement,
+                value=answer.objective or 0.0,
+                bound=bound,
+                witness=answer.witness,
+                latency_limit_s=answer.latency_limit_s,
+                routes=answer.routes,
+            )
     data = {
         "valid": True,
         "objective": answer.objective,
@@ -49,12 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
     }
     table = Table(
         title="The answer says the truth about itself.",
-        columns=("checked anew", "tokens/s"),
+        columns=("checked anew", "seconds" if timed else "tokens/s"),
         rows=(
-            ("flow of the placement, routed again", f"{answer.objective or 0.0:,.6g}"),
+            (
+                "latency of the route, added up again"
+                if timed
+                else "flow of the placement, routed again",
+                f"{answer.objective or 0.0:,.6g}",
+            ),
             ("bound, from its witness", f"{answer.bound:,.6g}" if proven else "none claimed"),
         ),
-        right=("tokens/s",),
+        right=("seconds" if timed else "tokens/s",),
     )
     print(render([table], data, arguments.format, color=colored()), end="")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optalloc.cli.answers import colored, stop_rule
 
 if TYPE_CHECKING:
-    from optalloc.plan.sensitivity import Turn
+    from optalloc.plan.turns import Turn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensitivity",
         action="store_true",
-        help="also find at which bandwidth, batch and sequence length another plan is better",
+        help="also find at which bandwidth, batch, load and length another plan is better",
     )
     parser.add_argument(
         "--pin",
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         forbid=arguments.forbid,
         pin_sets=sets,
         stop=stop,
-        on_turn=_progress if sys.stderr.isatty() else None,
+        on_turn=turn_line if sys.stderr.isatty() else None,
     )
     if arguments.format == "table":
         print(explanation.summary + "\n")
@@ -107,23 +107,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         files.write_text(arguments.html, page(as_written(plan)[0], explanation))
     if arguments.format == "table":
-        print(_next(arguments))
+        print(next_words(arguments))
     return 0
 
 
-def _progress(turn: Turn) -> None:
-    """One line a turn."""
+def turn_line(turn: Turn) -> None:
+    """Print one line a turn, while they are found."""
     to = "-" if turn.changes_at is None else f"{turn.changes_at:,.6g}"
     words = f"{turn.quantity}, {turn.direction}: holds to {turn.holds_at:,.6g}, changes at {to}"
     print(words, file=sys.stderr)
 
 
-def _next(arguments: argparse.Namespace) -> str:
-    """What to type next."""
+def next_words(arguments: argparse.Namespace, *, replans: bool = True) -> str:
+    """What to type next; ``replans`` where ``--replan`` is of use."""
     if arguments.html is not None:
         return f"Saved {arguments.html}: open it in a browser."
     words = []
-    if not arguments.replan:
+    if replans and not arguments.replan:
         words.append("--replan searches again for each change")
     if not arguments.sensitivity:
         words.append("--sensitivity finds where the choice turns")

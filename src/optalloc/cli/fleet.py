@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from optalloc.report.table import render
     from optalloc.serving.mix.account import account_of
+    from optalloc.serving.mix.profile import nearest_targets
     from optalloc.serving.mix.result import answer_of
     from optalloc.serving.mix.solve import plan_fleet
     from optalloc.units import parse_share
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     stop = stop_rule(arguments)
     with progress_line(lambda price: f"{price:,.2f} USD/h") as line:
         result = plan_fleet(problem, stop=stop, on_progress=line)
+    if result.rented is None and profile is not None and (near := nearest_targets(profile)):
+        result = msgspec.structs.replace(result, fixes=near)
     answer = answer_of(problem, result)
     facts = msgspec.to_builtins(answer)
     tables = fleet_tables(problem, result)

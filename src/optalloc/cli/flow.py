@@ -1,4 +1,4 @@
-"""``optalloc flow``: place the layers of a model over mixed nodes so that most tokens flow."""
+"""``optalloc flow``: place the layers of a model over mixed nodes: most tokens, least latency."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--partial",
         action="store_true",
         help="let a node serve only the last of its layers for a request",
+    )
+    parser.add_argument(
+        "--objective",
+        choices=("flow", "latency"),
+        default="flow",
+        help="most tokens/s, or the fastest route of one token (default: flow)",
+    )
+    parser.add_argument(
+        "--latency-limit",
+        metavar="TIME",
+        help="most a token may take on any route in use, for example 250ms",
+    )
+    parser.add_argument(
+        "--batch",
+        type=float,
+        metavar="N",
+        help="tokens a node takes at once, where the file gives no step_s (default: the file's, 1)",
     )
     parser.add_argument(
         "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
@@ -59,13 +76,34 @@ def run(arguments: argparse.Namespace) -> int:
         save_flow(problem, arguments.instance)
     with progress_line() as line:
         result = place_layers(
-            problem, stop=stop_rule(arguments), on_progress=line, seed=arguments.seed
+            problem,
+            objective=arguments.objective,
+            latency_limit_s=_limit_s(arguments),
+            stop=stop_rule(arguments),
+            on_progress=line,
+            seed=arguments.seed,
         )
     answer = answer_of(result)
     print(render(flow_tables(problem, result), answer, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         write_json(arguments.output, answer)
     return status(result, result.placed, require_optimal=arguments.require_optimal)
+
+
+def _limit_s(arguments: argparse.Namespace) -> float | None:
+    from optalloc.errors import InputError
+    from optalloc.units import parse_duration
+
+    if arguments.latency_limit is None:
+        return None
+    seconds = parse_duration(arguments.latency_limit, path="--latency-limit")
+    if arguments.objective == "latency" or seconds <= 0.0:
+        raise InputError(
+            "a limit on latency is a positive time for the objective flow",
+            path="--latency-limit",
+            fix="for example '--latency-limit 250ms', without '--objective latency'",
+        )
+    return seconds
 
 
 def _problem(arguments: argparse.Namespace) -> Any:
@@ -84,6 +122,8 @@ def _problem(arguments: argparse.Namespace) -> Any:
         problem = load_flow(arguments.file)
         if arguments.partial:
             problem = msgspec.structs.replace(problem, partial_inference=True)
+        if arguments.batch is not None:
+            problem = msgspec.structs.replace(problem, batch_tokens=arguments.batch)
         return problem
     from optalloc.cluster.load import load_cluster
     from optalloc.model.load import load_model

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -13,6 +15,7 @@ from optalloc.cli.progress import progress_line
 from optalloc.cli.training_inputs import cost_model
 from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError
+from optalloc.export.pins import plan_mixed_for_target
 from optalloc.model.spec import ModelSpec
 from optalloc.plan.mixed import certify_mixed
 from optalloc.report import mixed as report
@@ -20,7 +23,7 @@ from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
 from optalloc.stop import StopRule
 from optalloc.training.mixed.plan import MixedPlan
-from optalloc.training.mixed.solve import plan_mixed
+from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.units import format_bytes, format_seconds
 from optalloc.workload import Training
 
@@ -39,21 +42,14 @@ def train(
             path="--objective",
             fix="leave it out, or plan each group of equal nodes by itself",
         )
-    pin = list(arguments.pin)
-    if arguments.tool == "pytorch":
-        pin += ["cp=1", "ep=1"]  # what its script of unequal stages has not
-    elif arguments.tool is not None:
-        raise InputError(
-            f"{arguments.tool} gives all stages the same degrees and all replicas the same stages "
-            "and number of micro-batches, which a search over unequal ones does not look for",
-            path="--for",
-            fix="use --for pytorch, or plan each group of equal nodes by itself",
-        )
+    planner: Callable[..., MixedResult] = plan_mixed
+    if arguments.tool is not None:
+        planner = partial(plan_mixed_for_target, arguments.tool)
     with progress_line(lambda value: value_text("step_time", value)) as line:
-        result = plan_mixed(
+        result = planner(
             *inputs,
             target_step_time_s=target_s,
-            pin=pin,
+            pin=arguments.pin,
             forbid=arguments.forbid,
             stop=stop,
             on_progress=line,
@@ -82,7 +78,8 @@ def train(
     if arguments.format == "table" and plan is not None:
         saved = arguments.output or "plan.json"
         add = "" if arguments.output else f"Add -o {saved}, then: "
-        print(f"{add}Next: optalloc simulate {saved}, or optalloc export {saved} --to pytorch -o D")
+        to = arguments.tool or "pytorch"
+        print(f"{add}Next: optalloc simulate {saved}, or optalloc export {saved} --to {to} -o D")
     return status(result, plan, require_optimal=arguments.require_optimal)
 
 
@@ -113,9 +110,11 @@ def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
             known = f"nothing is below {value_text('step_time', claim.bounds.dual)}"
         words = (
             f"Claim: {value_text('step_time', claim.bounds.primal)}, and of "
-            f"{claim.configurations:,} shapes {known}. That is the word of the search: this check "
-            "is about the plan alone and proves nothing about others; 'optalloc train' with the "
-            "same inputs repeats the search."
+            f"{claim.configurations:,} shapes {known}. "
+        )
+        words += (
+            "That is the word of the search: this check is about the plan alone and proves "
+            "nothing about others; 'optalloc train' with the same inputs repeats the search."
         )
     checks: tuple[str, ...] = (
         "the rules of the space",

@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser)
     parser.add_argument(
+        "--for",
+        dest="tool",
+        metavar="TARGET",
+        help="only plans that 'optalloc export' can write for vllm, sglang, trtllm, dynamo, llm-d "
+        "or lws",
+    )
+    parser.add_argument(
         "--recommend",
         metavar="DEVICE,...",
         help="in place of --cluster: the fewest or cheapest of these devices for the load",
@@ -87,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             pin=pins(arguments),
             forbid=arguments.forbid,
             headroom=headroom,
+            target=arguments.tool,
             stop=stop_rule(arguments),
             cost_model=constants,
         )
@@ -103,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                     pin=pins(arguments),
                     forbid=arguments.forbid,
                     headroom=headroom,
+                    target=arguments.tool,
                     stop=stop_rule(arguments),
                     on_progress=line,
                     cost_model=constants,
@@ -128,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and plan is not None:
         plan.save(arguments.output)  # behind the answer, which is then not lost with the file
     if arguments.format == "table" and plan is not None:
-        print(report.next_command(arguments.output))
+        print(report.next_command(arguments.output, plan))
     if met is not None and met.missed:
         return 4
     return status(result, plan, require_optimal=arguments.require_optimal)
@@ -152,27 +161,41 @@ def certify(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """``optalloc explain`` of a serving plan."""
+    import sys
+
+    from optalloc import files
+    from optalloc.cli.explain import next_words, turn_line
     from optalloc.cli.plans import checked
     from optalloc.errors import InputError
     from optalloc.plan.explain_serving import explain_serving
     from optalloc.report import serving as report
+    from optalloc.report.serving_page import serving_page
     from optalloc.report.table import render
     from optalloc.serving.configuration.certify import check_serving_plan
 
-    for flag in ("html", "sensitivity", "replan", "pin", "forbid", "tool"):
+    for flag in ("replan", "pin", "forbid", "tool"):
         if getattr(arguments, flag):
             raise InputError(
                 f"a serving plan is explained without --{'for' if flag == 'tool' else flag}",
                 path=arguments.plan,
-                fix="leave it out: every change is solved anew as it is",
+                fix="leave it out: every change is solved anew within the plan's own limits",
             )
     with checked(arguments.plan):
         check_serving_plan(plan)
-    explanation = explain_serving(plan)
+    explanation = explain_serving(
+        plan,
+        sensitivity=arguments.sensitivity,
+        stop=stop_rule(arguments),
+        on_turn=turn_line if sys.stderr.isatty() else None,
+    )
     if arguments.format == "table":
         print(explanation.summary + "\n")
     tables = report.explanation_tables(explanation)
     print(render(tables, explanation, arguments.format, color=colored()), end="")
+    if arguments.html is not None:
+        files.write_text(arguments.html, serving_page(plan, explanation))
+    if arguments.format == "table":
+        print(next_words(arguments, replans=False))
     return 0
 
 

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     if arguments.trace is not None:
         simulation.trace.write(arguments.trace)
     if arguments.format == "csv":
-        table = report.raw_table(simulation)
+        table = report.raw_table(simulation, most)
     else:
         table = report.request_table(simulation, plan, most)
     data = report.plain(simulation, plan, most)

@@ -57,13 +57,13 @@ class CatalogFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     devices: tuple[Entry, ...]
 
 
-def device(name: str) -> DeviceSpec:
+def device(name: str, *, path: str = "device") -> DeviceSpec:
     """The catalogue's device of that name or alias; upper case and underscores are accepted.
 
     Raises
     ------
     InputError
-        If the name is unknown; the nearest known names are suggested.
+        If the name is unknown (at ``path``); the nearest known names are suggested.
     """
     key = _key(name)
     found = _find(key)
@@ -73,7 +73,7 @@ def device(name: str) -> DeviceSpec:
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise InputError(
             f"unknown device {name!r}",
-            path="device",
+            path=path,
             fix=f"{hint}'optalloc inspect devices' lists all; a cluster file can define its own",
         )
     return found

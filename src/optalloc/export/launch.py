@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import msgspec
+
 from optalloc.export.chain import require_rank_order
 from optalloc.training.plan import TrainingPlan
 
@@ -27,14 +29,22 @@ exec {runner} --nnodes {nodes} --nproc-per-node "{processes}" \\
 """
 
 
-def nodes_of(plan: TrainingPlan) -> tuple[int, int, int]:
-    """Nodes used, processes on each, and on the last one (fewer if devices stay idle)."""
-    per_node = plan.cluster.nodes[0].devices
-    used = plan.degrees.tp * plan.degrees.cp * plan.degrees.pp * plan.degrees.dp
-    nodes = -(-used // per_node)
-    if nodes == 1:
-        return 1, used, used
-    return nodes, per_node, used - (nodes - 1) * per_node
+class Host(msgspec.Struct, frozen=True):
+    """A node of a run: its processes, and the device that they use."""
+
+    processes: int
+    device: str
+
+
+def hosts_of(plan: TrainingPlan) -> list[Host]:
+    """The nodes used, in the order of the ranks; the last one may have devices to spare."""
+    degrees, hosts = plan.degrees, []
+    left = degrees.tp * degrees.cp * degrees.pp * degrees.dp
+    for group in plan.cluster.nodes:
+        for _ in range(min(group.count, -(-left // group.devices))):
+            hosts.append(Host(min(left, group.devices), group.device.name))
+            left -= hosts[-1].processes
+    return hosts
 
 
 def torchrun_script(
@@ -53,24 +63,41 @@ def torchrun_script(
         If the plan's stages are not consecutive blocks of devices.
     """
     require_rank_order(plan, target)
-    nodes, processes, rest = nodes_of(plan)
-    devices = plan.degrees.tp * plan.degrees.cp * plan.degrees.pp * plan.degrees.dp
     title = f"{plan.model.name}: {_degrees(plan)}"
+    return script(title, hosts_of(plan), name, program, before=before)
+
+
+def script(title: str, hosts: list[Host], name: str, program: str, *, before: str = "") -> str:
+    """A POSIX shell script that starts ``program`` on all processes of the hosts, in order."""
+    nodes = len(hosts)
     text = _HEAD.format(
         title=title,
         nodes=nodes,
         plural="" if nodes == 1 else "s",
-        devices=devices,
+        devices=sum(host.processes for host in hosts),
         name=name,
         how=_SEVERAL.format(last=nodes - 1) if nodes > 1 else "",
     )
-    text += f"processes={processes}\n"
-    if rest != processes:
-        text += f'if [ "${{NODE_RANK:-0}}" = {nodes - 1} ]; then processes={rest}; fi\n'
-    text += before
+    text += _processes(hosts) + before
     return text + _RUN.format(
         runner="${TORCHRUN:-torchrun}", nodes=nodes, processes="$processes", program=program
     )
+
+
+def _processes(hosts: list[Host]) -> str:
+    """How many processes a node starts: as many as the others, fewer on the last, or by rank."""
+    first, last = hosts[0], hosts[-1]
+    if len({host.device for host in hosts}) > 1 or any(host != first for host in hosts[:-1]):
+        cases = "".join(
+            f"  {rank}) processes={host.processes} ;;  # {host.device}\n"
+            for rank, host in enumerate(hosts)
+        )
+        return f'case "${{NODE_RANK:-0}}" in\n{cases}esac\n'
+    text = f"processes={first.processes}\n"
+    if last != first:
+        text += f'if [ "${{NODE_RANK:-0}}" = {len(hosts) - 1} ]; '
+        text += f"then processes={last.processes}; fi\n"
+    return text
 
 
 def _degrees(plan: TrainingPlan) -> str:

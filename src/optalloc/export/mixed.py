@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 from optalloc.errors import ExportError
-from optalloc.export.base import Artefact, check_target, write
+from optalloc.export.alike import uniform_plan
+from optalloc.export.base import Artefact, artefacts, check_target, write
+from optalloc.export.launch import Host, script
 from optalloc.export.pytorch import Facts, layer_facts, template
 from optalloc.files import canonical_json
 from optalloc.model.lower import lower
@@ -15,22 +17,7 @@ from optalloc.model.spec import Attention, Experts
 from optalloc.training.mixed.plan import MixedPlan, MixedReplica, MixedStage
 
 TARGET = "pytorch"
-_SCRIPTS = ("train_mixed.py", "parallel.py", "task.py", "decoder.py")
-
-_LAUNCH = """\
-#!/bin/sh
-# {title}
-# Run it on the {nodes} node(s) below, with NODE_RANK from 0 and MASTER_ADDR set on each:
-# sh launch.sh [arguments]
-set -eu
-cd "$(dirname "$0")"
-case "${{NODE_RANK:-0}}" in
-{cases}esac
-exec ${{TORCHRUN:-torchrun}} --nnodes {nodes} --nproc-per-node "$processes" \\
-  --node-rank "${{NODE_RANK:-0}}" --master-addr "${{MASTER_ADDR:-127.0.0.1}}" \\
-  --master-port "${{MASTER_PORT:-29500}}" \\
-  train_mixed.py "$@"
-"""
+_SCRIPTS = ("train_mixed.py", "sharded.py", "parallel.py", "task.py", "decoder.py")
 
 
 def export_mixed(plan: MixedPlan, target: str, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -50,44 +37,13 @@ def mixed_artefacts(plan: MixedPlan, target: str) -> tuple[Artefact, ...]:
     """The files of an export, without writing them."""
     check_target(target)
     if target != TARGET:
-        feature, stage = difference(plan)
-        raise ExportError(
-            target, feature, stage=stage, fix="export to pytorch, or plan each group by itself"
-        )
+        return artefacts(uniform_plan(plan, target), target)
     _require(plan)
     return (
         *(Artefact(name, template(name)) for name in _SCRIPTS),
         Artefact("plan_facts.json", canonical_json(mixed_facts(plan))),
         Artefact("launch.sh", _launch(plan), executable=True),
     )
-
-
-def difference(plan: MixedPlan) -> tuple[str, int]:
-    """The first thing in which stages or replicas differ, and the stage: Megatron-LM and DeepSpeed
-    give all of them the same degrees and the same number of micro-batches.
-    """
-    first = plan.replicas[0]
-    for replica in plan.replicas:
-        for stage in replica.stages:
-            for name in ("tp", "cp", "dp", "ep"):
-                mine, usual = getattr(stage, name), getattr(first.stages[0], name)
-                if mine != usual:
-                    return (
-                        f"{name} {mine} on replica {replica.index} beside {name} {usual}",
-                        stage.index,
-                    )
-        if len(replica.stages) != len(first.stages):
-            return (
-                f"replicas of {len(replica.stages)} and of {len(first.stages)} stages",
-                len(replica.stages) - 1,
-            )
-        if replica.num_microbatches != first.num_microbatches:
-            return (
-                f"{replica.num_microbatches} micro-batches on replica {replica.index} beside "
-                f"{first.num_microbatches}",
-                0,
-            )
-    return ("stages on several groups of nodes", 0)
 
 
 def _require(plan: MixedPlan) -> None:
@@ -195,15 +151,12 @@ def _runs(stage: MixedStage, names: list[str]) -> list[list[str | int | float | 
 def _launch(plan: MixedPlan) -> str:
     """The launch script; nodes without a used device are left out."""
     used = {d for s in plan.stages for first, end in s.devices for d in range(first, end)}
-    counts, start = [], 0
+    hosts, start = [], 0
     for group in plan.cluster.nodes:
         for _ in range(group.count):
             own = sum(d in used for d in range(start, start + group.devices))
             start += group.devices
             if own:
-                counts.append((own, group.device.name))
-    cases = "".join(
-        f"  {k}) processes={count} ;;  # {name}\n" for k, (count, name) in enumerate(counts)
-    )
+                hosts.append(Host(own, group.device.name))
     title = f"{plan.model.name}: {len(plan.replicas)} replica(s) on {plan.num_devices} devices"
-    return _LAUNCH.format(title=title, nodes=len(counts), cases=cases)
+    return script(title, hosts, "launch.sh", "train_mixed.py")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -13,6 +15,8 @@ from optalloc.export.base import artefacts, check_target, export_targets
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
+from optalloc.training.mixed.alike import ALIKE_RULES, plan_alike
+from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.training.space import divisors
@@ -26,6 +30,12 @@ _ALWAYS = {
     "megatron": ("schedule=1f1b,interleaved", "recompute=none,selective,full,equal"),
     "deepspeed": ("tp=1", "cp=1", "ep=1", "shard_group=0", "schedule=1f1b"),
     "pytorch": (),
+}
+# The same on a mixed cluster.
+_MIXED = {
+    "megatron": (),
+    "deepspeed": ("tp=1", "cp=1", "ep=1"),
+    "pytorch": ("cp=1", "ep=1"),
 }
 
 
@@ -128,6 +138,50 @@ def pins_for(
     if "pp" in own or "zero_stage" in own:
         sets = sets[:1] if "zero_stage" in own or not _only_one(pin) else sets[1:]
     return sets
+
+
+def plan_mixed_for_target(
+    target: str,
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    *,
+    target_step_time_s: float | None = None,
+    pin: list[str] | tuple[str, ...] = (),
+    forbid: list[str] | tuple[str, ...] = (),
+    stop: StopRule | None = None,
+    on_progress: OnProgress | None = None,
+    cost_model: str = DEFAULT,
+) -> MixedResult:
+    """The best plan on a mixed cluster among those that an export target can express.
+
+    The PyTorch script runs unequal stages and replicas without context and expert parallelism.
+    Megatron-LM and DeepSpeed run plans whose stages have the same degrees; Megatron-LM has one rule
+    of recomputation for all of them, DeepSpeed leaves tensor, context and expert parallelism out.
+
+    Raises
+    ------
+    InputError
+        If no target has that name, or an input is wrong.
+    """
+    check_target(target, "--for")
+    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
+    pins = tuple(p for p in _MIXED[target] if p.partition("=")[0] not in own)
+    planner: Callable[..., MixedResult] = plan_mixed
+    if target != "pytorch":
+        rules = ALIKE_RULES[1:] if target == "megatron" else ALIKE_RULES[:1]
+        planner = partial(plan_alike, rules=rules)
+    return planner(
+        model,
+        cluster,
+        workload,
+        target_step_time_s=target_step_time_s,
+        pin=[*pin, *pins],
+        forbid=forbid,
+        stop=stop,
+        on_progress=on_progress,
+        cost_model=cost_model,
+    )
 
 
 def _only_one(pin: list[str] | tuple[str, ...]) -> bool:

@@ -16,8 +16,9 @@ from optalloc.plan.edited import as_written
 from optalloc.plan.explanation import Explanation, Rival, Share, StageMemory, summarised
 from optalloc.plan.figures import figures, memory_kinds
 from optalloc.plan.marginals import marginals
-from optalloc.plan.resolve import Stopped, best_value, mesh_pins, replanned
-from optalloc.plan.sensitivity import Turn, turns
+from optalloc.plan.resolve import best_value, mesh_pins, replanned
+from optalloc.plan.sensitivity import turns
+from optalloc.plan.turns import Stopped, Turn
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan, last_stage
 from optalloc.training.plan import TrainingPlan

@@ -9,10 +9,14 @@ import msgspec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.step import step_model
+from optalloc.plan.compare import section_text
+from optalloc.plan.sensitivity_serving import serving_turns
+from optalloc.plan.turns import Turn, turn_section
 from optalloc.serving.configuration.infeasible import SMALLER, grown, with_workload
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Search
+from optalloc.stop import StopRule
 
 _MORE = 1.1
 _FULL = 0.95
@@ -62,7 +66,11 @@ class Relaxation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a serving plan is as good as it is; ``str()`` of it is for people."""
+    """Why a serving plan is as good as it is; ``str()`` of it is for people.
+
+    ``turns`` say where the choice of engines changes (None: not asked for, empty: other engines are
+    better already).
+    """
 
     format_version: str = "1.0"
     model: str
@@ -74,6 +82,7 @@ class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineTime, ...]
     targets: tuple[Target, ...]
     relaxations: tuple[Relaxation, ...]
+    turns: tuple[Turn, ...] | None = None
 
     def __str__(self) -> str:
         lines = [self.summary]
@@ -83,18 +92,36 @@ class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
         for one in self.relaxations:
             gain = "no plan" if one.gain is None else f"{one.gain:+.1%}"
             lines.append(f"  {one.change}: {gain}")
+        if self.turns:
+            lines += ["", section_text(*turn_section(self.turns, "better", "other engines"))]
         return "\n".join(lines)
 
 
-def explain_serving(plan: ServingPlan) -> ServingExplanation:
+def explain_serving(
+    plan: ServingPlan,
+    *,
+    sensitivity: bool = False,
+    stop: StopRule | None = None,
+    on_turn: Callable[[Turn], None] | None = None,
+) -> ServingExplanation:
     """What binds a serving plan, and what a little more of each resource would bring.
+
+    Parameters
+    ----------
+    sensitivity : bool
+        Also find at which load, length, target and bandwidth other engines are better
+        (:mod:`optalloc.plan.sensitivity_serving`).
+    stop : StopRule, optional
+        Ends each search of the sensitivity.
+    on_turn : callable, optional
+        Called with every turn as it is found.
 
     Returns
     -------
     ServingExplanation
         Estimates of the plan's cost model. Every change is solved anew over the whole space.
 
-    Complexity: about twelve searches.
+    Complexity: about twelve searches, and up to 18 for each turn.
     """
     objective = "throughput" if plan.certificate is None else plan.certificate.objective
     problem = problem_of(plan, objective)
@@ -114,6 +141,7 @@ def explain_serving(plan: ServingPlan) -> ServingExplanation:
         engines=tuple(_engine(plan, worker) for worker in plan.workers),
         targets=targets,
         relaxations=relaxations,
+        turns=serving_turns(plan, problem, stop, on_turn) if sensitivity else None,
     )
 
 

@@ -9,7 +9,7 @@ from optalloc.plan.compare import Section, section_text
 from optalloc.plan.edited import edited_line
 from optalloc.plan.figures import Figures
 from optalloc.plan.marginals import Marginal
-from optalloc.plan.sensitivity import WORTH, Turn
+from optalloc.plan.turns import WORTH, Turn, turn_section
 from optalloc.units import GIB, format_bytes, format_seconds
 
 _SHOWN = 6
@@ -98,13 +98,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             _marginal_section(self.marginals),
         ]
         if self.turns is not None:
-            made.append(
-                (
-                    f"How far the choice holds (to within {WORTH:.1%} of the best)",
-                    ("input", "now", "holds to", "changes at", "what is then better"),
-                    tuple(_turn_row(turn) for turn in self.turns),
-                )
-            )
+            made.append(turn_section(self.turns, "faster", "other cuts or recomputation"))
         if self.rivals:
             made.append(
                 (
@@ -274,25 +268,6 @@ def _marginal_section(marginals: tuple[Marginal, ...]) -> Section:
             rows.append(row)
     title = "What a little more would bring a step: at the same strategy"
     return (title + (", and planned again" if replanned else ""), columns, tuple(rows))
-
-
-def _turn_row(turn: Turn) -> tuple[str, ...]:
-    better = ", ".join(f"{d.name} {d.first} -> {d.second}" for d in turn.decisions)
-    if turn.changes_at is not None:
-        better = better or "other cuts or recomputation"
-        better += f" ({turn.gain:.1%} faster)" if turn.gain is not None else ""
-    return (
-        f"{turn.quantity}, {turn.direction}",
-        f"{_number(turn.now)} {turn.unit}",
-        _number(turn.holds_at),
-        "-" if turn.changes_at is None else _number(turn.changes_at),
-        "; ".join(text for text in (turn.why, better) if text),
-    )
-
-
-def _number(value: float) -> str:
-    """Four digits, or all of a whole number."""
-    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
 
 
 def _rival_row(rival: Rival) -> tuple[str, ...]:

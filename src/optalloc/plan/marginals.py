@@ -14,7 +14,8 @@ import msgspec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.model import CostModel
-from optalloc.plan.resolve import Spaces, Stopped, best_of, mesh_pins
+from optalloc.plan.resolve import Spaces, best_of, mesh_pins
+from optalloc.plan.turns import Stopped
 from optalloc.stop import StopRule
 from optalloc.training.estimate import build_plan
 from optalloc.training.plan import TrainingPlan

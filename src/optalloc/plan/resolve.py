@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from optalloc.cost.model import CostModel
+from optalloc.plan.turns import Stopped
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.search import Search
@@ -117,7 +118,3 @@ def replanned(
     ]
     with_plan = [result for result in results if result.best is not None]
     return min(with_plan or results, key=lambda result: result.bounds.primal or 0.0)
-
-
-class Stopped(Exception):
-    """A search was ended before its answer was proven."""

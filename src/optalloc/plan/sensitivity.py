@@ -1,69 +1,28 @@
-"""Sensitivity: how far an input can move before another plan is the better one.
+"""Sensitivity: how far an input can move before another training plan is the better one.
 
 Each probe solves exactly, for one value of one input: the best plan of the chosen mesh (its cuts
 and recomputation chosen anew for that value), then the whole space for a plan that is better by
-more than ``WORTH``. Values move away from the present one by factors of two; between the last that
-holds and the first that does not the turn is bisected. What holds at two values need not hold
-between them: the turn found is one, and the nearest one that this ladder meets.
+more than ``WORTH``. :mod:`optalloc.plan.turns` moves the inputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
 from optalloc.cost.model import CostModel
-from optalloc.errors import InputError
 from optalloc.plan.compare import Decision
 from optalloc.plan.marginals import links, with_link
-from optalloc.plan.resolve import Spaces, Stopped, best_of, mesh_pins, objective_of, replanned
+from optalloc.plan.resolve import Spaces, best_of, mesh_pins, objective_of, replanned
+from optalloc.plan.turns import DIRECTIONS, WORTH, Moving, Stopped, Turn, turn_of
 from optalloc.plan.view import decisions
 from optalloc.stop import StopRule
 from optalloc.training.plan import TrainingPlan
 from optalloc.units import GB
 
-#: A plan counts as better where it takes less by more than this share of its objective.
-WORTH = 1e-3
-#: The furthest factor tried either way.
-FURTHEST = 16
-_PRECISION = 1.05  # of a turn: the ratio of the values around it
 _TOKENS = 128  # sequence lengths tried are multiples of this
-
-Direction = Literal["less", "more"]
-
-
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one input can move in one direction, and what then is better.
-
-    ``holds_at`` is the furthest value at which the mesh was proven to be the best to within
-    ``WORTH``, ``changes_at`` the nearest tried at which it was not (None: it holds as far as was
-    tried, or the search was stopped). ``decisions`` are those of the better plan that differ;
-    ``gain`` is what it saves, as a share of the step (of its price or energy where the plan was
-    found for that). Where the mesh has no plan there, ``gain`` is None and ``why`` says so.
-    """
-
-    quantity: str
-    unit: str
-    direction: Direction
-    now: float
-    holds_at: float
-    changes_at: float | None
-    gain: float | None
-    decisions: tuple[Decision, ...]
-    why: str
-
-
-class _Input(msgspec.Struct, frozen=True, kw_only=True):
-    """An input that can move: its present value, and the cost model at another one."""
-
-    quantity: str
-    unit: str
-    now: float
-    step: int  # values are multiples of it; 0: any number
-    at: Callable[[float], CostModel]
 
 
 def turns(
@@ -99,17 +58,16 @@ def turns(
             return ()
     except Stopped:
         return ()
-    directions: tuple[Direction, Direction] = ("less", "more")
     found = []
     for which in _inputs(cost, plan):
-        for direction in directions:
-            found.append(_turn(probe, which, direction))
+        for direction in DIRECTIONS:
+            found.append(turn_of(probe, which, direction))
             if on_turn is not None:
                 on_turn(found[-1])
     return tuple(found)
 
 
-def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:
+def _inputs(cost: CostModel, plan: TrainingPlan) -> list[Moving[CostModel]]:
     cluster, work = cost.cluster, cost.workload
     group = cluster.nodes[0]
 
@@ -129,14 +87,14 @@ def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:
     for name, words in links(cluster).items():
         now = getattr(group, name).bandwidth_bytes_per_s / GB
         found.append(
-            _Input(
+            Moving(
                 quantity=f"{words} bandwidth", unit="GB/s", now=now, step=0, at=linked(name, now)
             )
         )
     d = plan.degrees
     together = d.dp * plan.micro_batch * (d.pp if plan.schedule == "interleaved" else 1)
     found.append(
-        _Input(
+        Moving(
             quantity="global batch",
             unit="sequences",
             now=float(work.global_batch),
@@ -145,7 +103,7 @@ def _inputs(cost: CostModel, plan: TrainingPlan) -> list[_Input]:
         )
     )
     found.append(
-        _Input(
+        Moving(
             quantity="sequence length",
             unit="tokens",
             now=float(work.sequence_length),
@@ -201,48 +159,3 @@ class _Probe:
         if own is None or result.bounds.primal is None:
             return None, different, "it does not fit"
         return 1.0 - result.bounds.primal / own, different, ""
-
-
-def _turn(probe: _Probe, which: _Input, direction: Direction) -> Turn:
-    """Climb the ladder, then bisect."""
-    holds, fails = which.now, None
-    stopped = False
-    try:
-        for power in range(1, int(math.log2(FURTHEST)) + 1):
-            factor = 2.0**power if direction == "more" else 0.5**power
-            value = _rounded(which.now * factor, which.step)
-            if not value or value == holds:
-                break
-            if not probe.holds(which.at(value)):
-                fails = value
-                break
-            holds = value
-        while fails is not None and max(fails / holds, holds / fails) > _PRECISION:
-            middle = _rounded(math.sqrt(fails * holds), which.step)
-            if not min(holds, fails) < middle < max(holds, fails):
-                break
-            if probe.holds(which.at(middle)):
-                holds = middle
-            else:
-                fails = middle
-        gain, different, why = (None, (), "") if fails is None else probe.better(which.at(fails))
-    except Stopped:
-        gain, different, why, stopped = None, (), "the search was stopped", True
-    except InputError as error:  # a value that no workload may have
-        gain, different, why = None, (), error.what
-    return Turn(
-        quantity=which.quantity,
-        unit=which.unit,
-        direction=direction,
-        now=which.now,
-        holds_at=holds,
-        changes_at=None if stopped else fails,
-        gain=gain,
-        decisions=different,
-        why=why,
-    )
-
-
-def _rounded(value: float, step: int) -> float:
-    """The nearest multiple of the step, downwards."""
-    return value if step == 0 else float(math.floor(value / step) * step)

@@ -17,11 +17,15 @@ def flow_tables(problem: FlowProblem, result: FlowResult) -> list[Table]:
     if result.placed is None:
         title = f"No placement: {result.termination.value}, {spent}"
         return [no_answer(title, result.conflict, result.fixes, result.message)]
-    found = routes(problem, result.placed)
     through: dict[int, float] = {}
-    for (_, end), flow in found.links.items():
-        if end is not None:
-            through[end] = through.get(end, 0.0) + flow
+    if result.routes:
+        for route in result.routes:
+            for node in route.nodes:
+                through[node] = through.get(node, 0.0) + route.tokens_per_s
+    else:
+        for (_, end), flow in routes(problem, result.placed).links.items():
+            if end is not None:
+                through[end] = through.get(end, 0.0) + flow
     ranges: dict[tuple[int, int, str], list[int]] = {}
     for node, (first, end) in result.placed.items():
         ranges.setdefault((first, end, problem.nodes[node].type), []).append(node)
@@ -40,21 +44,43 @@ def flow_tables(problem: FlowProblem, result: FlowResult) -> list[Table]:
     value, gap = result.bounds.primal or 0.0, result.bounds.gap
     shown = "proven optimal" if result.termination is Termination.OPTIMAL else f"gap {gap:.2%}"
     unused = len(problem.nodes) - len(result.placed)
-    notes = [bottleneck(problem, found.cut)]
-    if found.link_latency_s > 0.0:
-        slow = f"{found.link_latency_s * 1e3:,.3g} ms"
-        notes.append(f"A token spends up to {slow} on links; what nodes take comes on top.")
+    notes = [] if result.cut is None else [bottleneck(problem, result.cut)]
+    notes += _latency_notes(result)
     if unused:
         notes.append(f"{unused} of {len(problem.nodes)} nodes are not used.")
     return [
         Table(
-            title=f"{value:,.2f} tokens/s ({shown}), {spent}",
+            title=f"{_amount(result, value)} ({shown}), {spent}",
             columns=("layers", "type", "nodes", "can pass", "passes"),
             rows=tuple(rows),
             notes=tuple(notes),
             right=("can pass", "passes"),
         )
     ]
+
+
+def _amount(result: FlowResult, value: float) -> str:
+    if result.objective == "flow":
+        return f"{value:,.2f} tokens/s"
+    flow = sum(route.tokens_per_s for route in result.routes)
+    return f"{_time(value)} from source to sink, for up to {flow:,.2f} tokens/s"
+
+
+def _latency_notes(result: FlowResult) -> list[str]:
+    if result.latency_limit_s is not None and result.latency_s is not None:
+        return [
+            f"A token takes up to {_time(result.latency_s)} of the {_time(result.latency_limit_s)}"
+            " allowed, nodes and links together."
+        ]
+    if result.objective == "flow" and result.latency_s is not None:
+        links = result.link_latency_s or 0.0
+        more = f", {_time(links)} of it the latency of links" if links else ""
+        return [f"A token takes up to {_time(result.latency_s)} on the slowest route{more}."]
+    return []
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:,.4g} ms" if seconds < 1.0 else f"{seconds:,.4g} s"
 
 
 def bottleneck(problem: FlowProblem, cut: Cut) -> str:

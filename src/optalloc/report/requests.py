@@ -127,14 +127,22 @@ def percentile_facts(met: PercentileResult) -> dict[str, Any]:
     return {"percentile": percentile, "met": not met.missed, "num_plans": met.num_plans, **times}
 
 
-def raw_table(simulation: RequestSimulation) -> Table:
-    """Plain numbers, one row a latency."""
-    fields = Quantiles.__struct_fields__
+def raw_table(simulation: RequestSimulation, most: MaxRate | None) -> Table:
+    """Plain numbers, one row a latency; the greatest rate stands in each, where it was asked."""
+    fields, added = Quantiles.__struct_fields__, _max_rate(most)
     rows = []
     for name in _NAMES:
         found = getattr(simulation.summary, name)
-        rows.append((name, *(_number(getattr(found, field)) for field in fields)))
-    return Table(title="", columns=("latency", *fields), rows=tuple(rows))
+        times = (_number(getattr(found, field)) for field in fields)
+        rows.append((name, *times, *added.values()))
+    columns = ("latency", *fields, *(f"max_{name}" for name in added))
+    return Table(title="", columns=columns, rows=tuple(rows))
+
+
+def _max_rate(most: MaxRate | None) -> dict[str, Any]:
+    if most is None:
+        return {}
+    return {name: getattr(most, name) for name in ("rate_per_s", "failing_rate_per_s", "binds")}
 
 
 def plain(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | None) -> dict[str, Any]:
@@ -148,11 +156,7 @@ def plain(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | None
         "over_time": _plain_timeline(simulation.over_time(100)),
     }
     if most is not None:
-        data["max_rate"] = {
-            "rate_per_s": most.rate_per_s,
-            "failing_rate_per_s": most.failing_rate_per_s,
-            "binds": most.binds,
-        }
+        data["max_rate"] = _max_rate(most)
     return data
 
 

@@ -11,10 +11,10 @@ from optalloc.plan.front import Axes, axes, points
 from optalloc.report.sweep import plain_number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-_PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
 _WIDTH, _HEIGHT = 860, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 30, 84, 60
-_INK, _FAINT = "#1b1b1b", "#6a6a6a"
+INK, _FAINT = "#1b1b1b", "#6a6a6a"
 
 
 def sweep_svg(rows: Sequence[Row], title: str) -> str:
@@ -22,19 +22,19 @@ def sweep_svg(rows: Sequence[Row], title: str) -> str:
     which = axes(rows)
     found = points(rows, which)
     body = (
-        list(_plot(found, which)) if found else [_text(_LEFT, 90, "no row has a plan and a price")]
+        list(_plot(found, which)) if found else [text(_LEFT, 90, "no row has a plan and a price")]
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12" '
         f'role="img" aria-label="{escape(title)}">\n'
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>\n'
-        + "\n".join([_text(_LEFT, 24, title, size=16), *body])
+        + "\n".join([text(_LEFT, 24, title, size=16), *body])
         + "\n</svg>\n"
     )
 
 
-class _Scale:
+class Scale:
     """A logarithmic axis from pixels ``a`` to ``b``, a little wider than its values."""
 
     def __init__(self, values: Sequence[float], a: float, b: float) -> None:
@@ -61,26 +61,26 @@ class _Scale:
 
 def _plot(found: list[tuple[float, float, Row]], which: Axes) -> Iterator[str]:
     bottom = _HEIGHT - _BOTTOM
-    across = _Scale([cost for cost, _, _ in found], _LEFT, _WIDTH - _RIGHT)
+    across = Scale([cost for cost, _, _ in found], _LEFT, _WIDTH - _RIGHT)
     ends = (bottom, _TOP) if which.more_is_better else (_TOP, bottom)
-    up = _Scale([speed for _, speed, _ in found], *ends)
-    yield f'<path d="M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}" fill="none" stroke="{_INK}"/>'
+    up = Scale([speed for _, speed, _ in found], *ends)
+    yield f'<path d="M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}" fill="none" stroke="{INK}"/>'
     for tick in across.ticks():
         x = across(tick)
-        yield f'<path d="M{x:.1f} {bottom}v5" stroke="{_INK}"/>'
-        yield _text(x, bottom + 19, f"{plain_number(tick)}", anchor="middle")
+        yield f'<path d="M{x:.1f} {bottom}v5" stroke="{INK}"/>'
+        yield text(x, bottom + 19, f"{plain_number(tick)}", anchor="middle")
     for tick in up.ticks():
         y = up(tick)
-        yield f'<path d="M{_LEFT} {y:.1f}h-5" stroke="{_INK}"/>'
-        yield _text(_LEFT - 9, y + 4, f"{plain_number(tick)}", anchor="end")
-    yield _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, which.cost_words, anchor="middle")
-    yield _text(_LEFT, _TOP - 8, f"{which.speed_words} (up is faster)")
+        yield f'<path d="M{_LEFT} {y:.1f}h-5" stroke="{INK}"/>'
+        yield text(_LEFT - 9, y + 4, f"{plain_number(tick)}", anchor="end")
+    yield text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, which.cost_words, anchor="middle")
+    yield text(_LEFT, _TOP - 8, f"{which.speed_words} (up is faster)")
     front = sorted(((cost, speed) for cost, speed, row in found if row.front))
     line = " ".join(f"{across(cost):.1f},{up(speed):.1f}" for cost, speed in front)
-    yield f'<polyline points="{line}" fill="none" stroke="{_INK}" stroke-dasharray="4 3"/>'
+    yield f'<polyline points="{line}" fill="none" stroke="{INK}" stroke-dasharray="4 3"/>'
     kinds = list(dict.fromkeys(row.device for _, _, row in found))
     for cost, speed, row in sorted(found, key=lambda point: point[2].front):
-        colour = _PALETTE[kinds.index(row.device) % len(_PALETTE)]
+        colour = PALETTE[kinds.index(row.device) % len(PALETTE)]
         fill = colour if row.front else "#ffffff"
         yield (
             f'<circle cx="{across(cost):.1f}" cy="{up(speed):.1f}" r="5" fill="{fill}" '
@@ -88,13 +88,13 @@ def _plot(found: list[tuple[float, float, Row]], which: Axes) -> Iterator[str]:
             "</circle>"
         )
         if row.front:
-            yield _text(across(cost) + 9, up(speed) + 4, str(row.devices))
+            yield text(across(cost) + 9, up(speed) + 4, str(row.devices))
     x = float(_LEFT)
     for number, kind in enumerate(kinds):
-        yield f'<circle cx="{x + 5:.1f}" cy="38" r="5" fill="{_PALETTE[number % len(_PALETTE)]}"/>'
-        yield _text(x + 15, 42, kind)
+        yield f'<circle cx="{x + 5:.1f}" cy="38" r="5" fill="{PALETTE[number % len(PALETTE)]}"/>'
+        yield text(x + 15, 42, kind)
         x += 30 + 7.2 * len(kind)
-    yield _text(x + 10, 42, "filled and numbered (devices): on the front", fill=_FAINT)
+    yield text(x + 10, 42, "filled and numbered (devices): on the front", fill=_FAINT)
 
 
 def _label(row: Row, which: Axes) -> str:
@@ -105,10 +105,11 @@ def _label(row: Row, which: Axes) -> str:
     )
 
 
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, fill: str = _INK
+def text(
+    x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, fill: str = INK
 ) -> str:
+    """A line of text at a point."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{fill}">'
-        f"{escape(text)}</text>"
+        f"{escape(words)}</text>"
     )

@@ -12,6 +12,7 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.plan.certify import Claim
 from optalloc.plan.explain_serving import ServingExplanation
 from optalloc.plan.sweep_serving import ServingRow
+from optalloc.plan.turns import turn_section
 from optalloc.report.sweep import plain_number
 from optalloc.report.table import Cell, Table, fix_text
 from optalloc.result import Termination
@@ -19,6 +20,7 @@ from optalloc.serving.configuration.certify import CHECKS
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.recommend import Offer
 from optalloc.serving.configuration.solve import ServingResult
+from optalloc.serving.configuration.targets import TARGETS
 from optalloc.units import GIB, format_seconds
 
 _WIDTH, _HEIGHT = 64, 9
@@ -242,11 +244,30 @@ def _place(value: float, all_: list[float], size: int) -> int:
     return size // 2 if high == low else round((value - low) / (high - low) * (size - 1))
 
 
-def next_command(output: str | None) -> str:
+def next_command(output: str | None, plan: ServingPlan) -> str:
     """What to type next."""
     saved = output or "plan.json"
     add = f"Saved {saved}. " if output else f"Add -o {saved}, then: "
-    return f"{add}Next: optalloc explain {saved}, optalloc certify {saved}"
+    to = plan.limits.target or _target(plan)
+    return (
+        f"{add}Next: optalloc explain {saved}, optalloc certify {saved},\n"
+        f"      optalloc export {saved} --to {to} -o run"
+    )
+
+
+def _target(plan: ServingPlan) -> str:
+    """Scripts for the software of the plan where they can be written, or else Dynamo."""
+    software = plan.workers[0].engine.software
+    fits = all(
+        TARGETS[software].expresses(
+            tp=w.engine.tp,
+            pp=w.engine.pp,
+            devices=w.engine.num_devices,
+            node=plan.cluster.nodes[w.group].devices,
+        )
+        for w in plan.workers
+    )
+    return software if fits else "dynamo"
 
 
 def claim_table(claim: Claim) -> tuple[Table, dict[str, Any]]:
@@ -315,7 +336,13 @@ def explanation_tables(explanation: ServingExplanation) -> list[Table]:
         rows=tuple((t.name, t.value, t.limit, f"{t.used:.0%}") for t in explanation.targets),
         right=("used",),
     )
-    return [changes, engines, *([targets] if explanation.targets else [])]
+    found = [changes, engines, *([targets] if explanation.targets else [])]
+    if explanation.turns is not None:
+        title, columns, rows = turn_section(explanation.turns, "better", "other engines")
+        notes = () if rows else ("Other engines are better by more than that already.",)
+        right = ("now", "holds to", "changes at")
+        found.append(Table(title=title, columns=columns, rows=rows, notes=notes, right=right))
+    return found
 
 
 def sweep_table(rows: Sequence[ServingRow]) -> Table:

@@ -62,7 +62,7 @@ def _rich(table: Table, color: bool) -> str:
         )
         rich_table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        rich_table.add_row(*(_cell(cell) for cell in row))
+        rich_table.add_row(*(cell_text(cell) for cell in row))
     out = io.StringIO()
     console = Console(
         file=out, width=100, force_terminal=color, no_color=not color, highlight=False
@@ -78,7 +78,8 @@ def _rich(table: Table, color: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: Cell) -> str:
+def cell_text(value: Cell) -> str:
+    """A cell as people read it."""
     if value is None:
         return ""
     if isinstance(value, float):

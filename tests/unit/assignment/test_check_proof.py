@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def tight(seed: int, tasks: int = 9, units: int = 3) -> AssignmentProblem:
     return AssignmentProblem(costs, loads, capacities)
 
 
+def large(seed: int, tasks: int = 9, units: int = 3) -> AssignmentProblem:
+    """The same with loads too large for a table of patterns, so that the search branches."""
+    base = tight(seed, tasks, units)
+    loads = base.loads * 10**9 + 7 * base.costs
+    return AssignmentProblem(base.costs, loads, base.capacities * 10**9)
+
+
+def twins(seed: int) -> AssignmentProblem:
+    """Three units of one kind and one of another, each drawn as in :func:`large`."""
+    base = large(seed, tasks=6, units=2)
+    units = [0, 0, 1, 0]
+    capacities = base.capacities[units] * 10 // (17 - seed % 4)
+    return AssignmentProblem(base.costs[:, units], base.loads_matrix[:, units], capacities)
+
+
 def proof_of(problem: AssignmentProblem, folder: Path) -> tuple[ProofHeader, list[Event]]:
     """Solve and read the proof back."""
     solve_exact(problem, proof=folder / "proof.jsonl")
@@ -55,9 +71,17 @@ def is_true(problem: AssignmentProblem, check: ProofCheck) -> bool:
 def test_every_small_proof_is_accepted(tmp_path: Path) -> None:
     """Hundreds of searches, feasible and not: the verdict is that of enumeration."""
     seen = {Verdict.OPTIMAL: 0, Verdict.INFEASIBLE: 0}
-    for seed in range(150):
-        problem = tight(seed, tasks=6 + seed % 4)
-        check = certify_proof(problem, *proof_of(problem, tmp_path))
+    kinds: Counter[str] = Counter()
+    for seed in range(105):
+        drawn: list[AssignmentProblem] = [
+            tight(seed, tasks=6 + seed % 4),
+            twins(seed),
+            large(seed, tasks=6),
+        ]
+        problem = drawn[seed % 3]
+        header, events = proof_of(problem, tmp_path)
+        kinds.update(event[0] for event in events)
+        check = certify_proof(problem, header, events)
         brute = solve_enumerate(problem)
         expected = (
             Verdict.OPTIMAL if brute.termination is Termination.OPTIMAL else Verdict.INFEASIBLE
@@ -66,6 +90,7 @@ def test_every_small_proof_is_accepted(tmp_path: Path) -> None:
         assert check.objective == brute.bounds.primal
         seen[check.verdict] += 1
     assert min(seen.values()) > 10
+    assert min(kinds[kind] for kind in ("branch", "fix", "leaf", "cover")) > 5
 
 
 def changed(value: Any) -> Iterator[Any]:
@@ -80,12 +105,16 @@ def changed(value: Any) -> Iterator[Any]:
         yield (0,)
 
 
-def test_a_changed_field_never_proves_what_is_false(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("made", "kinds"), [(large, {"branch", "fix", "leaf"}), (tight, {"fix", "cover"})]
+)
+def test_a_changed_field_never_proves_what_is_false(
+    made: Callable[[int], AssignmentProblem], kinds: set[str], tmp_path: Path
+) -> None:
     """Each number of each event and header, in turn: refused, or what is claimed is still true."""
-    problem = tight(3)
+    problem = made(3)
     header, events = proof_of(problem, tmp_path)
-    assert any(event[0] == "branch" for event in events)
-    assert any(event[0] == "fix" for event in events)
+    assert {event[0] for event in events} == kinds
     refused = tried = 0
     for at, event in enumerate(events):
         for place in range(1, len(event)):
@@ -163,7 +192,7 @@ def test_a_changed_header_is_refused(field: str, value: object, tmp_path: Path) 
 )
 def test_another_claim_is_not_proven_by_the_tree(field: str, value: object, tmp_path: Path) -> None:
     """Each field of the claim but the target and the cells, which a tree may well stand."""
-    problem = tight(3)
+    problem = large(3)
     header, events = proof_of(problem, tmp_path)
     assert changed_claim(problem, header, events, **{field: value}).verdict is Verdict.INVALID
 
@@ -179,7 +208,7 @@ def changed_claim(
 
 def test_a_higher_target_is_refused_and_a_lower_one_proves_less(tmp_path: Path) -> None:
     """The target is what the leaves are judged by."""
-    problem = tight(3)
+    problem = large(3)
     header, events = proof_of(problem, tmp_path)
     target = header.trees[0].target
     higher = changed_claim(problem, header, events, target=target + 1)

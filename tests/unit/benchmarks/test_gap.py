@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import main
-from benchmarks.gap import COLUMNS, PEERS
-from benchmarks.limited import run_limited
+from benchmarks.gap import COLUMNS, PEERS, TRACE, row_of
+from benchmarks.limited import Usage, run_limited
+
+from optalloc.assignment.formats import load_assignment
 
 TINY = "2 3\n1 5 4\n5 1 4\n2 2 2\n2 2 2\n4 4\n"  # both units hold two tasks: 1 + 1 + 4
 
@@ -24,8 +26,9 @@ def tiny(tmp_path: Path) -> Path:
 
 def test_a_row_says_what_was_found_and_what_it_cost(tiny: Path, tmp_path: Path) -> None:
     """The optimum of each method, in the columns that are promised."""
-    out = tmp_path / "results.csv"
-    assert main(["gap", str(tiny), "--method", "exact,greedy", "--out", str(out)]) == 0
+    out, trace = tmp_path / "results.csv", tmp_path / "trace.csv"
+    files = ["--out", str(out), "--trace", str(trace)]
+    assert main(["gap", str(tiny), "--method", "exact,greedy", *files]) == 0
     with out.open() as text:
         rows = list(csv.DictReader(text))
     assert list(rows[0]) == list(COLUMNS)
@@ -34,6 +37,41 @@ def test_a_row_says_what_was_found_and_what_it_cost(tiny: Path, tmp_path: Path) 
     assert (exact["instance"], exact["objective"], exact["bound"]) == ("tiny", "6", "6")
     assert (exact["gap"], exact["termination"]) == ("0", "optimal")
     assert 0 < float(exact["time_to_best_s"]) <= float(exact["cpu_s"])
+    with trace.open() as text:
+        plans = [row for row in csv.DictReader(text) if row["method"] == "exact"]
+    assert list(plans[0]) == list(TRACE)
+    assert (plans[-1]["objective"], plans[-1]["cpu_s"]) == ("6", exact["time_to_best_s"])
+
+
+def test_a_trace_falls_and_holds_no_value_that_no_plan_bears_out(tiny: Path) -> None:
+    """Of 9, 8, 8, 5 told and a plan of 6, the trace is 9, 8, 6."""
+    told = [f'{{"value": {value}, "cpu_s": {at}}}' for at, value in enumerate([9, 8, 8, 5])]
+    told.append('{"plan": [0, 1, 0], "cpu_s": 7, "termination": "limit"}')
+    usage = Usage("\n".join(told), 0, 8.0, 9.0, killed=False)
+    _, trace = row_of(tiny, load_assignment(tiny), "exact", usage)
+    assert trace == [(0, 9), (1, 8), (7, 6)]
+
+
+def test_the_page_says_when_the_best_peer_was_caught_up_with(tmp_path: Path) -> None:
+    """a: scip's 10 (before cbc's) at 20 s of 60, reached at 1, 2 and 5 s: 2 / 20. b: never in one
+    seed of two, so infinitely late.
+    """
+    runs, trace, known = (tmp_path / name for name in ("runs.csv", "trace.csv", "known.csv"))
+    known.write_text("name,type,best_known\na,X,9\nb,Y,9\n")
+    peers = [("a", "milp", 12, 1), ("a", "cbc", 10, 30), ("a", "scip", 10, 20), ("b", "cbc", 9, 6)]
+    words = [f"{name},{peer},{value},,,limit,60,60,{at}\n" for name, peer, value, at in peers]
+    words += [f"{name},exact,9,,,limit,60,60,9\n" for name in "ab"]
+    runs.write_text(",".join(COLUMNS) + "\n" + "".join(words))
+    plans = ["a,0,0.5,11", "a,0,1,10", "a,0,9,9", "a,1,5,10", "a,2,2,9", "b,0,3,9", "b,1,3,10"]
+    lines = [plan.replace(",", ",exact,", 1) + "\n" for plan in plans]
+    trace.write_text(",".join(TRACE) + "\n" + "".join(lines))
+    out = tmp_path / "page.md"
+    files = [str(runs), "--trace", str(trace), "--best-known", str(known), "--out", str(out)]
+    assert main(["gap-page", *files]) == 0
+    text = out.read_text()
+    assert "| a | scip | 10 | 20.00 | 60.00 | 2.00 | 0.1000 |" in text
+    assert "| X | 1 | 1 | 0.1000 | 0.1000 | 0.0333 | 0.0333 |" in text
+    assert "| all | 2 | 1 | inf | inf | inf | inf |" in text
 
 
 def test_the_page_gives_gaps_to_the_best_known(tiny: Path, tmp_path: Path) -> None:

@@ -126,10 +126,17 @@ def test_bad_words_are_explained(
     assert text in capsys.readouterr().err
 
 
-def test_devices_too_small_for_the_targets_are_named(
-    trace: Path, capsys: pytest.CaptureFixture[str]
+def test_targets_out_of_reach_are_infeasible_and_name_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No L4 reads 70 billion parameters in a millisecond."""
-    words = ["--model", "llama-3.1-70b", "--devices", "l4", "--buckets", str(trace)]
-    assert main(["fleet", *words, "--tpot", "1ms"]) == 2
-    assert "meets the targets on none of l4" in capsys.readouterr().err
+    """Status 3; the target that is named then has a fleet, a hundredth less has none."""
+    buckets = tmp_path / "buckets.csv"
+    buckets.write_text("input_len,output_len,rate_per_s\n1000,200,3\n8000,500,1\n")
+    words = ["fleet", "--model", "llama-3.1-8b", "--devices", "h100-sxm", "--widths", "1,2"]
+    words += ["--buckets", str(buckets), "--ttft"]
+    assert main([*words, "1ms", "--format", "json"]) == 3
+    named = json.loads(capsys.readouterr().out)["fixes"][0]["what"].removeprefix("--ttft ")
+    assert main([*words, named]) == 0
+    assert main([*words, f"{0.99 * float(named.removesuffix('ms'))}ms"]) == 3
+    assert main([*words, "1ms", "--weights", "bf16", "--model", "llama-3.1-405b"]) == 2
+    assert "GiB a device" in capsys.readouterr().err

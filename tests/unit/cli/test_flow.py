@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.serving.tiny import tiny_problem
+from tests.unit.serving.tiny import timed_problem, tiny_problem
 
 from optalloc.cli.__main__ import main
 from optalloc.serving.flow.instance import save_flow
@@ -85,3 +85,22 @@ def test_bad_words_are_explained(
     """Status 2 and one paragraph."""
     assert main(["flow", *words]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_latency_is_limited_minimised_and_certified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both answers pass the check; an unreachable limit is status 3 and names the least."""
+    path, answer = tmp_path / "timed.json", str(tmp_path / "answer.json")
+    save_flow(timed_problem(4), path)
+    assert main(["flow", str(path), "--objective", "latency", "-o", answer]) == 0
+    assert "from source to sink" in capsys.readouterr().out
+    assert main(["certify-flow", str(path), answer]) == 0
+    least = json.loads(Path(answer).read_text())["objective"]
+    assert main(["flow", str(path), "--latency-limit", f"{2 * least}s", "-o", answer]) == 0
+    assert "allowed, nodes and links together" in capsys.readouterr().out
+    assert main(["certify-flow", str(path), answer]) == 0
+    assert main(["flow", str(path), "--latency-limit", f"{least / 2}s"]) == 3
+    assert f"allow {least:.6g} s" in capsys.readouterr().out
+    assert main(["flow", str(path), "--objective", "latency", "--latency-limit", "1s"]) == 2
+    assert "without '--objective latency'" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
 from optalloc.plan.marginals import with_link
 from optalloc.plan.resolve import mesh_pins
-from optalloc.plan.sensitivity import FURTHEST, WORTH, Turn, turns
+from optalloc.plan.sensitivity import turns
+from optalloc.plan.turns import FURTHEST, WORTH, Turn
 from optalloc.stop import TimeLimit
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import plan_training

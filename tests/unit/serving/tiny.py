@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 
+import highspy
+import msgspec
+
 from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 
 Ends = tuple[int | None, int | None]
@@ -41,8 +44,105 @@ def tiny_problem(seed: int, *, linked: bool, partial: bool = False) -> FlowProbl
     )
 
 
+def timed_problem(seed: int, *, partial: bool = False) -> FlowProblem:
+    """A tiny problem whose links have latencies and half of whose nodes have steps of their own."""
+    problem = tiny_problem(seed, linked=seed % 3 > 0, partial=partial)
+    draw = random.Random(-seed)
+    return msgspec.structs.replace(
+        problem,
+        batch_tokens=draw.choice([1.0, 2.5]),
+        nodes=tuple(
+            msgspec.structs.replace(
+                node,
+                step_s=tuple(draw.choice([0.1, 0.3, 0.8]) * (k + 1) for k in range(node.max_layers))
+                if draw.random() < 0.5
+                else (),
+            )
+            for node in problem.nodes
+        ),
+        links=tuple(
+            msgspec.structs.replace(link, latency_s=draw.choice([0.0, 0.05, 0.2, 0.6]))
+            for link in problem.links
+        ),
+    )
+
+
+def timed_routes(
+    problem: FlowProblem, held: dict[int, list[tuple[int, int]]]
+) -> list[tuple[float, tuple[int, ...]]]:
+    """Seconds and nodes of every route, each node on any one of the ranges listed for it."""
+    size = {True: problem.activation_bytes, False: problem.token_bytes}
+    ways = {
+        (k.begin, k.end): k.latency_s
+        + size[k.begin is not None and k.end is not None] / k.bandwidth_bytes_per_s
+        for k in problem.links
+    }
+    found = []
+
+    def go(at: int, seconds: float, route: tuple[int, ...]) -> None:
+        before = route[-1] if route else None
+        if at == problem.num_layers and (before, None) in ways:
+            found.append((seconds + ways[before, None], route))
+        for node, ranges in held.items():
+            if node in route or (before, node) not in ways:
+                continue
+            for first, end in ranges:
+                if first == at or (problem.partial_inference and first < at < end):
+                    rate = problem.nodes[node].throughput_tokens_per_s[end - first - 1]
+                    own = problem.nodes[node].step_s
+                    step = own[end - first - 1] if own else problem.batch_tokens / rate
+                    share = (end - at) / (end - first)
+                    go(end, seconds + ways[before, node] + step * share, (*route, node))
+
+    go(0, 0.0, ())
+    return found
+
+
+def least_latency(problem: FlowProblem) -> float:
+    """The optimum: every route over every range; infinite if there is none."""
+    ranges = {i: [r for r in found if r] for i, found in enumerate(_ranges(problem))}
+    return min((seconds for seconds, _ in timed_routes(problem, ranges)), default=float("inf"))
+
+
+def best_within(problem: FlowProblem, limit_s: float) -> float:
+    """The most flow on routes within a limit: every placement, each by a programme over routes."""
+    best = 0.0
+    for chosen in itertools.product(*_ranges(problem)):
+        held = {i: [r] for i, r in enumerate(chosen) if r}
+        routes = [r for s, r in timed_routes(problem, held) if s <= limit_s * (1.0 + 1e-12)]
+        if not routes or score(problem, chosen) <= best:
+            continue
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        solver.setOptionValue("threads", 1)
+        flows = [solver.addVariable(obj=1.0) for _ in routes]
+        for node, ((first, end),) in held.items():
+            over = [f for f, r in zip(flows, routes, strict=True) if node in r]
+            if over:
+                rate = problem.nodes[node].throughput_tokens_per_s[end - first - 1]
+                solver.addConstr(sum(over) <= rate)
+        for link in problem.links:
+            pair = (link.begin, link.end)
+            over = [
+                f
+                for f, r in zip(flows, routes, strict=True)
+                if pair in zip((None, *r), (*r, None), strict=True)
+            ]
+            if over:
+                solver.addConstr(sum(over) <= link.bandwidth_bytes_per_s)
+        solver.changeObjectiveSense(highspy.ObjSense.kMaximize)
+        solver.run()
+        best = max(best, float(solver.getInfo().objective_function_value))
+    return best
+
+
 def best_flow(problem: FlowProblem) -> float:
     """The optimum: every range of every node, each scored."""
+    return max(score(problem, chosen) for chosen in itertools.product(*_ranges(problem)))
+
+
+def _ranges(problem: FlowProblem) -> list[list[tuple[int, int] | None]]:
+    """For each node none, and every range it can hold."""
     choices: list[list[tuple[int, int] | None]] = []
     for node in problem.nodes:
         ranges: list[tuple[int, int] | None] = [None]
@@ -50,7 +150,7 @@ def best_flow(problem: FlowProblem) -> float:
             for end in range(first + 1, min(problem.num_layers, first + node.max_layers) + 1):
                 ranges.append((first, end))
         choices.append(ranges)
-    return max(score(problem, chosen) for chosen in itertools.product(*choices))
+    return choices
 
 
 def score(problem: FlowProblem, ranges: tuple[tuple[int, int] | None, ...]) -> float:

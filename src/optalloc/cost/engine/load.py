@@ -278,31 +278,6 @@ def offline(
     )
 
 
-def open_loop(
-    step: StepModel, input_len: float, output_len: float, rate_per_s: float, prefix_len: float = 0
-) -> EngineEstimate | None:
-    """Requests arriving at ``rate_per_s`` in the mean; None if the engine cannot keep up.
-
-    The concurrency whose closed loop answers at this rate, by bisection (Little's law).
-
-    Complexity: about 30 closed loops.
-    """
-    _check_fit(step, input_len + output_len)
-    low, high = 1.0, 2.0 * float(step.sequences_that_fit(input_len + output_len))
-    high = max(2.0, high * float(step.work.groups))
-    if closed_loop(step, input_len, output_len, high, prefix_len).request_rate_per_s < rate_per_s:
-        return None
-    found = closed_loop(step, input_len, output_len, low, prefix_len)
-    if found.request_rate_per_s < rate_per_s:
-        for _ in range(30):
-            middle = (low + high) / 2.0
-            found = closed_loop(step, input_len, output_len, middle, prefix_len)
-            low, high = (low, middle) if found.request_rate_per_s >= rate_per_s else (middle, high)
-    return msgspec.structs.replace(
-        found, request_rate_per_s=rate_per_s, output_tokens_per_s=rate_per_s * output_len
-    )
-
-
 def disaggregated_times(
     prefill: StepModel,
     num_prefill: Value,

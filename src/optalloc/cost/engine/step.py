@@ -139,13 +139,6 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         hop = (w.pp - 1.0) * (w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s)
         return self.step_s(prompt_tokens, sequences, context_tokens, pairs) + hop
 
-    def interval_s(
-        self, prompt_tokens: Value, sequences: Value, context_tokens: Value, pairs: Value = 0.0
-    ) -> Value:
-        """Seconds of the longest stage: between two batches of a full pipeline."""
-        step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
-        return step * self.work.stage_share
-
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
         """Seconds of the iterations that read ``prompts`` prompts together, in chunks, without
         decoding sequences beside them; each has ``input_len`` tokens after ``prefix_len`` cached

@@ -10,6 +10,7 @@ import shlex
 
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
+from optalloc.export.serving import vllm
 from optalloc.export.serving.kubernetes import (
     Tree,
     apply_script,
@@ -18,7 +19,6 @@ from optalloc.export.serving.kubernetes import (
     node_selector,
 )
 from optalloc.export.serving.sglang import BOOTSTRAP_PORT
-from optalloc.export.serving.vllm import pod_environment
 from optalloc.export.serving.workers import FLAGS, TITLES, names, nodes_of, software_of
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
@@ -31,7 +31,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For TensorRT-LLM, whose engines MPI starts, or data-parallel vLLM over several nodes.
+        For TensorRT-LLM, whose engines MPI starts, or a data-parallel rank over several nodes.
     """
     software = software_of(plan, "lws")
     if software == "trtllm":
@@ -55,7 +55,7 @@ def _set(plan: ServingPlan, worker: Worker, software: str, name: str) -> list[Tr
         "resources": {"limits": {"nvidia.com/gpu": str(per_node)}},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    if software == "vllm" and (environment := pod_environment(worker)):
+    if software == "vllm" and (environment := vllm.pod_environment(worker)):
         container["env"] = environment
     pod: Tree = {
         **node_selector(plan, worker),
@@ -99,12 +99,8 @@ def _command(plan: ServingPlan, worker: Worker, software: str, nodes: int) -> st
             "exec python3 -m sglang.launch_server --model-path ${MODEL} --host 0.0.0.0"
             f" --port {_PORT} {words}{over if nodes > 1 else ''}"
         )
-    if nodes > 1 and worker.engine.attention_dp > 1:
-        raise ExportError(
-            "lws",
-            "data-parallel attention of vLLM over several nodes",
-            fix="plan with SGLang, or attention_dp within a node",
-        )
-    begin = f'[ "{rank}" = 0 ] || more=--headless; ' if nodes > 1 else ""
-    over = f" --nnodes {nodes} --node-rank {rank} --master-addr {leader} $more"
-    return f"{begin}exec vllm serve ${{MODEL}} --port {_PORT} {words}{over if nodes > 1 else ''}"
+    begin, over = "", ""
+    if nodes > 1:
+        begin = f'[ "{rank}" = 0 ] || more=--headless; '
+        over = vllm.node_words(worker, worker.engine.num_devices // nodes, rank, leader, "$more")
+    return f"{begin}exec vllm serve ${{MODEL}} --port {_PORT} {words}{over}"

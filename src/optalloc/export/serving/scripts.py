@@ -25,22 +25,16 @@ def vllm_artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For engines of other software, or data-parallel attention over several nodes.
+        For engines of other software, or a data-parallel rank over several nodes.
     """
     _check(plan, "vllm")
     found = []
     for number, (name, worker) in enumerate(zip(names(plan), plan.workers, strict=True)):
-        nodes, _ = nodes_of(plan, worker, "vllm")
+        nodes, per_node = nodes_of(plan, worker, "vllm")
         words = vllm.flags(plan, worker)
         over_nodes = ""
         if nodes > 1:
-            if worker.engine.attention_dp > 1:
-                raise ExportError(
-                    "vllm",
-                    "data-parallel attention over several nodes",
-                    fix="plan with SGLang, or attention_dp within a node",
-                )
-            over_nodes = f" --nnodes {nodes} --node-rank $NODE_RANK --master-addr $LEADER $headless"
+            over_nodes = vllm.node_words(worker, per_node, "$NODE_RANK", "$LEADER", "$headless")
         side = ""
         if worker.role != "serve":
             base, step = _SIDE_PORT + number * _PORTS_APART, worker.engine.num_devices

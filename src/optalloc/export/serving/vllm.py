@@ -1,7 +1,8 @@
 """vLLM: the flags of one engine.
 
 An engine has ``tensor x pipeline x data`` parallel devices. Data parallelism inside an engine is
-that of attention and exists for models with experts alone. Experts are cut over tensor times data
+that of attention and exists for models with experts alone; over several nodes each of them starts
+the ranks that it holds. Experts are cut over tensor times data
 parallel devices, or spread over them with ``--enable-expert-parallel``: nothing between. A
 quantised checkpoint says itself how; ``--quantization fp8`` also quantises 16-bit weights.
 """
@@ -14,6 +15,7 @@ from optalloc.errors import ExportError
 from optalloc.model.spec import Experts
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
+_RPC_PORT = 13345  # where the ranks of other nodes reach the first one
 _ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 
@@ -55,6 +57,34 @@ def parallel_flags(plan: ServingPlan, worker: Worker) -> list[str]:
     if experts and engine.moe_ep > 1:
         found.append("--enable-expert-parallel")
     return found
+
+
+def node_words(worker: Worker, per_node: int, rank: str, leader: str, headless: str) -> str:
+    """What starts the part of an engine of several nodes that one of them holds, as shell words.
+
+    ``rank``, ``leader`` and ``headless`` are the words for the number of the node, the address of
+    node 0, and the flag of all others.
+
+    Raises
+    ------
+    ExportError
+        If a data-parallel rank lies on several nodes.
+    """
+    engine = worker.engine
+    if engine.attention_dp == 1:
+        nodes = engine.num_devices // per_node
+        return f" --nnodes {nodes} --node-rank {rank} --master-addr {leader} {headless}"
+    here, rest = divmod(per_node, engine.tp * engine.pp)
+    if rest:
+        raise ExportError(
+            "vllm",
+            "a rank of data-parallel attention over several nodes",
+            fix="plan with --for vllm, where tp * pp divides a node",
+        )
+    return (
+        f" --data-parallel-size-local {here} --data-parallel-start-rank $(({here} * {rank}))"
+        f" --data-parallel-address {leader} --data-parallel-rpc-port {_RPC_PORT} {headless}"
+    )
 
 
 def engine_flags(plan: ServingPlan, worker: Worker) -> list[str]:

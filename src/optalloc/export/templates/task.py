@@ -215,14 +215,18 @@ class Report:
             line = f"step {number} loss {self.losses[-1]:.6f} measured_s {self.step_s[-1]:.3f}"
             print(line, flush=True)
 
-    def end(self, facts: Facts) -> int:
+    def end(self, facts: Facts, state_bytes: int | None = None) -> int:
         """Compare and write where asked; 1 if the losses differ too much."""
         every: list[list[float]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(every, self.cpu_s)
+        states: list[int | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(states, state_bytes)
         failed = 0
         if dist.get_rank() == 0:
             values: Facts = {"losses": self.losses, "measured_step_s": self.step_s}
             values["measured_cpu_s_by_rank"] = every
+            if state_bytes is not None:
+                values["measured_state_bytes_by_rank"] = states
             if self.options.compare:
                 expected = reference(facts, self.options)
                 worst = max(abs(a - b) for a, b in zip(self.losses, expected, strict=True))

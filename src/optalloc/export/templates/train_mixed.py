@@ -6,8 +6,8 @@
 
 Every stage has its own tensor and data parallelism. Activations go from the parts of a stage to the
 parts of the next that hold the same sequences. A gradient is summed over all that hold the
-parameter, each weighted with its share of the global batch. Every process keeps the whole optimizer
-state of its parameters: the script does not shard it.
+parameter, each weighted with its share of the global batch; each of them keeps the optimizer state
+of a piece of the parameter and steps that.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from decoder import Chunk, Facts, loss_of
 from parallel import ParallelBuilder
-from task import Builder, Report, batch, connect, optimizer_of, scale_down, start
+from sharded import Holders, SharedOptimizer
+from task import Builder, Report, batch, connect, scale_down, start
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class StageBuilder(ParallelBuilder):
@@ -104,9 +104,10 @@ class Trainer:
         self.tp = self._tensor_mesh()
         own = facts | {"chunks": place.replica["chunks"], "sequence_parallel": False}
         self.chunk = StageBuilder(own, options.seed, device, self.tp).chunk(place.index)
-        self.optimizer = optimizer_of(facts, list(self.chunk.parameters()), options.learning_rate)
+        self.optimizer = SharedOptimizer(
+            facts, self._modules(), options.learning_rate, contributes=place.tp_rank == 0
+        )
         self.forwards, self.backwards = dist.new_group(), dist.new_group()
-        self.holders = self._holders()
         self.sent: list[Any] = []
 
     def _tensor_mesh(self) -> DeviceMesh | None:
@@ -126,43 +127,49 @@ class Trainer:
                         )
         return mine
 
-    def _holders(self) -> list[tuple[nn.Module, dist.ProcessGroup]]:
-        """My modules in model order, each with the group of all ranks that hold it."""
+    def _modules(self) -> list[tuple[nn.Module, Holders, dist.ProcessGroup]]:
+        """My modules in model order, each with the ranks that hold it and their group.
+
+        A tied head that shares the embedding's weight on one rank counts once.
+        """
         facts = self.facts
-        ranks: dict[str, set[int]] = {}
-        modules: dict[str, list[nn.Module]] = {}
+        holders: dict[str, list[list[int]]] = {}
+        mine: dict[str, nn.Module] = {}
         tied = "embedding" if facts["tied_embeddings"] else "head"
         for replica in facts["replicas"]:
             done = 0
-            for index, stage in enumerate(replica["stages"]):
-                plan = replica["chunks"][index]
+            own: dict[str, set[int]] = {}
+            for stage, plan in zip(replica["stages"], replica["chunks"], strict=True):
                 count = sum(run[2] for run in plan["runs"])
                 names = ["embedding"] * plan["embedding"]
                 names += [f"layer {done + k}" for k in range(count)]
                 names += ["final norm", tied] if plan["head"] else []
                 for name in names:
-                    ranks.setdefault(name, set()).update(stage["ranks"])
+                    own.setdefault(name, set()).update(stage["ranks"])
                 if stage is self.place.stage:
                     chunk = self.chunk
-                    own = [chunk.embedding] if plan["embedding"] else []
-                    own += [
+                    ends = [chunk.final_norm, chunk.head] if plan["head"] else []
+                    built = [
+                        *([chunk.embedding] if plan["embedding"] else []),
                         *chunk.layers,
-                        *([chunk.final_norm, chunk.head] if plan["head"] else []),
+                        *ends,
                     ]
-                    for name, module in zip(names, own, strict=True):
-                        modules.setdefault(name, []).append(module)
+                    for name, module in zip(names, built, strict=True):
+                        mine.setdefault(name, module)
                 done += count
+            for name, ranks in own.items():
+                holders.setdefault(name, []).append(sorted(ranks))
         groups: dict[tuple[int, ...], Any] = {}
-        for name in ranks:
-            key = tuple(sorted(ranks[name]))
-            if key not in groups:
-                groups[key] = dist.new_group(list(key))
-        order = ["embedding", *(f"layer {k}" for k in range(len(ranks))), "final norm", "head"]
-        return [
-            (module, groups[tuple(sorted(ranks[name]))])
-            for name in order
-            for module in _merged(modules.get(name, []))
-        ]
+        found = []
+        for name in ["embedding", *(f"layer {k}" for k in range(done)), "final norm", "head"]:
+            if name in holders:
+                held = Holders(holders[name])
+                key = tuple(held.ranks)
+                if key not in groups:
+                    groups[key] = dist.new_group(held.ranks)
+                if name in mine:
+                    found.append((mine[name], held, groups[key]))
+        return found
 
     def step(self, number: int) -> float:
         """One optimizer step; the loss is the mean over the global batch."""
@@ -177,7 +184,6 @@ class Trainer:
             )
             for begin in range(first, first + micro * facts["micro_batch"], facts["micro_batch"])
         ]
-        self.optimizer.zero_grad()
         share = (place.rows[1] - place.rows[0]) / facts["global_batch"]
         waiting: list[tuple[Tensor | None, Tensor]] = []
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -197,7 +203,6 @@ class Trainer:
         for work, _ in self.sent:
             work.wait()
         self.sent.clear()
-        self._sum_gradients()
         self.optimizer.step()
         if place.tp_rank:
             loss.zero_()
@@ -208,17 +213,16 @@ class Trainer:
         place, facts, given = self.place, self.facts, None
         if not place.first:
             shape = (place.rows[1] - place.rows[0], facts["sequence_length"], facts["hidden"])
-            given = torch.empty(shape, device=self.device)
+            given = torch.empty(shape, dtype=self.optimizer.dtype, device=self.device)
             for rank, low, high in place.peers(-1):
                 part = torch.empty_like(given[low:high])
                 dist.recv(part, rank, group=self.forwards)
                 given[low:high] = part
             given.requires_grad_()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=facts["dtype"] == "bf16"):
-            result = self.chunk(tokens if given is None else given)
+        result = self.chunk(tokens if given is None else given)
         if not place.last:
             for rank, low, high in place.takers(1):
-                self._send(result.detach()[low:high].float(), rank, self.forwards)
+                self._send(result.detach()[low:high], rank, self.forwards)
         return given, result
 
     def _backward(self, given: Tensor | None, result: Tensor) -> None:
@@ -226,12 +230,12 @@ class Trainer:
         if place.last:
             result.backward()
         else:
-            grad = torch.empty(result.shape, device=self.device)
+            grad = torch.empty_like(result)
             for rank, low, high in place.peers(1):
                 part = torch.empty_like(grad[low:high])
                 dist.recv(part, rank, group=self.backwards)
                 grad[low:high] = part
-            result.backward(grad.to(result.dtype))
+            result.backward(grad)
         if given is not None:
             assert given.grad is not None
             for rank, low, high in place.takers(-1):
@@ -240,32 +244,6 @@ class Trainer:
     def _send(self, tensor: Tensor, rank: int, group: dist.ProcessGroup | None) -> None:
         tensor = tensor.contiguous()
         self.sent.append((dist.isend(tensor, rank, group=group), tensor))
-
-    def _sum_gradients(self) -> None:
-        """Every parameter's whole gradient, summed over all parts and replicas that hold it.
-
-        Modules are visited in model order, so that processes meet in the same order. One rank of
-        each tensor-parallel group contributes.
-        """
-        for module, group in self.holders:
-            for parameter in module.parameters():
-                grad = parameter.grad
-                if grad is None:
-                    grad = torch.zeros_like(parameter)
-                whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
-                whole = (
-                    whole.detach().clone() if self.place.tp_rank == 0 else torch.zeros_like(whole)
-                )
-                dist.all_reduce(whole, group=group)
-                if isinstance(parameter, DTensor):
-                    mesh, placements = parameter.device_mesh, parameter.placements
-                    whole = distribute_tensor(whole, mesh, placements, src_data_rank=None)
-                parameter.grad = whole
-
-
-def _merged(modules: list[nn.Module]) -> list[nn.Module]:
-    """One module a name: a tied head that shares the embedding's weight counts once."""
-    return modules[:1]
 
 
 def small(facts: Facts) -> Facts:
@@ -319,7 +297,7 @@ def main() -> int:
     trainer, report = Trainer(facts, options, device), Report(options)
     for number in range(options.steps):
         report.step(trainer.step, number)
-    failed: int = report.end(facts)
+    failed: int = report.end(facts, trainer.optimizer.state_bytes())
     dist.destroy_process_group()
     return failed
 

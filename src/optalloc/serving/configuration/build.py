@@ -17,7 +17,7 @@ from optalloc.serving.configuration.plan import (
     ServingPlan,
     Worker,
 )
-from optalloc.serving.configuration.problem import STEPS, Problem
+from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.search import Choice, Pick, Search
 from optalloc.serving.configuration.workers import decode_chunk
 
@@ -104,7 +104,7 @@ def _worker(search: Search, choice: Choice, pick: Pick) -> Worker:
         count=pick.count,
         engine=engine,
         concurrency=concurrency,
-        share=pick.share / STEPS,
+        share=pick.share,
         memory_bytes={
             "weights": round(float(step.weights_bytes)),
             "workspace": round(float(step.workspace_bytes)),

@@ -17,6 +17,7 @@ from optalloc.cost.engine.load import closed_loop
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.errors import CertificateError
 from optalloc.model.spec import Experts
+from optalloc.serving.configuration.certify_target import refusal
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
 #: Relative difference below which two sums of the same floats in another order are equal.
@@ -117,10 +118,16 @@ def _broken_rules(plan: ServingPlan) -> Iterator[str]:
         for size in (e.tp, wide, e.num_devices):
             if node.devices % size and size % node.devices:
                 yield f"{size} devices fill no nodes of {node.devices}"
+        if why := refusal(plan.limits.target, e, node.devices):
+            yield why
+    if len({worker.engine.software for worker in plan.workers}) > 1:
+        yield "its workers run different software"
+    if plan.limits.target == "llm-d" and len(roles) > len(wanted):
+        yield "llm-d has one kind of engine a role"
     if plan.mode == "disaggregated":
         a, b = (worker.engine for worker in plan.workers)
-        if (a.software, a.kv_dtype) != (b.software, b.kv_dtype):
-            yield "prefill and decode workers differ in software or type of cache"
+        if a.kv_dtype != b.kv_dtype:
+            yield "prefill and decode workers differ in their type of cache"
 
 
 def _broken_places(plan: ServingPlan) -> Iterator[str]:

@@ -11,7 +11,8 @@ import numpy as np
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.step import StepModel
 from optalloc.result import Fix
-from optalloc.serving.configuration.limits import Limits
+from optalloc.serving.configuration.limits import NUMBERS, Limits
+from optalloc.serving.configuration.pinned import nearest, why_none
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.search import Choice, Search
 from optalloc.stop import Progress, StopRule
@@ -93,6 +94,11 @@ class _Doctor:
         bare = without_load(p)
         self._smaller(bare)
         self._larger(bare)
+        for name, values in p.limits.pin.items():
+            if name.rpartition(".")[2] in NUMBERS:
+                self._instead(name, values)
+        if p.limits.target:
+            self._untargeted(bare)
         return True
 
     def _chunk(self) -> int:
@@ -204,15 +210,40 @@ class _Doctor:
     # -- limits
 
     def _limits(self) -> None:
-        """Pins and exclusions, each dropped alone."""
-        p = self.problem
+        """The target, pins and exclusions, each dropped alone."""
+        p, target = self.problem, self.problem.limits.target
+        if target and self._untargeted(p):
+            self.conflict.append(f"--for {target}")
         for kind in ("pin", "forbid"):
             for name, values in getattr(p.limits, kind).items():
+                if target and name.endswith("software"):
+                    continue
                 fewer: Limits = p.limits.without(kind, name)
                 if self._feasible(msgspec.structs.replace(p, limits=fewer)):
                     word = f"--{kind} {name}={','.join(values)}"
-                    self.conflict.append(word)
+                    role = name.rpartition(".")[0] or "serve"
+                    why = why_none(p, self.search.table(role), role)
+                    self.conflict.append(f"{word}: {why}" if why else word)
+                    if kind == "pin":
+                        self._instead(name, values)
                     self.fixes.append(Fix(what=f"drop {word}"))
+
+    def _untargeted(self, problem: Problem) -> bool:
+        """True if the problem has a plan for some other target."""
+        limits = msgspec.structs.replace(problem.limits, target="")
+        found = self._feasible(msgspec.structs.replace(problem, limits=limits))
+        if found:
+            self.fixes.append(Fix(what=f"drop --for {problem.limits.target}"))
+        return found
+
+    def _instead(self, name: str, values: tuple[str, ...]) -> None:
+        """The value of a pinned decision nearest to what is pinned that has a plan."""
+        for value in nearest(name, values, self.problem):
+            limits = self.problem.limits.with_pin(name, value)
+            if self._feasible(msgspec.structs.replace(self.problem, limits=limits)):
+                what = f"--pin {name}={value}"
+                self.fixes.append(Fix(what=what, cost=f"in place of {','.join(values)}"))
+                return
 
 
 def missing_bytes(step: StepModel, tokens: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -31,10 +31,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Values left (``pin``) and excluded (``forbid``) by decision.
 
     The name of a decision may carry a role: ``prefill.tp`` holds for prefill workers alone.
+    ``target`` leaves what one way to deploy can express (:mod:`targets`); empty: everything.
     """
 
     pin: dict[str, tuple[str, ...]] = {}
     forbid: dict[str, tuple[str, ...]] = {}
+    target: str = ""
 
     def allows(self, name: str, value: object, role: str = "") -> bool:
         """True if the value of one decision is left in the space."""
@@ -45,6 +47,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             if word in self.forbid.get(key, ()):
                 return False
         return True
+
+    def names(self, name: str, role: str) -> bool:
+        """True if a limit says something of a decision of a role."""
+        return any(k in part for k in (name, f"{role}.{name}") for part in (self.pin, self.forbid))
 
     def choices(self, name: str, usual: Sequence[object], role: str) -> tuple[str, ...]:
         """The values of a decision that are searched: those pinned, or else the usual ones."""

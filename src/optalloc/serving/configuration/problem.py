@@ -9,6 +9,7 @@ from optalloc.cost.engine.constants import DEFAULT
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.serving.configuration.limits import Limits
+from optalloc.serving.configuration.targets import target_of
 from optalloc.workload import Serving
 
 #: Objective -> its unit, and whether less is better.
@@ -23,7 +24,7 @@ OBJECTIVES = {
 #: wait longer than the mean of a queue says.
 BUSIEST = 0.9
 
-#: The load is split over the groups of a mixed cluster in steps of one part of so many.
+#: Requests in flight are split over the groups of a mixed cluster in steps of one part of so many.
 STEPS = 8
 
 _M = 1e6
@@ -56,6 +57,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
                 path="headroom",
                 fix="give a share such as 0.1 for 10 %",
             )
+        work, most = self.workload, self.model.max_positions
+        if most is not None and work.input_len + work.output_len > most:
+            raise InputError(
+                f"requests of {work.input_len} and {work.output_len} tokens are longer than the "
+                f"{most} positions of {self.model.name}",
+                path="workload",
+                pointer="$.input_len",
+                fix="shorten them, or choose a model of longer contexts",
+            )
         if self.objective == "price":
             for group in self.cluster.nodes:
                 if group.device.price_usd_per_h is None:
@@ -68,19 +78,23 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def splits(self) -> tuple[tuple[int, ...], ...]:
-        """Shares of the load over the groups, each of :data:`STEPS` (with one group: all of it).
+        """Shares of the requests in flight over the groups, each of :data:`STEPS`.
 
-        Without a load the shares say only which groups are used.
+        Without requests in flight they say which groups are used: a rate is split as it is best.
         """
         groups = len(self.cluster.nodes)
-        if groups == 1:
-            return ((STEPS,),)
-        if not self.has_load:
-            used = [
+        if self.workload.concurrency is None:
+            found = [
                 tuple(STEPS * (n >> g & 1) for g in range(groups)) for n in range(1, 1 << groups)
             ]
-            return tuple(used)
-        return tuple(_compositions(STEPS, groups))
+        else:
+            found = _compositions(STEPS, groups)
+        return tuple(f for f in found if self.several_kinds or sum(map(bool, f)) == 1)
+
+    @property
+    def several_kinds(self) -> bool:
+        """True if engines on several groups may do the same in one deployment."""
+        return target_of(self.limits).several_kinds
 
     @property
     def has_load(self) -> bool:

@@ -9,11 +9,14 @@ split of the load may have options whose costs sum to less than a threshold,
     price       cost USD - B tokens,    threshold 0           latency  cost request, largest, B
     price, rate given: cost USD,        threshold B tokens
 
-so the least cost of each group and share is enough. Split phases follow in :mod:`prove_split`.
+so the least cost of each group and share is enough. A rate is split over groups in any parts
+(:meth:`Proof._rate`). All engines run the same software. Split phases follow in
+:mod:`prove_split`.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator
@@ -29,11 +32,13 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.errors import CertificateError
 from optalloc.model.spec import Experts
+from optalloc.serving.configuration.certify_target import refusal
 from optalloc.serving.configuration.limits import WORDS
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.space import BATCHES, CHUNKS
 
 Floats = NDArray[np.float64]
+_Cells = dict[int, list[tuple[float, float]]]  # share: (cost, requests/s)
 
 TOLERANCE = 1e-7
 _PARTS = 8
@@ -102,7 +107,7 @@ class Proof:
                     ):
                         if software == "vllm" and self.experts and ep not in (1, wide):
                             continue
-                        yield msgspec.convert(
+                        engine = msgspec.convert(
                             {
                                 "software": software,
                                 "tp": tp,
@@ -117,6 +122,8 @@ class Proof:
                             },
                             Engine,
                         )
+                        if not refusal(self.plan.limits.target, engine, node):
+                            yield engine
 
     def step(self, group: NodeGroup, engine: Engine, batch: Floats) -> StepModel:
         """The step model of an engine at many batches."""
@@ -127,23 +134,70 @@ class Proof:
 
     def aggregated(self) -> int:
         """No combination of options is better; the number of settings."""
-        asked = 0
-        least: list[dict[int, float]] = []
         groups = self.plan.cluster.nodes
-        for group in groups:
-            cells: dict[int, float] = {}
+        asked = 0
+        made: dict[str, list[_Cells]] = {}
+        for number, group in enumerate(groups):
             for engine in self.engines(group, "serve"):
-                asked += self._cells(group, engine, len(groups) == 1, cells)
-            least.append(cells)
-        largest = self.goal == "latency"
-        shares = itertools.product(*([0, *sorted(cells)] for cells in least))
-        for split in shares:
+                cells = made.setdefault(engine.software, [{} for _ in groups])
+                asked += self._cells(group, engine, len(groups) == 1, cells[number])
+        for cells in made.values():
+            if self.work.rate_per_s is not None and len(groups) > 1:
+                self._rate([found.get(_PARTS, []) for found in cells])
+            else:
+                self._splits([{k: min(c for c, _ in v) for k, v in f.items()} for f in cells])
+        return asked
+
+    def _splits(self, least: list[dict[int, float]]) -> None:
+        """No split of the load over the groups is better; ``least`` holds the cost of each part."""
+        for split in itertools.product(*([0, *sorted(cells)] for cells in least)):
             total = sum(split)
             if not total or (self.loaded and total != _PARTS):
                 continue
             costs = [cells[k] for cells, k in zip(least, split, strict=True) if k]
-            self.check(max(costs) if largest else sum(costs), f"an aggregated split {split}")
-        return asked
+            if self.plan.limits.target == "llm-d" and len(costs) > 1:
+                continue
+            self.check(
+                max(costs) if self.goal == "latency" else sum(costs), f"an aggregated split {split}"
+            )
+
+    def _rate(self, groups: list[list[tuple[float, float]]]) -> None:
+        """No options (cost, requests/s), one a group at most, reach the rate at a better cost."""
+        enough = self.asked * (1.0 + TOLERANCE)
+        unused = (-math.inf if self.goal == "latency" else 0.0, 0.0)
+        stairs = []
+        for points in groups:
+            kept = [unused]
+            for cost, rate in sorted(points):
+                if self.goal == "throughput":
+                    kept = [min(kept[0], (cost, rate))]
+                elif rate > kept[-1][1]:
+                    kept.append((cost, rate))
+            stairs.append(kept)
+        tried = [stairs]
+        if self.plan.limits.target == "llm-d":
+            tried = [
+                [stair if i == k else [unused] for i, stair in enumerate(stairs)]
+                for k in range(len(stairs))
+            ]
+        together = max if self.goal == "latency" else sum
+        for one in tried:
+            for costs in self._reaching(one, enough):
+                self.check(float(together(costs)), "engines on groups that share the load")
+
+    def _reaching(
+        self, stairs: list[list[tuple[float, float]]], need: float
+    ) -> Iterator[tuple[float, ...]]:
+        """Costs of a step of each stair whose rates sum to the need, the least of the last one."""
+        first, *rest = stairs
+        if not rest:
+            at = bisect.bisect_left(first, need, key=lambda step: step[1])
+            if at < len(first):
+                yield (first[at][0],)
+            return
+        for cost, rate in first:
+            for costs in self._reaching(rest, need - rate):
+                yield (cost, *costs)
 
     def threshold(self) -> float:
         if self.goal == "throughput":
@@ -164,14 +218,15 @@ class Proof:
         if cost < threshold - TOLERANCE * scale:
             raise CertificateError(f"{what} is better than the bound {self.bound!r}")
 
-    def _cells(self, group: NodeGroup, engine: Engine, alone: bool, cells: dict[int, float]) -> int:
+    def _cells(self, group: NodeGroup, engine: Engine, alone: bool, cells: _Cells) -> int:
         """Put the least cost of this engine into the cell of each share; the settings asked."""
         size, ranks = engine.num_devices, engine.attention_dp
         most = group.num_devices // size
         if size < group.devices:
             most = group.count * (group.devices // size)
         counts = [n for n in range(1, most + 1) if self.allows("replicas", n, "serve")]
-        shares = [_PARTS] if alone or not self.loaded else list(range(1, _PARTS + 1))
+        split = self.work.concurrency is not None and not alone
+        shares = list(range(1, _PARTS + 1)) if split else [_PARTS]
         usd = (group.device.price_usd_per_h or 0.0) * size
         asked = 0
         if self.work.concurrency is None:
@@ -181,7 +236,7 @@ class Proof:
             for n, share in itertools.product(counts, shares):
                 if self.goal == "devices" and not self.loaded and n > 1:
                     break
-                enough = fine & (n * rate >= self.asked * share / _PARTS * (1.0 - 1e-12))
+                enough = fine & ((not alone) | (n * rate >= self.asked * (1.0 - 1e-12)))
                 self._put(cells, share, n, size, usd, n * rate[enough], request[enough])
             return asked
         flight = self.work.concurrency
@@ -217,7 +272,7 @@ class Proof:
 
     def _put(
         self,
-        cells: dict[int, float],
+        cells: _Cells,
         share: int,
         count: int,
         size: int,
@@ -227,14 +282,13 @@ class Proof:
     ) -> None:
         if not len(rate):
             return
-        if self.goal == "throughput":
-            cost = -float(rate.max()) * self.work.output_len
-        elif self.goal == "devices":
-            cost = float(count * size)
-        elif self.goal == "latency":
-            cost = float(request.min())
-        else:
-            cost = count * usd
+        found = cells.setdefault(share, [])
+        if self.goal == "latency":
+            found += zip(request.tolist(), rate.tolist(), strict=True)
+            return
+        cost = {"throughput": -float(rate.max()) * self.work.output_len, "devices": count * size}
+        if self.goal == "price":
+            cost["price"] = count * usd
             if self.work.rate_per_s is None:
-                cost -= self.tokens(float(rate.max()))
-        cells[share] = min(cells.get(share, math.inf), cost)
+                cost["price"] -= self.tokens(float(rate.max()))
+        found.append((cost[self.goal], float(rate.max())))

@@ -43,6 +43,7 @@ def recommend(
     pin: Iterable[str] = (),
     forbid: Iterable[str] = (),
     headroom: float = 0.1,
+    target: str | None = None,
     stop: StopRule | None = None,
     cost_model: str = DEFAULT,
 ) -> tuple[ServingResult, tuple[Offer, ...]]:
@@ -76,8 +77,7 @@ def recommend(
         )
     made: list[tuple[ServingResult, Offer]] = []
     pins, forbids = tuple(pin), tuple(forbid)
-    for name in devices:
-        device = catalog.device(name)
+    for device in [catalog.device(name, path="--recommend") for name in devices]:
         node = device.devices_per_node
         count = max_devices if max_devices < node else max_devices // node * node
         result = plan_serving(
@@ -88,6 +88,7 @@ def recommend(
             pin=pins,
             forbid=forbids,
             headroom=headroom,
+            target=target,
             stop=stop,
             cost_model=cost_model,
         )

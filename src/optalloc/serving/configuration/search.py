@@ -14,6 +14,7 @@ import numpy as np
 from optalloc.result import Incumbent
 from optalloc.serving.configuration import aggregated, split
 from optalloc.serving.configuration.columns import Floats
+from optalloc.serving.configuration.combine import Deployment, choose
 from optalloc.serving.configuration.limits import MODES
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
@@ -26,7 +27,10 @@ _WHOLE = 256
 
 
 class Pick(msgspec.Struct, frozen=True, kw_only=True):
-    """``count`` equal engines of a chosen deployment: the engine by number in its table."""
+    """``count`` equal engines of a chosen deployment: the engine by number in its table.
+
+    ``share`` is the part of the load that they carry.
+    """
 
     role: str
     engine: int
@@ -34,7 +38,7 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
     batch: int
     load: int
     count: int
-    share: int = STEPS
+    share: float = 1.0
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,9 +154,11 @@ class Search:
         chosen = [found.best, *_others(p, table, found)]
         return [self._choice(found, one) for one in chosen], found.bound, found.stopped
 
-    def _choice(self, found: aggregated.Found, one: aggregated.Deployment) -> Choice:
-        o, rows = found.options, found.rows
-        index = np.array(one.options, np.int64)
+    def _choice(self, found: aggregated.Found, one: Deployment) -> Choice:
+        o, rows = one.options, found.rows
+        shares = o.rate_per_s / o.rate_per_s.sum()
+        if self.problem.workload.concurrency is not None:
+            shares = o.share / STEPS
         return Choice(
             mode="aggregated",
             picks=tuple(
@@ -163,15 +169,15 @@ class Search:
                     batch=int(rows.batch[o.row[i]]),
                     load=int(rows.load[o.row[i]]),
                     count=int(o.count[i]),
-                    share=int(o.share[i]),
+                    share=float(shares[i]),
                 )
-                for i in one.options
+                for i in range(len(o))
             ),
             value=one.value,
             devices=one.devices,
             rate_per_s=one.rate_per_s,
-            ttft_s=float(o.ttft_s[index].max()),
-            tpot_s=float(o.tpot_s[index].max()),
+            ttft_s=float(o.ttft_s.max()),
+            tpot_s=float(o.tpot_s.max()),
         )
 
     def _disaggregated(self) -> tuple[list[Choice], bool]:
@@ -249,25 +255,17 @@ def _pair_choice(pairs: split.Pairs, values: Floats, i: int) -> Choice:
     )
 
 
-def _others(
-    problem: Problem, table: EngineTable, found: aggregated.Found
-) -> list[aggregated.Deployment]:
+def _others(problem: Problem, table: EngineTable, found: aggregated.Found) -> list[Deployment]:
     """The best of each other size and width of engine, of those evaluated; for one group."""
     if len(problem.cluster.nodes) > 1 or found.best is None:
         return []
-    o, engine = found.options, found.rows.engine[found.options.row]
-    shape = np.array([_shape(table, int(n)) for n in range(len(table))])[engine]
-    mine = shape[list(found.best.options)]
+    o, engine = found.options, found.rows.engine
+    shapes = np.array([_shape(table, int(n)) for n in range(len(table))])
+    shape, mine = shapes[engine[o.row]], shapes[engine[found.best.options.row]]
     less = OBJECTIVES[problem.objective][1]
-    made: list[aggregated.Deployment] = []
-    for one in np.unique(shape[~np.isin(shape, mine)]):
-        index = np.flatnonzero(shape == one)
-        best = aggregated.choose(problem, o.take(index))
-        if best is not None:
-            options = tuple(int(index[i]) for i in best.options)
-            made.append(msgspec.structs.replace(best, options=options))
-    made.sort(key=lambda d: d.value if less else -d.value)
-    return made[:8]
+    made = [choose(problem, o.take(shape == one)) for one in np.unique(shape) if one not in mine]
+    made.sort(key=lambda d: 0.0 if d is None else d.value if less else -d.value)
+    return [one for one in made if one is not None][:8]
 
 
 def _shape(table: EngineTable, number: int) -> int:

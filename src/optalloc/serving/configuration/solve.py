@@ -16,11 +16,12 @@ from optalloc.serving.configuration.build import build_plan, rival_of
 from optalloc.serving.configuration.certify import check_serving_plan
 from optalloc.serving.configuration.front import front
 from optalloc.serving.configuration.infeasible import explain_infeasible
-from optalloc.serving.configuration.limits import parse_limits
+from optalloc.serving.configuration.limits import Limits, parse_limits
 from optalloc.serving.configuration.plan import Certificate, ServingPlan
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Outcome, Search
 from optalloc.serving.configuration.space import BATCHES, CHUNKS
+from optalloc.serving.configuration.targets import for_target
 from optalloc.stop import OnProgress, StopRule
 from optalloc.workload import Serving
 
@@ -61,6 +62,7 @@ def plan_serving(
     pin: Iterable[str] = (),
     forbid: Iterable[str] = (),
     headroom: float = 0.1,
+    target: str | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     cost_model: str = DEFAULT,
@@ -80,6 +82,8 @@ def plan_serving(
         ``"mode=aggregated"``; see :mod:`optalloc.serving.configuration.limits`.
     headroom : float
         Share of the capacity that is kept free where a rate is given.
+    target : {"vllm", "sglang", "trtllm", "dynamo", "llm-d", "lws"}, optional
+        Only plans that can be exported to it; its software is chosen where none is pinned.
     stop : StopRule, optional
         Ends the search early; the result then is LIMIT with the bound proven so far.
 
@@ -91,8 +95,8 @@ def plan_serving(
     Raises
     ------
     InputError
-        For an unknown objective or decision, an objective without data, requests longer than the
-        model's positions, or more than :data:`MOST_DEVICES` devices.
+        For an unknown objective, decision or target, an objective without data, requests longer
+        than the model's positions, or more than :data:`MOST_DEVICES` devices.
     UnsupportedModel
         If the model is not decoder-only.
 
@@ -104,12 +108,11 @@ def plan_serving(
         cluster=cluster,
         workload=workload,
         objective=objective,
-        limits=parse_limits(pin, forbid),
+        limits=_limits(pin, forbid, target),
         headroom=headroom,
         constants=cost_model,
     )
     _check_devices(problem)
-    _check_length(problem)
     search = Search(problem, stop, on_progress)
     interrupted = False
     try:
@@ -151,17 +154,9 @@ def plan_serving(
     )
 
 
-def _check_length(problem: Problem) -> None:
-    """A request is no longer than what the model was trained for."""
-    work, most = problem.workload, problem.model.max_positions
-    if most is not None and work.input_len + work.output_len > most:
-        raise InputError(
-            f"requests of {work.input_len} and {work.output_len} tokens are longer than the "
-            f"{most} positions of {problem.model.name}",
-            path="workload",
-            pointer="$.input_len",
-            fix="shorten them, or choose a model of longer contexts",
-        )
+def _limits(pin: Iterable[str], forbid: Iterable[str], target: str | None) -> Limits:
+    limits = parse_limits(pin, forbid)
+    return limits if target is None else for_target(limits, target)
 
 
 def _check_devices(problem: Problem) -> None:
@@ -210,7 +205,8 @@ def _plan(search: Search, outcome: Outcome) -> ServingPlan:
 
 def describe_space(problem: Problem) -> str:
     """The decision space in words, stated with each answer."""
-    limits = [f"{k}={','.join(v)}" for k, v in sorted(problem.limits.pin.items())]
+    limits = [f"what {problem.limits.target} expresses"] if problem.limits.target else []
+    limits += [f"{k}={','.join(v)}" for k, v in sorted(problem.limits.pin.items())]
     limits += [f"not {k}={','.join(v)}" for k, v in sorted(problem.limits.forbid.items())]
     return (
         "tp, pp, attention dp and the spread of experts that fill nodes evenly; chunks of "

@@ -7,6 +7,7 @@ Rules (those of the engines)
     wide = tp * attention_dp:  wide | node or node | wide
     moe_tp * moe_ep = wide;  moe_ep | experts;  moe_tp | width of an expert
         vLLM has either one part of the experts (moe_ep = 1) or as many as devices (moe_tp = 1)
+    what the software runs, and the target that is asked for can express (:mod:`targets`)
     pp <= layers
     d = wide * pp devices:  d | node or node | d;  d <= devices of the group
     chunk in CHUNKS, batch in BATCHES (per attention rank), unless pinned to other values
@@ -28,6 +29,7 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.errors import UnsupportedModel
 from optalloc.model.spec import Attention, Experts, ModelSpec
 from optalloc.serving.configuration.limits import WORDS, Limits
+from optalloc.serving.configuration.targets import software_runs, target_of
 
 CHUNKS = (2048, 4096, 8192, 16384)
 BATCHES = (
@@ -98,7 +100,7 @@ def shapes(
     facts: Facts, group: NodeGroup, software: str, limits: Limits, role: str
 ) -> Iterator[Shape]:
     """All widths that the rules and limits leave, smallest engines first."""
-    found = []
+    found, target, node = [], target_of(limits), group.devices
     for tp in _fitting(min(group.domain, group.num_devices), group.devices):
         if any(heads % tp for heads in facts.heads) or not limits.allows("tp", tp, role):
             continue
@@ -108,7 +110,12 @@ def shapes(
             if not fits_node(wide, group.devices) or not limits.allows("attention_dp", dp, role):
                 continue
             for pp in range(1, min(facts.num_layers, group.num_devices // wide) + 1):
-                if not fits_node(wide * pp, group.devices) or not limits.allows("pp", pp, role):
+                size = wide * pp
+                if not fits_node(size, node) or not limits.allows("pp", pp, role):
+                    continue
+                if not software_runs(
+                    software, tp=tp, pp=pp, attention_dp=dp, devices=size, node=node
+                ) or not target.expresses(tp=tp, pp=pp, devices=size, node=node):
                     continue
                 found += [
                     Shape(tp, pp, dp, moe_tp, moe_ep)

@@ -15,7 +15,7 @@ from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.cost.engine.work import Work
 from optalloc.model.spec import ModelSpec
 from optalloc.serving.configuration.columns import Floats, Ints
-from optalloc.serving.configuration.limits import Limits
+from optalloc.serving.configuration.limits import SOFTWARE, Limits
 from optalloc.serving.configuration.space import engines, facts_of, most_engines
 
 Columns = TypeVar("Columns", Work, EngineConstants)
@@ -25,11 +25,12 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True):
     """Engines but for chunk and batch, and the group of nodes that each may run on.
 
     ``devices`` are those of one engine, ``most`` how many of it the group holds, ``groups`` its
-    attention ranks, ``usd_per_h`` its price (0 where the device has none).
+    attention ranks, ``usd_per_h`` its price (0 where the device has none); ``software`` by number.
     """
 
     engines: tuple[Engine, ...]
     group: Ints
+    software: Ints
     devices: Ints
     most: Ints
     groups: Ints
@@ -73,6 +74,7 @@ def engine_table(
     return EngineTable(
         engines=tuple(engine for _, engine, _ in found),
         group=_ints(g for g, _, _ in found),
+        software=_ints(SOFTWARE.index(engine.software) for _, engine, _ in found),
         devices=_ints(engine.num_devices for _, engine, _ in found),
         most=_ints(most_engines(nodes[g], engine.num_devices) for g, engine, _ in found),
         groups=_ints(engine.attention_dp for _, engine, _ in found),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
+from optalloc.serving.flow.latency.routes import routes_within
+from optalloc.serving.flow.latency.times import Times
 from optalloc.serving.flow.problem import FlowProblem, Ranges
 
 Doubles = NDArray[np.float64]
@@ -13,10 +17,13 @@ _NONE = np.zeros(1, dtype=np.int32)
 
 
 class FlowArrays:
-    """Tables and capacities (tokens/s) of a problem; links that are absent have capacity 0."""
+    """Tables and capacities (tokens/s) of a problem; links that are absent have capacity 0.
 
-    def __init__(self, problem: FlowProblem) -> None:
-        self.problem = problem
+    With a limit on the latency of routes (seconds), flows are those of routes within it.
+    """
+
+    def __init__(self, problem: FlowProblem, limit_s: float = math.inf) -> None:
+        self.problem, self.limit_s = problem, limit_s
         count = len(problem.nodes)
         width = max(1, max((node.max_layers for node in problem.nodes), default=1))
         self.throughput: Doubles = np.full((count, width), -1.0)
@@ -33,9 +40,19 @@ class FlowArrays:
                 self.sink[link.begin] += capacity
             elif link.begin is not None and link.end is not None:
                 self.links[link.begin, link.end] += capacity
+        self._step, self._delay = np.zeros((0, 0)), np.zeros((0, 0))
+        if limit_s < math.inf:
+            times = Times(problem)
+            self._step = np.full((count, width), np.inf)
+            self._step[:, : times.step.shape[1]] = times.step
+            self._delay = times.delays()
 
     def value(self, placement: Ranges) -> float:
         """Flow of a placement, tokens/s."""
+        if self.limit_s < math.inf:
+            return sum(
+                route.tokens_per_s for route in routes_within(self.problem, placement, self.limit_s)
+            )
         return self.improve(placement, target=1.0, steps=0, seed=0)[1]
 
     def improve(
@@ -73,6 +90,9 @@ class FlowArrays:
             cold,
             seconds,
             swaps_only,
+            self.limit_s,
+            self._step,
+            self._delay,
             _NONE,
         )
         found = {

@@ -15,12 +15,22 @@ import msgspec
 import numpy as np
 
 from optalloc.errors import CertificateError
+from optalloc.serving.flow.certify_boxes import boxes_fill
 from optalloc.serving.flow.certify_crossings import least_excess
+from optalloc.serving.flow.certify_latency import (
+    check_latency_tokens,
+    flow_of_routes,
+    passes_within,
+)
 from optalloc.serving.flow.problem import FlowProblem
+from optalloc.serving.flow.result import Route
 from optalloc.serving.flow.witness import (
+    Counted,
     Covers,
     Crossings,
     Everything,
+    Fastest,
+    LatencyTokens,
     LayerTokens,
     Prices,
     Witness,
@@ -39,6 +49,8 @@ def certify_flow(
     value: float,
     bound: float | None = None,
     witness: Witness | None = None,
+    latency_limit_s: float | None = None,
+    routes: Sequence[Route] = (),
 ) -> None:
     """Check that a placement passes ``value`` and that no placement passes more than ``bound``.
 
@@ -49,6 +61,8 @@ def certify_flow(
         Claimed flow and upper bound, tokens/s.
     witness : Witness, optional
         What proves the bound; needed if a bound is claimed.
+    latency_limit_s : float, optional
+        Limit on the latency of every route: then ``routes`` are what passes ``value``.
 
     Raises
     ------
@@ -56,7 +70,10 @@ def certify_flow(
         If a range does not fit its node, the flow is not what is claimed, or the witness does not
         prove the bound.
     """
-    found = _largest_flow(problem, placement)
+    if latency_limit_s is None:
+        found = _largest_flow(problem, placement)
+    else:
+        found = flow_of_routes(problem, placement, routes, latency_limit_s)
     if abs(found - value) > TOLERANCE * max(1.0, abs(value)):
         raise CertificateError(f"the placement passes {found:.9g} tokens/s, not {value:.9g}")
     if bound is None:
@@ -65,6 +82,8 @@ def certify_flow(
         raise CertificateError(f"the bound {bound:.9g} is below the flow {value:.9g}")
     if witness is None:
         raise CertificateError("a bound is claimed without anything that proves it")
+    if isinstance(witness, Fastest | Counted):
+        raise CertificateError("the witness is of another objective")
     if witness.flow_tokens_per_s > bound * (1.0 + TOLERANCE):
         raise CertificateError("the witness speaks of more flow than the bound")
     if isinstance(witness, LayerTokens):
@@ -73,8 +92,12 @@ def certify_flow(
         _check_covers(problem, witness)
     elif isinstance(witness, Crossings):
         _check_crossings(problem, witness)
+    elif isinstance(witness, LatencyTokens) and latency_limit_s is not None:
+        check_latency_tokens(problem, witness, latency_limit_s)
+    elif isinstance(witness, Everything):
+        _check_everything(problem, witness, latency_limit_s)
     else:
-        _check_everything(problem, witness)
+        raise CertificateError("the witness is of another objective")
 
 
 # --- the flow of a placement
@@ -152,7 +175,7 @@ def _check_layer_tokens(problem: FlowProblem, witness: LayerTokens) -> None:
         raise CertificateError(f"the nodes supply more layer-tokens than {flow:.9g} tokens/s need")
 
 
-def _check_everything(problem: FlowProblem, witness: Everything) -> None:
+def _check_everything(problem: FlowProblem, witness: Everything, limit_s: float | None) -> None:
     """Build all sets of ranges layer by layer, and route those whose layers all pass enough.
 
     Nodes come in the order of the problem and layers are filled from the first: a set is dropped as
@@ -176,7 +199,9 @@ def _check_everything(problem: FlowProblem, witness: Everything) -> None:
         if min(held) + later[i] <= flow:
             continue
         if i == len(nodes):
-            if _largest_flow(problem, placement) > flow:
+            if _largest_flow(problem, placement) > flow and (
+                limit_s is None or passes_within(problem, placement, limit_s, flow)
+            ):
                 raise CertificateError(f"a placement passes more than {flow:.9g} tokens/s")
             continue
         waiting.append((i + 1, placement, held))
@@ -199,7 +224,7 @@ def _check_covers(problem: FlowProblem, witness: Covers) -> None:
         for part in witness.parts
     ]
     names = {name for box in boxes for name in box}
-    if not _fill({name: (0, counts[name[0]]) for name in names}, boxes):
+    if not boxes_fill({name: (0, counts[name[0]]) for name in names}, boxes):
         raise CertificateError("the parts of the proof leave some counts out")
 
 
@@ -332,39 +357,3 @@ def _affordable(
             if len(cost) == size and not (order[kept] >= size).any():
                 break
     return False
-
-
-def _fill(
-    space: dict[tuple[int, int], tuple[int, int]],
-    boxes: Sequence[Mapping[tuple[int, int], tuple[int, int]]],
-) -> bool:
-    """Whether the boxes together hold every whole point of the space."""
-    waiting = [(space, list(boxes))]
-    while waiting:
-        here, near = waiting.pop()
-        cut = None
-        whole = False
-        meeting = []
-        for box in near:
-            sides = [(name, here[name], box.get(name, here[name])) for name in here]
-            if any(high < low2 or high2 < low for _, (low, high), (low2, high2) in sides):
-                continue
-            meeting.append(box)
-            inner = [
-                (name, low2 - 1 if low2 > low else high2)
-                for name, (low, high), (low2, high2) in sides
-                if low2 > low or high2 < high
-            ]
-            if not inner:
-                whole = True
-                break
-            cut = cut or inner[0]
-        if whole:
-            continue
-        if cut is None:
-            return False
-        name, at = cut
-        low, high = here[name]
-        waiting.append(({**here, name: (low, at)}, meeting))
-        waiting.append(({**here, name: (at + 1, high)}, meeting))
-    return True

@@ -15,12 +15,15 @@ from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 class FlowFileNode(msgspec.Struct, frozen=True):
     """A machine: entry ``k - 1`` of ``throughput`` is tokens/s while it holds ``k`` layers.
 
-    ``max_layers`` is the most it may hold (default: as many as there are entries).
+    ``max_layers`` is the most it may hold (default: as many as there are entries). Entry ``k - 1``
+    of ``step_s`` is the seconds of its step through ``k`` layers (default: ``batch_tokens`` over
+    the throughput).
     """
 
     throughput: tuple[float, ...]
     type: str = ""
     max_layers: int | None = None
+    step_s: tuple[float, ...] = ()
 
 
 class FlowFile(msgspec.Struct, frozen=True):
@@ -39,6 +42,7 @@ class FlowFile(msgspec.Struct, frozen=True):
     token_bytes: int = 2
     link_units: Literal["helix", "bytes", "bits"] = "helix"
     partial_inference: bool = False
+    batch_tokens: float = 1.0
 
 
 def load_flow(path: str | os.PathLike[str]) -> FlowProblem:
@@ -61,7 +65,13 @@ def load_flow(path: str | os.PathLike[str]) -> FlowProblem:
                 pointer=f"$.nodes[{index}]",
                 fix="give one throughput for every number of layers up to max_layers",
             )
-        nodes.append(FlowNode(type=node.type, throughput_tokens_per_s=node.throughput[:most]))
+        nodes.append(
+            FlowNode(
+                type=node.type,
+                throughput_tokens_per_s=node.throughput[:most],
+                step_s=node.step_s[:most],
+            )
+        )
     scale = 1.0 / 8.0 if data.link_units == "bits" else 1.0
     found: dict[tuple[int | None, int | None], tuple[float, float]] = {}
     for index, (begin, end, bandwidth, latency_s) in enumerate(data.links):
@@ -83,6 +93,7 @@ def load_flow(path: str | os.PathLike[str]) -> FlowProblem:
                 for (a, b), (bandwidth, latency_s) in found.items()
             ),
             partial_inference=data.partial_inference,
+            batch_tokens=data.batch_tokens,
         )
     except InputError as error:
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
@@ -123,11 +134,17 @@ def save_flow(problem: FlowProblem, path: str | os.PathLike[str]) -> None:
         token_bytes=problem.token_bytes,
         activation_bytes=problem.activation_bytes,
         nodes=tuple(
-            FlowFileNode(type=n.type, max_layers=n.max_layers, throughput=n.throughput_tokens_per_s)
+            FlowFileNode(
+                type=n.type,
+                max_layers=n.max_layers,
+                throughput=n.throughput_tokens_per_s,
+                step_s=n.step_s,
+            )
             for n in problem.nodes
         ),
         links=tuple(links),
         link_units="bytes",
         partial_inference=problem.partial_inference,
+        batch_tokens=problem.batch_tokens,
     )
     files.write_json(path, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -27,14 +28,16 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
     """A largest flow of a placement.
 
     ``flow_tokens_per_s`` is its value; ``links`` holds the tokens/s of every used link, keyed
-    ``(begin, end)`` with None for source and sink; ``cut`` binds it. ``link_latency_s`` is the sum
-    of link latencies on the slowest route that carries tokens; what nodes take is not in it.
+    ``(begin, end)`` with None for source and sink; ``cut`` binds it. ``latency_s`` is that of one
+    token on the slowest route that carries tokens, ``link_latency_s`` the largest sum of link
+    latencies on one; neither transfers nor what nodes take are in the latter.
     """
 
     flow_tokens_per_s: float
     links: dict[tuple[int | None, int | None], float]
     cut: Cut
     link_latency_s: float
+    latency_s: float
 
 
 def open_links(
@@ -91,16 +94,46 @@ def routes(problem: FlowProblem, placement: Ranges) -> Routes:
             if near[0 if a is None else inner[a] + 1] and not near[1 if b is None else inner[b]]
         ),
     )
-    latency = {(a, b): delay for a, b, _, delay in joined}
+    on_links = {(a, b): delay for a, b, _, delay in joined}
+    transfer = {(a, b): 1.0 / capacity for a, b, capacity, _ in joined if capacity > 0.0}
+
+    def wait(a: int | None, b: int | None) -> float:
+        """Seconds from the end of a node's step to that of the next."""
+        seconds = on_links[a, b] + transfer[a, b]
+        if b is not None:
+            (first, end), at = placement[b], 0 if a is None else placement[a][1]
+            seconds += problem.step_s(b, end - first) * ((end - at) / (end - first))
+        return seconds
+
+    return Routes(
+        flow_tokens_per_s=value,
+        links=carried,
+        cut=cut,
+        link_latency_s=_slowest(used, placement, carried, lambda a, b: on_links[a, b]),
+        latency_s=_slowest(used, placement, carried, wait),
+    )
+
+
+def _slowest(
+    used: Iterable[int],
+    placement: Ranges,
+    carried: Iterable[tuple[int | None, int | None]],
+    wait: Callable[[int | None, int | None], float],
+) -> float:
+    """The largest sum of waits from source to sink; ends grow along every route."""
     reached: dict[int | None, float] = {None: 0.0}
+    into: dict[int | None, list[int | None]] = {}
+    for a, b in carried:
+        into.setdefault(b, []).append(a)
+    ends: list[int | None] = [*sorted(used, key=lambda node: placement[node][1]), None]
     slowest = 0.0
-    for node in sorted(used, key=lambda node: placement[node][1]):  # ends grow along every route
-        ways = [reached[a] + latency[a, b] for a, b in carried if b == node and a in reached]
-        if ways:
+    for node in ends:
+        ways = [reached[a] + wait(a, node) for a in into.get(node, ()) if a in reached]
+        if ways and node is not None:
             reached[node] = max(ways)
-            if (node, None) in carried:
-                slowest = max(slowest, reached[node] + latency[node, None])
-    return Routes(flow_tokens_per_s=value, links=carried, cut=cut, link_latency_s=slowest)
+        elif ways:
+            slowest = max(ways)
+    return slowest
 
 
 def flow_tokens_per_s(problem: FlowProblem, placement: Ranges) -> float:

@@ -11,10 +11,19 @@ run from the source over nodes to the sink:
 
 and the value is the largest flow F [tokens/s] under those capacities and ``T``. No cycle arises:
 ends grow along every link.
+
+The latency of a route [s] is that of one token: on every link its latency and its bytes over the
+bandwidth, on every node the step through the layers it runs there,
+
+    sum over links of (latency + bytes / bandwidth) + sum over nodes of step_i(k) (e - x) / k
+
+for a node that holds ``k`` layers and runs those from ``x`` to its end ``e`` (all but with partial
+inference).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -35,10 +44,14 @@ class FlowNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     throughput_tokens_per_s : tuple of float
         Entry ``k - 1`` is ``T(k)``, tokens/s while the node holds ``k`` layers; its length is the
         most layers that fit. ``T`` need not fall with ``k``.
+    step_s : tuple of float
+        Entry ``k - 1`` is what a token waits for the node's step through ``k`` layers, seconds, at
+        the batch the node then uses; empty: ``batch_tokens / T(k)`` of the problem.
     """
 
     type: str
     throughput_tokens_per_s: tuple[float, ...]
+    step_s: tuple[float, ...] = ()
 
     @property
     def max_layers(self) -> int:
@@ -71,6 +84,8 @@ class FlowProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Every direction apart; a pair that is not listed is not connected.
     partial_inference : bool
         Whether a node may receive tokens in the middle of its range.
+    batch_tokens : float
+        Tokens a node takes through its layers at once, where its ``step_s`` is not given.
     """
 
     name: str = ""
@@ -80,18 +95,34 @@ class FlowProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     nodes: tuple[FlowNode, ...]
     links: tuple[FlowLink, ...]
     partial_inference: bool = False
+    batch_tokens: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "token_bytes", "activation_bytes"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"{name} is {value}", pointer=f"$.{name}", fix="give at least 1")
+        if not 0.0 < self.batch_tokens < math.inf:
+            raise InputError(
+                f"batch_tokens is {self.batch_tokens}",
+                pointer="$.batch_tokens",
+                fix="give the tokens a node takes at once, 1 or more",
+            )
         for index, node in enumerate(self.nodes):
             table = node.throughput_tokens_per_s
-            if not all(0.0 <= value < float("inf") for value in table):
+            if not all(0.0 <= value < math.inf for value in table):
                 raise InputError(
                     "a throughput is negative or not finite",
                     pointer=f"$.nodes[{index}].throughput",
                     fix="give tokens/s of at least 0 for every number of layers",
+                )
+            if node.step_s and (
+                len(node.step_s) != node.max_layers
+                or not all(0.0 <= value < math.inf for value in node.step_s)
+            ):
+                raise InputError(
+                    "steps are not one time for each number of layers",
+                    pointer=f"$.nodes[{index}].step_s",
+                    fix="give as many seconds as throughputs, or none",
                 )
         for index, link in enumerate(self.links):
             ends = [end for end in (link.begin, link.end) if end is not None]
@@ -112,6 +143,19 @@ class FlowProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Tokens/s that fit through a link."""
         inner = link.begin is not None and link.end is not None
         return link.bandwidth_bytes_per_s / (self.activation_bytes if inner else self.token_bytes)
+
+    def link_s(self, link: FlowLink) -> float:
+        """Seconds a token is on a link, latency and transfer; infinite if nothing passes."""
+        capacity = self.capacity_tokens_per_s(link)
+        return link.latency_s + 1.0 / capacity if capacity > 0.0 else math.inf
+
+    def step_s(self, node: int, layers: int) -> float:
+        """Seconds of a step of a node that holds so many layers; infinite if it passes nothing."""
+        rate = self.nodes[node].throughput_tokens_per_s[layers - 1]
+        if rate <= 0.0:
+            return math.inf
+        given = self.nodes[node].step_s
+        return given[layers - 1] if given else self.batch_tokens / rate
 
 
 def check_ranges(problem: FlowProblem, placement: Ranges) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from optalloc.errors import InputError, NoPlan
@@ -9,15 +11,31 @@ from optalloc.result import Fix, Result
 from optalloc.serving.flow.network import Cut
 from optalloc.serving.flow.witness import Witness
 
+Objective = Literal["flow", "latency"]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Nodes a token meets from source to sink, how many tokens/s go this way, and its seconds."""
+
+    nodes: tuple[int, ...]
+    tokens_per_s: float
+    latency_s: float
+
 
 class FlowResult(Result, frozen=True, kw_only=True):
     """Where layers go and how much flows.
 
-    ``bounds`` are in tokens/s; ``cut`` is what stops this placement from passing more, ``witness``
-    proves that no placement passes more than the bound. ``link_latency_s`` is what a token spends
-    on links on the slowest route.
+    ``bounds`` are in tokens/s, or in seconds where ``objective`` is "latency"; ``cut`` is what
+    stops this placement from passing more, ``witness`` proves that no placement passes more than
+    the bound (or is faster). ``latency_s`` is that of one token on the slowest route in use,
+    ``link_latency_s`` what it spends on links at most. ``routes`` are listed where latency
+    matters: under ``latency_limit_s``, and the one of least latency.
     """
 
+    objective: Objective = "flow"
+    latency_limit_s: float | None = None
+    latency_s: float | None = None
+    routes: tuple[Route, ...] = ()
     placed: dict[int, tuple[int, int]] | None = None
     partial_inference: bool = False
     cut: Cut | None = None
@@ -42,12 +60,16 @@ class FlowResult(Result, frozen=True, kw_only=True):
 class FlowAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What is saved of an answer, and enough to check its claim against the instance.
 
-    ``objective`` and ``bound`` are tokens/s; ``placement`` maps the number of a node to its first
-    and end layer (exclusive).
+    ``objective`` and ``bound`` are tokens/s, or seconds where the ``goal`` is "latency";
+    ``placement`` maps the number of a node to its first and end layer (exclusive).
     """
 
-    format_version: str = "1.0"
+    format_version: str = "1.1"
     termination: str
+    goal: Objective = "flow"
+    latency_limit_s: float | None = None
+    latency_s: float | None = None
+    routes: tuple[Route, ...] = ()
     objective: float | None
     bound: float | None
     gap: float | None
@@ -67,6 +89,10 @@ def answer_of(result: FlowResult) -> FlowAnswer:
     gap = result.bounds.gap
     return FlowAnswer(
         termination=result.termination.value,
+        goal=result.objective,
+        latency_limit_s=result.latency_limit_s,
+        latency_s=result.latency_s,
+        routes=result.routes,
         objective=result.bounds.primal,
         bound=result.bounds.dual,
         gap=gap if gap < float("inf") else None,

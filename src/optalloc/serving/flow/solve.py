@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from optalloc.errors import InputError
 from optalloc.result import Bounds, Fix, Stats, Termination
 from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.branch import refute_by_branching
@@ -13,9 +15,11 @@ from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.enumerate import enumerate_placements
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind, joined_kinds, kinds_of
+from optalloc.serving.flow.latency.routes import routes_within
+from optalloc.serving.flow.latency.solve import begin_within, place_fastest
 from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowProblem
-from optalloc.serving.flow.result import FlowResult
+from optalloc.serving.flow.result import FlowResult, Objective, Route
 from optalloc.serving.flow.search import (
     anneal,
     regions_at,
@@ -40,15 +44,21 @@ _MOST_BRANCHES = 20_000
 def place_layers(
     problem: FlowProblem,
     *,
+    objective: Objective = "flow",
+    latency_limit_s: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     seed: int = 0,
 ) -> FlowResult:
-    """The placement that passes most tokens, with a proven bound.
+    """The placement that passes most tokens or has the fastest route, with a proven bound.
 
     Parameters
     ----------
     problem : FlowProblem
+    objective : "flow" or "latency"
+        Most tokens/s, or the least latency of one token from source to sink, seconds.
+    latency_limit_s : float, optional
+        With "flow": every route in use takes at most this long for one token.
     stop : StopRule, optional
         Ends the search early, for example ``TimeLimit(10)``; the best placement and bound so far
         are returned.
@@ -58,15 +68,32 @@ def place_layers(
     Returns
     -------
     FlowResult
-        ``placement``, ``bounds`` in tokens/s, ``cut`` (what binds) and the bound's ``witness``.
-        Infeasible if no placement passes any token.
+        ``placement``, ``bounds`` in tokens/s (seconds with "latency"), ``cut`` (what binds),
+        ``routes`` where latency matters, and the bound's ``witness``. Infeasible if no placement
+        passes any token, or none within the limit; then ``fixes`` names the least latency there is.
+
+    Raises
+    ------
+    InputError
+        If the limit is no positive time, or given together with "latency".
     """
-    arrays = FlowArrays(problem)
+    if latency_limit_s is not None and (objective == "latency" or not latency_limit_s > 0.0):
+        raise InputError(
+            "a limit on latency is a positive time for the objective flow",
+            path="latency_limit_s",
+            fix="give seconds above 0, or leave the limit out",
+        )
+    if objective == "latency":
+        return place_fastest(problem, stop=stop, on_progress=on_progress)
+    limit_s = math.inf if latency_limit_s is None else latency_limit_s
+    arrays = FlowArrays(problem, limit_s)
     kinds = kinds_of(problem)
     journal = Journal(arrays, stop, on_progress)
     if kinds:
         tokens = layer_token_bound(kinds, problem.num_layers)
         journal.lower(tokens, LayerTokens(flow_tokens_per_s=tokens))
+        if limit_s < math.inf and (without := begin_within(journal, limit_s)) is not None:
+            return without
         reached = search_chain(journal, kinds)
         _bound(journal, kinds, max(reached, 1e-3 * tokens))
         if not journal.closed() and _choices(problem) <= _FEW_CHOICES:
@@ -166,12 +193,29 @@ def _result(journal: Journal) -> FlowResult:
     stats = Stats(wall_s=journal.elapsed_s(), cpu_s=journal.cpu_s(), nodes=journal.steps)
     if not journal.placement:
         return _without(journal, stats)
-    passing = {b for _, b in routes(problem, journal.placement).links if b is not None}
+    limit_s = journal.arrays.limit_s
+    within: tuple[Route, ...] = ()
+    if limit_s < math.inf:
+        within = routes_within(problem, journal.placement, limit_s)
+        passing = {node for route in within for node in route.nodes}
+    else:
+        passing = {b for _, b in routes(problem, journal.placement).links if b is not None}
     placement = {node: journal.placement[node] for node in sorted(passing)}
     found = routes(problem, placement)
-    value = found.flow_tokens_per_s
+    value, latency_s = found.flow_tokens_per_s, found.latency_s
+    if within:
+        value = math.fsum(route.tokens_per_s for route in within)
+        latency_s = max(route.latency_s for route in within)
     bound = max(value, journal.bound)
-    certify_flow(problem, placement, value=value, bound=bound, witness=journal.witness)
+    certify_flow(
+        problem,
+        placement,
+        value=value,
+        bound=bound,
+        witness=journal.witness,
+        latency_limit_s=limit_s if within else None,
+        routes=within,
+    )
     closed = value >= bound * (1.0 - TOLERANCE)
     if closed:
         bound = value
@@ -187,8 +231,11 @@ def _result(journal: Journal) -> FlowResult:
         bounds=Bounds(primal=value, dual=bound),
         stats=stats,
         incumbents=tuple(journal.incumbents),
+        latency_limit_s=limit_s if within else None,
+        latency_s=latency_s,
+        routes=within,
         placed=placement,
-        cut=found.cut,
+        cut=None if within else found.cut,
         link_latency_s=found.link_latency_s,
         witness=journal.witness,
         partial_inference=problem.partial_inference,

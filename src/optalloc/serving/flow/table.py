@@ -14,8 +14,9 @@ While a request runs through the other layers its cache stays here, so of ``A`` 
 
 with ``P`` the parameters a token uses, ``touched = 1 - (1 - P / P_all)^b`` (all weights of a dense
 layer; of experts, drawn independently, those that some token draws), and the efficiencies of the
-cost model. Prefill is not part of it, layers of several types count as their mean, and embedding
-and head are left out: an estimate for planning, to be replaced by measured tables where there are.
+cost model; ``t`` is also what a token waits here for its step. Prefill is not part of it, layers of
+several types count as their mean, and embedding and head are left out: an estimate for planning, to
+be replaced by measured tables where there are.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def flow_problem(
                 nodes.append(
                     FlowNode(
                         type=group.device.name,
-                        throughput_tokens_per_s=tables[group.device.name],
+                        throughput_tokens_per_s=tables[group.device.name][0],
+                        step_s=tables[group.device.name][1],
                     )
                 )
                 links.append(_link(None, place, group.network))
@@ -159,11 +161,14 @@ def _between(
     return min(ends, key=lambda link: link.shared_bandwidth_bytes_per_s)
 
 
-def _table(layer: _LayerCost, device: DeviceSpec, dtype: str) -> tuple[float, ...]:
+def _table(
+    layer: _LayerCost, device: DeviceSpec, dtype: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Tokens/s and seconds of a step, for every number of layers."""
     constants = values(read_constants())
     peak = peak_flops_per_s(device, dtype) * constants.gemm_efficiency
     bandwidth = device.memory_bandwidth_bytes_per_s * constants.memory_efficiency
-    table = []
+    table, steps = [], []
     for k in range(1, layer.num_layers + 1):
         room = _USABLE * device.memory_bytes - constants.workspace_bytes - k * layer.bytes
         here = math.floor(max(0.0, room) / (k * layer.cache_bytes)) * k / layer.num_layers
@@ -175,5 +180,6 @@ def _table(layer: _LayerCost, device: DeviceSpec, dtype: str) -> tuple[float, ..
         weights = touched * layer.bytes / bandwidth
         cache = batch * layer.cache_bytes / bandwidth
         launches = layer.launches * constants.launch_s
-        table.append(here / (k * (max(compute, weights) + cache + launches)))
-    return tuple(table)
+        steps.append(k * (max(compute, weights) + cache + launches))
+        table.append(here / steps[-1])
+    return tuple(table), tuple(steps)

@@ -69,4 +69,37 @@ class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):
     branches: int
 
 
-Witness = LayerTokens | Covers | Crossings | Everything
+class LatencyTokens(msgspec.Struct, frozen=True, kw_only=True, tag="latency-tokens"):
+    """At this price of a second, all nodes supply too few layer-tokens within the limit.
+
+    ``price`` is in layers of the flow a second; see
+    :mod:`optalloc.serving.flow.latency.bound`.
+    """
+
+    flow_tokens_per_s: float
+    price: float
+
+
+class Begins(msgspec.Struct, frozen=True, kw_only=True):
+    """Routes on which the listed nodes begin at layers ``low`` to ``high``, and a price a node."""
+
+    windows: tuple[tuple[int, int, int], ...]
+    prices: tuple[float, ...]
+
+
+class Fastest(msgspec.Struct, frozen=True, kw_only=True, tag="fastest"):
+    """Parts of all routes that together are all of them, none below this latency in seconds."""
+
+    latency_s: float
+    parts: tuple[Begins, ...]
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
+    """No route takes less, with nodes told apart by class alone and links at their least."""
+
+    latency_s: float
+    classes: tuple[tuple[int, ...], ...]
+
+
+FlowWitness = LayerTokens | Covers | Crossings | Everything | LatencyTokens
+Witness = FlowWitness | Fastest | Counted

@@ -23,6 +23,7 @@ from optalloc.training.mixed.problem import (
     rings,
     shards,
 )
+from optalloc.training.mixed.proof import PartProof
 from optalloc.training.strategy import Recompute
 
 _Row = tuple[int, float, list[int], list[int], list[int], list[int]]
@@ -46,6 +47,7 @@ class Part:
         self.fixed_s = max(problem.fixed_s[g] for g in used)
         self.too_large = False
         self.within = within
+        self.closed: tuple[PartProof, ...] = ()
         self._native: _native.MixedSearch | None = None
 
     @property
@@ -68,6 +70,16 @@ class Part:
             if self.within is not None:
                 self._native.inherit(self.within.native())
         return self._native
+
+    def proof(self) -> PartProof:
+        """The prices that close the part, after its native search has refuted a target."""
+        return PartProof(
+            micro_batch=self.problem.micro_batch,
+            groups=self.used,
+            least=self.least,
+            most=self.most,
+            prices=tuple(self.native().prices()),
+        )
 
     def close(self) -> None:
         """Forget what the native search has computed."""
@@ -199,8 +211,8 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
     return msgspec.structs.replace(problem, **{n: getattr(problem, n)[index] for n in BY_KIND})
 
 
-def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
-    """The space as parts: one replica, or all greater numbers of them."""
+def parts_of(problems: Sequence[MixedProblem], limit: int | None = None) -> list[Part]:
+    """The space as parts: one replica, or all greater numbers of them up to the limit."""
     parts = []
     for problem in problems:
         groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
@@ -208,7 +220,7 @@ def parts_of(problems: Sequence[MixedProblem]) -> list[Part]:
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
                 parts.append(Part(problem, used, 1, 1, bound))
-                most = most_replicas(problem, used)
+                most = most_replicas(problem, used) if limit is None else limit
                 if most > 1:
                     parts.append(Part(problem, used, 2, most, bound))
     return parts

@@ -9,12 +9,13 @@ import msgspec
 from optalloc import files
 from optalloc.cluster.topology import Cluster
 from optalloc.model.spec import ModelSpec
+from optalloc.training.mixed.proof import MixedProof
 from optalloc.training.mixed.strategy import MixedStrategy, ReplicaChoice, StageChoice
 from optalloc.training.plan import Certificate
 from optalloc.training.strategy import Recompute
 from optalloc.workload import Training
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 
 
 class MixedStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,8 @@ class MixedPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     ``breakdown_s`` splits ``step_time_s`` by cause on the replica that ends last, and sums to it.
     ``space`` and bound are in ``certificate``; times are estimates of the named cost model: on each
     of the groups used alone, 90 % of measured steps like this one lie within ``step_time_error``
-    (relative; None where a group's figures were compared with none).
+    (relative; None where a group's figures were compared with none). With ``proof``
+    :func:`~optalloc.training.mixed.prove.bound.prove_mixed_bound` proves the bound once more.
     """
 
     format_version: str = FORMAT_VERSION
@@ -91,6 +93,7 @@ class MixedPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     breakdown_s: dict[str, float]
     step_time_error: float | None = None
     certificate: Certificate | None = None
+    proof: MixedProof | None = None
 
     @property
     def stages(self) -> tuple[MixedStage, ...]:

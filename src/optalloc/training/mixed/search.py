@@ -48,6 +48,7 @@ from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.mixed.parts import Part, parts_of
 from optalloc.training.mixed.problem import MixedProblem, Replica
+from optalloc.training.mixed.proof import PartProof
 
 _NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
 _POLL_S = 0.05
@@ -63,7 +64,10 @@ _MOST_SOLVED = 2_000
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What the search found and proved; ``open`` parts were too large to close."""
+    """What the search found and proved.
+
+    ``open`` parts were too large to close; ``closed`` are those that prices close.
+    """
 
     value: float | None
     problem: MixedProblem | None
@@ -76,6 +80,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     pruned: dict[str, int]
     incumbents: tuple[Incumbent, ...]
     stopped: bool
+    closed: tuple[PartProof, ...] | None = None
 
 
 def _in_order(parts: Iterable[Part]) -> list[Part]:
@@ -90,11 +95,12 @@ class Search:
         self,
         problems: Sequence[MixedProblem],
         *,
+        most_replicas: int | None = None,
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
         ceiling_s: float = float("inf"),
     ) -> None:
-        self.parts = parts_of(problems)
+        self.parts = parts_of(problems, most_replicas)
         self.stop, self.on_progress = stop, on_progress
         self.ceiling_s = ceiling_s
         self.begin = time.perf_counter()
@@ -119,9 +125,12 @@ class Search:
                     self._count("work bound")
                     continue
                 known = part.too_large or part.bound >= min(target, self._goal())
-                if known or not self._refuted(part, target):
+                closed = None if known else self._close(part, target)
+                if closed is None:
                     later.append(part)
-                elif target >= min(self._goal(), part.work_bound * _NO_LIMIT):
+                    continue
+                part.closed = closed
+                if target >= min(self._goal(), part.work_bound * _NO_LIMIT):
                     self._count("packing bound" if self.value is not None else "memory")
                 else:
                     part.bound = max(part.bound, target)
@@ -147,6 +156,7 @@ class Search:
             pruned=self.pruned,
             incumbents=tuple(self.incumbents),
             stopped=self.stopped or bool(left),
+            closed=tuple(entry for part in self.parts for entry in part.closed),
         )
 
     def _goal(self) -> float:
@@ -154,11 +164,11 @@ class Search:
         value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
         return min(value, self.ceiling_s)
 
-    def _refuted(self, part: Part, target: float) -> bool:
-        """Whether a part has no plan of at most ``target`` that is better than the incumbent, which
-        any such plan becomes."""
+    def _close(self, part: Part, target: float) -> tuple[PartProof, ...] | None:
+        """The proof that a part has no plan of at most ``target`` that is better than the
+        incumbent, which any such plan becomes; None if there is none yet."""
         if self.stopped:
-            return False
+            return None
         goal = min(target, self._goal())
         status, value, rows, shapes, refined, solved, _ = self._call(part, goal - part.fixed_s)
         self.shapes, self.solved = self.shapes + shapes, self.solved + solved
@@ -171,16 +181,19 @@ class Search:
                 self.value, self.found = true, (part.problem, replicas)
                 elapsed = time.perf_counter() - self.begin
                 self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
-        refuted = status in (_NONE, _FOUND)
-        if status == _SPLIT:
-            refuted = True
-            for half in part.halves():
-                refuted = self._refuted(half, target) and refuted
-                part.too_large = part.too_large or half.too_large
+        closed: tuple[PartProof, ...] | None = None
+        if status in (_NONE, _FOUND):
+            closed = (part.proof(),)
+        elif status == _SPLIT:
+            halves = part.halves()
+            found = [self._close(half, target) for half in halves]
+            part.too_large = part.too_large or any(half.too_large for half in halves)
+            if None not in found:
+                closed = tuple(entry for own in found for entry in own or ())
         part.too_large = part.too_large or status == _TOO_LARGE
         self.stopped = self.stopped or status == _LIMIT
         part.close()
-        return refuted
+        return closed
 
     def _call(self, part: Part, target: float) -> _native.MixedAnswer:
         """The native search in a thread, so that the stop rule and the keyboard can end it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,7 +18,8 @@ from optalloc.training.mixed.certify import check_mixed_plan
 from optalloc.training.mixed.estimate import build_mixed_plan
 from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.plan import MixedPlan
-from optalloc.training.mixed.problem import MOST_STAGES
+from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem
+from optalloc.training.mixed.proof import MixedProof
 from optalloc.training.mixed.search import Outcome, Search
 from optalloc.training.mixed.strategy import (
     Degrees,
@@ -26,7 +28,7 @@ from optalloc.training.mixed.strategy import (
     StageChoice,
 )
 from optalloc.training.plan import Certificate
-from optalloc.training.space import parse_limits
+from optalloc.training.space import Limits, parse_limits
 from optalloc.workload import Training
 
 #: Decisions that --pin and --forbid take on a mixed cluster.
@@ -92,14 +94,7 @@ def plan_mixed(
     Complexity: exponential in the number of groups in the worst case.
     """
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    limits = parse_limits(list(pin), list(forbid))
-    for name in (*limits.pin, *limits.forbid):
-        if name not in MIXED_PINNABLE:
-            raise InputError(
-                f"{name} cannot be fixed on a mixed cluster",
-                path="--pin",
-                fix=f"use one of {', '.join(MIXED_PINNABLE)}",
-            )
+    limits = parse_mixed_limits(pin, forbid)
     costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
     problems, names = [], []
     for micro_batch in costs.micro_batches():
@@ -112,22 +107,66 @@ def plan_mixed(
         names.append([kinds[k] for k in kept])
     ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
     search = Search(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
-    outcome = search.run()
+    return answer(
+        costs,
+        search.run(),
+        problems,
+        names,
+        describe_mixed_space(costs),
+        ceiling,
+        begin,
+        begin_cpu,
+    )
+
+
+def parse_mixed_limits(
+    pin: list[str] | tuple[str, ...], forbid: list[str] | tuple[str, ...]
+) -> Limits:
+    """The limits of a plan on a mixed cluster.
+
+    Raises
+    ------
+    InputError
+        For an unknown decision, and for one that such plans do not take.
+    """
+    limits = parse_limits(list(pin), list(forbid))
+    for name in (*limits.pin, *limits.forbid):
+        if name not in MIXED_PINNABLE:
+            raise InputError(
+                f"{name} cannot be fixed on a mixed cluster",
+                path="--pin",
+                fix=f"use one of {', '.join(MIXED_PINNABLE)}",
+            )
+    return limits
+
+
+def answer(
+    costs: MixedCosts,
+    outcome: Outcome,
+    problems: Sequence[MixedProblem],
+    names: Sequence[list[Degrees]],
+    space: str,
+    ceiling: float,
+    begin_s: float,
+    begin_cpu_s: float,
+) -> MixedResult:
+    """The result of a search that found ``outcome`` over problems of the named kinds; its clocks
+    began at ``begin_s`` and ``begin_cpu_s``."""
     stats = Stats(
-        wall_s=time.perf_counter() - begin,
-        cpu_s=time.process_time() - begin_cpu,
+        wall_s=time.perf_counter() - begin_s,
+        cpu_s=time.process_time() - begin_cpu_s,
         nodes=outcome.solved,
         configurations=outcome.shapes,
         pruned=outcome.pruned,
     )
     if outcome.problem is None:
-        return _without_plan(costs, outcome, stats, ceiling)
+        return _without_plan(costs, outcome, stats, space, ceiling)
     index = next(i for i, p in enumerate(problems) if p is outcome.problem)
-    return _with_plan(costs, outcome, names[index], stats)
+    return _with_plan(costs, outcome, names[index], stats, space)
 
 
 def _with_plan(
-    costs: MixedCosts, outcome: Outcome, kinds: list[Degrees], stats: Stats
+    costs: MixedCosts, outcome: Outcome, kinds: list[Degrees], stats: Stats, space: str
 ) -> MixedResult:
     assert outcome.problem is not None
     rows = sorted(
@@ -151,7 +190,6 @@ def _with_plan(
             for r in rows
         ),
     )
-    space = describe_mixed_space(costs)
     plan = build_mixed_plan(costs, strategy)
     bound = plan.step_time_s if outcome.bound is None else min(outcome.bound, plan.step_time_s)
     if not outcome.stopped:
@@ -165,7 +203,11 @@ def _with_plan(
         pruned=outcome.pruned,
         checked=True,
     )
-    plan = msgspec.structs.replace(plan, certificate=certificate)
+    proof = None
+    if outcome.closed is not None:
+        limits = costs.limits
+        proof = MixedProof(pin=limits.pin, forbid=limits.forbid, parts=outcome.closed)
+    plan = msgspec.structs.replace(plan, certificate=certificate, proof=proof)
     check_mixed_plan(plan)
     return MixedResult(
         termination=Termination.LIMIT if outcome.stopped else Termination.OPTIMAL,
@@ -178,7 +220,9 @@ def _with_plan(
     )
 
 
-def _without_plan(costs: MixedCosts, outcome: Outcome, stats: Stats, ceiling: float) -> MixedResult:
+def _without_plan(
+    costs: MixedCosts, outcome: Outcome, stats: Stats, space: str, ceiling: float
+) -> MixedResult:
     conflict: tuple[str, ...] = ()
     fixes: tuple[Fix, ...] = ()
     if not outcome.stopped:
@@ -201,7 +245,7 @@ def _without_plan(costs: MixedCosts, outcome: Outcome, stats: Stats, ceiling: fl
         stats=stats,
         conflict=conflict,
         fixes=fixes,
-        space=describe_mixed_space(costs),
+        space=space,
         open_parts=outcome.open,
     )
 

@@ -9,7 +9,6 @@ from optalloc.cost.engine.load import (
     closed_loop,
     disaggregated,
     offline,
-    open_loop,
     static_batch,
 )
 from optalloc.cost.engine.setup import Engine
@@ -58,16 +57,6 @@ def test_a_request_larger_than_the_cache_says_what_is_missing() -> None:
     step = step_model(load_model("llama-3.1-70b"), H100, Engine())
     with pytest.raises(InputError, match="GiB are missing"):
         closed_loop(step, 1000, 1000, 1)
-
-
-def test_an_open_loop_finds_the_concurrency_of_its_rate() -> None:
-    """A closed loop of 16 has some rate; at that rate the open loop holds 16 in flight. A rate that
-    no batch reaches has no answer."""
-    closed = closed_loop(STEP, 1024, 512, 16)
-    opened = open_loop(STEP, 1024, 512, closed.request_rate_per_s)
-    assert opened is not None
-    assert opened.request_s * closed.request_rate_per_s == pytest.approx(16, rel=1e-3)
-    assert open_loop(STEP, 1024, 512, 1e6) is None
 
 
 def test_a_short_offline_run_is_slower_than_a_long_one() -> None:

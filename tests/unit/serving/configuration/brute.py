@@ -10,19 +10,21 @@ from typing import NamedTuple
 import msgspec
 
 from optalloc.cluster.topology import NodeGroup
-from optalloc.cost.engine.load import closed_loop
+from optalloc.cost.engine.load import EngineEstimate, closed_loop
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.errors import InputError
 from optalloc.model.spec import Experts
+from optalloc.serving.configuration.certify_target import refusal
 from optalloc.serving.configuration.problem import Problem
 
 PARTS = 8
 
 
 class Part(NamedTuple):
-    """Equal engines on one group that carry ``share`` parts of the load."""
+    """Equal engines on one group that carry ``share`` parts of the requests in flight."""
 
+    software: str
     share: int
     devices: int
     rate: float
@@ -49,13 +51,17 @@ def engines(problem: Problem, group: NodeGroup, role: str) -> Iterator[Engine]:
                 continue
             if mixture and (mixture.num_experts % ep or mixture.width % (wide // ep)):
                 continue
-            if mixture and ep not in (1, wide):
-                continue
-            for kv, chunk, batch in itertools.product(
-                pins.get("kv", ("bf16",)), pins["chunk"], pins[f"{role}.batch"]
+            for software, kv, chunk, batch in itertools.product(
+                pins.get("software", ("vllm",)),
+                pins.get("kv", ("bf16",)),
+                pins["chunk"],
+                pins[f"{role}.batch"],
             ):
-                yield msgspec.convert(
+                if mixture and software == "vllm" and ep not in (1, wide):
+                    continue
+                engine = msgspec.convert(
                     {
+                        "software": software,
                         "tp": tp,
                         "pp": pp,
                         "attention_dp": dp,
@@ -67,6 +73,8 @@ def engines(problem: Problem, group: NodeGroup, role: str) -> Iterator[Engine]:
                     },
                     Engine,
                 )
+                if not refusal(problem.limits.target, engine, group.devices):
+                    yield engine
 
 
 def step_of(problem: Problem, group: NodeGroup, engine: Engine) -> StepModel:
@@ -118,11 +126,16 @@ def _aggregated(problem: Problem) -> Iterator[float]:
     if not problem.limits.allows("mode", "aggregated"):
         return
     work = problem.workload
-    loaded = work.rate_per_s is not None or work.concurrency is not None
     parts = [[None, *_parts(problem, group)] for group in problem.cluster.nodes]
     for chosen in itertools.product(*parts):
         used = [part for part in chosen if part is not None]
-        if not used or (loaded and sum(part.share for part in used) != PARTS):
+        if not used or len({part.software for part in used}) > 1:
+            continue
+        if problem.limits.target == "llm-d" and len(used) > 1:
+            continue
+        if work.concurrency is not None and sum(part.share for part in used) != PARTS:
+            continue
+        if sum(part.rate for part in used) < problem.asked_per_s:
             continue
         yield _value(
             problem,
@@ -140,9 +153,11 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
     for engine in engines(problem, group, "serve"):
         size, ranks = engine.num_devices, engine.attention_dp
         loose = msgspec.structs.replace(engine, max_batch=10**9)
+        step = step_of(problem, group, engine)
         room = float(
             step_of(problem, group, loose).sequences_that_fit(work.input_len + work.output_len)
         )
+        timed: dict[int, EngineEstimate] = {}
         counts = [n for n in range(1, group.num_devices + 1) if packs(group, [(size, n)])]
         for n, share in itertools.product(counts, [PARTS] if alone else range(1, PARTS + 1)):
             batch = engine.max_batch
@@ -155,43 +170,60 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
                     continue
             elif room < batch:
                 continue
-            if work.rate_per_s is None and work.concurrency is None and share != PARTS:
+            if work.concurrency is None and share != PARTS:
                 continue
-            try:
-                found = closed_loop(
-                    step_of(problem, group, engine),
-                    work.input_len,
-                    work.output_len,
-                    load,
-                    work.prefix_len,
-                )
-            except InputError:
-                continue
+            if load not in timed:
+                try:
+                    timed[load] = closed_loop(
+                        step, work.input_len, work.output_len, load, work.prefix_len
+                    )
+                except InputError:
+                    continue
+            found = timed[load]
             if found.ttft_s > problem.ttft_s or found.tpot_s > problem.tpot_s:
                 continue
             request = found.ttft_s + (work.output_len - 1.0) * found.tpot_s
             rate = n * load / request
             if work.concurrency is not None:
                 rate = work.concurrency * share / PARTS / request
-            if work.rate_per_s is not None and rate < problem.asked_per_s * share / PARTS:
-                continue
-            yield Part(share, n * size, rate, request, n * size * usd)
+            yield Part(engine.software, share, n * size, rate, request, n * size * usd)
 
 
 def _split(problem: Problem) -> Iterator[float]:
     if not problem.limits.allows("mode", "disaggregated"):
         return
-    for a, left in enumerate(problem.cluster.nodes):
-        for b, right in enumerate(problem.cluster.nodes):
-            for one in engines(problem, left, "prefill"):
-                for other in engines(problem, right, "decode"):
-                    if one.kv_dtype == other.kv_dtype:
-                        yield from _numbers(problem, a, b, one, other)
+    work, groups = problem.workload, problem.cluster.nodes
+    sides: dict[str, list[list[tuple[Engine, StepModel]]]] = {}
+    for role, tokens in (("prefill", work.input_len), ("decode", work.input_len + work.output_len)):
+        found = [
+            [(e, step_of(problem, group, e)) for e in engines(problem, group, role)]
+            for group in groups
+        ]
+        sides[role] = [
+            [
+                (e, step)
+                for e, step in one
+                if step.sequences_that_fit(tokens) >= (e.max_batch if role == "decode" else 1)
+            ]
+            for one in found
+        ]
+    for a, b in itertools.product(range(len(groups)), repeat=2):
+        for first, second in itertools.product(sides["prefill"][a], sides["decode"][b]):
+            one, other = first[0], second[0]
+            if (one.kv_dtype, one.software) == (other.kv_dtype, other.software):
+                yield from _numbers(problem, a, b, first, second)
 
 
-def _numbers(problem: Problem, a: int, b: int, one: Engine, other: Engine) -> Iterator[float]:
+def _numbers(
+    problem: Problem,
+    a: int,
+    b: int,
+    first: tuple[Engine, StepModel],
+    second: tuple[Engine, StepModel],
+) -> Iterator[float]:
     """Every number of prefill and decode workers of one pair."""
     left, right = problem.cluster.nodes[a], problem.cluster.nodes[b]
+    one, other = first[0], second[0]
     for n, m in itertools.product(
         range(1, left.num_devices // one.num_devices + 1),
         range(1, right.num_devices // other.num_devices + 1),
@@ -203,7 +235,7 @@ def _numbers(problem: Problem, a: int, b: int, one: Engine, other: Engine) -> It
             else packs(left, here[0]) and packs(right, here[1])
         )
         if fits:
-            found = _operate(problem, a, b, one, other, n, m)
+            found = _operate(problem, a, b, first, second, n, m)
             if found is not None:
                 rate, request = found
                 usd = n * one.num_devices * (left.device.price_usd_per_h or 0.0)
@@ -213,16 +245,18 @@ def _numbers(problem: Problem, a: int, b: int, one: Engine, other: Engine) -> It
 
 
 def _operate(
-    problem: Problem, a: int, b: int, one: Engine, other: Engine, n: int, m: int
+    problem: Problem,
+    a: int,
+    b: int,
+    first: tuple[Engine, StepModel],
+    second: tuple[Engine, StepModel],
+    n: int,
+    m: int,
 ) -> tuple[float, float] | None:
-    """Requests per second and seconds of a request; None where a target or memory is broken."""
+    """Requests per second and seconds of a request; None where a target is broken."""
     work = problem.workload
     left, right = problem.cluster.nodes[a], problem.cluster.nodes[b]
-    prefill, decode = step_of(problem, left, one), step_of(problem, right, other)
-    if prefill.sequences_that_fit(work.input_len) < 1.0:
-        return None
-    if decode.sequences_that_fit(work.input_len + work.output_len) < other.max_batch:
-        return None
+    (one, prefill), (other, decode) = first, second
     prompt = float(prefill.prefill_s(work.input_len - work.prefix_len))
     context = work.input_len + work.output_len / 2.0
     tpot = float(decode.decode_s(max(1.0, other.max_batch / other.pp), context))
@@ -260,8 +294,8 @@ def _operate(
         request = work.concurrency / rate
         return None if request - answer > problem.ttft_s else (rate, request)
     if work.rate_per_s is None and problem.objective == "latency":
-        first = ttft(0.0)
-        return None if first > problem.ttft_s else (1.0 / (first + answer), first + answer)
+        alone = ttft(0.0)
+        return None if alone > problem.ttft_s else (1.0 / (alone + answer), alone + answer)
     if ttft(0.0) > problem.ttft_s:
         return None
     busy = _largest(lambda x: ttft(x) <= problem.ttft_s)

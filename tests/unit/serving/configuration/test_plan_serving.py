@@ -16,6 +16,7 @@ from optalloc.result import Termination
 from optalloc.serving.configuration.certify import _packs
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.solve import ServingResult
+from optalloc.serving.configuration.space import BATCHES
 
 PINS = ("chunk=8192", "batch=1,4,16,64")
 
@@ -86,7 +87,7 @@ def _edited(plan: ServingPlan, path: str, value: object) -> ServingPlan:
     ("path", "value", "said"),
     [
         ("workers.0.count", 3, "devices"),
-        ("workers.0.engine.software", "sglang", "differ in software"),
+        ("workers.0.engine.software", "sglang", "run different software"),
         ("workers.1.engine.max_batch", 63, "."),
         ("predicted.ttft_s", 0.001, "ttft"),
         ("predicted.tpot_s", 0.001, "token"),
@@ -322,3 +323,18 @@ def test_split_plans_agree_with_the_cost_models_closed_loop(
 def test_bad_input_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         planned(**given)
+
+
+def test_a_pin_without_a_plan_says_by_how_much_and_what_is_nearest() -> None:
+    """1,024 sequences are more than a device holds: so many bytes, and a batch that it holds."""
+    work = oa.Serving(input_len=2000, output_len=500)
+    pin = ["batch=2048", "mode=aggregated", "tp=1", "chunk=2048"]
+    result = oa.plan_serving(
+        oa.load_model("llama-3.1-8b"), oa.load_cluster("1xh100-sxm"), work, pin=pin
+    )
+    most = next(int(c.split("at most ")[1].split()[0]) for c in result.conflict if "at most" in c)
+    named = next(f for f in result.fixes if f.what.startswith("--pin batch="))
+    batch = int(named.what.partition("batch=")[2])
+    assert "GiB more on each device" in result.conflict[0]
+    assert batch == max(b for b in BATCHES if b <= most)
+    assert named.cost == "in place of 2048"

@@ -9,9 +9,11 @@ import pytest
 from tests.unit.serving.configuration import brute
 
 import optalloc as oa
+from optalloc.cluster.topology import Cluster
 from optalloc.serving.configuration.limits import parse_limits
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Search
+from optalloc.serving.configuration.targets import TARGETS, for_target
 from optalloc.workload import Serving
 
 CLUSTERS = (
@@ -20,8 +22,18 @@ CLUSTERS = (
     "2xh100-sxm+2xl40s",
     "3xa100-sxm-80g",
     "1xh200-sxm+2xa100-sxm-80g",
+    "two-nodes",
 )
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "qwen3-8b")
+
+
+def small_nodes(shorthand: str) -> Cluster:
+    """A cluster of the catalogue; ``two-nodes`` is two nodes of two GPUs each."""
+    if shorthand != "two-nodes":
+        return oa.load_cluster(shorthand)
+    whole = oa.load_cluster("4xh100-sxm")
+    group = msgspec.structs.replace(whole.nodes[0], count=2, devices=2, domain=2)
+    return msgspec.structs.replace(whole, nodes=(group,))
 
 
 def random_problem(seed: int) -> Problem:
@@ -39,6 +51,7 @@ def random_problem(seed: int) -> Problem:
         load["tpot_s"] = r.choice((0.01, 0.03, 0.1))
     work = {"input_len": r.choice((200, 3000)), "output_len": r.choice((2, 60, 700)), **load}
     cluster = r.choice(CLUSTERS)
+    target = r.choice((*TARGETS, "", "", "", ""))
     few = "+" in cluster
     sizes = r.sample((1, 2, 5, 16, 40, 128), 2 if few else 3)
     batches = ",".join(map(str, sizes))
@@ -52,12 +65,15 @@ def random_problem(seed: int) -> Problem:
         pins.append("kv=bf16,fp8")
     if r.random() < 0.3:
         pins.append(f"mode={r.choice(('aggregated', 'disaggregated'))}")
+    if r.random() < 0.2:
+        pins.append("software=vllm,sglang,trtllm" if target in ("", "dynamo") else "pp=1,2")
+    limits = parse_limits(pins)
     return Problem(
         model=oa.load_model(r.choice(MODELS)),
-        cluster=oa.load_cluster(cluster),
+        cluster=small_nodes(cluster),
         workload=msgspec.convert({"kind": "serving", **work}, Serving),
         objective=r.choice(tuple(OBJECTIVES)),
-        limits=parse_limits(pins),
+        limits=for_target(limits, target) if target else limits,
         headroom=r.choice((0.0, 0.1)),
     )
 

@@ -1,0 +1,323 @@
+"""Shapes for the prover: all of a part, and bounds of the micro-batches that they take.
+
+A *family* is a set of kinds of one group and size; its bounds are the best of its members'. A shape
+is a sequence of blocks of equal stages, each of one family, no group twice.
+
+Bounds, each for "no cut of the shape takes ``need`` micro-batches in T seconds"
+-------------------------------------------------------------------------------
+- :func:`by_rates`: with x_i of the work on stage i of rate r_i, S + (need - 1) beta is at least
+  (q + need - 1) / (r_1 + .. + r_q) for some q, the fastest first; inside a block this quotient is
+  monotone in q, so the ends of blocks and the first stage decide.
+- :func:`by_counts`: with no stage longer than beta and no tail longer than theta, stage i holds at
+  most so many layers; together they must hold all L. S is then at least what the layers take where
+  the quickest stages hold all they can, and beta at most (T - links - theta - S) / (need - 1): this
+  is repeated while beta falls. Tails lie in one of the intervals of a grid; all must be refuted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.meshes import LAYER_FIELDS
+from optalloc.training.mixed.prove.words import FIRST, LAST, MIDDLE, SINGLE, Stages
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_STEP = 1.01  # of the grid of beta
+_TAILS = 24  # intervals of the grid of theta
+_ROUNDS = 8
+_FORWARD, _BACKWARD = (LAYER_FIELDS.index(name) for name in ("forward_s", "backward_s"))
+
+
+class Shapes(msgspec.Struct, frozen=True):
+    """Many shapes, one a row: families of their blocks (-1: none) and stages of each."""
+
+    family: Ints
+    count: Ints
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    def take(self, rows: Bools | Ints) -> Shapes:
+        return Shapes(self.family[rows], self.count[rows])
+
+
+class Bounds:
+    """The bounds of shapes in one part at one target, seconds."""
+
+    def __init__(self, stages: Stages, target_s: float) -> None:
+        self.stages, self.target_s = stages, target_s
+        p = stages.problem
+        self.num_layers = len(p.sequence)
+        kinds = [k for k in range(len(p.group)) if int(p.group[k]) in stages.groups]
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for k in kinds:
+            sizes.setdefault((int(p.group[k]), int(p.devices[k])), []).append(k)
+        #: Kinds of each family; those of one kind alone are behind the others.
+        self.members = [*sizes.values(), *([k] for k in kinds)]
+        self.num_families = len(sizes)
+        one = [m[0] for m in self.members]
+        self.group, self.devices = p.group[one].astype(np.int64), p.devices[one].astype(np.int64)
+        seconds = stages.layers[:, :, _FORWARD] + stages.layers[:, :, _BACKWARD]
+        self._rates(seconds)
+        inner = seconds[:, np.unique(p.sequence)].min(axis=1)
+        head = np.minimum(seconds[:, -2], seconds[:, -1])
+        self.layer_s, self.first_s, self.last_s = (
+            np.array([values[m].min() for m in self.members])
+            for values in (inner, seconds[:, 0], head)
+        )
+        self._grid()
+        self._caps: dict[tuple[int, int, int], Ints] = {}
+
+    def _rates(self, seconds: Array) -> None:
+        """Work a second of one stage of each family; the whole model is 1."""
+        p, groups = self.stages.problem, self.stages.groups
+        counts = np.bincount(p.sequence, minlength=seconds.shape[1] - 1).astype(float)
+        counts[[0, -1]] = 1.0
+        each = seconds[:, :-1].copy()
+        each[:, -1] = np.minimum(each[:, -1], seconds[:, -1])
+        speed = np.zeros(each.shape[1])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for g in groups:
+                own = p.group == g
+                if own.any():
+                    speed += p.available[g] / (each[own] * p.devices[own, None]).min(axis=0)
+            work = np.where((speed > 0) & np.isfinite(speed), 1.0 / speed, 0.0)
+            work /= counts @ work
+            rate = np.where(work > 0, work / each, 0.0).max(axis=1)
+        self.rate = np.array([rate[m].max() for m in self.members])
+
+    def _grid(self) -> None:
+        total = sum(
+            self.stages.problem.available[g]
+            * max((self.rate[self.group == g] / self.devices[self.group == g]).max(initial=0.0), 0)
+            for g in self.stages.groups
+        )
+        low = 0.5 / max(total, 1.0 / self.target_s)
+        steps = max(2, int(np.ceil(np.log(self.target_s / low) / np.log(_STEP))) + 2)
+        self.beta = low * _STEP ** np.arange(steps)
+        self.theta = self.target_s * (np.arange(_TAILS + 1) / _TAILS) ** 2
+
+    # -- shapes ----------------------------------------------------------------------------------
+
+    def all_shapes(self) -> Shapes:
+        """Every shape of families that the devices and the number of stages allow."""
+        p = self.stages.problem
+        most = min(p.most_stages, self.num_layers + 2)
+        blocks: dict[int, Ints] = {}
+        for g in self.stages.groups:
+            rows = [
+                (f, count)
+                for f in range(self.num_families)
+                if self.group[f] == g
+                for count in range(1, min(most, p.available[g] // int(self.devices[f])) + 1)
+            ]
+            blocks[g] = np.array(rows, np.int64).reshape(-1, 2)
+        parts: list[Shapes] = []
+        width = len(self.stages.groups)
+        for size in range(1, width + 1):
+            for order in itertools.permutations(self.stages.groups, size):
+                grids = np.meshgrid(*(np.arange(len(blocks[g])) for g in order), indexing="ij")
+                picks = [blocks[g][grid.ravel()] for g, grid in zip(order, grids, strict=True)]
+                family = np.full((len(picks[0]), width), -1, np.int64)
+                count = np.zeros((len(picks[0]), width), np.int64)
+                for k, pick in enumerate(picks):
+                    family[:, k], count[:, k] = pick.T
+                fits = count.sum(axis=1) <= most
+                parts.append(Shapes(family[fits], count[fits]))
+        return Shapes(
+            *(np.concatenate([getattr(s, n) for s in parts]) for n in ("family", "count"))
+        )
+
+    def usage(self, shapes: Shapes) -> Ints:
+        """Devices of each group of the part that a shape takes, shape (shapes, groups)."""
+        own = np.where(shapes.family >= 0, shapes.count * self.devices[shapes.family], 0)
+        group = self.group[shapes.family]
+        return np.stack(
+            [np.where(group == g, own, 0).sum(axis=1) for g in self.stages.groups], axis=1
+        )
+
+    def is_exact(self, shapes: Shapes) -> Bools:
+        """Whether every block is of one kind."""
+        open_ = (shapes.family >= 0) & (shapes.family < self.num_families)
+        single = np.array([len(m) == 1 for m in self.members])
+        exact: Bools = ~(open_ & ~single[shapes.family]).any(axis=1)
+        return exact
+
+    def expand(self, shapes: Shapes) -> tuple[Shapes, Ints]:
+        """Shapes with each kind of their first family of several, and the rows they come from."""
+        families, counts, rows = [], [], []
+        single = np.array([len(m) == 1 for m in self.members])
+        open_ = (shapes.family >= 0) & ~single[shapes.family]
+        block = open_.argmax(axis=1)
+        place = {
+            m[0]: self.num_families + k for k, m in enumerate(self.members[self.num_families :])
+        }
+        chosen = shapes.family[np.arange(len(shapes)), block]
+        for f in np.unique(chosen):
+            own = np.flatnonzero(chosen == f)
+            for kind in self.members[f]:
+                family = shapes.family[own].copy()
+                family[np.arange(len(own)), block[own]] = place[kind]
+                families.append(family)
+                counts.append(shapes.count[own])
+                rows.append(own)
+        return Shapes(np.concatenate(families), np.concatenate(counts)), np.concatenate(rows)
+
+    # -- bounds ----------------------------------------------------------------------------------
+
+    def links_s(self, shapes: Shapes) -> Array:
+        """The least seconds that one micro-batch spends on links, there and back."""
+        p = self.stages.problem
+        cross = float(p.boundary.min())
+        sent = np.array([p.sent_bytes[m].min() for m in self.members])
+        total = np.zeros(len(shapes))
+        for block in range(shapes.family.shape[1]):
+            f, count = shapes.family[:, block], shapes.count[:, block]
+            here = f >= 0
+            g = self.group[f]
+            domain = np.array(p.domain)[g]
+            size = self.devices[f] * np.maximum(count, 1)
+            near = (size == domain) | ((domain % size == 0) & ((size & (size - 1)) == 0))
+            for level, rows in ((p.near, near), (p.far, ~near)):
+                latency = np.array([w.latency_s for w in level])[g]
+                rate = np.array([w.bandwidth_bytes_per_s for w in level])[g]
+                own = 2.0 * (count - 1) * (latency + cross * sent[f] / rate)
+                total += np.where(here & rows, own, 0.0)
+            if block + 1 < shapes.family.shape[1]:
+                after = shapes.family[:, block + 1]
+                both = here & (after >= 0)
+                for a, b in itertools.permutations(self.stages.groups, 2):
+                    rows = both & (g == a) & (self.group[after] == b)
+                    hop_s, speed = self.stages.link(a, b)
+                    most = np.maximum(sent[f], sent[after])
+                    total += np.where(rows, 2.0 * (hop_s + cross * most / speed), 0.0)
+        return total
+
+    def by_rates(self, shapes: Shapes, need: Ints, links_s: Array) -> Bools:
+        """True where no cut takes ``need`` micro-batches in the target; see the module."""
+        rate = np.where(shapes.family >= 0, self.rate[shapes.family], 0.0)
+        order = np.argsort(-rate, axis=1, kind="stable")
+        rate = np.take_along_axis(rate, order, axis=1)
+        count = np.take_along_axis(shapes.count, order, axis=1)
+        done, speed = np.cumsum(count, axis=1), np.cumsum(count * rate, axis=1)
+        more = (need - 1)[:, None]
+        least = np.minimum(((done + more) / speed).min(axis=1), need / rate[:, 0])
+        late: Bools = least * (1.0 - 1e-12) + links_s > self.target_s
+        return late
+
+    def by_counts(self, shapes: Shapes, need: Ints, links_s: Array) -> Bools:
+        """True where no cut takes ``need`` micro-batches in the target; see the module."""
+        late = np.ones(len(shapes), bool)
+        left = np.arange(len(shapes))
+        # All tails at once decides most; then one interval after another.
+        for low, high in ((0, _TAILS), *((t, t + 1) for t in range(_TAILS))):
+            if low == 0 and high == _TAILS:
+                open_ = self._open(shapes, need, links_s, low, high)
+                left = np.flatnonzero(open_)
+                continue
+            if not len(left):
+                break
+            open_ = self._open(shapes.take(left), need[left], links_s[left], low, high)
+            late[left[open_]] = False
+            left = left[~open_]
+        return late
+
+    def _open(self, shapes: Shapes, need: Ints, links_s: Array, low: int, high: int) -> Bools:
+        """Where the counts leave a cut with its tail between two steps of the grid."""
+        room = self.target_s - links_s - self.theta[low]
+        ends = self.first_s[shapes.family[:, 0]]
+        last = (shapes.count > 0).sum(axis=1) - 1
+        ends = ends + self.last_s[shapes.family[np.arange(len(shapes)), last]]
+        beta = room / need
+        open_: Bools = room > 0.0
+        before = np.full(len(shapes), len(self.beta))
+        for _ in range(_ROUNDS):
+            step = np.searchsorted(self.beta, beta * (1.0 + 1e-12))
+            rows = np.flatnonzero(open_ & (step < before))
+            if not len(rows):
+                break
+            before[rows] = step[rows]
+            held = self._held(shapes.take(rows), step[rows], high)
+            enough = (held.sum(axis=1) >= self.num_layers) & (held.min(axis=1) >= 0)
+            open_[rows[~enough]] = False
+            rows, held = rows[enough], held[enough]
+            pass_s = ends[rows] + self._spread(shapes.take(rows), held)
+            pass_s *= 1.0 - 1e-12
+            open_[rows[pass_s > room[rows]]] = False
+            with np.errstate(divide="ignore", invalid="ignore"):
+                longest = (room[rows] - pass_s) / (need[rows] - 1)
+            beta[rows] = np.where(need[rows] > 1, np.minimum(beta[rows], longest), beta[rows])
+        return open_
+
+    def _spread(self, shapes: Shapes, held: Ints) -> Array:
+        """Seconds of all layers where the quickest blocks hold all they can."""
+        layer = np.where(shapes.family >= 0, self.layer_s[shapes.family], np.inf)
+        order = np.argsort(layer, axis=1, kind="stable")
+        layer = np.take_along_axis(layer, order, axis=1)
+        most = np.take_along_axis(held, order, axis=1)
+        before = np.cumsum(most, axis=1) - most
+        taken = np.clip(self.num_layers - before, 0, most)
+        seconds: Array = (taken * np.where(np.isinf(layer), 0.0, layer)).sum(axis=1)
+        return seconds
+
+    def _held(self, shapes: Shapes, step: Ints, high: int) -> Ints:
+        """The most layers that the stages of each block hold within beta and theta; -1 - L where a
+        stage has no number of layers at all."""
+        total = np.zeros(shapes.family.shape, np.int64)
+        stages = shapes.count.sum(axis=1)
+        begin = np.zeros(len(shapes), np.int64)
+        for block in range(shapes.family.shape[1]):
+            count = shapes.count[:, block]
+            for inside in range(int(count.max(initial=0))):
+                rows = np.flatnonzero(inside < count)
+                place = begin[rows] + inside
+                flight = stages[rows] - place
+                role = np.where(
+                    stages[rows] == 1,
+                    SINGLE,
+                    np.where(place == 0, FIRST, np.where(flight == 1, LAST, MIDDLE)),
+                )
+                code = (shapes.family[rows, block] * 32 + flight) * 4 + role
+                for one in np.unique(code):
+                    own = rows[code == one]
+                    caps = self._cap(int(one), high)
+                    total[own, block] += caps[np.minimum(step[own], len(self.beta) - 1)]
+            begin += count
+        return total
+
+    def _cap(self, code: int, high: int) -> Ints:
+        """By step of beta: the most layers of one stage with its tail within theta."""
+        key = (code, high, 0)
+        if key not in self._caps:
+            role, rest = code % 4, code // 4
+            family, flight = rest // 32, rest % 32
+            words, most = self.stages.words, np.full(len(self.beta), -1, np.int64)
+            for kind in self.members[family]:
+                tau, tail = self.stages.times(kind, flight, role)
+                fits = tail * (1.0 - 1e-12) <= self.theta[high]
+                least = words.least(np.where(fits, tau, np.inf))
+                for layers in np.flatnonzero(np.isfinite(least)):
+                    reach = self.beta * (1.0 + 1e-12) >= least[layers]
+                    most[reach] = np.maximum(most[reach], layers)
+            floor = 1 if role == MIDDLE else 0
+            self._caps[key] = np.where(most < floor, -1 - 64 * self.num_layers, most)
+        return self._caps[key]
+
+
+def needs(worth: Array) -> Ints:
+    """The number of micro-batches that a shape must not take, given what its devices cost."""
+    return np.floor(worth + 1e-9).astype(np.int64) + 1
+
+
+def worths(usage: Ints, prices: Sequence[float]) -> Array:
+    """What devices and one replica cost."""
+    total: Array = usage @ np.array(prices[:-1]) + prices[-1]
+    return total

@@ -1,0 +1,189 @@
+"""Stages for the prover: times of every run of layers that can be one, by kind and place.
+
+A *word* is a run of layer types that occurs in the model; a stage's time and tail depend on its
+word, its kind, the micro-batches it keeps, and whether it holds an end of the model. Of the ways to
+recompute a word only those are kept that no other beats in time, bytes kept and working set.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optalloc.cost.meshes import LAYER_FIELDS
+from optalloc.training.mixed.problem import MixedProblem
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FIRST, MIDDLE, LAST, SINGLE = range(4)
+_AT = {name: k for k, name in enumerate(LAYER_FIELDS)}
+
+
+class Words:
+    """The words of a model: ``at[b, e]`` numbers the layers b to e - 1, or is -1."""
+
+    def __init__(self, sequence: tuple[int, ...]) -> None:
+        known: dict[tuple[int, ...], int] = {}
+        size = len(sequence)
+        self.at = np.full((size + 1, size + 1), -1, np.int64)
+        for begin in range(size + 1):
+            for end in range(begin, size + 1):
+                word = sequence[begin:end]
+                self.at[begin, end] = known.setdefault(word, len(known))
+        self.words = list(known)
+        self.length = np.array([len(word) for word in self.words], np.int64)
+        types = max(sequence) + 1
+        self.counts = np.array([np.bincount(word, minlength=types) for word in known], float)
+
+    def least(self, values: Array) -> Array:
+        """By number of layers, the least value of all words of that length."""
+        rows = np.full(int(self.length.max()) + 1, np.inf)
+        np.minimum.at(rows, self.length, values)
+        return rows
+
+
+class Recomputations:
+    """The undominated ways to recompute each word on one kind of stage."""
+
+    def __init__(self, problem: MixedProblem, kind: int, words: Words) -> None:
+        table = problem.layers[kind]
+        ways = [_ways(table[list(types)] if types else table[:0]) for types in words.words]
+        self.word = np.repeat(np.arange(len(ways)), [len(own) for own in ways])
+        self.extra, self.kept, self.scratch = np.concatenate(ways).T
+        self.starts = np.flatnonzero(np.diff(self.word, prepend=-1))
+
+    def least_extra(self, flight: int, room: Array) -> Array:
+        """Seconds of the quickest way that fits into ``room`` bytes by word; infinite if none."""
+        fits = flight * self.kept + self.scratch <= room[self.word]
+        return np.minimum.reduceat(np.where(fits, self.extra, np.inf), self.starts)
+
+
+def _ways(rows: Array) -> Array:
+    """Extra seconds, bytes kept of one micro-batch and working set of each way, undominated."""
+    size = len(rows)
+    zero = np.zeros(1)
+
+    def summed(name: str) -> Array:
+        return np.concatenate([zero, np.cumsum(rows[:, _AT[name]])])
+
+    stored, whole, core = (summed(f"held_{kept}bytes") for kept in ("", "full_", "selective_"))
+    again, part = summed("extra_full_s"), summed("extra_selective_s")
+    set_full = np.concatenate([zero, np.maximum.accumulate(rows[:, _AT["scratch_full_bytes"]])])
+    found = []
+    for full in range(size + 1):
+        end = np.arange(full, size + 1)
+        inner = rows[full:, _AT["scratch_selective_bytes"]]
+        used = np.maximum(np.concatenate([zero, np.maximum.accumulate(inner)]), set_full[full])
+        extra = again[full] + part[end] - part[full]
+        kept = whole[full] + core[end] - core[full] + stored[size] - stored[end]
+        found.append(np.stack([extra, kept, used], axis=1))
+    ways = np.concatenate(found)
+    ways = ways[np.lexsort((ways[:, 1], ways[:, 0]))]
+    front = []
+    for used in np.unique(ways[:, 2]):
+        # Quicker ways come first: of use is what keeps less than all of them.
+        rows = ways[ways[:, 2] <= used]
+        before = np.concatenate([[np.inf], np.minimum.accumulate(rows[:, 1])[:-1]])
+        front.append(rows[(rows[:, 1] < before) & (rows[:, 2] == used)])
+    return np.concatenate(front)
+
+
+class Stages:
+    """Times of stages in a part: plans on ``groups`` with ``least`` to ``most`` replicas, each cost
+    as low as with any of these."""
+
+    def __init__(
+        self,
+        problem: MixedProblem,
+        words: Words,
+        ways: dict[int, Recomputations],
+        groups: tuple[int, ...],
+        least: int,
+        most: int,
+    ) -> None:
+        self.problem, self.words, self.ways = problem, words, ways
+        self.groups, self.least, self.most = groups, least, most
+        self._known: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+        latency, rate = self._exchange
+        ring = least if least <= 8 else 2 * _power(least) - 1
+        shards = most if most <= 8 else _power(most)
+        share = (ring - 1) / ring
+        self.hops_s = (ring - 1) * latency
+        layers = problem.layers.copy()
+        layers[:, :, _AT["state_bytes"]] += problem.optimizer_bytes / shards
+        layers[:, :, _AT["reduce_s"]] += share * problem.gradient_bytes / rate
+        layers[:, :, _AT["gather_s"]] += share * problem.weight_bytes / rate
+        layers[:, :, _AT["update_s"]] /= shards
+        self.layers = layers
+        tied = problem.tied_bytes
+        self.tied_s = np.where(tied > 0, 2.0 * latency + tied / rate, 0.0)
+
+    def link(self, a: int, b: int) -> tuple[float, float]:
+        """Latency and rate between two groups."""
+        p = self.problem
+        latency = max(p.network[a].latency_s, p.network[b].latency_s)
+        rate = min(p.network[a].bandwidth_bytes_per_s, p.network[b].bandwidth_bytes_per_s)
+        if p.zone[a] != p.zone[b] and p.zone_wire is not None:
+            latency = max(latency, p.zone_wire.latency_s)
+            rate = min(rate, p.zone_wire.bandwidth_bytes_per_s)
+        return latency, rate
+
+    @cached_property
+    def _exchange(self) -> tuple[float, float]:
+        far = [self.problem.far[g] for g in self.groups]
+        found = [(w.latency_s, w.bandwidth_bytes_per_s) for w in far]
+        found += [self.link(a, b) for a in self.groups for b in self.groups if a < b]
+        return max(latency for latency, _ in found), min(rate for _, rate in found)
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds of a step that do not depend on its stages."""
+        return max(self.problem.fixed_s[g] for g in self.groups)
+
+    def times(self, kind: int, flight: int, role: int) -> tuple[Array, Array]:
+        """Seconds of a micro-batch and of the tail, by word; infinite where it does not fit."""
+        key = (kind, flight, role)
+        if key not in self._known:
+            self._known[key] = self._times(*key)
+        return self._known[key]
+
+    def _times(self, kind: int, flight: int, role: int) -> tuple[Array, Array]:
+        p, table = self.problem, self.layers[kind]
+        ends = np.zeros(table.shape[1])
+        if role in (FIRST, SINGLE):
+            ends = ends + table[0]
+        if role in (LAST, SINGLE):
+            ends = ends + table[-1 if role == SINGLE else -2]
+        total = self.words.counts @ table[: self.words.counts.shape[1]] + ends
+        own = {name: total[:, k] for name, k in _AT.items()}
+        room = p.capacity_bytes[kind] - own["state_bytes"]
+        room = room - flight * ends[_AT["held_bytes"]]
+        if role in (LAST, SINGLE):
+            room = room - p.logits_bytes[kind]
+        # Sums of floats in another order may differ; the bound must not.
+        room = room + 1e-12 * p.capacity_bytes[kind]
+        counts = self.words.counts
+        columns = [
+            table[: counts.shape[1], _AT[f"held_{k}bytes"]] for k in ("", "full_", "selective_")
+        ]
+        extra = np.where(flight * (counts @ columns[0]) <= room, 0.0, np.inf)
+        open_ = np.isinf(extra) & (flight * (counts @ np.minimum.reduce(columns)) <= room)
+        if open_.any():
+            if kind not in self.ways:
+                self.ways[kind] = Recomputations(p, kind, self.words)
+            extra = self.ways[kind].least_extra(flight, room)
+        forward, backward = own["forward_s"], own["backward_s"]
+        tail = np.maximum(0.0, own["reduce_s"] + self.hops_s - p.overlap * backward)
+        tail = tail + np.maximum(0.0, own["gather_s"] + self.hops_s - p.overlap * forward)
+        tail = tail + own["update_s"]
+        if role in (FIRST, LAST):
+            tail = tail + self.tied_s[kind]
+        return forward + backward + extra, np.where(np.isfinite(extra), tail, np.inf)
+
+
+def _power(number: int) -> int:
+    """The greatest power of two that is not above the number."""
+    return 1 << (number.bit_length() - 1)

@@ -1,0 +1,90 @@
+"""Identical units as one unit: the bound, its proof, and what the checker refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from benchmarks.instances import classes_of_devices
+
+from optalloc.assignment import exact
+from optalloc.assignment.check_proof import Verdict, certify_proof
+from optalloc.assignment.enumerate import solve_enumerate
+from optalloc.assignment.exact import solve_exact
+from optalloc.assignment.pools import find_pools
+from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.proof import read_proof
+from optalloc.result import Termination
+from optalloc.stop import NodeLimit
+
+
+def two_kinds(seed: int) -> AssignmentProblem:
+    """Units 0 and 2 of one kind and unit 1 of another; a third of the instances is infeasible."""
+    rng = np.random.default_rng(seed)
+    units = [0, 1, 0]
+    loads = 3 * rng.integers(1, 20, (7, 2))[:, units]
+    costs = 60 - loads + rng.integers(-9, 10, (7, 2))[:, units]
+    return AssignmentProblem(costs, loads, rng.integers(50, 80, 2)[units])
+
+
+def test_groups_are_of_equal_columns_and_capacities() -> None:
+    """A unit with another capacity stays alone."""
+    problem = two_kinds(0)
+    assert find_pools(problem.integer_form()) == ((0, 2), (1,))
+    other = AssignmentProblem(problem.costs, problem.loads, problem.capacities - [0, 0, 3])
+    assert find_pools(other.integer_form()) is None
+
+
+def test_the_bound_over_pools_is_proven_and_true(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Asked for at once: the value is that of enumeration, and some proofs are over pools."""
+    monkeypatch.setattr(exact, "_FIRST_NODES", 0)
+    path, over_pools, feasible = tmp_path / "p.jsonl", 0, 0
+    for seed in range(40):
+        problem = two_kinds(seed)
+        result, brute = solve_exact(problem, proof=path), solve_enumerate(problem)
+        assert result.termination is brute.termination, seed
+        assert result.bounds.primal == brute.bounds.primal, seed
+        header, events = read_proof(path)
+        verdict = certify_proof(problem, header, events).verdict
+        optimal = brute.termination is Termination.OPTIMAL
+        assert verdict is (Verdict.OPTIMAL if optimal else Verdict.INFEASIBLE), seed
+        over_pools += bool(header.trees[0].pools)
+        feasible += optimal
+    assert over_pools > 5
+    assert 10 < feasible < 35
+
+
+@pytest.mark.parametrize(
+    "groups", [((0, 2),), ((0, 1), (2,)), ((0, 2), (1,), (1,)), ((0, 2), (3,))]
+)
+def test_other_pools_are_refused(groups: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
+    """Units left out, that differ, told twice, that do not exist."""
+    problem = two_kinds(2)
+    solve_exact(problem, proof=tmp_path / "p.jsonl")
+    header, events = read_proof(tmp_path / "p.jsonl")
+    trees = (msgspec.structs.replace(header.trees[0], pools=groups),)
+    check = certify_proof(problem, msgspec.structs.replace(header, trees=trees), events)
+    assert check.verdict is Verdict.INVALID
+    assert "pool" in check.reason
+
+
+def test_a_tree_of_the_units_does_not_prove_its_claim_over_pools(tmp_path: Path) -> None:
+    """Where the units hold less than their pool, the cheaper plan over pools stays."""
+    loads = [[3, 3, 1], [3, 3, 1], [4, 4, 1]]  # two units hold a task each, their pool three
+    problem = AssignmentProblem([[1, 1, 9]] * 3, loads, [5, 5, 3])
+    result = solve_exact(problem, proof=tmp_path / "p.jsonl")
+    assert result.bounds.primal == 11
+    header, events = read_proof(tmp_path / "p.jsonl")
+    trees = (msgspec.structs.replace(header.trees[0], pools=((0, 1), (2,))),)
+    check = certify_proof(problem, msgspec.structs.replace(header, trees=trees), events)
+    assert check.verdict is Verdict.INVALID
+
+
+def test_tasks_on_classes_of_devices_are_proven() -> None:
+    """Forty tasks on two classes of four devices, in fewer nodes than the tree would take."""
+    result = solve_exact(classes_of_devices(40, 8, 2, 0), NodeLimit(5000))
+    assert result.termination is Termination.OPTIMAL

@@ -86,6 +86,8 @@ def read_results(
     for path in paths:
         with path.open(encoding="utf-8") as text:
             for row in csv.DictReader(text):
+                if not row["cpu_s"]:  # it could not be done
+                    continue
                 if row["instance"] in known:
                     groups[row["method"], row["instance"]].append(row)
                 else:

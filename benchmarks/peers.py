@@ -147,7 +147,8 @@ def solve_cbc(problem: AssignmentProblem, limit_s: float, threads: int, seed: in
             msg=False,
             timeLimit=max(0.1, limit_s - before_s),
             threads=threads if threads > 1 else None,
-            options=["timeMode cpu", f"randomCbcSeed {seed}"],
+            timeMode="cpu",
+            options=[f"randomCbcSeed {seed}"],
             logPath=str(log),
             gapRel=0.0,
         )

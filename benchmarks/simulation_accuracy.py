@@ -1,7 +1,9 @@
 """Simulate published serving measurements request by request, and compare with them and the model.
 
-Every closed-loop row is simulated from a cold start with ten requests a client, lengths uniform
-within a tenth of their mean, as benchmark clients do. Columns of the table, by kind of setup:
+Every closed-loop row is simulated from a cold start, where all clients send at once. How many
+requests each sends is not published; the closed form has fitted the share of requests of such a
+start for every series of measurements (``burst``), and a client sends one over that share. Lengths
+are uniform within a tenth of their mean. Columns of the table, by kind of setup:
 
     measured     median error of the simulated mean against the measured figure
     model        the same for the closed form of the cost model
@@ -32,7 +34,7 @@ from optalloc.simulate.requests.load import Load
 from optalloc.simulate.requests.outcome import RequestSummary
 from optalloc.simulate.requests.simulate import simulate_requests
 
-_ROUNDS = 10
+_MOST_ROUNDS = 50.0
 _SPREAD = 0.1
 _LINK_BYTES_PER_S = 50e9
 
@@ -102,7 +104,7 @@ def simulated(problem: ServingProblem, file: EngineFile) -> RequestSummary:
         engines=(engines[-1],),
         prefill=tuple(engines[:-1]),
         transfer_s_per_token=float(steps[0].work.kv_bytes) / _LINK_BYTES_PER_S,
-        lag_iterations=float(steps[0].constants.lag),
+        lag_iterations=float(steps[0].constants.lag if engines[1:] else steps[0].lag_iterations),
     )
     clients = max(1, round(problem.concurrency))
     load = Load(
@@ -110,7 +112,8 @@ def simulated(problem: ServingProblem, file: EngineFile) -> RequestSummary:
         input=Uniform.around(round(problem.input_len), _SPREAD),
         output=Uniform.around(round(problem.output_len), _SPREAD),
     )
-    count = _ROUNDS * clients
+    rounds = min(_MOST_ROUNDS, 1.0 / float(steps[0].constants.burst))
+    count = max(clients, round(rounds * clients))
     return simulate_requests(deployment, load, num_requests=count, record=False).summary
 
 

@@ -1,15 +1,20 @@
 """Exports of serving plans: flags by readers written from the documentation, YAML by schema.
 
-The readers know flags that vLLM 0.33.0 and SGLang 0.5.23 take; where vLLM is installed its own
-parser reads them too. Kubernetes objects are checked against the built-in schemas where
-``kubernetes-validate`` is installed, others against their published fields.
+The readers know flags that vLLM 0.33.0 and SGLang 0.5.23 take; where vLLM, SGLang or a router of
+theirs is installed its own parser reads them too. Kubernetes objects are checked against the
+built-in schemas where ``kubernetes-validate`` is installed, others against their published fields.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -19,7 +24,7 @@ from tests.export.serving_readers import files_of, objects, sglang_reader, start
 from tests.export.serving_schemas import LLM_ARGS, LWS, SERVICE, VALUES
 
 from optalloc.cli.__main__ import main
-from optalloc.cost.engine.setup import Engine
+from optalloc.cost.engine.setup import Engine, Software
 from optalloc.errors import ExportError, InputError
 from optalloc.export.serving import sglang, vllm
 from optalloc.export.serving.base import SERVING_TARGETS, export_serving, serving_artefacts
@@ -290,6 +295,57 @@ def test_vllm_itself_reads_its_flags() -> None:
     for one in plan.workers:
         read = parser.parse_args(vllm.flags(plan, one))
         assert read.tensor_parallel_size == one.engine.tp
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")
+def test_sglang_itself_reads_its_flags() -> None:
+    """Where it is installed, with or without what it needs to serve."""
+    engine = Engine(software="sglang", tp=2, attention_dp=4, moe_ep=8, pp=2, kv_dtype="fp8")
+    plans = (split("sglang"), plan_of(worker(engine), model=DEEPSEEK))
+    for plan in plans:
+        for one in plan.workers:
+            words = ["--model-path", "owner/model", *sglang.flags(plan, one)]
+            done = subprocess.run(
+                [sys.executable, str(Path(__file__).with_name("sglang_flags.py")), *words],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            read = json.loads(done.stdout.splitlines()[-1])
+            engine, dp = one.engine, one.engine.attention_dp
+            assert (read["tp_size"], read["pp_size"]) == (engine.tp * dp, engine.pp)
+            assert (read["dp_size"], read["enable_dp_attention"]) == (dp, dp > 1)
+            assert read["ep_size"] == engine.moe_ep
+            assert read["max_running_requests"] == engine.max_batch * dp
+            role = "null" if one.role == "serve" else one.role
+            assert read["disaggregation_mode"] == role
+
+
+@pytest.mark.parametrize(
+    ("target", "package"), [("vllm", "vllm_router"), ("sglang", "sglang_router")]
+)
+def test_routers_themselves_read_their_flags(target: Software, package: str) -> None:
+    """Where they are installed: every engine is told of, by its role where phases are split."""
+    args = pytest.importorskip(f"{package}.router_args", reason=f"{package} is not installed")
+    parser = argparse.ArgumentParser()
+    args.RouterArgs.add_cli_args(parser)
+
+    def read(plan: ServingPlan) -> Any:
+        words = shlex.split(files_of(plan, target)["router.sh"].splitlines()[-1])
+        first = next(i for i, word in enumerate(words) if word.startswith("--"))
+        found = args.RouterArgs.from_cli_args(parser.parse_args(words[first:-1]))
+        assert (found.host, found.port) == ("0.0.0.0", 8000)
+        return found
+
+    both = read(split(target))
+    assert len(both.prefill_urls) == 2
+    assert len(both.decode_urls) == 1
+    assert both.worker_urls == []
+    assert [port for _, port in both.prefill_urls] == (
+        [8998, 8999] if target == "sglang" else [None, None]
+    )
+    one = read(plan_of(worker(Engine(software=target, tp=4), count=3)))
+    assert len(one.worker_urls) == 3
 
 
 @pytest.mark.parametrize(

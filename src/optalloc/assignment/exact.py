@@ -49,7 +49,7 @@ import numpy.typing as npt
 from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
-from optalloc.assignment.pools import Groups, find_pools, pooled
+from optalloc.assignment.pools import Groups, find_pools, pooled, split
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
@@ -60,6 +60,7 @@ from optalloc.stop import OnProgress, StopRule
 _REPORT_S = 0.2
 _FIRST_NODES = 200  # before the bound over pools is asked for
 _POOL_NODES = 5_000
+_SPLIT_NODES = 1_000  # of each pool
 _MOST_THREADS = 1024
 
 
@@ -177,6 +178,8 @@ def search(
             if merged.status == _Status.INFEASIBLE:
                 message = "identical units together cannot hold the tasks"
                 return journal.finish(Termination.INFEASIBLE, message=message), merged.grown
+            if merged.placed is not None and not merged.is_stopped:
+                _offer_split(journal, pools, merged.placed, seed)
             if not journal.is_proven and not merged.is_stopped:
                 own = kernel(tables, start=journal.best, floor=journal.bound)
                 answers.append(own)
@@ -207,6 +210,7 @@ class _Answer(NamedTuple):
     status: int
     bound: int
     is_stopped: bool
+    placed: list[int] | None
     witness: Witness | None
     grown: Grown | None
 
@@ -250,7 +254,20 @@ def _solve(
         witness = Witness(
             multipliers=tuple(multipliers), scale=scale, bound=-(-witness_bound // scale)
         )
-    return _Answer(status, bound, watch.is_stopped, witness, grown)
+    return _Answer(status, bound, watch.is_stopped, units, witness, grown)
+
+
+def _offer_split(journal: Journal, pools: Groups, placed: Sequence[int], seed: int) -> None:
+    """Try to make a plan of one over pools."""
+
+    def watch(nodes: int, *_: object) -> bool:
+        return nodes >= _SPLIT_NODES or journal.should_stop()
+
+    form = journal.form
+    units = split(form, pools, placed, watch, seed)
+    if units is not None:
+        tasks = np.arange(len(units))
+        journal.offer(units, int(form.costs[tasks, units].sum()))
 
 
 class _Watch:

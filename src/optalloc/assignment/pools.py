@@ -11,15 +11,19 @@ Units i of one pool P have the same costs, loads and pairs. With y_Pj = sum_{i i
 Every assignment x gives such a y of the same cost, so that the optimum over pools, a problem of a
 few units, is a lower bound; and a search tree that refuses every cost up to z over pools refuses it
 over units. Where a pool holds many tasks the bound often is the optimum: of all the plans of that
-cost over pools some can be split among the units.
+cost over pools some can be split among the units, :func:`split`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
+from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 
+Watch = Callable[[int, int | None, list[int] | None, int], bool]
 Groups = tuple[tuple[int, ...], ...]
 
 
@@ -54,3 +58,27 @@ def pooled(form: IntegerForm, groups: Groups) -> tuple[IntArray, IntArray, IntAr
         room = int(form.capacities[group[0]]) // divisor * divisor
         rooms.append(min(len(group) * room, int(loads[:, pool].sum())))
     return form.costs[:, first], loads, np.array(rooms, dtype=np.int64), allowed.astype(np.uint8)
+
+
+def split(
+    form: IntegerForm, groups: Groups, placed: Sequence[int], watch: Watch, seed: int
+) -> list[int] | None:
+    """The unit of each task of a plan over pools, split among their units; None where that fails.
+
+    ``watch`` ends the search of one pool, as it ends that of the kernel.
+    """
+    units = [0] * len(placed)
+    for pool, group in enumerate(groups):
+        tasks = [task for task, chosen in enumerate(placed) if chosen == pool]
+        if not tasks:
+            continue
+        loads = form.loads[np.ix_(tasks, group)]
+        within = np.ones(loads.shape, dtype=np.uint8)
+        _, _, found, *_ = _native.solve_assignment(
+            np.zeros_like(loads), loads, form.capacities[list(group)], within, watch, seed
+        )
+        if found is None:
+            return None
+        for task, place in zip(tasks, found, strict=True):
+            units[task] = group[place]
+    return units

@@ -106,6 +106,8 @@ def solve_assignment(
             path="method",
             fix=f"did you mean {near[0]!r}?" if near else f"use auto or {', '.join(METHODS)}",
         )
+    if not 0 <= seed < 2**64:
+        raise InputError(f"the seed is {seed}", path="seed", fix="give a whole number below 2**64")
     options: dict[str, Any] = {"start": start, "proof": proof}
     options = {name: value for name, value in options.items() if value is not None}
     if options and method not in ("auto", "exact"):

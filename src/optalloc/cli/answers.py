@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from optalloc.result import Result
     from optalloc.stop import StopRule
+
+_Number = TypeVar("_Number", int, float)
 
 
 def colored() -> bool:
@@ -23,19 +25,28 @@ def stop_rule(arguments: argparse.Namespace) -> StopRule | None:
     Raises
     ------
     InputError
-        For a time that cannot be read.
+        For a time that cannot be read, and for a limit below 0.
     """
     from optalloc.stop import Either, Gap, NodeLimit, TimeLimit
     from optalloc.units import parse_duration
 
     rules: list[StopRule] = []
     if arguments.time_limit is not None:
-        rules.append(TimeLimit(parse_duration(arguments.time_limit, path="--time-limit")))
+        limit_s = parse_duration(arguments.time_limit, path="--time-limit")
+        rules.append(TimeLimit(_limit(limit_s, "--time-limit")))
     if getattr(arguments, "node_limit", None) is not None:
-        rules.append(NodeLimit(arguments.node_limit))
+        rules.append(NodeLimit(_limit(arguments.node_limit, "--node-limit")))
     if getattr(arguments, "gap_limit", None) is not None:
-        rules.append(Gap(arguments.gap_limit))
+        rules.append(Gap(_limit(arguments.gap_limit, "--gap-limit")))
     return Either(*rules) if rules else None
+
+
+def _limit(value: _Number, path: str) -> _Number:
+    from optalloc.errors import InputError
+
+    if not value >= 0:
+        raise InputError(f"the limit is {value}", path=path, fix="give a number of at least 0")
+    return value
 
 
 def status(result: Result, plan: object | None, *, require_optimal: bool) -> int:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("model", metavar="MODEL", help="a bundled name, a config.json, its folder")
-    parser.add_argument("--machine", required=True, metavar="FILE", help="machine.toml")
+    parser.add_argument(
+        "--machine",
+        required=True,
+        metavar="MACHINE",
+        help="for example 2xrtx-4090+64gb-ram+1tb-disk, or a machine.toml",
+    )
     parser.add_argument("--input-len", type=int, default=1024, help="tokens of a prompt (1024)")
     parser.add_argument("--output-len", type=int, default=256, help="tokens generated (256)")
     parser.add_argument("--batch", type=int, default=1, help="sequences at once (1)")

@@ -79,6 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
             fix="add --cluster 32xh200-sxm, or --recommend h100-sxm,h200-sxm",
         )
     model, workload = load_model(arguments.model), read_serving(arguments)
+    if workload.percentile is not None and not (workload.ttft_s or workload.tpot_s):
+        raise InputError(
+            "a percentile of the requests meets no target, for there is none",
+            path="--percentile",
+            fix="add --ttft or --tpot",
+        )
     goal = arguments.objective or ("devices" if arguments.recommend else "throughput")
     headroom = parse_share(arguments.headroom, path="--headroom")
     constants = arguments.calibration or DEFAULT
@@ -117,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                     cost_model=constants,
                 )
 
-        if workload.percentile is not None and (workload.ttft_s or workload.tpot_s):
+        if workload.percentile is not None:
             met = plan_for_percentile(workload, plan_of)
         result = plan_of(workload) if met is None else met.result
     if arguments.format == "table":
@@ -209,11 +215,12 @@ def sweep(arguments: argparse.Namespace) -> int:
     from optalloc.model.load import load_model
     from optalloc.plan.sweep_serving import sweep_serving
     from optalloc.report import serving as report
+    from optalloc.report.scatter import serving_sweep_svg
     from optalloc.report.table import render
     from optalloc.units import parse_duration
     from optalloc.workload import Serving
 
-    for flag in ("seq_len", "global_batch", "plot"):
+    for flag in ("seq_len", "global_batch"):
         if getattr(arguments, flag) is not None:
             raise InputError(
                 f"a sweep of serving plans has no --{flag.replace('_', '-')}",
@@ -242,8 +249,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     pins = list(arguments.pin)
     for name in ("weights", "kv", "software"):
         pins += [] if getattr(arguments, name) is None else [f"{name}={getattr(arguments, name)}"]
+    model = load_model(arguments.model)
     rows = sweep_serving(
-        load_model(arguments.model),
+        model,
         clusters_of(arguments),
         workload,
         devices=numbers_of(arguments.devices, "--devices"),
@@ -262,6 +270,13 @@ def sweep(arguments: argparse.Namespace) -> int:
     print(render([table], {"rows": rows}, arguments.format, color=colored()), end="")
     if arguments.output is not None:
         files.write_text(arguments.output, render([raw], {}, "csv"))
+    if arguments.plot is not None:
+        title = f"{model.name}: the best serving plan of each cell (estimates)"
+        files.write_text(arguments.plot, serving_sweep_svg(rows, title))
+    if arguments.format == "table":
+        for path in (arguments.output, arguments.plot):
+            if path is not None:
+                print(f"Saved {path}.")
     if any(row.value is not None for row in rows):
         return 0
     found = {row.status for row in rows}

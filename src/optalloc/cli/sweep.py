@@ -50,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write rows to this CSV; rows it has are kept"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw speed against price, an SVG")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw an SVG: speed against price, or of serving, device against user",
+    )
     parser.add_argument(
         "--format", choices=("table", "json", "csv"), default="table", help="default: table"
     )

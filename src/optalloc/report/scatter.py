@@ -1,13 +1,15 @@
-"""The plot of a sweep as SVG: speed against price, a colour a kind of device, the front joined."""
+"""Plots of sweeps as SVG: two figures on logarithmic axes, a colour a kind, the front joined."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from optalloc.plan.cell import Row
-from optalloc.plan.front import Axes, axes, points
+from optalloc.plan.front import axes, points
+from optalloc.plan.sweep_serving import ServingRow
 from optalloc.report.sweep import plain_number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -17,13 +19,72 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 30, 84, 60
 INK, _FAINT = "#1b1b1b", "#6a6a6a"
 
 
+class Dot(NamedTuple):
+    """A point: its kind gives the colour, ``front`` fills it and joins it to others of the front,
+    ``mark`` stands beside it there, and ``label`` says what it is."""
+
+    x: float
+    y: float
+    kind: str
+    front: bool
+    mark: str
+    label: str
+
+
 def sweep_svg(rows: Sequence[Row], title: str) -> str:
-    """The SVG text of a sweep; both axes are logarithmic, each point says what it is."""
+    """The SVG text of a sweep of training plans: speed against price."""
     which = axes(rows)
-    found = points(rows, which)
-    body = (
-        list(_plot(found, which)) if found else [text(_LEFT, 90, "no row has a plan and a price")]
-    )
+    dots = [
+        Dot(
+            cost,
+            speed,
+            row.device,
+            row.front,
+            str(row.devices),
+            f"{row.devices} {row.device}, {row.sequence_length} tokens, batch {row.global_batch}: "
+            f"{plain_number(speed)} {which.speed_words}, {plain_number(cost)} {which.cost_words}",
+        )
+        for cost, speed, row in points(rows, which)
+    ]
+    up = f"{which.speed_words} (up is faster)"
+    return scatter_svg(dots, title, (which.cost_words, up), falls=not which.more_is_better)
+
+
+def serving_sweep_svg(rows: Sequence[ServingRow], title: str) -> str:
+    """The SVG text of a sweep of serving plans: output of a device against speed for a user."""
+    across, up = "output tokens/s of a user", "output tokens/s a device"
+    dots = [
+        Dot(
+            user,
+            device,
+            row.device,
+            row.front,
+            str(row.devices),
+            f"{row.devices} {row.device}, {row.input_len} to {row.output_len} tokens: "
+            f"{plain_number(user)} {across}, {plain_number(device)} {up}, {row.engines}",
+        )
+        for row in rows
+        if (user := row.tokens_per_s_per_user) is not None
+        and (device := row.tokens_per_s_per_device) is not None
+    ]
+    return scatter_svg(dots, title, (across, up))
+
+
+def scatter_svg(
+    dots: Sequence[Dot], title: str, words: tuple[str, str], *, falls: bool = False
+) -> str:
+    """The SVG text of points; both axes are logarithmic, each point says what it is.
+
+    Parameters
+    ----------
+    words : tuple of str
+        Names of the axes: across, up.
+    falls : bool
+        Whether less is drawn higher.
+    """
+    body = list(_plot(dots, words, falls=falls))
+    if not dots:
+        body = [text(_LEFT, 90, "no row has a plan and both figures")]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12" '
@@ -59,11 +120,12 @@ class Scale:
         return found[:: -(-len(found) // 9)]
 
 
-def _plot(found: list[tuple[float, float, Row]], which: Axes) -> Iterator[str]:
+def _plot(dots: Sequence[Dot], words: tuple[str, str], *, falls: bool) -> Iterator[str]:
+    if not dots:
+        return
     bottom = _HEIGHT - _BOTTOM
-    across = Scale([cost for cost, _, _ in found], _LEFT, _WIDTH - _RIGHT)
-    ends = (bottom, _TOP) if which.more_is_better else (_TOP, bottom)
-    up = Scale([speed for _, speed, _ in found], *ends)
+    across = Scale([dot.x for dot in dots], _LEFT, _WIDTH - _RIGHT)
+    up = Scale([dot.y for dot in dots], *((_TOP, bottom) if falls else (bottom, _TOP)))
     yield f'<path d="M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}" fill="none" stroke="{INK}"/>'
     for tick in across.ticks():
         x = across(tick)
@@ -73,36 +135,28 @@ def _plot(found: list[tuple[float, float, Row]], which: Axes) -> Iterator[str]:
         y = up(tick)
         yield f'<path d="M{_LEFT} {y:.1f}h-5" stroke="{INK}"/>'
         yield text(_LEFT - 9, y + 4, f"{plain_number(tick)}", anchor="end")
-    yield text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, which.cost_words, anchor="middle")
-    yield text(_LEFT, _TOP - 8, f"{which.speed_words} (up is faster)")
-    front = sorted(((cost, speed) for cost, speed, row in found if row.front))
-    line = " ".join(f"{across(cost):.1f},{up(speed):.1f}" for cost, speed in front)
+    yield text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, words[0], anchor="middle")
+    yield text(_LEFT, _TOP - 8, words[1])
+    front = sorted((dot.x, dot.y) for dot in dots if dot.front)
+    line = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in front)
     yield f'<polyline points="{line}" fill="none" stroke="{INK}" stroke-dasharray="4 3"/>'
-    kinds = list(dict.fromkeys(row.device for _, _, row in found))
-    for cost, speed, row in sorted(found, key=lambda point: point[2].front):
-        colour = PALETTE[kinds.index(row.device) % len(PALETTE)]
-        fill = colour if row.front else "#ffffff"
+    kinds = list(dict.fromkeys(dot.kind for dot in dots))
+    for dot in sorted(dots, key=lambda one: one.front):
+        colour = PALETTE[kinds.index(dot.kind) % len(PALETTE)]
+        fill = colour if dot.front else "#ffffff"
         yield (
-            f'<circle cx="{across(cost):.1f}" cy="{up(speed):.1f}" r="5" fill="{fill}" '
-            f'stroke="{colour}" stroke-width="2"><title>{escape(_label(row, which))}</title>'
-            "</circle>"
+            f'<circle cx="{across(dot.x):.1f}" cy="{up(dot.y):.1f}" r="5" fill="{fill}" '
+            f'stroke="{colour}" stroke-width="2"><title>{escape(dot.label)}</title></circle>'
         )
-        if row.front:
-            yield text(across(cost) + 9, up(speed) + 4, str(row.devices))
+        if dot.front and dot.mark:
+            yield text(across(dot.x) + 9, up(dot.y) + 4, dot.mark)
     x = float(_LEFT)
     for number, kind in enumerate(kinds):
         yield f'<circle cx="{x + 5:.1f}" cy="38" r="5" fill="{PALETTE[number % len(PALETTE)]}"/>'
         yield text(x + 15, 42, kind)
         x += 30 + 7.2 * len(kind)
-    yield text(x + 10, 42, "filled and numbered (devices): on the front", fill=_FAINT)
-
-
-def _label(row: Row, which: Axes) -> str:
-    return (
-        f"{row.devices} {row.device}, {row.sequence_length} tokens, batch {row.global_batch}: "
-        f"{plain_number(getattr(row, which.speed))} {which.speed_words}, "
-        f"{plain_number(getattr(row, which.cost))} {which.cost_words}"
-    )
+    if any(dot.mark for dot in dots):
+        yield text(x + 10, 42, "filled and numbered (devices): on the front", fill=_FAINT)
 
 
 def text(

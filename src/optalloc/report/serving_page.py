@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from optalloc.plan.explain_serving import ServingExplanation
-from optalloc.report.scatter import INK, PALETTE, Scale, text
+from optalloc.report.scatter import INK, PALETTE, Dot, scatter_svg, text
 from optalloc.report.serving import explanation_tables, plan_tables, value_text
 from optalloc.report.sweep import plain_number
 from optalloc.report.table import Table, cell_text
@@ -159,30 +159,20 @@ def _times(explanation: ServingExplanation) -> Iterator[str]:
 
 
 def _front(points: Sequence[Point]) -> str:
-    """A user's speed to the right, a device's output upwards, both logarithmic."""
+    """A user's speed to the right, a device's output upwards; every point is on the front."""
     if len(points) < 2:
         return ""
-    left, right, top, bottom = 80, _WIDTH - 20, 30, 300
-    across = Scale([p.tokens_per_s_per_user for p in points], left, right)
-    up = Scale([p.tokens_per_s_per_device for p in points], bottom, top)
-    body = [f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="{INK}"/>']
-    for tick in across.ticks():
-        body.append(text(across(tick), bottom + 18, plain_number(tick), anchor="middle"))
-    for tick in up.ticks():
-        body.append(text(left - 8, up(tick) + 4, plain_number(tick), anchor="end"))
-    body.append(text(right, bottom + 36, "output tokens/s of a user", anchor="end"))
-    body.append(text(left, top - 12, "output tokens/s a device"))
-    modes = ("aggregated", "disaggregated")
-    for p in points:
-        words = f"{p.setup}: {p.tokens_per_s_per_user:.4g} a user, {p.tokens_per_s_per_device:.4g}"
-        body.append(
-            f'<circle cx="{across(p.tokens_per_s_per_user):.1f}" '
-            f'cy="{up(p.tokens_per_s_per_device):.1f}" r="4" fill="{PALETTE[modes.index(p.mode)]}">'
-            f"<title>{_safe(words)} a device</title></circle>"
+    dots = [
+        Dot(
+            p.tokens_per_s_per_user,
+            p.tokens_per_s_per_device,
+            p.mode,
+            front=True,
+            mark="",
+            label=f"{p.setup}: {p.tokens_per_s_per_user:.4g} a user, "
+            f"{p.tokens_per_s_per_device:.4g} a device",
         )
-    for number, mode in enumerate(modes):
-        x = right - 220 + 105 * number
-        body.append(f'<circle cx="{x}" cy="{top - 16}" r="4" fill="{PALETTE[number]}"/>')
-        body.append(text(x + 9, top - 12, mode))
-    drawn = f'<svg viewBox="0 0 {_WIDTH} 345" role="img">' + "".join(body) + "</svg>"
-    return _section("The front: speed for a user against output of a device", drawn)
+        for p in points
+    ]
+    words = ("output tokens/s of a user", "output tokens/s a device")
+    return _section("The front", scatter_svg(dots, "", words), wide=True)

@@ -72,7 +72,7 @@ def test_every_small_proof_is_accepted(tmp_path: Path) -> None:
     """Hundreds of searches, feasible and not: the verdict is that of enumeration."""
     seen = {Verdict.OPTIMAL: 0, Verdict.INFEASIBLE: 0}
     kinds: Counter[str] = Counter()
-    for seed in range(105):
+    for seed in range(90):
         drawn: list[AssignmentProblem] = [
             tight(seed, tasks=6 + seed % 4),
             twins(seed),
@@ -89,7 +89,7 @@ def test_every_small_proof_is_accepted(tmp_path: Path) -> None:
         assert check.verdict is expected, (seed, check)
         assert check.objective == brute.bounds.primal
         seen[check.verdict] += 1
-    assert min(seen.values()) > 10
+    assert min(seen.values()) > 8
     assert min(kinds[kind] for kind in ("branch", "fix", "leaf", "cover")) > 5
 
 

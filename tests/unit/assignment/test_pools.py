@@ -13,9 +13,10 @@ from optalloc.assignment import exact
 from optalloc.assignment.check_proof import Verdict, certify_proof
 from optalloc.assignment.enumerate import solve_enumerate
 from optalloc.assignment.exact import solve_exact
-from optalloc.assignment.pools import find_pools
+from optalloc.assignment.pools import find_pools, split
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import read_proof
+from optalloc.assignment.solve import solve_assignment
 from optalloc.result import Termination
 from optalloc.stop import NodeLimit
 
@@ -43,7 +44,7 @@ def test_the_bound_over_pools_is_proven_and_true(
     """Asked for at once: the value is that of enumeration, and some proofs are over pools."""
     monkeypatch.setattr(exact, "_FIRST_NODES", 0)
     path, over_pools, feasible = tmp_path / "p.jsonl", 0, 0
-    for seed in range(40):
+    for seed in range(25):
         problem = two_kinds(seed)
         result, brute = solve_exact(problem, proof=path), solve_enumerate(problem)
         assert result.termination is brute.termination, seed
@@ -54,8 +55,8 @@ def test_the_bound_over_pools_is_proven_and_true(
         assert verdict is (Verdict.OPTIMAL if optimal else Verdict.INFEASIBLE), seed
         over_pools += bool(header.trees[0].pools)
         feasible += optimal
-    assert over_pools > 5
-    assert 10 < feasible < 35
+    assert over_pools > 3
+    assert 8 < feasible < 23
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,38 @@ def test_a_tree_of_the_units_does_not_prove_its_claim_over_pools(tmp_path: Path)
     assert check.verdict is Verdict.INVALID
 
 
+@pytest.mark.parametrize(("room", "fits"), [(7, True), (6, False)])
+def test_a_plan_over_pools_is_split_where_its_tasks_fit(room: int, fits: bool) -> None:
+    """Loads 3, 4 and 4 on two units: 7 each hold them, 6 each hold 12 in all but not these."""
+    problem = AssignmentProblem([[1, 5, 1]] * 3, [3, 4, 4], [room, 9, room])
+    form = problem.integer_form()
+    groups = find_pools(form)
+    assert groups == ((0, 2), (1,))
+    units = split(form, groups, [0, 0, 0], lambda *_: False, 0)
+    assert (units is not None) == fits
+    assert units is None or problem.evaluate(units).objective == 3
+
+
 def test_tasks_on_classes_of_devices_are_proven() -> None:
-    """Forty tasks on two classes of four devices, in fewer nodes than the tree would take."""
-    result = solve_exact(classes_of_devices(40, 8, 2, 0), NodeLimit(5000))
+    """Fifty tasks on two classes of five devices, in fewer nodes than the tree would take."""
+    result = solve_exact(classes_of_devices(50, 10, 2, 2), NodeLimit(2000))
     assert result.termination is Termination.OPTIMAL
+
+
+def test_pools_prove_problems_with_tasks_left_out_and_kept_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The unit that takes what is left out is in no pool."""
+    monkeypatch.setattr(exact, "_FIRST_NODES", 0)
+    path, over_pools = tmp_path / "p.jsonl", 0
+    for seed in range(10):
+        plain = two_kinds(seed)
+        problem = plain.replace(
+            together=[[0, 1]] if seed % 3 else [], skip_costs=[None, None, 70, 40, 45, 80, None]
+        )
+        result = solve_assignment(problem, "exact", proof=path)
+        header, events = read_proof(path)
+        check = certify_proof(problem, header, events)
+        assert check.verdict.value == result.termination.value
+        over_pools += bool(header.trees[0].pools)
+    assert over_pools > 1

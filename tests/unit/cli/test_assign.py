@@ -108,6 +108,27 @@ def test_bad_input_is_status_2_without_a_traceback(
     assert main(["assign", str(good), "--time-limit", "soon"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
+        ["--node-limit", "-1"],
+        ["--gap-limit", "nan"],
+        ["--gap-limit", "-0.1"],
+        ["--time-limit", "-1"],
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence that names the option, not with a traceback."""
+    path = tmp_path / "a.txt"
+    path.write_text("2 3\n1 5 4\n5 1 4\n2 2 2\n2 2 2\n4 4\n")
+    assert main(["assign", str(path), "--method", "exact", *words]) == 2
+    assert words[0].lstrip("-") in capsys.readouterr().err
+
+
 def test_a_limit_without_a_plan_is_status_4(
     shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

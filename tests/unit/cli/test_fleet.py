@@ -139,4 +139,6 @@ def test_targets_out_of_reach_are_infeasible_and_name_the_nearest(
     assert main([*words, named]) == 0
     assert main([*words, f"{0.99 * float(named.removesuffix('ms'))}ms"]) == 3
     assert main([*words, "1ms", "--weights", "bf16", "--model", "llama-3.1-405b"]) == 2
-    assert "GiB a device" in capsys.readouterr().err
+    assert "are missing on each device" in capsys.readouterr().err
+    assert main([*words, "1s", "--widths", "3"]) == 2
+    assert "divides the heads" in capsys.readouterr().err

@@ -147,3 +147,16 @@ def test_an_interrupted_sweep_keeps_its_rows(
     assert main([*FOUR, "-o", "rows.csv"]) == 130
     assert "1 of 4 rows are in rows.csv" in capsys.readouterr().err
     assert len(read_csv(folder / "rows.csv")) == 1
+
+
+def test_a_sweep_of_serving_plans_is_drawn_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A point for each cell with a plan."""
+    words = ["sweep", "qwen3-8b", "--gpu", "h100-sxm", "--devices", "1,2", "--input-len", "500"]
+    words += ["--output-len", "100", "--pin", "batch=8", "--plot", "users.svg"]
+    assert main(words) == 0
+    assert "Saved users.svg." in capsys.readouterr().out
+    drawn = ET.fromstring((folder / "users.svg").read_text())
+    dots = [one for one in drawn.iter() if one.tag.endswith("circle") and len(one)]
+    assert len(dots) == 2

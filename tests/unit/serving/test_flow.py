@@ -17,8 +17,9 @@ from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
+from optalloc.serving.flow.fitting import cover_by_fitting, fitting_stages
 from optalloc.serving.flow.instance import load_flow, save_flow
-from optalloc.serving.flow.kinds import joined_kinds, kinds_of
+from optalloc.serving.flow.kinds import kinds_of
 from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.regions import regions_of
@@ -189,14 +190,28 @@ def test_no_source_link_is_named() -> None:
     assert "source" in result.conflict[0]
 
 
-def test_near_kinds_are_joined_at_their_least() -> None:
-    """Four kinds of two lengths in two: nodes together, the lower throughput each time."""
-    problem = line([(9.0, 5.0), (8.0, 6.0), (4.0,), (3.0,)], 3)
-    joined = joined_kinds(kinds_of(problem), 2)
-    assert {(kind.table, frozenset(kind.nodes)) for kind in joined} == {
-        ((8.0, 5.0), frozenset({0, 1})),
-        ((3.0,), frozenset({2, 3})),
-    }
+@pytest.mark.parametrize("seed", range(20))
+def test_fitting_stages_pass_the_flow_they_are_made_for(seed: int) -> None:
+    """On 8 nodes of tables of their own: wherever stages are found, the flow is passed."""
+    draw = np.random.default_rng(seed)
+    tables = [tuple(9.0 * draw.uniform(0.7, 1.3) / k**1.2 for k in range(1, 5)) for _ in range(8)]
+    problem = line(tables, 8)
+    arrays = FlowArrays(problem)
+    flows = [flow for flow in (3.0, 5.0, 7.0) if cover_by_fitting(arrays.throughput, 8, flow, 50)]
+    assert flows
+    for flow in flows:
+        placement = cover_by_fitting(arrays.throughput, 8, flow, 50)
+        assert placement is not None
+        assert arrays.value(placement) >= flow * (1.0 - 1e-9)
+
+
+def test_fitting_puts_two_that_just_sum_up_side_by_side() -> None:
+    """Rates 6, 4 and 9 at flow 10 over one layer: the pair that loses nothing; lanes of two nodes
+    beside one for two layers."""
+    stages = fitting_stages(np.array([[6.0], [4.0], [9.0]]), 10.0)
+    assert stages[0] == (1, ((1, 0, 1), (0, 0, 1)))
+    beside = fitting_stages(np.array([[5.0, 5.0], [5.0, -1.0], [5.0, -1.0]]), 10.0)
+    assert (2, ((0, 0, 2), (1, 0, 1), (2, 1, 2))) in beside
 
 
 def test_equal_seeds_give_equal_answers() -> None:

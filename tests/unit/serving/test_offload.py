@@ -305,3 +305,24 @@ def test_models_that_do_not_generate_are_refused() -> None:
         chain_of(load_model("bert-large-uncased"), SHORT)
     with pytest.raises(InputError, match="positions"):
         chain_of(load_model("llama-2-7b"), msgspec.structs.replace(SHORT, context_tokens=9999))
+
+
+def test_a_machine_in_words_is_the_file_that_says_the_same(tmp_path: Path) -> None:
+    """Counts, sizes with their prefixes, 90 % of the memory, the desktop unless one is named."""
+    words = load_machine("2xrtx-4090 + a10g+64GiB-ram+1tb-disk")
+    file = tmp_path / "machine.toml"
+    file.write_text(
+        'format = "optalloc.machine/1"\n[[gpus]]\ndevice = "rtx-4090"\ncount = 2\n[[gpus]]\n'
+        'device = "a10g"\n[cpu]\ndevice = "cpu-desktop"\nmemory_bytes = 61847529062\n'
+        '[disk]\nsize_bytes = "1 TB"\nbandwidth_bytes_per_s = "3 GB/s"\n'
+    )
+    assert words == load_machine(file)
+    assert load_machine("cpu-server+256gb-ram").gpus == ()
+    for wrong, said in (
+        ("rtx-4090+64gb-ram+32gb-ram", "on top of another"),
+        ("rtx-409+64gb-ram", "did you mean"),
+        ("rtx-4090+64gb!ram", "no part of a machine"),
+        ("0xrtx-4090", "count is 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_machine(wrong)

@@ -23,7 +23,7 @@ from optalloc.cost.constants import (
     unlinked,
 )
 
-DEFAULT = "serving-1"
+DEFAULT = "serving-2"
 """The engine model of this version."""
 
 Value = float | NDArray[np.float64]
@@ -42,6 +42,7 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
     attention_efficiency: Value
     memory_efficiency: Value
     expert_memory_efficiency: Value
+    idle_experts: Value
     kv_efficiency: Value
     link_efficiency: Value
     sharpness: Value
@@ -49,16 +50,19 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
     expert_layer_s: Value
     reduce_s: Value
     exchange_s: Value
+    network_s: Value
     step_s: Value
     sequence_s: Value
     prompt_s: Value
     prompt_token_s: Value
     decode: Value
     prefill: Value
+    bubble: Value
     interference: Value
     apart: Value
     outside: Value
     lag: Value
+    rank_wait: Value
     burst: Value
     queue: Value
     reserve_bytes: Value
@@ -83,7 +87,7 @@ ERROR_LEVELS = ("software, device", "device")
 
 
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The form of ``cost/fitted/serving-1.toml``.
+    """The form of ``cost/fitted/serving-2.toml``.
 
     ``shifts`` move a constant, on the scale of its link, for one key of a level (see ``keys.py``);
     ``spreads`` say how far a fit may plausibly move each. ``errors`` are ordered from narrow to

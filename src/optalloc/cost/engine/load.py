@@ -13,8 +13,9 @@ with it (*mixed_s*):
 
 D and rho depend on the times and are found by iteration. The burst is the start, when every client
 sends at once and a prompt waits for half of the others; its weight is the share of such requests in
-a run. ``lag`` are iterations until a client sees the first token. Requests wait for a slot where
-the cache holds too few, or where the server takes ``outside`` fewer than there are.
+a run. ``lag`` are iterations until a client sees the first token, with those for prompts of other
+ranks where attention is data-parallel. Requests wait for a slot where the cache holds too few, or
+where the server takes ``outside`` fewer than there are.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def closed_loop_times(
     fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     decoding = np.minimum(q, fit)
     prompt_s = step.prefill_s(input_len - prefix_len, 1.0, prefix_len)
+    lag = step.lag_iterations
     ttft, tpot = prompt_s, prompt_s
     share: Value = 0.0
     for _ in range(_ROUNDS):
@@ -92,10 +94,10 @@ def closed_loop_times(
         slots = (q / np.minimum(q, fit) - 1.0) * (prompt_s + answer)
         slots = slots + np.minimum(c.outside, q - 1.0) / q * answer
         start = c.burst * np.maximum(0.0, np.minimum(q, fit) - 1.0) / 2.0 * prompt_s
-        whole = prompt_s + c.lag * tpot + start + slots + answer
+        whole = prompt_s + lag * tpot + start + slots + answer
         share = np.minimum(0.95, (q - 1.0) * prompt_s / whole)
         wait = c.queue * prompt_s * share / (2.0 * (1.0 - share))
-        ttft = prompt_s + c.lag * tpot + start + wait + slots
+        ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
     return Times(
         ttft_s=ttft,
@@ -180,7 +182,7 @@ def _binds(
         return "prefill"
     w, c = step.work, step.constants
     tokens = float(found.decoding) * (1.0 + float(step.drafted))
-    read = float(w.dense_bytes + w.routed_bytes * (1.0 - (1.0 - w.visited) ** (tokens * w.groups)))
+    read = float(w.dense_bytes + w.routed_bytes * step.experts_read(tokens * w.groups))
     read += float(w.kv_bytes) * float(found.decoding) * (input_len + output_len / 2.0)
     stream = read / float(w.bandwidth_bytes_per_s * c.memory_efficiency)
     compute = tokens * float(w.dense_flops + w.routed_flops * w.groups)
@@ -228,9 +230,15 @@ def static_batch_times(step: StepModel, input_len: Value, output_len: Value, bat
 
 
 def offline_times(
-    step: StepModel, input_len: Value, output_len: Value, requests: Value
+    step: StepModel,
+    input_len: Value,
+    output_len: Value,
+    requests: Value,
+    reserved: Value = 0.5,
 ) -> tuple[Value, Times]:
     """Seconds until ``requests`` queued requests are answered, and the times of its full part.
+
+    ``reserved`` is as in :func:`closed_loop_times`.
 
     n requests a group, D of them at a time, O iterations each, with x seconds of prompts beside an
     iteration of s(D): while the last D drain, half of them decode in the mean, so of the n O / D
@@ -239,7 +247,7 @@ def offline_times(
         n O / D x + (n / D - 1/2) O s(D) + O s(D / 2)
     """
     per_group = requests / step.work.groups
-    fit = np.maximum(1.0, step.sequences_that_fit(input_len + output_len / 2.0))
+    fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     batch = np.minimum(fit, per_group)
     # More prompts than a chunk holds in each iteration keep the batch from filling.
     batch = np.maximum(1.0, np.minimum(batch, step.chunk_tokens * output_len / input_len))

@@ -60,6 +60,14 @@ class ServingProblem(msgspec.Struct, frozen=True, kw_only=True):
         """The software that served."""
         return self.workers[0].engine.software
 
+    @property
+    def reserved(self) -> float:
+        """Share of an answer for which a request needs room before its prompt is read.
+
+        TensorRT-LLM admits what it never evicts; the others admit while there is room.
+        """
+        return 1.0 if self.software == "trtllm" else 0.5
+
 
 def read_serving_rows(path: str) -> list[Row]:
     """The lines of a table of serving measurements.
@@ -115,6 +123,8 @@ def _latency_problem(row: Row) -> ServingProblem:
         last = workers[-1]
         batch = _number(row, f"{prefixes[-1]}batch_size", 1.0)
         concurrency = batch * last.count * last.engine.attention_dp
+    elif _leaves_out_ranks(row):
+        concurrency *= workers[0].engine.attention_dp
     campaign = "public" if public else "in-house"
     return ServingProblem(
         row_id=row.get("id", ""),
@@ -149,18 +159,32 @@ def _worker(row: Row, prefix: str) -> Worker:
     )
 
 
+def _leaves_out_ranks(row: Row) -> bool:
+    """True for a line of one rank of data-parallel attention, whose experts lie on more devices."""
+    attention, experts = (
+        _number(row, first, 1.0) * _number(row, second, 1.0)
+        for first, second in (("tp_size", "attention_dp_size"), ("moe_tp_size", "moe_ep_size"))
+    )
+    return attention == 1.0 < experts
+
+
 def _pooled(row: Row) -> tuple[Worker, ...]:
     """Workers of a line that counts the devices of prefill and decode workers as one width.
 
-    Such a width is no power of two. Its largest one decodes, by data-parallel attention; groups of
-    four of the rest read prompts.
+    Such a width is no power of two. Its largest one decodes: by data-parallel attention, or, where
+    that would leave few requests to a device, in groups of eight; groups of four of the rest read
+    prompts.
     """
     tp = int(_number(row, "tp_size", 1.0))
     decode = 1 << (tp.bit_length() - 1)
     if tp <= 8 or tp == decode or (tp - decode) % 4:
         return ()
-    engines = [_engine(row, attention_dp=n, moe_ep=n) for n in (4, decode)]
-    return (Worker(engine=engines[0], count=(tp - decode) // 4), Worker(engine=engines[1]))
+    prompts = Worker(engine=_engine(row, attention_dp=4, moe_ep=4), count=(tp - decode) // 4)
+    if _number(row, "concurrency", 0.0) <= 8.0 * decode:
+        engine, count = _engine(row, tp=8, moe_ep=8), decode // 8
+    else:
+        engine, count = _engine(row, attention_dp=decode, moe_ep=decode), 1
+    return prompts, Worker(engine=engine, count=count)
 
 
 def _plain_widths(tp: int, dp: int, moe_tp: int, moe_ep: int) -> tuple[int, int, int]:
@@ -168,15 +192,15 @@ def _plain_widths(tp: int, dp: int, moe_tp: int, moe_ep: int) -> tuple[int, int,
 
     Public tables note a width G of tensor parallelism (or data-parallel attention) with experts
     spread over the same G devices as G G of the one and G of each expert width; data-parallel
-    attention over all tp devices as tp with dp = tp and moe_ep = tp tp; and where the experts
-    outnumber the devices of attention, it is cut over as many.
+    attention over all tp devices as tp with dp = tp and moe_ep = tp tp; and one rank of
+    data-parallel attention as a single device of it, beside the experts of all ranks.
     """
     if moe_tp == moe_ep > 1 and tp * dp == moe_tp * moe_ep:
         return (1, moe_ep, moe_ep) if dp > 1 else (moe_ep, 1, moe_ep)
     if tp == dp > 1 and moe_ep == tp * dp:
         return 1, dp, dp
     if tp * dp == 1 and moe_tp * moe_ep > 1:
-        tp = moe_tp * moe_ep
+        dp = moe_tp * moe_ep
     wide = tp * dp
     return tp, dp, moe_ep if wide % moe_ep == 0 else 1
 
@@ -197,7 +221,8 @@ def _engine(row: Row, **widths: int) -> Engine:
         weight_dtype=weight,
         expert_dtype=expert,
         kv_dtype="bf16" if weight == expert == "bf16" else "fp8",
-        memory_fraction=0.95,
+        # TensorRT-LLM's share is of what the weights leave free, so of the whole it is nearly all.
+        memory_fraction=0.99 if row["engine"] in ("trtllm", "tensorrt_llm") else 0.95,
         **widths,
     )
 

@@ -37,17 +37,18 @@ def predict_serving(problem: ServingProblem, file: EngineFile) -> ServingPredict
         for worker in problem.workers
     ]
     i, o, q = problem.input_len, problem.output_len, problem.concurrency
+    reserved = problem.reserved
     if problem.scenario == "offline":
-        whole, times = offline_times(steps[0], i, o, q)
+        whole, times = offline_times(steps[0], i, o, q, reserved)
         rate = q * o / float(whole)
     else:
         if problem.scenario == "disaggregated":
             counts = [float(worker.count) for worker in problem.workers]
             times = disaggregated_times(
-                steps[0], counts[0], steps[1], counts[1], i, o, q, reserved=0.5
+                steps[0], counts[0], steps[1], counts[1], i, o, q, reserved=reserved
             )
         elif problem.scenario == "closed":
-            times = closed_loop_times(steps[0], i, o, q, reserved=0.5)
+            times = closed_loop_times(steps[0], i, o, q, reserved=reserved)
         else:
             times = static_batch_times(steps[0], i, o, q)
         rate = q * o / float(times.ttft_s + (o - 1.0) * times.tpot_s)

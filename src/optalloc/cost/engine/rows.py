@@ -43,13 +43,14 @@ class _Stack(msgspec.Struct, frozen=True):
     input_len: Array
     output_len: Array
     concurrency: Array
+    reserved: Array
 
     def predict(self, constants: EngineConstants) -> tuple[Array, Array, Array]:
         """Times to first and further tokens and rate of every row of the stack."""
         own = [msgspec.structs.replace(step, constants=constants) for step in self.steps]
         i, o, q = self.input_len, self.output_len, self.concurrency
         if self.scenario == "offline":
-            whole, times = offline_times(own[0], i, o, q)
+            whole, times = offline_times(own[0], i, o, q, self.reserved)
             return _array(times.ttft_s), _array(times.tpot_s), q * o / whole
         times = self._times(own)
         rate = q * o / (times.ttft_s + (o - 1.0) * times.tpot_s)
@@ -59,9 +60,9 @@ class _Stack(msgspec.Struct, frozen=True):
         i, o, q = self.input_len, self.output_len, self.concurrency
         if self.scenario == "disaggregated":
             n, m = self.counts
-            return disaggregated_times(own[0], n, own[1], m, i, o, q, reserved=0.5)
+            return disaggregated_times(own[0], n, own[1], m, i, o, q, reserved=self.reserved)
         if self.scenario == "closed":
-            return closed_loop_times(own[0], i, o, q, reserved=0.5)
+            return closed_loop_times(own[0], i, o, q, reserved=self.reserved)
         return static_batch_times(own[0], i, o, q)
 
 
@@ -101,6 +102,7 @@ class Rows:
             np.array([p.input_len for p in problems]),
             np.array([p.output_len for p in problems]),
             np.array([p.concurrency for p in problems]),
+            np.array([p.reserved for p in problems]),
         )
 
     def predict(self, constants: dict[str, Array]) -> Array:

@@ -5,7 +5,7 @@
 with T = prompt tokens + sequences (1 + drafted tokens) in a data-parallel group, over the depth:
 
     base_s = decode * [ roof( dense bytes / b, dense FLOPs T / f )
-                      + roof( expert bytes (1 - (1 - k/E)^(r T)) / b_e, expert FLOPs r T / f_e )
+                      + roof( expert bytes experts_read(r T) / b_e, expert FLOPs r T / f_e )
                       + roof( head bytes / b, head FLOPs sequences / f_16 )
                       + window and state bytes sequences / b_kv + window FLOPs prompt / f_a
                       + reduces (reduce_s + latency + 2 (t-1)/t T h / w) + exchanges (...)
@@ -14,7 +14,7 @@ with T = prompt tokens + sequences (1 + drafted tokens) in a data-parallel group
 
 roof(x, y) = (x^p + y^p)^(1/p) is a soft maximum: memory and matrix units overlap, but not wholly.
 b, f, w are the device's bandwidth, peak and link times their efficiencies. The share of experts
-touched supposes uniform routing. Every term is a time of one device; a stage of a pipeline holds
+read supposes uniform routing. Every term is a time of one device; a stage of a pipeline holds
 ``stage_share`` of it.
 """
 
@@ -80,9 +80,10 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         dense = self._roof(
             w.dense_bytes / self._bandwidth, w.dense_flops * tokens / self._matrix_speed
         )
-        share = 1.0 - (1.0 - w.visited) ** met
         experts = self._roof(
-            w.routed_bytes * share / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+            w.routed_bytes
+            * self.experts_read(met)
+            / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
             w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
         )
         head = self._roof(
@@ -100,6 +101,12 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
             + w.layers * c.layer_s
             + w.expert_layers * c.expert_layer_s
         )
+
+    def experts_read(self, tokens: Value) -> Value:
+        """Share of the experts that an iteration of ``tokens`` tokens of all groups reads: those
+        that tokens visit, chosen at random, and of the others those that the kernels read too."""
+        left = (1.0 - self.work.visited) ** tokens
+        return 1.0 - left * (1.0 - self.constants.idle_experts)
 
     def host_s(self, prompt_tokens: Value, sequences: Value) -> Value:
         """Seconds of the host in an iteration: scheduling, sampling, preparing inputs."""
@@ -133,11 +140,12 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
     def latency_s(
         self, prompt_tokens: Value, sequences: Value, context_tokens: Value, pairs: Value = 0.0
     ) -> Value:
-        """Seconds that one batch takes through all stages, hops included."""
+        """Seconds that one batch takes through all stages, hops and waits for others included."""
         w = self.work
         tokens = prompt_tokens + sequences
         hop = (w.pp - 1.0) * (w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s)
-        return self.step_s(prompt_tokens, sequences, context_tokens, pairs) + hop
+        step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
+        return step * (1.0 + self.constants.bubble * (1.0 - 1.0 / w.pp)) + hop
 
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
         """Seconds of the iterations that read ``prompts`` prompts together, in chunks, without
@@ -148,6 +156,13 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         pairs = tokens * (prefix_len + (input_len + 1.0) / 2.0)
         whole = chunks * self.base_s(tokens / chunks, 0.0) + self.pair_s * pairs
         return self.constants.prefill * whole + self.constants.prompt_s * prompts
+
+    @property
+    def lag_iterations(self) -> Value:
+        """Iterations until a client sees the first token where the engine also decodes: those after
+        the prompt, and those for prompts of other ranks of data-parallel attention."""
+        c = self.constants
+        return c.lag + c.rank_wait * (1.0 - 1.0 / self.work.groups)
 
     def decode_s(self, sequences: Value, context: Value) -> Value:
         """Seconds of an iteration of ``sequences`` decoding ones of ``context`` tokens each."""
@@ -228,10 +243,11 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
     def _links_s(self, tokens: Value, met: Value) -> Value:
         w, c = self.work, self.constants
         speed = w.link_bytes_per_s * c.link_efficiency
-        message = tokens * w.hidden_bytes
-        reduce = c.reduce_s + w.link_latency_s + 2.0 * (w.tp - 1.0) / w.tp * message / speed
-        exchange = c.exchange_s + w.link_latency_s
-        exchange = exchange + 2.0 * (w.wide - 1.0) / w.wide * met * w.hidden_bytes / speed
+        latency = w.link_latency_s + w.over_network * c.network_s
+        reduce = 2.0 * (w.tp - 1.0) / w.tp * tokens * w.hidden_bytes / speed
+        reduce = reduce + c.reduce_s + latency
+        exchange = 2.0 * (w.wide - 1.0) / w.wide * met * w.reach * w.hidden_bytes / speed
+        exchange = exchange + c.exchange_s + latency
         return w.reduces * reduce + w.exchanges * exchange
 
 
@@ -263,9 +279,9 @@ def step_model(
     """
     file = file or read_engine_constants()
     keys = setup_keys(file.levels, model, device, engine, campaign=campaign)
-    bandwidth, latency = _stage_link(device, engine.tp * engine.attention_dp, group)
+    link, over_network = _stage_link(device, engine.tp * engine.attention_dp, group)
     return StepModel(
-        work=engine_work(model, device, engine, bandwidth, latency),
+        work=engine_work(model, device, engine, link, over_network=over_network),
         constants=resolved(file, keys),
         chunk_tokens=float(engine.chunk_tokens),
         max_batch=float(engine.max_batch),
@@ -275,23 +291,16 @@ def step_model(
     )
 
 
-def _stage_link(device: DeviceSpec, wide: int, group: NodeGroup | None) -> tuple[float, float]:
-    """Bandwidth (bytes per second and direction) and latency (s) among the devices of a stage."""
-    if group is None:
-        domain = device.domain_devices or device.devices_per_node
-        inside = Link(
-            bandwidth_bytes_per_s=device.link_bandwidth_bytes_per_s,
-            latency_s=device.link_latency_s,
-        )
-        outside = Link(
-            bandwidth_bytes_per_s=device.network_bandwidth_bytes_per_s,
-            latency_s=device.network_latency_s,
-        )
-        link = inside if wide <= domain else outside
-    elif wide <= group.domain:
-        link = group.node_link
-    elif wide <= group.devices and group.host_link is not None:
-        link = group.host_link
-    else:
-        link = group.network
-    return link.shared_bandwidth_bytes_per_s, link.latency_s
+def _stage_link(device: DeviceSpec, wide: int, group: NodeGroup | None) -> tuple[Link, bool]:
+    """The slowest link among the devices of a stage, and whether that is the network."""
+    if group is not None:
+        if wide <= group.domain:
+            return group.node_link, False
+        if wide <= group.devices and group.host_link is not None:
+            return group.host_link, False
+        return group.network, True
+    if wide <= (device.domain_devices or device.devices_per_node):
+        bandwidth, latency = device.link_bandwidth_bytes_per_s, device.link_latency_s
+        return Link(bandwidth_bytes_per_s=bandwidth, latency_s=latency), False
+    bandwidth, latency = device.network_bandwidth_bytes_per_s, device.network_latency_s
+    return Link(bandwidth_bytes_per_s=bandwidth, latency_s=latency), True

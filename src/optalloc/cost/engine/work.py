@@ -19,6 +19,7 @@ from functools import lru_cache
 import msgspec
 
 from optalloc.cluster.device import DeviceSpec
+from optalloc.cluster.topology import Link
 from optalloc.cost.engine.constants import Value
 from optalloc.cost.engine.setup import KV_BYTES, WEIGHT_BYTES, Engine, WeightDtype
 from optalloc.model.parameters import (
@@ -38,7 +39,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     is the share of all experts that one token visits. ``fixed_kv_bytes`` and ``window_flops`` are
     of layers with a short window, a sequence and a prompt token each. ``weights_bytes`` are held by
     the stage that holds most. ``reduces`` are all-reduces over ``tp`` devices, ``exchanges``
-    gathers and scatters of tokens among the groups.
+    gathers and scatters of tokens among the groups, of which a token reaches the share ``reach`` of
+    the devices. ``over_network`` is 1 where the devices of a stage talk over the network, else 0.
     """
 
     layers: Value
@@ -59,6 +61,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     window_flops: Value
     reduces: Value
     exchanges: Value
+    reach: Value
     hidden_bytes: Value
     tp: Value
     wide: Value
@@ -69,22 +72,28 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_bytes_per_s: Value = 0.0
     link_bytes_per_s: Value = 0.0
     link_latency_s: Value = 0.0
+    over_network: Value = 0.0
     capacity_bytes: Value = 0.0
 
 
 # Layers whose window is at most this long are charged by the sequence, as if the window were full.
 _SHORT = 2048
+# Engines send tokens to the devices of their experts alone where those lie on more devices than
+# this; over fewer, every device gathers all tokens.
+_GATHERED = 8
 
 
 def engine_work(
-    model: ModelSpec, device: DeviceSpec, engine: Engine, link_bytes_per_s: float, latency_s: float
+    model: ModelSpec, device: DeviceSpec, engine: Engine, link: Link, *, over_network: bool
 ) -> Work:
     """The work of one device of ``engine``.
 
     Parameters
     ----------
-    link_bytes_per_s, latency_s : float
-        Of the slowest link that devices of one stage talk over: bytes per second, seconds.
+    link : Link
+        The slowest one that devices of one stage talk over.
+    over_network : bool
+        Whether that is the network among nodes.
 
     Complexity: O(number of layer types).
     """
@@ -94,8 +103,9 @@ def engine_work(
         expert_flops_per_s=_peak(device, engine.expert_dtype or engine.weight_dtype),
         plain_flops_per_s=_peak(device, "bf16"),
         bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
-        link_bytes_per_s=link_bytes_per_s,
-        link_latency_s=latency_s,
+        link_bytes_per_s=link.shared_bandwidth_bytes_per_s,
+        link_latency_s=link.latency_s,
+        over_network=float(over_network),
         capacity_bytes=engine.memory_fraction * device.memory_bytes,
     )
 
@@ -108,7 +118,7 @@ def _work_of(model: ModelSpec, engine: Engine) -> Work:
     one_expert = WEIGHT_BYTES[engine.expert_dtype or engine.weight_dtype]
     one_value = KV_BYTES[engine.kv_dtype]
     dense = routed = active = kv = fixed = pairs = window = reduces = 0.0
-    depth, expert_layers, visited = 0, 0, 0.0
+    depth, expert_layers, visited, reach = 0, 0, 0.0, 1.0
     for layer, n in _counted(model):
         depth += n
         p = layer_parameters(layer)
@@ -120,6 +130,8 @@ def _work_of(model: ModelSpec, engine: Engine) -> Work:
             active += n * p.routed_active / cut
             expert_layers += n
             visited = layer.feed_forward.top_k / layer.feed_forward.num_experts
+            if engine.moe_ep > _GATHERED:
+                reach = min(1.0, layer.feed_forward.top_k / engine.moe_ep)
             blocks = 1 if engine.attention_dp > 1 else 2
         reduces += n * blocks if tp > 1 else 0
         of = _attention(layer, tp, one_value)
@@ -150,6 +162,7 @@ def _work_of(model: ModelSpec, engine: Engine) -> Work:
         window_flops=window,
         reduces=reduces,
         exchanges=float(expert_layers) if engine.attention_dp > 1 else 0.0,
+        reach=reach,
         hidden_bytes=2.0 * model.hidden,
         tp=float(tp),
         wide=float(wide),

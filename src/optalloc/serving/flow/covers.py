@@ -82,6 +82,8 @@ class CoverProgramme:
         self.counts: Floats = np.zeros(len(items))
         self.finished = False
         self._nodes = [len(kind.nodes) for kind in kinds]
+        self._kind_of = np.array([item.kind for item in items], dtype=np.int64)
+        self._free = all(i.low == 0 and i.high == self._nodes[i.kind] for i in items)
 
     def cheapest(self, prices: Floats) -> tuple[float, Ints]:
         """A bound on the price of every cover, and a cover."""
@@ -91,6 +93,10 @@ class CoverProgramme:
 
     def income(self, prices: Floats) -> float:
         """The most that nodes can earn at these prices; minus infinity for an empty box."""
+        if self._free:
+            best_of: Floats = np.zeros(len(self._nodes))
+            np.maximum.at(best_of, self._kind_of, self.lengths * prices)
+            return float(best_of @ self._nodes)
         free = list(self._nodes)
         total = 0.0
         for item, price in zip(self.items, prices.tolist(), strict=True):

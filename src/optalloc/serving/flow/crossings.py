@@ -41,6 +41,7 @@ LEVELS = {2: 40, 3: 20}
 PARTS = {2: 8, 3: 12}
 _MOST_STATES = 20_000
 _ROUNDS = 150
+_NEAR = 0.97
 
 Floats = NDArray[np.float64]
 
@@ -189,7 +190,8 @@ def bound_by_crossings(
 ) -> tuple[float, Crossings | None]:
     """The least flow found that walks forbid, tokens/s, with its witness; None: the ceiling stays.
 
-    ``groups`` are the regions; ``reached`` is a flow some placement passes.
+    ``groups`` are the regions; ``reached`` is a flow some placement passes. Tried are a little more
+    than that, then a little less than the ceiling; between them only if the latter is forbidden.
     """
     border = border_of(arrays, groups)
     alone = [_alone(arrays, border, r, expired) for r in range(len(border.groups))]
@@ -204,6 +206,11 @@ def bound_by_crossings(
             found = WalkProgramme(arrays, border, flow, shares).refute(expired)
             if found is None:
                 low = flow
+                if witness is None and flow < _NEAR * high:
+                    flow = _NEAR * high
+                    continue
+                if witness is None:
+                    break
             else:
                 high = flow
                 witness = Crossings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -24,29 +24,6 @@ def kinds_of(problem: FlowProblem, nodes: Iterable[int] | None = None) -> tuple[
         if table:
             found.setdefault(table, []).append(index)
     return tuple(Kind(table=table, nodes=tuple(members)) for table, members in found.items())
-
-
-def joined_kinds(kinds: Sequence[Kind], most: int) -> tuple[Kind, ...]:
-    """About ``most`` kinds at most: those of near throughput and equal length joined.
-
-    A joined kind has the least throughput of its members, so what it passes each of them passes.
-    """
-    if len(kinds) <= most:
-        return tuple(kinds)
-    row = sorted(kinds, key=lambda kind: (len(kind.table), kind.table[0]))
-    joined: list[list[Kind]] = []
-    for kind in row:
-        full = len(joined[-1]) * most >= len(row) if joined else True
-        if full or len(joined[-1][0].table) != len(kind.table):
-            joined.append([])
-        joined[-1].append(kind)
-    return tuple(
-        Kind(
-            table=tuple(map(min, zip(*(kind.table for kind in members), strict=True))),
-            nodes=tuple(node for kind in members for node in kind.nodes),
-        )
-        for members in joined
-    )
 
 
 def useful_lengths(table: tuple[float, ...], flow: float) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from optalloc.serving.flow.fitting import cover_by_fitting
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind
 from optalloc.serving.flow.regions import Region, RegionProgramme, regions_of
@@ -15,7 +16,9 @@ _NODES = 50  # of one programme in whole numbers
 _MOST_REGIONS = 6
 _QUANTILES = (0.6, 0.3)
 _TRIES = 8
-_REGIONS_S = 5.0  # CPU seconds after which no further path through regions is tried
+_FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
+_MISSES = 8  # annealings that may fall short of their goal
+_REGIONS_S = 5.0  # CPU seconds after which no further path through regions is tried, on few nodes
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -46,12 +49,27 @@ def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float
     return low
 
 
+def search_fitting(journal: Journal) -> None:
+    """Offer rows of closely fitting stages up to the bound, by bisection."""
+    low, high = journal.value, journal.bound
+    late = journal.within(_FITTING_S)
+    while high - low > _FITTING_TOLERANCE * high and not late():
+        flow = (low + high) / 2.0
+        found = cover_by_fitting(
+            journal.arrays.throughput, journal.arrays.problem.num_layers, flow, _NODES
+        )
+        if found is None:
+            high = flow
+        else:
+            low = max(flow, journal.offer(found))
+
+
 def search_regions(journal: Journal, seed: int) -> None:
     """Offer paths of stages through regions, each polished by annealing, at flows between the best
     and the bound: first near the bound, then halfway on the side that is still open."""
     low, high = max(journal.value, 0.05 * journal.bound), journal.bound
     flow = high * 0.995
-    late = journal.within(_REGIONS_S)
+    late = journal.within(_REGIONS_S * min(1.0, 24.0 / len(journal.arrays.problem.nodes)))
     for _ in range(_TRIES):
         if journal.closed() or late() or high - low <= 0.01 * high:
             return
@@ -83,11 +101,12 @@ def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, se
     journal.offer(better)
 
 
-def anneal(journal: Journal, seed: int, steps: int) -> None:
+def anneal(journal: Journal, seed: int, steps: int, expired: Callable[[], bool]) -> None:
     """Anneal from the best placement towards a little more than it passes, while that helps."""
-    for turn in range(8):
+    turn = missed = 0
+    while missed < _MISSES:
         start = journal.placement or journal.start
-        if journal.closed() or journal.expired() or not start:
+        if journal.closed() or expired() or not start:
             return
         before = journal.value
         target = min(journal.bound, before * 1.05) if before > 0.0 else journal.bound
@@ -96,8 +115,11 @@ def anneal(journal: Journal, seed: int, steps: int) -> None:
         )
         journal.steps += steps
         journal.offer(better)
-        if journal.value <= before * (1.0 + 1e-4) and turn >= 1:
-            return
+        turn += 1
+        if journal.value < target * (1.0 - 1e-9):
+            missed += 1
+            if journal.value <= before * (1.0 + 1e-4) and turn >= 2:
+                return
 
 
 def regions_at(journal: Journal) -> tuple[Region, ...]:

@@ -14,7 +14,7 @@ from optalloc.serving.flow.covers import bound_by_covers, layer_token_bound
 from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.enumerate import enumerate_placements
 from optalloc.serving.flow.journal import TOLERANCE, Journal
-from optalloc.serving.flow.kinds import Kind, joined_kinds, kinds_of
+from optalloc.serving.flow.kinds import Kind, kinds_of
 from optalloc.serving.flow.latency.routes import routes_within
 from optalloc.serving.flow.latency.solve import begin_within, place_fastest
 from optalloc.serving.flow.network import routes
@@ -24,6 +24,7 @@ from optalloc.serving.flow.search import (
     anneal,
     regions_at,
     search_chain,
+    search_fitting,
     search_regions,
     search_stages,
 )
@@ -34,8 +35,10 @@ _MOST_PARTS = 400
 _STEPS = 150_000  # of annealing, on few nodes
 _FEW_NODES = 24
 _BRANCH_S = 2.0
-_MOST_KINDS = 16  # told apart by the search; bounds tell all apart
+_MOST_KINDS = 16  # of which stages are made kind by kind, else node by node
+_FIRST_BOUND_S, _BOUND_S = 1.0, 3.0
 _ACROSS_S = 2.0
+_ANNEAL_S = 2.5  # CPU seconds before narrow links are bounded
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
 _MOST_BRANCHES = 20_000
@@ -95,7 +98,7 @@ def place_layers(
         if limit_s < math.inf and (without := begin_within(journal, limit_s)) is not None:
             return without
         reached = search_chain(journal, kinds)
-        _bound(journal, kinds, max(reached, 1e-3 * tokens))
+        _bound(journal, kinds, max(reached, 1e-3 * tokens), _FIRST_BOUND_S)
         if not journal.closed() and _choices(problem) <= _FEW_CHOICES:
             _try_everything(journal)
         if not journal.closed():
@@ -104,32 +107,35 @@ def place_layers(
 
 
 def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) -> None:
-    problem = journal.arrays.problem
+    count = len(journal.arrays.problem.nodes)
+    steps = round(_STEPS * min(1.0, (_FEW_NODES / count) ** 1.2))
     if len(regions_at(journal)) > 1:
-        _bound_across(journal, 1e-2)
         search_regions(journal, seed)
+        anneal(journal, seed, steps, journal.within(_ANNEAL_S))
         if not journal.closed():
             _bound_across(journal, 1e-3)
     if not journal.closed():
-        search_stages(journal, joined_kinds(kinds, _MOST_KINDS), max(reached, journal.value))
-        _bound(journal, kinds, journal.value)
+        if len(kinds) > _MOST_KINDS:
+            search_fitting(journal)
+        else:
+            search_stages(journal, kinds, max(reached, journal.value))
+        _bound(journal, kinds, journal.value, _BOUND_S)
     if not journal.closed():
-        share = min(1.0, (_FEW_NODES / len(problem.nodes)) ** 1.2)
-        anneal(journal, seed, round(_STEPS * share))
+        anneal(journal, seed, steps, journal.expired)
     if not journal.closed() and journal.value > 0.0:
         _branch(journal, kinds)
-    if not journal.closed() and _choices(problem) <= _MOST_CHOICES:
+    if not journal.closed() and _choices(journal.arrays.problem) <= _MOST_CHOICES:
         _try_everything(journal)
 
 
-def _bound(journal: Journal, kinds: Sequence[Kind], reached: float) -> None:
+def _bound(journal: Journal, kinds: Sequence[Kind], reached: float, seconds: float) -> None:
     flow, prices = bound_by_covers(
         kinds,
         journal.arrays.problem.num_layers,
         reached,
         journal.bound,
         tolerance=TOLERANCE / 2.0,
-        expired=journal.expired,
+        expired=journal.within(seconds),
     )
     if prices is not None:
         groups = tuple(kind.nodes for kind in kinds)

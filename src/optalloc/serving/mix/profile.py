@@ -18,6 +18,7 @@ from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Fix
+from optalloc.serving.configuration.space import facts_of
 from optalloc.serving.mix.problem import Bucket, FleetProblem, Offer
 from optalloc.units import format_bytes, format_seconds
 
@@ -103,9 +104,16 @@ def fleet_of_model(
             )
             found.append((offer, replica))
     if not found:
-        least = f" by {format_bytes(round(min(lacking)))} a device at least" if lacking else ""
+        if not lacking:
+            raise InputError(
+                f"no width of {', '.join(map(str, widths))} divides the heads of {model.name} and "
+                f"is within a node of {', '.join(devices)}",
+                path="widths",
+                fix="give widths such as 1,2,4,8",
+            )
         raise InputError(
-            f"{model.name} in {base.weight_dtype} does not fit on {', '.join(devices)}{least}",
+            f"{model.name} in {base.weight_dtype} does not fit on {', '.join(devices)}: at least "
+            f"{format_bytes(round(min(lacking)))} are missing on each device",
             path="devices",
             fix="give larger devices or widths, or smaller weights such as fp8 or int4",
         )
@@ -162,6 +170,8 @@ def _rounded_up(seconds: float) -> str:
 
 def _replica(model: ModelSpec, device: DeviceSpec, engine: Engine) -> Replica | None:
     """None where a width does not divide the model."""
+    if any(heads % engine.tp for heads in facts_of(model).heads):
+        return None
     try:
         step = step_model(model, device, engine)
     except InputError:

@@ -13,6 +13,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.cluster import catalog
+from optalloc.cluster.load import is_file_name
 from optalloc.errors import InputError
 from optalloc.units import GIB
 
@@ -142,15 +143,24 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def load_machine(path: str | os.PathLike[str]) -> Machine:
-    """The machine of a ``machine.toml``.
+    """The machine of a ``machine.toml``, or of words such as ``rtx-4090+64gb-ram``.
+
+    The words are those of :mod:`optalloc.serving.offload.shorthand`; a path ends in ``.toml`` or
+    exists.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has unknown keys, lacks a figure, or one makes no sense.
+        If the file cannot be read, has unknown keys, lacks a figure, or one makes no sense; or a
+        word is unknown.
     """
+    from optalloc.serving.offload.shorthand import machine_of
+
     where = str(path)
-    file = files.read_toml(path, MachineFile)
+    if isinstance(path, os.PathLike) or is_file_name(path):
+        file = files.read_toml(path, MachineFile)
+    else:
+        file = machine_of(path)
     try:
         return _resolved(file)
     except InputError as error:

@@ -37,7 +37,10 @@ def deployment_of(plan: ServingPlan) -> Deployment:
         engines=_engines([pair for pair in pairs if pair[0].role != "prefill"]),
         prefill=_engines([pair for pair in pairs if pair[0].role == "prefill"]),
         transfer_s_per_token=plan.predicted.transfer_s / plan.workload.input_len,
-        lag_iterations=max(float(step.constants.lag) for step in steps),
+        lag_iterations=max(
+            float(step.lag_iterations if worker.role == "serve" else step.constants.lag)
+            for worker, step in pairs
+        ),
     )
 
 

@@ -27,7 +27,8 @@ _Rate = tuple[float, float]
 
 
 def check_mixed_plan(plan: MixedPlan) -> None:
-    """Check everything a mixed plan claims, but for the proof that nothing better exists.
+    """Check everything a mixed plan claims, but for the proof that nothing better exists: that is
+    :func:`~optalloc.training.mixed.prove.bound.prove_mixed_bound`.
 
     Raises
     ------

@@ -36,6 +36,14 @@ def test_alone_a_request_meets_no_other() -> None:
     assert found.ttft_s == pytest.approx(first)
 
 
+def test_a_prompt_waits_for_those_of_other_ranks() -> None:
+    """Of eight ranks seven eighths of ``rank_wait`` iterations, beside those of any engine."""
+    step = step_model(load_model("deepseek-v3"), H100, Engine(attention_dp=8, weight_dtype="fp8"))
+    waited = step.constants.lag + 7 / 8 * step.constants.rank_wait
+    assert step.lag_iterations == pytest.approx(waited)
+    assert STEP.lag_iterations == STEP.constants.lag
+
+
 def test_more_requests_in_flight_are_slower_each_and_faster_together() -> None:
     """Until the cache binds."""
     few, many = (closed_loop(STEP, 1024, 512, q) for q in (4, 64))

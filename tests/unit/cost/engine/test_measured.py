@@ -55,7 +55,7 @@ def _widths(*values: int) -> Row:
         ((64, 1, 1, 8, 8), 8, 1, 8, 8),  # tp 8 with experts over the same eight
         ((1, 1, 64, 8, 8), 1, 8, 8, 8),  # the same with data-parallel attention
         ((4, 1, 4, 1, 16), 1, 4, 4, 4),  # tp 4 with data-parallel attention over all four
-        ((1, 1, 1, 2, 1), 2, 1, 1, 2),  # only the experts' width is given
+        ((1, 1, 1, 2, 1), 1, 2, 1, 2),  # one of two ranks, beside the experts of both
         ((1, 1, 8, 1, 8), 1, 8, 8, 8),
     ],
 )
@@ -69,11 +69,28 @@ def test_widths_written_as_products_are_read(
     assert engine.num_devices == devices
 
 
+def test_requests_of_one_rank_are_counted_for_all() -> None:
+    """Four ranks of 64 requests each; a tensor-parallel engine has its 64."""
+    assert serving_problem(LATENCY | _widths(1, 1, 1, 4, 1)).concurrency == 256.0
+    assert serving_problem(LATENCY | _widths(4, 1, 1, 4, 1)).concurrency == 64.0
+
+
 def test_a_width_of_a_whole_deployment_is_split_into_its_workers() -> None:
-    """36 devices: one prefill worker of four, and 32 that decode."""
-    prefill, decode = serving_problem(LATENCY | _widths(36, 1, 1, 36, 1)).workers
-    assert (prefill.count, prefill.engine.num_devices) == (1, 4)
-    assert (decode.count, decode.engine.attention_dp) == (1, 32)
+    """36 devices: one prefill worker of four, and 32 that decode by data-parallel attention, or in
+    eights where there are few requests for each device."""
+    for requests, count, tp, dp in (("64", 4, 8, 1), ("1024", 1, 1, 32)):
+        row = LATENCY | _widths(36, 1, 1, 36, 1) | {"concurrency": requests}
+        prefill, decode = serving_problem(row).workers
+        assert (prefill.count, prefill.engine.num_devices) == (1, 4)
+        assert (decode.count, decode.engine.tp, decode.engine.attention_dp) == (count, tp, dp)
+
+
+def test_tensorrt_llm_admits_what_it_never_evicts() -> None:
+    """A whole answer needs room there, half of one elsewhere; its share of memory is of what the
+    weights leave, so nearly all."""
+    trtllm, vllm = serving_problem(RATE), serving_problem(LATENCY)
+    assert (trtllm.reserved, vllm.reserved) == (1.0, 0.5)
+    assert trtllm.workers[0].engine.memory_fraction > vllm.workers[0].engine.memory_fraction
 
 
 def test_a_line_of_times_becomes_a_closed_loop() -> None:

@@ -24,6 +24,8 @@ def plain() -> EngineFile:
     for name, constant in file.constants.items():
         value = 1.0 if constant.unit in ("share", "factor") else 0.0
         constants[name] = msgspec.structs.replace(constant, value=value)
+    for name in ("idle_experts", "bubble"):
+        constants[name] = msgspec.structs.replace(constants[name], value=0.0)
     constants["sharpness"] = msgspec.structs.replace(constants["sharpness"], value=64.0)
     return msgspec.structs.replace(file, constants=constants, shifts={}, errors=())
 
@@ -70,6 +72,49 @@ def test_experts_touched_grow_with_the_tokens_and_end_at_all(plain: EngineFile) 
     experts = 32 * 8 * 3 * 4096 * 14336 * 2 / 3.35e12
     assert two - one == pytest.approx((7 / 16 - 1 / 4) * experts, rel=1e-3)
     assert many - one == pytest.approx(3 / 4 * experts, rel=2e-2)
+
+
+def _with(plain: EngineFile, **values: float) -> EngineFile:
+    changed = {
+        name: msgspec.structs.replace(plain.constants[name], value=value)
+        for name, value in values.items()
+    }
+    return msgspec.structs.replace(plain, constants=plain.constants | changed)
+
+
+def test_kernels_of_fixed_shape_read_experts_that_nobody_visits(plain: EngineFile) -> None:
+    """Mixtral's one token reads 2 of 8 experts, and half of the other six where half are idle."""
+    step = _plain(_with(plain, idle_experts=0.5), "mixtral-8x7b")
+    assert step.experts_read(1.0) == pytest.approx((2 + 6 / 2) / 8)
+    assert step.experts_read(1e6) == pytest.approx(1.0)
+
+
+def test_a_token_reaches_the_devices_of_its_experts_alone(plain: EngineFile) -> None:
+    """DeepSeek-V3 on 32 devices: a token visits 8 of them; on eight, or cut over all, it is met on
+    all."""
+    for dp, ep, share in ((32, 32, 1 / 4), (8, 8, 1.0), (32, 1, 1.0)):
+        step = _plain(plain, "deepseek-v3", attention_dp=dp, moe_ep=ep, weight_dtype="fp8")
+        assert step.work.reach == share
+
+
+def test_a_stage_over_nodes_waits_for_the_network(plain: EngineFile) -> None:
+    """Sixteen H100s are two nodes: 160 all-reduces of Llama-2-70B wait 10 us more each; eight are
+    one node."""
+    slow = _with(plain, network_s=1e-5)
+    for tp, more in ((8, 0.0), (16, 160e-5)):
+        before, after = (_plain(f, "llama-2-70b", tp=tp).base_s(0.0, 1.0) for f in (plain, slow))
+        assert after - before == pytest.approx(more, abs=1e-9)
+
+
+def test_a_batch_waits_for_others_in_a_pipeline(plain: EngineFile) -> None:
+    """A tenth of the time times 1 - 1/4 with four stages, none with one."""
+    late = _with(plain, bubble=0.1)
+    for pp, share in ((1, 0.0), (4, 0.075)):
+        before, after = (
+            _plain(f, "llama-2-70b", pp=pp).latency_s(0.0, 8.0, 8000.0) for f in (plain, late)
+        )
+        step = _plain(plain, "llama-2-70b", pp=pp).step_s(0.0, 8.0, 8000.0)
+        assert after - before == pytest.approx(share * step)
 
 
 def test_arrays_give_what_numbers_give() -> None:

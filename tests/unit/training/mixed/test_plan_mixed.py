@@ -68,6 +68,17 @@ def test_a_changed_figure_is_not_certified(plan: MixedPlan) -> None:
         certify_mixed(slower)
 
 
+def test_a_bound_holds_for_the_limits_it_was_proved_under() -> None:
+    """With tp = 8 on every stage there is nothing better; without that limit there is."""
+    cluster = oa.load_cluster("8xh100-sxm+8xa100-sxm-80g")
+    pinned = plan_mixed(oa.load_model("llama-3-8b"), cluster, WORK, pin=["tp=8"]).plan
+    assert certify_mixed(pinned).is_optimal
+    assert pinned.proof is not None
+    freed = msgspec.structs.replace(pinned.proof, pin={})
+    with pytest.raises(CertificateError, match="micro-batches"):
+        certify_mixed(msgspec.structs.replace(pinned, proof=freed))
+
+
 def test_a_plan_survives_saving(plan: MixedPlan, tmp_path: Path) -> None:
     """Saving and loading is the identity."""
     plan.save(tmp_path / "plan.json")

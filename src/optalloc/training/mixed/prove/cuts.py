@@ -20,28 +20,39 @@ Array = NDArray[np.float64]
 
 
 class Cuts:
-    """All cuts of a pipeline of the given kinds."""
+    """All cuts of a pipeline of the given kinds with no stage of more than ``most_s`` seconds.
 
-    def __init__(self, stages: Stages, kinds: Sequence[int]) -> None:
-        self.size = len(stages.problem.sequence)
-        at = stages.words.at
-        self.tau: list[Array] = []
-        self.tail: list[Array] = []
-        self.step: list[Array] = []
+    Tables have a row for each number of layers done behind a stage, and a column for each number of
+    layers on it.
+    """
+
+    def __init__(self, stages: Stages, kinds: Sequence[int], most_s: float) -> None:
+        words, size = stages.words, len(stages.problem.sequence)
         count = len(kinds)
+        times = []
         for i, kind in enumerate(kinds):
             role = SINGLE if count == 1 else FIRST if i == 0 else MIDDLE
             role = LAST if 0 < i == count - 1 else role
             tau, tail = stages.times(kind, count - i, role)
-            whole = np.where(at >= 0, tau[at], np.inf)
-            if role == MIDDLE:
-                np.fill_diagonal(whole, np.inf)
-            begin = slice(0, 1) if i == 0 else slice(None)
-            end = slice(-1, None) if i == count - 1 else slice(None)
-            self.tau.append(whole[begin, end])
-            self.tail.append(np.where(at >= 0, tail[at], np.inf)[begin, end])
-            link = np.zeros(self.size + 1) if i == count - 1 else self._link(stages, kinds, i)
-            self.step.append(self.tau[-1] + 2.0 * link[end])
+            times.append(
+                (np.where((words.length < (role == MIDDLE)) | (tau > most_s), np.inf, tau), tail)
+            )
+        longest = max(
+            (int(words.length[np.isfinite(tau)].max(initial=0)) for tau, _ in times), default=0
+        )
+        end, held = np.meshgrid(np.arange(size + 1), np.arange(longest + 1), indexing="ij")
+        self.begin = np.maximum(end - held, 0)
+        word = np.where(end >= held, words.at[self.begin, end], -1)
+        self.num_layers = size
+        self.rows = [np.minimum.accumulate(words.least(tau)[::-1])[::-1] for tau, _ in times]
+        self.tau: list[Array] = []
+        self.tail: list[Array] = []
+        self.step: list[Array] = []
+        for i, (tau, tail) in enumerate(times):
+            link = np.zeros(size + 1) if i == count - 1 else self._link(stages, kinds, i)
+            self.tau.append(np.where(word >= 0, tau[word], np.inf))
+            self.tail.append(tail[word])
+            self.step.append(self.tau[-1] + 2.0 * link[:, None])
 
     def _link(self, stages: Stages, kinds: Sequence[int], i: int) -> Array:
         """Seconds to the next stage, one way, by layers done."""
@@ -65,10 +76,11 @@ class Cuts:
 
     def least_s(self, beta: float, theta: float) -> float:
         """The least S of all cuts with no stage above beta and no tail above theta."""
-        done = np.zeros(1)
+        done = np.full(len(self.begin), np.inf)
+        done[0] = 0.0
         for tau, tail, step in zip(self.tau, self.tail, self.step, strict=True):
             allowed = np.where((tau <= beta) & (tail <= theta), step, np.inf)
-            done = (done[:, None] + allowed).min(axis=0)
+            done = (done[self.begin] + allowed).min(axis=1)
         return float(done[-1])
 
     def takes(self, num_micro: int, target_s: float) -> bool:
@@ -76,22 +88,35 @@ class Cuts:
 
         Complexity: O(stages * layers^2) a pair of intervals.
         """
-        taus, tails = self._values(self.tau, target_s), self._values(self.tail, target_s)
-        if not len(taus) or not len(tails):
+        short = [tau <= target_s for tau in self.tau]
+        taus, tails = (
+            np.unique(np.concatenate([t[rows] for t, rows in zip(tables, short, strict=True)]))
+            for tables in (self.tau, self.tail)
+        )
+        if not len(taus):
             return False
-        waiting = [(0, len(taus) - 1, 0, len(tails) - 1)]
+        # With beta below the first of these the stages do not hold all layers, in any order.
+        held = sum(
+            np.searchsorted(row, taus * (1.0 + 1e-12), side="right") - 1 for row in self.rows
+        )
+        begin = int(np.searchsorted(held, self.num_layers))
+        waiting = [(begin, len(taus) - 1, 0, len(tails) - 1)]
         while waiting:
             low, high, first, last = waiting.pop()
-            extra = (num_micro - 1) * taus[low] + tails[first]
-            if taus[low] + extra > target_s:  # S is no less than beta
+            if low > high:
                 continue
-            # Beta above this leaves no room for the others.
-            most = (target_s - tails[first]) / num_micro * (1.0 + 1e-12)
-            high = min(high, int(np.searchsorted(taus, most, side="right")) - 1)
-            if high < low or self.least_s(taus[high], tails[last]) + extra > target_s:
+            room = target_s - tails[first]
+            pass_s = self.least_s(taus[high], tails[last])
+            if pass_s + (num_micro - 1) * taus[low] > room:
                 continue
             if low == high and first == last:
                 return True
+            if num_micro > 1:  # what S leaves for the others
+                most = (room - pass_s) / (num_micro - 1) * (1.0 + 1e-12)
+                reach = int(np.searchsorted(taus, most, side="right")) - 1
+                if reach < high:
+                    waiting.append((low, reach, first, last))
+                    continue
             if (num_micro - 1) * (taus[high] - taus[low]) >= tails[last] - tails[first]:
                 middle = (low + high) // 2
                 waiting += [(low, middle, first, last), (middle + 1, high, first, last)]
@@ -99,8 +124,3 @@ class Cuts:
                 middle = (first + last) // 2
                 waiting += [(low, high, first, middle), (low, high, middle + 1, last)]
         return False
-
-    @staticmethod
-    def _values(tables: list[Array], most: float) -> Array:
-        values = np.unique(np.concatenate([table.ravel() for table in tables]))
-        return values[values <= most]

@@ -20,12 +20,14 @@ from optalloc.training.mixed.problem import MixedProblem
 from optalloc.training.mixed.proof import PartProof
 from optalloc.training.mixed.prove.cuts import Cuts
 from optalloc.training.mixed.prove.shapes import Bounds, Shapes, needs, worths
-from optalloc.training.mixed.prove.words import Recomputations, Stages, Words
+from optalloc.training.mixed.prove.words import KindWays, Stages, Words
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Array = NDArray[np.float64]
 
 _SPARE = 1e-7  # micro-batches; prices are floats
+_NEVER = -(1 << 40)
 
 
 class Prover:
@@ -34,7 +36,7 @@ class Prover:
     def __init__(self, problem: MixedProblem) -> None:
         self.problem = problem
         self.words = Words(tuple(int(t) for t in problem.sequence))
-        self.ways: dict[int, Recomputations] = {}
+        self.ways: dict[int, KindWays] = {}
 
     def bounds(self, groups: tuple[int, ...], least: int, most: int, target_s: float) -> Bounds:
         """The bounds of a part for steps of ``target_s``."""
@@ -67,14 +69,39 @@ class Prover:
         devices = np.array([p.available[g] for g in part.groups])
         total = float(worths(devices, [*part.prices[:-1], part.prices[-1] * part.most]))
         if total >= micro - _SPARE:
-            kept = _candidates(bounds, shapes, worth, total - micro)
-            packed = _packed(kept, devices, part.least, part.most)
-            if packed >= micro:
+            self._pack(part, bounds, shapes, worth, total - micro)
+        return len(shapes)
+
+    def _pack(
+        self, part: PartProof, bounds: Bounds, shapes: Shapes, worth: Array, spare: float
+    ) -> None:
+        """Raise if replicas that together waste no more than ``spare`` may take all micro-batches.
+
+        Shapes of equal devices are one; their number of micro-batches is made exact where the best
+        packing uses it.
+        """
+        micro = self.problem.num_microbatches
+        devices = np.array([self.problem.available[g] for g in part.groups])
+        usage, row = np.unique(bounds.usage(shapes), axis=0, return_inverse=True)
+        row = row.ravel()
+        least = np.maximum(0, np.ceil(worth - spare - 1e-6).astype(np.int64) - 1)
+        most = np.zeros(len(usage), np.int64)
+        np.maximum.at(most, row, _most_by_counts(bounds, shapes, least, needs(worth) - 1))
+        exact = np.zeros(len(usage), bool)
+        while True:
+            packed, chosen = _packed(usage, most, devices, part.least, part.most)
+            if packed < micro:
+                return
+            open_ = [k for k in chosen if not exact[k]]
+            if not open_:
                 raise CertificateError(
                     f"{_name(part)}: its devices may take {packed} micro-batches in "
-                    f"{target_s:.9g} s, and {micro} are a step"
+                    f"{bounds.target_s + bounds.stages.fixed_s:.9g} s, and {micro} are a step"
                 )
-        return len(shapes)
+            for k in open_:
+                own = np.flatnonzero(row == k)
+                most[k] = _most(bounds, shapes.take(own), int(least[own[0]]), int(most[k]))
+                exact[k] = True
 
 
 def _name(part: PartProof) -> str:
@@ -106,7 +133,9 @@ def untaken(bounds: Bounds, shapes: Shapes, need: Ints) -> Bools:
             for f, count in zip(shapes.family[row], shapes.count[row], strict=True)
             for _ in range(count)
         ]
-        late[row] = not Cuts(bounds.stages, kinds).takes(int(need[row]), bounds.target_s)
+        most_s = bounds.target_s / int(need[row]) * (1.0 + 1e-12)  # of a stage: S is no less
+        cuts = Cuts(bounds.stages, kinds, most_s)
+        late[row] = not cuts.takes(int(need[row]), bounds.target_s)
     wide = left[~exact]
     if len(wide):
         opened, rows = bounds.expand(shapes.take(wide))
@@ -117,45 +146,69 @@ def untaken(bounds: Bounds, shapes: Shapes, need: Ints) -> Bools:
     return late
 
 
-def _candidates(
-    bounds: Bounds, shapes: Shapes, worth: NDArray[np.float64], spare: float
-) -> dict[tuple[int, ...], int]:
-    """By devices: the most micro-batches of shapes that waste no more than there is to spare."""
-    need = np.maximum(1, np.ceil(worth - spare - 1e-6).astype(np.int64))
-    left = np.arange(len(shapes))
-    most: dict[tuple[int, ...], int] = {}
-    usage = bounds.usage(shapes)
-    while len(left):
-        left = left[~untaken(bounds, shapes.take(left), need[left])]
-        for row in left:
-            key = tuple(usage[row].tolist())
-            most[key] = max(most.get(key, 0), int(need[row]))
-        need[left] += 1
-    return most
+def _most_by_counts(bounds: Bounds, shapes: Shapes, least: Ints, most: Ints) -> Ints:
+    """No more than these can be taken, by the bounds alone; 0 where that is no more than
+    ``least``."""
+    low, high = least.copy(), np.minimum(most, bounds.stages.problem.num_microbatches)
+    links_s = bounds.links_s(shapes)
+    while True:
+        left = np.flatnonzero(low < high)
+        if not len(left):
+            return np.where(high > least, high, 0)
+        middle = (low[left] + high[left] + 1) // 2
+        some = shapes.take(left)
+        late = bounds.by_rates(some, middle, links_s[left])
+        rest = np.flatnonzero(~late)
+        late[rest] = bounds.by_counts(some.take(rest), middle[rest], links_s[left][rest])
+        high[left] = np.where(late, middle - 1, high[left])
+        low[left] = np.where(late, low[left], middle)
 
 
-def _packed(candidates: dict[tuple[int, ...], int], devices: Ints, least: int, most: int) -> int:
-    """The most micro-batches of ``least`` to ``most`` replicas on the devices; 0 if there is no
-    room for so many."""
-    if not candidates:
-        return 0
-    usage = np.array(list(candidates))
-    units = np.array([math.gcd(*column) or 1 for column in usage.T.tolist()])
-    usage = usage // units
+def _most(bounds: Bounds, shapes: Shapes, least: int, most: int) -> int:
+    """The greatest number that one of the shapes takes; 0 where that is no more than ``least``."""
+    low, high = least, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        left = ~untaken(bounds, shapes, np.full(len(shapes), middle))
+        if left.any():
+            low, shapes = middle, shapes.take(left)
+        else:
+            high = middle - 1
+    return high if high > least else 0
+
+
+def _packed(
+    usage: Ints, most: Ints, devices: Ints, fewest: int, largest: int
+) -> tuple[int, list[int]]:
+    """The most micro-batches of ``fewest`` to ``largest`` replicas on the devices, and the rows of
+    ``usage`` that take them; 0 if there is no room for so many."""
+    rows = [k for k in np.flatnonzero(most > 0) if (usage[k] <= devices).all()]
+    if not rows:
+        return 0, []
+    units = np.array([math.gcd(*column) or 1 for column in usage[rows].T.tolist()])
     extent = tuple((devices // units + 1).tolist())
-    never = -(1 << 40)
-    best, answer = np.zeros(extent, np.int64), 0
-    for replicas in range(1, most + 1):
-        now = np.full(extent, never)
-        for taken, micro in zip(usage.tolist(), candidates.values(), strict=True):
-            if any(t >= e for t, e in zip(taken, extent, strict=True)):
-                continue
+    columns = [(tuple((usage[k] // units).tolist()), int(most[k]), int(k)) for k in rows]
+    tables = [np.zeros(extent, np.int64)]
+    for _ in range(largest):
+        now = np.full(extent, _NEVER)
+        for taken, micro, _ in columns:
             to = tuple(slice(t, None) for t in taken)
             of = tuple(slice(None, e - t) for t, e in zip(taken, extent, strict=True))
-            now[to] = np.maximum(now[to], best[of] + micro)
-        best = now
-        if best.max() < 0:
+            np.maximum(now[to], tables[-1][of] + micro, out=now[to])
+        if now.max() < 0:
             break
-        if replicas >= least:
-            answer = max(answer, int(best.max()))
-    return answer
+        tables.append(now)
+    if len(tables) <= fewest:
+        return 0, []
+    count = max(range(fewest, len(tables)), key=lambda r: int(tables[r].max()))
+    answer = int(tables[count].max())
+    at = tuple(int(k) for k in np.unravel_index(int(tables[count].argmax()), extent))
+    chosen: list[int] = []
+    for r in range(count, 0, -1):
+        for taken, micro, k in columns:
+            before = tuple(a - t for a, t in zip(at, taken, strict=True))
+            if min(before) >= 0 and tables[r - 1][before] + micro == tables[r][at]:
+                chosen.append(k)
+                at = before
+                break
+    return answer, sorted(set(chosen))

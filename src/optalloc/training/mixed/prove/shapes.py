@@ -11,7 +11,8 @@ Bounds, each for "no cut of the shape takes ``need`` micro-batches in T seconds"
 - :func:`by_counts`: with no stage longer than beta and no tail longer than theta, stage i holds at
   most so many layers; together they must hold all L. S is then at least what the layers take where
   the quickest stages hold all they can, and beta at most (T - links - theta - S) / (need - 1): this
-  is repeated while beta falls. Tails lie in one of the intervals of a grid; all must be refuted.
+  is repeated while beta falls. Tails lie in one of the intervals of a grid; all must be refuted,
+  and what refutes a wide one refutes all in it.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.meshes import LAYER_FIELDS
+from optalloc.training.mixed.problem import MixedProblem
 from optalloc.training.mixed.prove.words import FIRST, LAST, MIDDLE, SINGLE, Stages
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_STEP = 1.01  # of the grid of beta
-_TAILS = 24  # intervals of the grid of theta
-_ROUNDS = 8
+_TAILS = 32  # intervals of the grid of theta
+_ROUNDS = 40
 _FORWARD, _BACKWARD = (LAYER_FIELDS.index(name) for name in ("forward_s", "backward_s"))
 
 
@@ -56,7 +57,7 @@ class Bounds:
         self.stages, self.target_s = stages, target_s
         p = stages.problem
         self.num_layers = len(p.sequence)
-        kinds = [k for k in range(len(p.group)) if int(p.group[k]) in stages.groups]
+        kinds = [k for k in undominated(p) if int(p.group[k]) in stages.groups]
         sizes: dict[tuple[int, int], list[int]] = {}
         for k in kinds:
             sizes.setdefault((int(p.group[k]), int(p.devices[k])), []).append(k)
@@ -73,8 +74,8 @@ class Bounds:
             np.array([values[m].min() for m in self.members])
             for values in (inner, seconds[:, 0], head)
         )
-        self._grid()
-        self._caps: dict[tuple[int, int, int], Ints] = {}
+        self.theta = target_s * (np.arange(_TAILS + 1) / _TAILS) ** 2
+        self._known: dict[tuple[int, int], Array] = {}
 
     def _rates(self, seconds: Array) -> None:
         """Work a second of one stage of each family; the whole model is 1."""
@@ -93,17 +94,6 @@ class Bounds:
             work /= counts @ work
             rate = np.where(work > 0, work / each, 0.0).max(axis=1)
         self.rate = np.array([rate[m].max() for m in self.members])
-
-    def _grid(self) -> None:
-        total = sum(
-            self.stages.problem.available[g]
-            * max((self.rate[self.group == g] / self.devices[self.group == g]).max(initial=0.0), 0)
-            for g in self.stages.groups
-        )
-        low = 0.5 / max(total, 1.0 / self.target_s)
-        steps = max(2, int(np.ceil(np.log(self.target_s / low) / np.log(_STEP))) + 2)
-        self.beta = low * _STEP ** np.arange(steps)
-        self.theta = self.target_s * (np.arange(_TAILS + 1) / _TAILS) ** 2
 
     # -- shapes ----------------------------------------------------------------------------------
 
@@ -216,18 +206,18 @@ class Bounds:
     def by_counts(self, shapes: Shapes, need: Ints, links_s: Array) -> Bools:
         """True where no cut takes ``need`` micro-batches in the target; see the module."""
         late = np.ones(len(shapes), bool)
-        left = np.arange(len(shapes))
-        # All tails at once decides most; then one interval after another.
-        for low, high in ((0, _TAILS), *((t, t + 1) for t in range(_TAILS))):
-            if low == 0 and high == _TAILS:
-                open_ = self._open(shapes, need, links_s, low, high)
-                left = np.flatnonzero(open_)
+        waiting = [(0, _TAILS, np.arange(len(shapes)))]
+        while waiting:
+            low, high, rows = waiting.pop()
+            rows = rows[late[rows]]
+            if not len(rows):
                 continue
-            if not len(left):
-                break
-            open_ = self._open(shapes.take(left), need[left], links_s[left], low, high)
-            late[left[open_]] = False
-            left = left[~open_]
+            rows = rows[self._open(shapes.take(rows), need[rows], links_s[rows], low, high)]
+            if high - low == 1:
+                late[rows] = False
+            elif len(rows):
+                middle = (low + high) // 2
+                waiting += [(low, middle, rows), (middle, high, rows)]
         return late
 
     def _open(self, shapes: Shapes, need: Ints, links_s: Array, low: int, high: int) -> Bools:
@@ -238,23 +228,21 @@ class Bounds:
         ends = ends + self.last_s[shapes.family[np.arange(len(shapes)), last]]
         beta = room / need
         open_: Bools = room > 0.0
-        before = np.full(len(shapes), len(self.beta))
+        rows = np.flatnonzero(open_)
         for _ in range(_ROUNDS):
-            step = np.searchsorted(self.beta, beta * (1.0 + 1e-12))
-            rows = np.flatnonzero(open_ & (step < before))
             if not len(rows):
                 break
-            before[rows] = step[rows]
-            held = self._held(shapes.take(rows), step[rows], high)
+            held = self._held(shapes.take(rows), beta[rows], high)
             enough = (held.sum(axis=1) >= self.num_layers) & (held.min(axis=1) >= 0)
             open_[rows[~enough]] = False
             rows, held = rows[enough], held[enough]
-            pass_s = ends[rows] + self._spread(shapes.take(rows), held)
-            pass_s *= 1.0 - 1e-12
+            pass_s = (ends[rows] + self._spread(shapes.take(rows), held)) * (1.0 - 1e-12)
             open_[rows[pass_s > room[rows]]] = False
             with np.errstate(divide="ignore", invalid="ignore"):
                 longest = (room[rows] - pass_s) / (need[rows] - 1)
-            beta[rows] = np.where(need[rows] > 1, np.minimum(beta[rows], longest), beta[rows])
+            less = (need[rows] > 1) & (longest < beta[rows] * (1.0 - 1e-9)) & open_[rows]
+            rows = rows[less]
+            beta[rows] = longest[less]
         return open_
 
     def _spread(self, shapes: Shapes, held: Ints) -> Array:
@@ -268,48 +256,70 @@ class Bounds:
         seconds: Array = (taken * np.where(np.isinf(layer), 0.0, layer)).sum(axis=1)
         return seconds
 
-    def _held(self, shapes: Shapes, step: Ints, high: int) -> Ints:
-        """The most layers that the stages of each block hold within beta and theta; -1 - L where a
-        stage has no number of layers at all."""
-        total = np.zeros(shapes.family.shape, np.int64)
-        stages = shapes.count.sum(axis=1)
-        begin = np.zeros(len(shapes), np.int64)
-        for block in range(shapes.family.shape[1]):
-            count = shapes.count[:, block]
-            for inside in range(int(count.max(initial=0))):
-                rows = np.flatnonzero(inside < count)
-                place = begin[rows] + inside
-                flight = stages[rows] - place
-                role = np.where(
-                    stages[rows] == 1,
-                    SINGLE,
-                    np.where(place == 0, FIRST, np.where(flight == 1, LAST, MIDDLE)),
-                )
-                code = (shapes.family[rows, block] * 32 + flight) * 4 + role
-                for one in np.unique(code):
-                    own = rows[code == one]
-                    caps = self._cap(int(one), high)
-                    total[own, block] += caps[np.minimum(step[own], len(self.beta) - 1)]
-            begin += count
-        return total
+    def _held(self, shapes: Shapes, beta: Array, high: int) -> Ints:
+        """The most layers that the stages of each block hold within beta and theta; negative where
+        a stage has no number of layers at all."""
+        ends = np.cumsum(shapes.count, axis=1)
+        stages = ends[:, -1:]
+        place = np.arange(int(stages.max(initial=0)))[None, :]
+        some = place < stages
+        block = np.where(some, (place[:, :, None] >= ends[:, None, :]).sum(axis=2), 0)
+        role = np.where(place == 0, FIRST, np.where(place == stages - 1, LAST, MIDDLE))
+        role = np.where(stages == 1, SINGLE, role)
+        family = np.take_along_axis(shapes.family, block, axis=1)
+        code = ((family * 32 + stages - place) * 4 + role)[some]
+        longest = np.broadcast_to(beta[:, None] * (1.0 + 1e-12), some.shape)[some]
+        order = np.argsort(code, kind="stable")
+        cuts = np.flatnonzero(np.diff(code[order], prepend=-1, append=-1))
+        most = np.zeros(len(code), np.int64)
+        for begin, end in itertools.pairwise(cuts):
+            own = order[begin:end]
+            one = int(code[own[0]])
+            reach = np.searchsorted(self._rows(one, high), longest[own], side="right") - 1
+            floor = 1 if one % 4 == MIDDLE else 0
+            most[own] = np.where(reach < floor, -64 * self.num_layers, reach)
+        held = np.zeros(some.shape, np.int64)
+        held[some] = most
+        return np.stack(
+            [np.where(block == b, held, 0).sum(axis=1) for b in range(ends.shape[1])], axis=1
+        )
 
-    def _cap(self, code: int, high: int) -> Ints:
-        """By step of beta: the most layers of one stage with its tail within theta."""
-        key = (code, high, 0)
-        if key not in self._caps:
-            role, rest = code % 4, code // 4
-            family, flight = rest // 32, rest % 32
-            words, most = self.stages.words, np.full(len(self.beta), -1, np.int64)
+    def _rows(self, code: int, high: int) -> Array:
+        """By number of layers: the least time of a stage that holds so many or more, with its tail
+        within theta."""
+        key = (code, high)
+        if key not in self._known:
+            role, family, flight = code % 4, code // 128, code // 4 % 32
+            least = np.full(self.num_layers + 1, np.inf)
             for kind in self.members[family]:
                 tau, tail = self.stages.times(kind, flight, role)
                 fits = tail * (1.0 - 1e-12) <= self.theta[high]
-                least = words.least(np.where(fits, tau, np.inf))
-                for layers in np.flatnonzero(np.isfinite(least)):
-                    reach = self.beta * (1.0 + 1e-12) >= least[layers]
-                    most[reach] = np.maximum(most[reach], layers)
-            floor = 1 if role == MIDDLE else 0
-            self._caps[key] = np.where(most < floor, -1 - 64 * self.num_layers, most)
-        return self._caps[key]
+                np.minimum(least, self.stages.words.least(np.where(fits, tau, np.inf)), out=least)
+            self._known[key] = np.minimum.accumulate(least[::-1])[::-1]
+        return self._known[key]
+
+
+def undominated(problem: MixedProblem) -> list[int]:
+    """Kinds that no other of the same group and size replaces without loss.
+
+    Another that is no worse in any time or number of bytes can take the place of a kind on every
+    stage. Its passes may hide less of the exchange, but by no more than they are shorter: the sum
+    of S and the longest tail does not grow, nor does the slowest stage.
+    """
+    columns = [problem.layers.reshape(len(problem.group), -1), -problem.capacity_bytes[:, None]]
+    for name in ("optimizer_bytes", "gradient_bytes", "weight_bytes"):
+        columns.append(getattr(problem, name))
+    columns += [getattr(problem, f"{n}_bytes")[:, None] for n in ("logits", "sent", "tied")]
+    table = np.concatenate(columns, axis=1)
+    kept: list[int] = []
+    for k in range(len(table)):
+        same = (problem.group == problem.group[k]) & (problem.devices == problem.devices[k])
+        rivals = np.flatnonzero(same)
+        no_worse = (table[rivals] <= table[k]).all(axis=1)
+        better = (table[rivals] < table[k]).any(axis=1)
+        if not (no_worse & (better | (rivals < k))).any():
+            kept.append(k)
+    return kept
 
 
 def needs(worth: Array) -> Ints:

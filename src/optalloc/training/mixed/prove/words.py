@@ -1,8 +1,7 @@
 """Stages for the prover: times of every run of layers that can be one, by kind and place.
 
 A *word* is a run of layer types that occurs in the model; a stage's time and tail depend on its
-word, its kind, the micro-batches it keeps, and whether it holds an end of the model. Of the ways to
-recompute a word only those are kept that no other beats in time, bytes kept and working set.
+word, its kind, the micro-batches it keeps, and whether it holds an end of the model.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ class Words:
         types = max(sequence) + 1
         self.counts = np.array([np.bincount(word, minlength=types) for word in known], float)
 
+    @cached_property
+    def recomputations(self) -> Recomputations:
+        """Every way to recompute each word."""
+        return Recomputations(self)
+
     def least(self, values: Array) -> Array:
         """By number of layers, the least value of all words of that length."""
         rows = np.full(int(self.length.max()) + 1, np.inf)
@@ -46,49 +50,48 @@ class Words:
 
 
 class Recomputations:
-    """The undominated ways to recompute each word on one kind of stage."""
+    """Every way to recompute each word: so many first layers whole, so many behind them in part."""
 
-    def __init__(self, problem: MixedProblem, kind: int, words: Words) -> None:
-        table = problem.layers[kind]
-        ways = [_ways(table[list(types)] if types else table[:0]) for types in words.words]
-        self.word = np.repeat(np.arange(len(ways)), [len(own) for own in ways])
-        self.extra, self.kept, self.scratch = np.concatenate(ways).T
+    def __init__(self, words: Words) -> None:
+        rows, full, core = [], [], []
+        types = words.counts.shape[1]
+        for index, word in enumerate(words.words):
+            size = len(word)
+            begun = np.zeros((size + 1, types))
+            np.add.at(begun[1:], (np.arange(size), np.array(word, np.int64)), 1.0)
+            begun = begun.cumsum(axis=0)
+            first, end = np.triu_indices(size + 1)
+            rows.append(np.full(len(first), index))
+            full.append(begun[first])
+            core.append(begun[end] - begun[first])
+        self.word = np.concatenate(rows)
+        #: Layers of each type that are recomputed whole, in part, and not, shape (ways, types).
+        self.full, self.core = np.concatenate(full), np.concatenate(core)
+        self.stored = words.counts[self.word] - self.full - self.core
         self.starts = np.flatnonzero(np.diff(self.word, prepend=-1))
+
+
+class KindWays:
+    """Seconds and bytes of each way on one kind of stage."""
+
+    def __init__(self, ways: Recomputations, table: Array) -> None:
+        self.ways = ways
+        column = {name: table[: ways.full.shape[1], k] for name, k in _AT.items()}
+        self.extra = ways.full @ column["extra_full_s"] + ways.core @ column["extra_selective_s"]
+        self.kept = (
+            ways.full @ column["held_full_bytes"]
+            + ways.core @ column["held_selective_bytes"]
+            + ways.stored @ column["held_bytes"]
+        )
+        self.scratch = np.zeros(len(ways.word))
+        for counts, name in ((ways.full, "full"), (ways.core, "selective")):
+            used = column[f"scratch_{name}_bytes"]
+            np.maximum(self.scratch, np.where(counts > 0, used, 0.0).max(axis=1), out=self.scratch)
 
     def least_extra(self, flight: int, room: Array) -> Array:
         """Seconds of the quickest way that fits into ``room`` bytes by word; infinite if none."""
-        fits = flight * self.kept + self.scratch <= room[self.word]
-        return np.minimum.reduceat(np.where(fits, self.extra, np.inf), self.starts)
-
-
-def _ways(rows: Array) -> Array:
-    """Extra seconds, bytes kept of one micro-batch and working set of each way, undominated."""
-    size = len(rows)
-    zero = np.zeros(1)
-
-    def summed(name: str) -> Array:
-        return np.concatenate([zero, np.cumsum(rows[:, _AT[name]])])
-
-    stored, whole, core = (summed(f"held_{kept}bytes") for kept in ("", "full_", "selective_"))
-    again, part = summed("extra_full_s"), summed("extra_selective_s")
-    set_full = np.concatenate([zero, np.maximum.accumulate(rows[:, _AT["scratch_full_bytes"]])])
-    found = []
-    for full in range(size + 1):
-        end = np.arange(full, size + 1)
-        inner = rows[full:, _AT["scratch_selective_bytes"]]
-        used = np.maximum(np.concatenate([zero, np.maximum.accumulate(inner)]), set_full[full])
-        extra = again[full] + part[end] - part[full]
-        kept = whole[full] + core[end] - core[full] + stored[size] - stored[end]
-        found.append(np.stack([extra, kept, used], axis=1))
-    ways = np.concatenate(found)
-    ways = ways[np.lexsort((ways[:, 1], ways[:, 0]))]
-    front = []
-    for used in np.unique(ways[:, 2]):
-        # Quicker ways come first: of use is what keeps less than all of them.
-        rows = ways[ways[:, 2] <= used]
-        before = np.concatenate([[np.inf], np.minimum.accumulate(rows[:, 1])[:-1]])
-        front.append(rows[(rows[:, 1] < before) & (rows[:, 2] == used)])
-    return np.concatenate(front)
+        fits = flight * self.kept + self.scratch <= room[self.ways.word]
+        return np.minimum.reduceat(np.where(fits, self.extra, np.inf), self.ways.starts)
 
 
 class Stages:
@@ -99,7 +102,7 @@ class Stages:
         self,
         problem: MixedProblem,
         words: Words,
-        ways: dict[int, Recomputations],
+        ways: dict[int, KindWays],
         groups: tuple[int, ...],
         least: int,
         most: int,
@@ -173,7 +176,7 @@ class Stages:
         open_ = np.isinf(extra) & (flight * (counts @ np.minimum.reduce(columns)) <= room)
         if open_.any():
             if kind not in self.ways:
-                self.ways[kind] = Recomputations(p, kind, self.words)
+                self.ways[kind] = KindWays(self.words.recomputations, p.layers[kind])
             extra = self.ways[kind].least_extra(flight, room)
         forward, backward = own["forward_s"], own["backward_s"]
         tail = np.maximum(0.0, own["reduce_s"] + self.hops_s - p.overlap * backward)

@@ -43,9 +43,11 @@ class Explorer {
     // True: an assignment better than the known one.
     bool plunge(const Assignment& known, Int floor, Assignment& out);
     bool regroup(const Assignment& known, Int floor, Assignment& out);
-    bool set_out(const Assignment& known);
-    bool plunge_to(Int target, Assignment& out);
     bool fix_below(const Assignment& known, Assignment& out);
+    // True: the groups have an assignment to descend from.
+    bool set_out(const Assignment& known);
+    // True: an assignment of cost at most the target.
+    bool plunge_to(Int target, Assignment& out);
     DiveRule next_rule();
 
     const Instance* instance_;

@@ -13,8 +13,6 @@ constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
 constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
-constexpr int kRound = 8;             // steps of a node from one look at whether they can close it to the next
-constexpr double kHope = 0.5;         // of what the bound lacks that the steps left must promise
 constexpr double kLeastChange = 0.05;  // of a share, that a rise of the bound is put down to
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
@@ -116,7 +114,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     double theta = how.theta, gain = 1.0;
     int stale = 0;
     bool fixed_here = false;  // nothing new to fix since the last sweep
-    Int fixed_target = 0, round_bound = 0;
+    Int fixed_target = 0;
 
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
         if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
@@ -124,7 +122,6 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         round(multiplier, rounded_);
         const Int bound = lagrangian_.evaluate(rounded_);
         if (bound > scale_ * target_) return closed_by(rounded_);
-        if (step == 1) round_bound = bound;
 
         gain /= kMemory;
         if (gain > kHugeWeight) {
@@ -178,12 +175,6 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
             fixed_target = target_;
         }
         if (exact) break;  // the knapsacks agree: no multiplier does better
-        if (depth_ > 0 && step % kRound == 0) {
-            const auto lacks = static_cast<double>(scale_ * target_ + 1 - best_bound_);
-            const double rate = static_cast<double>(best_bound_ - round_bound) / kRound;
-            if (rate * (how.steps - step) < kHope * lacks) break;  // branching does more than further steps
-            round_bound = best_bound_;
-        }
 
         double norm = 0.0;
         for (std::size_t j = 0; j < n; ++j) {

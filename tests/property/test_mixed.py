@@ -13,7 +13,7 @@ from optalloc.training.mixed.problem import Wire
 from optalloc.training.mixed.search import Search
 
 
-@pytest.mark.parametrize("seed", range(48))
+@pytest.mark.parametrize("seed", range(36))
 def test_the_search_equals_brute_force(seed: int) -> None:
     """The value is the least over every shape, cut, recomputation, set of replicas and share."""
     problem = instance(seed)
@@ -29,7 +29,7 @@ def test_the_search_equals_brute_force(seed: int) -> None:
     assert work_bound(problem, range(len(problem.available))) <= value * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("seed", range(48, 60))
+@pytest.mark.parametrize("seed", range(48, 58))
 def test_more_of_anything_never_hurts(seed: int) -> None:
     """More memory, faster links and one more device of a group leave the best step as long or
     shorten it."""

@@ -24,7 +24,8 @@ def searched(problem: MixedProblem) -> tuple[float, MixedProof] | None:
     return outcome.value, MixedProof(parts=outcome.closed)
 
 
-@pytest.mark.parametrize("seed", range(16))
+# Of the last three some parts are closed by what shapes waste of their devices.
+@pytest.mark.parametrize("seed", [*range(10), 1232, 1258, 1274])
 def test_an_optimum_is_proved_and_nothing_above_it(seed: int) -> None:
     """The search is tested against brute force; a bound a little above its optimum is false."""
     problem = instance(seed)

@@ -33,15 +33,15 @@ MEDIANS = {
     "megatron_bridge": 0.12,
     "llm_foundry": 0.07,
     "vtrain_single": 0.07,
-    "vtrain_multi": 0.13,
-    "bigscience": 0.08,
+    "vtrain_multi": 0.06,
+    "bigscience": 0.06,
     "nemo_docs": 0.11,
     "megatron_lm_examples": 0.08,
     "nemo_automodel": 0.08,
     "mlperf_v5.0": 0.05,
     "torchtitan": 0.07,
-    "megatron_sc21": 0.06,
-    "seqsel": 0.08,
+    "megatron_sc21": 0.05,
+    "seqsel": 0.04,
     "sailor": 0.15,  # precision and sequence length are assumed
 }
 

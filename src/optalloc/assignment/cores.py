@@ -99,8 +99,17 @@ def _plain(method: str, seed: int, rows: Rows, watch: Watch, enough: int | None 
 def _proven(seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
     """As ``exact``, with its search tree."""
     from optalloc.assignment.exact import search
+    from optalloc.assignment.pools import find_pools
 
-    result, grown = search(rows.as_plain(), _stop_of(watch, enough), seed=seed, prove=True)
+    plain = rows.as_plain()
+    pools = find_pools(plain.integer_form()) or ()
+    own = tuple(group for group in pools if max(group) < rows.num_units)
+    if sum(map(len, own)) < rows.num_units:
+        pools = ()  # what is left out is no unit of a tree
+    stop = _stop_of(watch, enough)
+    result, grown = search(plain, stop, seed=seed, prove=True, pools=pools or None)
+    if grown is not None and grown.tree.pools:
+        grown = Grown(msgspec.structs.replace(grown.tree, pools=own), grown.rows)
     return msgspec.structs.replace(_answer_of(rows, result), grown=grown)
 
 

@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the fitted constants; --calibration of train and estimate reads them",
     )
     parser.add_argument(
-        "--folds", type=int, default=5, metavar="K", help="parts of the cross-validation, default 5"
+        "--folds",
+        type=int,
+        default=5,
+        metavar="K",
+        help="parts of the cross-validation, which takes most of the time; default 5; 0 to leave "
+        "it out and keep the stated errors of the constants that the fit starts from",
     )
     parser.add_argument(
         "--calibration", metavar="FILE", help="priors and spreads of this file, default: shipped"
@@ -52,8 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{output!r} does not end in .toml", path="--output", fix="write -o fitted.toml"
         )
-    if arguments.folds < 2:
-        raise InputError(f"--folds is {arguments.folds}", path="--folds", fix="use at least 2")
+    if arguments.folds < 0 or arguments.folds == 1:
+        raise InputError(
+            f"--folds is {arguments.folds}",
+            path="--folds",
+            fix="use at least 2, or 0 for a fit that is not cross-validated",
+        )
     fit = _serving if _has_column(arguments.rows[0], "scenario", "mode") else _training
     file, count, tables, facts = fit(arguments)
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -100,6 +101,9 @@ def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
 
 def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     """Check a mixed plan and print its claim."""
+    if plan.proof is not None:
+        parts = len(plan.proof.parts)
+        print(f"optalloc: proving the bound once more, {parts} parts ...", file=sys.stderr)
     with checked(arguments.plan):
         claim = certify_mixed(plan)
     data = {"valid": True, "optimal": claim.is_optimal, **msgspec.to_builtins(claim)}

@@ -1,7 +1,7 @@
 """Fit the constants of the cost model to published measurements.
 
-The parameters are the fitted constants and the shifts of devices, frameworks, precisions and
-releases; :mod:`optalloc.cost.descent` has the method. Half of the weight is shared by all rows
+The parameters are the fitted constants and the shifts of devices, frameworks, precisions, releases
+and sites; :mod:`optalloc.cost.descent` has the method. Half of the weight is shared by all rows
 alike and half by the sources alike, so that neither the largest source nor the smallest decides
 alone.
 """
@@ -16,12 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.constants import (
-    Cell,
-    Constants,
-    ConstantsFile,
-    keys_of,
-)
+from optalloc.cost.constants import Cell, Constants, ConstantsFile, linked
 from optalloc.cost.descent import (
     Array,
     Ints,
@@ -35,7 +30,7 @@ from optalloc.cost.descent import (
 from optalloc.cost.measured.problem import Problem
 from optalloc.cost.meshes import Meshes
 from optalloc.cost.model import CostModel
-from optalloc.cost.predict import Choice, cost_of, mixed_s, predict
+from optalloc.cost.predict import Choice, cost_of, mixed_s, predict, problem_keys
 from optalloc.cost.stack import Stack, structure
 from optalloc.errors import InputError
 
@@ -125,13 +120,6 @@ class Rows:
         return found
 
 
-def problem_keys(problem: Problem) -> dict[str, str]:
-    """The keys of shifts of a row; a mixed one goes by its first device."""
-    work = problem.workload
-    device = problem.clusters[0].nodes[0].device.name
-    return keys_of(device, work.framework, work.release, work.dtype)
-
-
 class Fit:
     """The parameters of a constants file over some rows, and how to move them."""
 
@@ -202,6 +190,17 @@ class Fit:
         return descend(self, measured, active, penalty=_PENALTY, start=start, rounds=rounds)
 
     # -- results ---------------------------------------------------------------------------------
+
+    def given(self) -> Array:
+        """The parameters that the file states."""
+        constants, shifts = self.file.constants, self.file.shifts
+        found = [
+            shifts.get(level, {}).get(key, {}).get(name, 0.0)
+            if level
+            else linked(constants[name].value, constants[name].link)
+            for level, key, name in self.parameters
+        ]
+        return np.array(found)
 
     def file_of(self, z: Array, date: str = "", name: str = "") -> ConstantsFile:
         """The constants file with these parameters."""
@@ -280,14 +279,14 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """A fit and how well it does: relative errors of the step time, signed, shape (rows,).
 
     ``fitted`` on the rows that it was fitted to, ``folds`` with the groups of a row left out of the
-    fit, ``sources`` with its whole source left out.
+    fit, ``sources`` with its whole source left out; None where it was not judged.
     """
 
     file: ConstantsFile
     problems: tuple[Problem, ...]
     fitted: Array
-    folds: Array
-    sources: Array
+    folds: Array | None
+    sources: Array | None
 
 
 def calibrate(
@@ -300,6 +299,9 @@ def calibrate(
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Fit the constants of ``file`` to rows, and judge the fit on rows that are left out of it.
+
+    The descent starts from the constants of ``file``. With no ``folds`` it is not judged, and keeps
+    the errors that ``file`` states.
 
     Raises
     ------
@@ -317,11 +319,21 @@ def calibrate(
             fix="give more measurements",
         )
     on_progress(f"fitting {len(fit.parameters)} parameters to {len(rows)} rows")
-    z = fit.solve(np.arange(len(rows)), rounds=10)
+    z = fit.solve(np.arange(len(rows)), fit.given(), rounds=10)
     kept = rows.problems
+    final = fit.file_of(z, date=date, name=name)
+    fitted = np.exp(fit.log_times(z) - rows.log_s) - 1.0
+    if not folds:
+        return Calibration(
+            file=msgspec.structs.replace(final, errors=file.errors),
+            problems=tuple(kept),
+            fitted=fitted,
+            folds=None,
+            sources=None,
+        )
     names = list(dict.fromkeys(p.source for p in kept))
     sources = np.array([names.index(p.source) for p in kept])
-    errors = [np.exp(fit.log_times(z) - rows.log_s) - 1.0]
+    errors = []
     for what, parts in (("folds", fold_of(kept, folds)), ("sources", sources)):
         found = np.zeros(len(rows))
         count = int(parts.max()) + 1
@@ -332,9 +344,9 @@ def calibrate(
             own = parts == part
             found[own] = (np.exp(fit.log_times(other) - rows.log_s) - 1.0)[own]
         errors.append(found)
-    fitted, cross, unseen = errors
+    cross, unseen = errors
     final = msgspec.structs.replace(
-        fit.file_of(z, date=date, name=name),
+        final,
         errors=cells(rows.keys, cross.tolist(), unseen.tolist(), [p.source for p in kept]),
     )
     return Calibration(file=final, problems=tuple(kept), fitted=fitted, folds=cross, sources=unseen)

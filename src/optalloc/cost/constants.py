@@ -51,16 +51,17 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     error_90: float
 
 
-# level ("gpu", "framework", "precision", "release") -> key -> constant -> number
+# level ("gpu", "framework", "precision", "release", "site") -> key -> constant -> number
 Table = dict[str, dict[str, dict[str, float]]]
 
 
 class ConstantsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The form of ``cost/fitted/NAME.toml``.
 
-    ``shifts`` move a constant, on the scale of its link, for one device, framework, precision or
-    release; they add up. ``spreads`` say how far a fit may plausibly move each, and ``set`` holds
-    values that a document gives and no fit may change. ``errors`` are the cells of the residuals.
+    ``shifts`` move a constant, on the scale of its link, for one device, framework, precision,
+    release or site; they add up. ``spreads`` say how far a fit may plausibly move each, and ``set``
+    holds values that a document gives and no fit may change. ``errors`` are the cells of the
+    residuals.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     layer_gap_s: float
     tp_host_s: float
     expert_host_s: float
+    router_host_s: float
     expert_imbalance: float
     expert_overlap: float
     micro_s: float
@@ -179,22 +181,25 @@ def values(file: ConstantsFile) -> Constants:
     return msgspec.convert(plain, Constants)  # as written: no rounding of bytes or FLOPs
 
 
-def keys_of(device: str, framework: str, release: str, dtype: str) -> dict[str, str]:
-    """The key of each level of shifts for one problem."""
+def keys_of(
+    device: str, framework: str, release: str, dtype: str, site: str = ""
+) -> dict[str, str]:
+    """The key of each level of shifts for one problem; most sites have no key of their own."""
     return {
         "gpu": device,
         "framework": framework,
         "precision": dtype,
         "release": _generation(framework, release),
+        "site": site,
     }
 
 
 def _generation(framework: str, release: str) -> str:
-    """Half-years of Megatron-Core's containers; empty where a release is not stated."""
+    """Half-years of Megatron-Core's containers, the name of a fork; empty where none is stated."""
     try:
         number = float(release.lstrip("v")[:5])
     except ValueError:
-        return ""
+        return release
     if framework != "megatron" or number < 20.0:
         return ""
     half = 1 if number % 1.0 < 0.055 else 2
@@ -202,7 +207,7 @@ def _generation(framework: str, release: str) -> str:
 
 
 def resolved(file: ConstantsFile, keys: dict[str, str]) -> Constants:
-    """The constants for one device, framework, precision and release."""
+    """The constants for one device, framework, precision, release and site."""
     plain = {name: constant.value for name, constant in file.constants.items()}
     moved: dict[str, float] = {}
     for level, key in keys.items():

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network, all_reduce_s, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
-from optalloc.cost.memory import core_bytes_per_token, element_bytes, matrix_input_bytes
+from optalloc.cost.memory import core_bytes_per_token
+from optalloc.cost.setting import Setting
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.workload import Training
 
@@ -25,6 +26,10 @@ _LOSS_FORWARD_BYTES = 10.0
 _LOSS_BACKWARD_BYTES = 6.0
 
 
+# Bytes that adding a 16-bit gradient to a 16-bit sum moves: two read, one written.
+_SUM_BYTES = 6.0
+
+
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """Mesh keys: integer arrays of shape (num_keys,)."""
 
@@ -33,55 +38,6 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     cp: Ints
     ep: Ints
     micro_batch: Ints
-
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
-
-    Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
-    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
-    selective recomputation goes by operators, what is stored besides (eager activations, dropout
-    masks), and the bytes of a stored input of a matrix over those of another value. ``workload`` is
-    None where only times are asked for.
-    """
-
-    source: Array | float
-    target: Array | float
-    element_bytes: Array | float
-    fused: NDArray[np.bool_] | bool
-    lora_rank: Array | float
-    frozen: bool
-    by_operator: bool
-    eager: bool
-    dropout: bool
-    input_share: float
-    workload: Training | None
-
-    @staticmethod
-    def of(workload: Training) -> Setting:
-        """The setting of one workload."""
-        source = workload.sequence_length
-        return Setting(
-            source=float(source),
-            target=float(workload.decoder_sequence_length or source),
-            element_bytes=element_bytes(workload),
-            fused=workload.attention_kernel == "fused",
-            lora_rank=float(workload.lora_rank),
-            frozen=workload.lora_rank > 0,
-            by_operator=workload.sharded_parameters,
-            eager=workload.activation_kernel == "unfused",
-            dropout=workload.dropout,
-            input_share=matrix_input_bytes(workload) / element_bytes(workload),
-            workload=workload,
-        )
-
-    def tokens(self, layer: LayerGraph, *, encoder_decoder: bool) -> Array | float:
-        """Tokens of one sequence that pass the layer."""
-        if not encoder_decoder:
-            return self.source
-        if layer.stack == "embedding":
-            return self.source + self.target
-        return self.source if layer.stack == "encoder" else self.target
 
 
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,14 +293,28 @@ class _Layer:
         self.forward += unit.gemm_s(m, n, k, groups)
         self.backward += unit.gemm_s(m, k, n, groups)
         if not self.frozen:
-            # Each micro-batch adds its gradient to that of the step.
-            grown = groups * k * n * unit.constants.accumulate_bytes
-            self.weight += unit.gemm_s(k, n, m, groups) + grown / unit.bandwidth_bytes_per_s
+            self.weight += self._weight_gradient(unit, groups, m, n, k)
         elif self.adapted:
             r = self.rank + np.zeros_like(k)
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
             self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
             self.weight += unit.gemm_s(r, n, m, groups) + unit.gemm_s(k, r, m, groups)
+
+    def _weight_gradient(
+        self, unit: Unit, groups: Array | float, m: Array, n: Array, k: Array
+    ) -> Array:
+        """Product of the weight's gradient, and its sum with that of the step.
+
+        Inside the product the sum is read and written with it; a kernel of its own moves the
+        gradient besides. ``accumulate_bytes`` is that of 16-bit sums.
+        """
+        setting = self.setting
+        product: Array = unit.gemm_s(k, n, m, groups)
+        values = groups * k * n
+        inside = values * (2.0 * setting.gradient_bytes) / unit.bandwidth_bytes_per_s
+        wide = (self.size + 2.0 * setting.gradient_bytes) / _SUM_BYTES
+        apart = values * wide * unit.constants.accumulate_bytes / unit.bandwidth_bytes_per_s
+        return np.where(setting.fused_gradient, np.maximum(product, inside), product + apart)
 
     def _elementwise(self, op: Op) -> None:
         if not np.any(op.elements):
@@ -418,7 +388,8 @@ class _Layer:
     def _host(self) -> None:
         """A pass over a layer takes at least as long as the host needs to launch its kernels.
 
-        Each collective and each expert of a rank is launched by itself. Input and weight gradients
+        Each collective and each expert of a rank is launched by itself, and routing to experts
+        takes kernels of its own. Input and weight gradients
         launch half of a backward each. What one has left does not shorten the other: a faster
         device must not make either of them longer. The ends of the model launch few kernels, but
         a micro-batch begins and ends there.
@@ -429,6 +400,7 @@ class _Layer:
             self.backward += c.micro_s
             return
         host = c.layer_host_s + c.expert_host_s * self.experts
+        host = host + np.where(np.greater(self.experts, 0.0), c.router_host_s, 0.0)
         host = host + np.where(self.tp > 1, c.tp_host_s * self.layer.tp_reduces, 0.0)
         host = host + c.fallback_host_s * self.fallbacks
         half = c.backward_host / 2.0

@@ -27,9 +27,10 @@ from optalloc.cost.constants import (
     resolved,
 )
 from optalloc.cost.flops import forward_flops
-from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table, tokens_of
+from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
 from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
 from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables
+from optalloc.cost.setting import Setting
 from optalloc.cost.sharding import Groups, Traffic
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph

@@ -193,8 +193,13 @@ _MIXED_FIELDS = (
 
 def cost_of(problem: Problem, cluster: Cluster, file: ConstantsFile | None = None) -> CostModel:
     """The cost model of a row on one of its clusters; the measured runs force balanced routing."""
-    work = problem.workload
-    keys = keys_of(cluster.nodes[0].device.name, work.framework, work.release, work.dtype)
-    own = resolved(file or read_constants(), keys)
+    own = resolved(file or read_constants(), problem_keys(problem, cluster))
     even = msgspec.structs.replace(own, expert_imbalance=1.0)
-    return CostModel(problem.model, cluster, work, constants=even)
+    return CostModel(problem.model, cluster, problem.workload, constants=even)
+
+
+def problem_keys(problem: Problem, cluster: Cluster | None = None) -> dict[str, str]:
+    """The keys of shifts of a row on one of its clusters, default: the first."""
+    work = problem.workload
+    device = (cluster or problem.clusters[0]).nodes[0].device.name
+    return keys_of(device, work.framework, work.release, work.dtype, problem.site)

@@ -19,10 +19,11 @@ from optalloc.cluster.topology import Level
 from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit, peak_flops_per_s
 from optalloc.cost.constants import Constants
-from optalloc.cost.layers import Keys, LayerTable, Setting, layer_table
+from optalloc.cost.layers import Keys, LayerTable, layer_table
 from optalloc.cost.memory import StateBytes
 from optalloc.cost.meshes import Meshes
 from optalloc.cost.model import CostModel
+from optalloc.cost.setting import Setting
 from optalloc.model.graph import Graph, LayerGraph, Op
 
 Array = NDArray[np.float64]
@@ -100,6 +101,8 @@ class Stack(CostModel):
             eager=False,
             dropout=False,
             input_share=1.0,
+            gradient_bytes=_array(settings, lambda s: s.gradient_bytes),
+            fused_gradient=_array(settings, lambda s: s.fused_gradient).astype(bool),
             workload=None,
         )
         states = [cost.states for cost in costs]

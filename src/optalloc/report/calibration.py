@@ -22,19 +22,19 @@ def tables(found: Calibration) -> list[Table]:
 
 def facts(found: Calibration) -> dict[str, Any]:
     """The calibration as data: the constants file, and the errors of every row."""
-    rows = zip(found.problems, found.fitted, found.folds, found.sources, strict=True)
+    names = ("fitted", "left_out", "source_left_out")
+    every = [
+        (name, errors)
+        for name, errors in zip(names, (found.fitted, found.folds, found.sources), strict=True)
+        if errors is not None
+    ]
     return {
         "format_version": "1.0",
         "file": msgspec.to_builtins(found.file),
         "rows": [
-            {
-                "row_id": problem.row_id,
-                "source": problem.source,
-                "fitted": float(a),
-                "left_out": float(b),
-                "source_left_out": float(c),
-            }
-            for problem, a, b, c in rows
+            {"row_id": problem.row_id, "source": problem.source}
+            | {name: float(errors[i]) for name, errors in every}
+            for i, problem in enumerate(found.problems)
         ],
     }
 
@@ -45,7 +45,9 @@ def _percent(errors: Array) -> str:
 
 def _sources(found: Calibration) -> Table:
     names = [problem.source for problem in found.problems]
-    every = (found.fitted, found.folds, found.sources)
+    left_out = [errors for errors in (found.folds, found.sources) if errors is not None]
+    every = (found.fitted, *left_out)
+    titles = ("fitted", "left out", "source left out")[: len(every)]
     rows: list[tuple[Cell, ...]] = []
     means = []
     for source in dict.fromkeys(names):
@@ -57,10 +59,10 @@ def _sources(found: Calibration) -> Table:
     rows.append(("mean over sources", len(means), *(f"{100 * mean:.1f} %" for mean in macro)))
     return Table(
         title="Mean absolute error of the step time",
-        columns=("source", "rows", "fitted", "left out", "source left out"),
+        columns=("source", "rows", *titles),
         rows=tuple(rows),
-        notes=("Left out: with all rows of the same group, in another fit.",),
-        right=("fitted", "left out", "source left out"),
+        notes=("Left out: with all rows of the same group, in another fit.",) if left_out else (),
+        right=titles,
     )
 
 

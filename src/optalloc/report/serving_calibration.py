@@ -23,19 +23,18 @@ def tables(found: ServingCalibration) -> list[Table]:
 
 def facts(found: ServingCalibration) -> dict[str, Any]:
     """The calibration as data: the constants file, and the relative errors of every row."""
-    figures = (np.expm1(errors) for errors in (found.fitted, found.folds, found.devices))
-    every = zip(found.problems, *figures, strict=True)
+    names = ("fitted", "left_out", "device_left_out")
+    every = [
+        (name, np.expm1(errors))
+        for name, errors in zip(names, (found.fitted, found.folds, found.devices), strict=True)
+        if errors is not None
+    ]
     return {
         "format_version": "1.0",
         "file": msgspec.to_builtins(found.file),
         "rows": [
-            {
-                "row_id": problem.row_id,
-                "fitted": _figures(a),
-                "left_out": _figures(b),
-                "device_left_out": _figures(c),
-            }
-            for problem, a, b, c in every
+            {"row_id": problem.row_id} | {name: _figures(errors[i]) for name, errors in every}
+            for i, problem in enumerate(found.problems)
         ],
     }
 
@@ -50,20 +49,22 @@ def _figures(errors: Array) -> dict[str, float]:
 
 def _engines(found: ServingCalibration) -> Table:
     names = [problem.software for problem in found.problems]
+    left_out = [errors for errors in (found.folds, found.devices) if errors is not None]
+    every = (found.fitted, *left_out)
+    titles = ("fitted", "left out", "device left out")[: len(every)]
     rows: list[tuple[Cell, ...]] = []
     for name in [*sorted(set(names)), "all"]:
         own = np.array([name in (each, "all") for each in names])
         for figure, column in _FIGURES.items():
-            every = (found.fitted, found.folds, found.devices)
             cells = [_median_mean(errors[own, column]) for errors in every]
             if cells[0][1]:
                 rows.append((name, figure, cells[0][1], *(cell[0] for cell in cells)))
     return Table(
         title="Relative errors, median and mean",
-        columns=("engine", "figure", "rows", "fitted", "left out", "device left out"),
+        columns=("engine", "figure", "rows", *titles),
         rows=tuple(rows),
-        notes=("Left out: with all rows of the same setup, in another fit.",),
-        right=("fitted", "left out", "device left out"),
+        notes=("Left out: with all rows of the same setup, in another fit.",) if left_out else (),
+        right=titles,
     )
 
 

@@ -16,6 +16,7 @@ from optalloc.assignment.exact import solve_exact
 from optalloc.assignment.pools import find_pools, split
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import read_proof
+from optalloc.assignment.solve import solve_assignment
 from optalloc.result import Termination
 from optalloc.stop import NodeLimit
 
@@ -100,3 +101,22 @@ def test_tasks_on_classes_of_devices_are_proven() -> None:
     """Fifty tasks on two classes of five devices, in fewer nodes than the tree would take."""
     result = solve_exact(classes_of_devices(50, 10, 2, 2), NodeLimit(2000))
     assert result.termination is Termination.OPTIMAL
+
+
+def test_pools_prove_problems_with_tasks_left_out_and_kept_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The unit that takes what is left out is in no pool."""
+    monkeypatch.setattr(exact, "_FIRST_NODES", 0)
+    path, over_pools = tmp_path / "p.jsonl", 0
+    for seed in range(10):
+        plain = two_kinds(seed)
+        problem = plain.replace(
+            together=[[0, 1]] if seed % 3 else [], skip_costs=[None, None, 70, 40, 45, 80, None]
+        )
+        result = solve_assignment(problem, "exact", proof=path)
+        header, events = read_proof(path)
+        check = certify_proof(problem, header, events)
+        assert check.verdict.value == result.termination.value
+        over_pools += bool(header.trees[0].pools)
+    assert over_pools > 1

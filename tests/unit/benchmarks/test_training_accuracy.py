@@ -72,6 +72,9 @@ def test_the_study_writes_a_line_for_every_row(tmp_path: Path) -> None:
     assert lines[2]["reason"] == "no model dimensions"
     assert float(lines[0]["step_time_s"]) > 0.0
     assert "| x | 1 |" in page.read_text()
+    assert "not fitted" not in page.read_text()
+    assert main(["training-accuracy", *words, "--folds", "2", "--leave-one-source-out"]) == 0
+    assert "| source | groups left out | source left out |" in page.read_text()
 
 
 def test_a_table_that_is_missing_is_one_message(

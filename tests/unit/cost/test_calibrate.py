@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from optalloc.cost.calibrate import Fit, Rows, cells, fold_of, problem_keys
+from optalloc.cost.calibrate import Fit, Rows, calibrate, cells, fold_of
 from optalloc.cost.constants import (
+    Cell,
     ConstantsFile,
     expected_error,
     linked,
@@ -19,7 +20,7 @@ from optalloc.cost.constants import (
 )
 from optalloc.cost.measured.problem import Problem, problem_of
 from optalloc.cost.measured.rows import Row
-from optalloc.cost.predict import predict
+from optalloc.cost.predict import predict, problem_keys
 from optalloc.errors import InputError
 
 FILE = msgspec.structs.replace(read_constants(), shifts={}, errors=())
@@ -93,8 +94,10 @@ def test_a_fit_finds_the_constant_that_made_the_rows() -> None:
     """Rows of a host that takes twice as long as its prior says: predicted within a percent."""
     prior = FILE.constants["layer_host_s"].prior
     assert prior is not None
-    rows = Rows(_problems(_with("layer_host_s", 2.0 * prior)), FILE)
-    fit = Fit(rows, FILE)
+    free = msgspec.structs.replace(FILE.constants["layer_host_s"], spread=0.7)
+    file = msgspec.structs.replace(FILE, constants=FILE.constants | {"layer_host_s": free})
+    rows = Rows(_problems(_with("layer_host_s", 2.0 * prior)), file)
+    fit = Fit(rows, file)
     before = np.abs(fit.log_times(fit.prior) - rows.log_s).mean()
     z = fit.solve(np.arange(len(rows)), rounds=4)
     after = np.abs(fit.log_times(z) - rows.log_s).mean()
@@ -132,6 +135,18 @@ def test_a_set_constant_is_not_fitted() -> None:
     assert masks[:, ~lm].any()
     keys = problem_keys(fit.rows.problems[int(np.flatnonzero(lm)[0])])
     assert resolved(file, keys).layer_host_s == 1e-3
+
+
+def test_a_fit_that_is_not_judged_keeps_the_errors_of_its_start() -> None:
+    """No folds: rows that the start explains leave its constants, and the cells stay."""
+    cell = Cell(rows=20, bias=0.0, error_90=0.3)
+    start = msgspec.structs.replace(FILE, errors=(cell,))
+    fit = Fit(Rows(_problems(FILE), start), start)
+    assert np.allclose(fit.given(), _values(fit))
+    found = calibrate(2 * _problems(FILE), start, name="mine", date="", folds=0)
+    assert found.file.errors == (cell,)
+    assert (found.folds, found.sources) == (None, None)
+    assert np.abs(found.fitted).max() < 0.03
 
 
 def test_groups_are_never_divided() -> None:

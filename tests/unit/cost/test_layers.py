@@ -31,6 +31,7 @@ CONSTANTS = msgspec.structs.replace(
     backward_host=1.0,
     tp_host_s=0.0,
     expert_host_s=0.0,
+    router_host_s=0.0,
     expert_overlap=0.0,
     fallback_host_s=0.0,
     tp_overlap=0.0,
@@ -286,6 +287,23 @@ def test_a_pass_takes_as_long_as_the_host_launches(llama: ModelSpec) -> None:
     assert table.backward_s[0, 1] + table.weight_s[0, 1] == pytest.approx(10e-3)
     assert table.forward_s[0, 0] == _table(llama).forward_s[0, 0]
     assert table.forward_s[0, 2] == _table(llama).forward_s[0, 2]
+
+
+def test_gradients_are_summed_in_the_product_or_by_a_kernel_of_their_own(gpt: ModelSpec) -> None:
+    """12 h^2 weights of a GPT layer: 4 h^2 of attention and two matrices of 4 h^2.
+
+    16-bit gradients with fp32 sums move 10 bytes a weight, 10/6 of the constant, in a kernel of
+    its own; with 2,048 tokens a product hides the 8 of its own sum.
+    """
+
+    def weight_s(framework: str, release: str) -> float:
+        work = msgspec.structs.replace(WORK, framework=framework, release=release)
+        return float(_table(gpt, work).weight_s[0, 1])
+
+    apart, inside = weight_s("megatron-lm", "21.04"), weight_s("megatron-lm", "22.05")
+    moved = 12 * 1024**2 * 10 / 6 * CONSTANTS.accumulate_bytes
+    assert apart - inside == pytest.approx(moved / UNIT.bandwidth_bytes_per_s, rel=1e-6)
+    assert weight_s("megatron", "") == inside
 
 
 def test_keys_together_equal_keys_alone(moe: ModelSpec) -> None:

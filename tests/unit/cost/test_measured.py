@@ -129,3 +129,20 @@ def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
 def test_layers_are_split_over_chunks(layers: int, chunks: int, sizes: list[int]) -> None:
     """The ends are short first."""
     assert split(layers, chunks) == sizes
+
+
+def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
+    """The site by its notes, a release by the paper's number, a fork by its name; and what a source
+    says of all of its runs holds over its cells."""
+    lm = BARE | {"gpu": "A100-80GB", "framework": "Megatron-LM", "source_ref": "arXiv:2104.04473 T"}
+    assert problem_of(lm).workload.release == "21.04"
+    assert (
+        problem_of(BARE | {"framework": "Sailor/Megatron-DeepSpeed"}).workload.release == "sailor"
+    )
+    assert problem_of(BARE | {"notes": "Jean Zay 8xA100 NVLink"}).site == "jean-zay"
+    assert problem_of(BARE).site == ""
+    table = tmp_path / "rows.csv"
+    table.write_text(
+        "source,layers,hidden,gpu,n_gpus,seq_len,zero_stage\nbigscience,4,64,V100,8,9,0\n"
+    )
+    assert problem_of(read_rows(table)[0]).meshes.zero_stage.tolist() == [1]

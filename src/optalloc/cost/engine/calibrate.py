@@ -24,14 +24,14 @@ class ServingCalibration(msgspec.Struct, frozen=True, kw_only=True):
 
     ``fitted``, ``folds`` and ``devices`` are logarithms of predicted over measured figures, shape
     (rows, 3), on the rows of the fit, with each row's setup left out and with its device left out;
-    nan where nothing was measured.
+    nan where nothing was measured. The latter two are None where the fit was not judged.
     """
 
     file: EngineFile
     problems: tuple[ServingProblem, ...]
     fitted: Array
-    folds: Array
-    devices: Array
+    folds: Array | None
+    devices: Array | None
 
 
 def calibrate_serving(
@@ -44,6 +44,8 @@ def calibrate_serving(
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> ServingCalibration:
     """Fit the constants of ``file`` to rows, and judge the fit on setups that are left out of it.
+
+    With no ``folds`` it is not judged, and keeps the errors that ``file`` states.
 
     Raises
     ------
@@ -62,6 +64,16 @@ def calibrate_serving(
         )
     on_progress(f"fitting {len(fit.parameters)} parameters to {len(rows)} rows")
     z = fit.solve(np.arange(len(rows)))
+    final = fit.file_of(z, name=name, date=date)
+    fitted = fit.predict(z) - rows.log_measured
+    if not folds:
+        return ServingCalibration(
+            file=msgspec.structs.replace(final, errors=file.errors),
+            problems=tuple(problems),
+            fitted=fitted,
+            folds=None,
+            devices=None,
+        )
     devices = [p.device.name for p in rows.problems]
     names = sorted(set(devices))
     found = []
@@ -76,11 +88,9 @@ def calibrate_serving(
         found.append(cross - rows.log_measured)
     cross, unseen = found
     return ServingCalibration(
-        file=msgspec.structs.replace(
-            fit.file_of(z, name=name, date=date), errors=error_cells(rows, cross, unseen)
-        ),
+        file=msgspec.structs.replace(final, errors=error_cells(rows, cross, unseen)),
         problems=tuple(problems),
-        fitted=fit.predict(z) - rows.log_measured,
+        fitted=fitted,
         folds=cross,
         devices=unseen,
     )

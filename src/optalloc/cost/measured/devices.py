@@ -76,6 +76,16 @@ def _speed(spec: DeviceSpec) -> tuple[float, float]:
     return spec.link_bandwidth_bytes_per_s, peak_flops_per_s(spec, "fp16")
 
 
+def site_of(row: Row) -> str:
+    """Where the row ran, if its notes name a place whose network or launches are of another kind.
+
+    At Jean Zay the nodes exchange over Omni-Path, which leaves to the host what InfiniBand's
+    adapters do by themselves, and kernels were launched one at a time (CUDA_LAUNCH_BLOCKING), lest
+    runs hang: the device waits for the host after each, as the log of these runs says.
+    """
+    return "jean-zay" if "jean zay" in row.get("notes", "").lower() else ""
+
+
 def cluster_of(row: Row, spec: DeviceSpec, degrees: dict[str, int]) -> Cluster:
     total = degrees["tp"] * degrees["cp"] * degrees["pp"] * degrees["dp"]
     per_node = min(total, whole(row, "gpus_per_node", spec.devices_per_node))

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from optalloc.cluster.topology import Cluster
-from optalloc.cost.measured.devices import cluster_of, device_of, stage_devices
+from optalloc.cost.measured.devices import cluster_of, device_of, site_of, stage_devices
 from optalloc.cost.measured.rows import Row, noted_layers, real, whole
 from optalloc.cost.measured.software import (
     UNFUSED,
@@ -56,7 +56,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     ``clusters`` holds one cluster a stage where the stages run on different devices, else one.
     ``layers`` are the layers of every chunk where the row says so. ``recompute`` is "none",
     "selective", "operators" (every other matrix product and all else but attention), "full", or ""
-    where it is not published. ``share`` is the published batch over the one predicted.
+    where it is not published. ``share`` is the published batch over the one predicted, ``site``
+    where it ran if what is known of the place sets its runs apart.
     """
 
     row: Row
@@ -67,6 +68,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[int, ...]
     recompute: str
     share: float
+    site: str
     remarks: tuple[str, ...]
 
     @property
@@ -125,6 +127,7 @@ def problem_of(row: Row) -> Problem:
         layers=_layers(row, model, degrees["pp"]),
         recompute=recompute_of(row),
         share=published / batch if published else 1.0,
+        site=site_of(row),
         remarks=tuple(remarks),
     )
 
@@ -256,10 +259,7 @@ def _meshes(
     ]
     choices = sorted(set(open_choices))
     zero = max(0, min(3, whole(row, "zero_stage", 1)))
-    if row.get("source", "") == "bigscience":
-        # Its tables say 0 for small models too, whose memory falls with dp as stage 1 makes it.
-        zero = max(1, zero)
-    elif row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
+    if row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
         zero = 0
     group = dp * degrees["cp"]
     # Context-parallel ranks join the group that shards over all replicas.

@@ -50,7 +50,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def reconciled(rows: list[Row]) -> list[Row]:
-    """The rows, with the model that ran where the notes of a row contradict its dimensions.
+    """The rows, with what ran where the notes of a row or its source contradict its cells.
 
     A row whose notes deal out another number of layers than its model has (with or without
     embedding and head) takes the dimensions of the model of its source that has as many.
@@ -60,6 +60,7 @@ def reconciled(rows: list[Row]) -> list[Row]:
         models.setdefault((row.get("source", ""), whole(row, "layers")), row)
     result = []
     for row in rows:
+        row = row | _STATED.get(row.get("source", ""), {})
         count, sizes = whole(row, "layers"), noted_layers(row)
         other = models.get((row.get("source", ""), sum(sizes) - 2))
         every = len(sizes) == max(1, whole(row, "pp", 1))
@@ -68,6 +69,10 @@ def reconciled(rows: list[Row]) -> list[Row]:
         result.append(row)
     return result
 
+
+# What a source says of all of its runs, its tables of some of them otherwise: memory falls with dp
+# in every one of these, as ZeRO stage 1 makes it.
+_STATED = {"bigscience": {"zero_stage": "1"}}
 
 _DIMENSIONS = [
     "arch",

@@ -65,8 +65,14 @@ def framework_of(row: Row) -> str:
 
 
 def release_of(row: Row) -> str:
-    """As published, or the year and month in the name of the file that it is from."""
-    found = re.search(r"20(\d\d)-?([01]\d)\D", row.get("source_ref", "").rpartition("/")[2])
+    """As published, or the year and month in the name of the file or paper that it is from.
+
+    A fork goes by its name: its own Python runs between the kernels.
+    """
+    if is_sailor(row):
+        return "sailor"
+    name = row.get("source_ref", "").rpartition("/")[2]
+    found = re.search(r"20(\d\d)-?([01]\d)\D", name) or re.match(r"arXiv:(\d\d)(\d\d)\.", name)
     return row.get("release", "") or (".".join(found.groups()) if found else "")
 
 

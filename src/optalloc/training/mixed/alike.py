@@ -44,7 +44,12 @@ from optalloc.training.mixed.build import MixedCosts
 from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem, Replica, Stage, Wire
 from optalloc.training.mixed.search import Outcome, Search
-from optalloc.training.mixed.solve import MixedResult, answer, parse_mixed_limits
+from optalloc.training.mixed.solve import (
+    MixedResult,
+    answer,
+    limits_words,
+    parse_mixed_limits,
+)
 from optalloc.training.mixed.strategy import Degrees
 from optalloc.training.space import divisors
 from optalloc.training.strategy import Recompute
@@ -103,6 +108,7 @@ def plan_alike(
         f"{MOST_STAGES} stages under 1f1b, each on one of the {len(costs.costs)} node groups, these"
         " in any order, all cuts; or replicas of one stage on several groups with equal shares; "
         f"recomputation {words}; every micro-batch size; optimizer shared by replicas"
+        f"{limits_words(limits)}"
     )
     return answer(costs, outcome, problems, names, space, ceiling, begin, begin_cpu)
 

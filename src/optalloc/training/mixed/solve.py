@@ -259,4 +259,12 @@ def describe_mixed_space(costs: MixedCosts) -> str:
         "sequence parallelism, cp (a power of two), dp and ep inside the stages of a block; all "
         "cuts; recomputation whole, of the attention core or none, counted per stage; every "
         "micro-batch size, and every share of the micro-batches; optimizer shared by replicas"
+        f"{limits_words(costs.limits)}"
     )
+
+
+def limits_words(limits: Limits) -> str:
+    """What was fixed and excluded, to end the description of a space with."""
+    words = [f"{name} {' or '.join(map(str, own))}" for name, own in limits.pin.items()]
+    words += [f"no {name} {' or '.join(map(str, own))}" for name, own in limits.forbid.items()]
+    return f"; with {', '.join(words)}" if words else ""

@@ -117,6 +117,7 @@ def test_a_calibration_leaves_setups_and_devices_out_and_writes_a_file(
     """The file reads back as it was; without other devices nothing is known of an unseen one."""
     problems = _problems(_moved(file))
     found = calibrate_serving(problems, file, name="mine", date="2026-11-27", folds=3)
+    assert found.folds is not None
     assert float(np.nanmedian(np.abs(found.folds[:, 1]))) < 0.1
     assert found.file.errors[-1].level == ""
     path = f"{tmp_path}/mine.toml"

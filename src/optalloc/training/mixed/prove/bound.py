@@ -89,10 +89,7 @@ def _work_s(prover: Prover, used: tuple[int, ...]) -> float:
     """Seconds of a step in which every device of the groups does its best work all the time."""
     p = prover.problem
     bounds = prover.bounds(used, 1, 1, 1.0)
-    speed = 0.0
-    for g in used:
-        own = bounds.group == g
-        speed += p.available[g] * float((bounds.rate[own] / bounds.devices[own]).max(initial=0.0))
+    speed = sum(p.available[g] * rate for g, rate in zip(used, bounds.device_rates, strict=True))
     fixed = max(p.fixed_s[g] for g in used)
     return p.num_microbatches / speed * (1.0 - 1e-12) + fixed if speed > 0.0 else float("inf")
 

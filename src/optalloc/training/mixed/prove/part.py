@@ -1,7 +1,8 @@
 """One part of the space for the prover: its prices refute the target, or the packing does.
 
 With prices p of a device and q of a replica, no shape may take more micro-batches in T than its
-devices and itself cost. If the devices of all groups and the greatest number of replicas cost less
+devices and itself cost, but for one that wastes so much of what its devices can do that it is in no
+plan. If the devices of all groups and the greatest number of replicas cost less
 than M, no plan of the part takes M micro-batches in T. If they cost M or more, by what is to spare,
 then in a plan that takes M no replica can waste more than that of what it costs: the shapes that
 waste no more are packed into the devices in every way, by dynamic programming over replicas and
@@ -59,7 +60,8 @@ class Prover:
             return 0
         shapes = bounds.all_shapes()
         worth = worths(bounds.usage(shapes), part.prices)
-        late = untaken(bounds, shapes, needs(worth))
+        useful = self._useful(part, bounds, shapes)
+        late = untaken(bounds, shapes, np.maximum(needs(worth), useful))
         if not late.all():
             row = int(np.flatnonzero(~late)[0])
             raise CertificateError(
@@ -69,11 +71,28 @@ class Prover:
         devices = np.array([p.available[g] for g in part.groups])
         total = float(worths(devices, [*part.prices[:-1], part.prices[-1] * part.most]))
         if total >= micro - _SPARE:
-            self._pack(part, bounds, shapes, worth, total - micro)
+            self._pack(part, bounds, shapes, worth, useful, total - micro)
         return len(shapes)
 
+    def _useful(self, part: PartProof, bounds: Bounds, shapes: Shapes) -> Ints:
+        """The fewest micro-batches with which a shape can be part of a plan: with devices priced at
+        all that they can do, no shape takes more than it costs, and one that takes fewer than this
+        wastes more than there is to spare."""
+        prices = [bounds.target_s * rate for rate in bounds.device_rates]
+        devices = [self.problem.available[g] for g in part.groups]
+        total = sum(p * count for p, count in zip(prices, devices, strict=True))
+        spare = total - self.problem.num_microbatches
+        least = worths(bounds.usage(shapes), [*prices, 0.0]) * (1.0 - 1e-12) - spare - 1e-6
+        return np.maximum(1, np.ceil(least)).astype(np.int64)
+
     def _pack(
-        self, part: PartProof, bounds: Bounds, shapes: Shapes, worth: Array, spare: float
+        self,
+        part: PartProof,
+        bounds: Bounds,
+        shapes: Shapes,
+        worth: Array,
+        useful: Ints,
+        spare: float,
     ) -> None:
         """Raise if replicas that together waste no more than ``spare`` may take all micro-batches.
 
@@ -84,7 +103,7 @@ class Prover:
         devices = np.array([self.problem.available[g] for g in part.groups])
         usage, row = np.unique(bounds.usage(shapes), axis=0, return_inverse=True)
         row = row.ravel()
-        least = np.maximum(0, np.ceil(worth - spare - 1e-6).astype(np.int64) - 1)
+        least = np.maximum(useful, np.ceil(worth - spare - 1e-6).astype(np.int64)) - 1
         most = np.zeros(len(usage), np.int64)
         np.maximum.at(most, row, _most_by_counts(bounds, shapes, least, needs(worth) - 1))
         exact = np.zeros(len(usage), bool)

@@ -95,6 +95,12 @@ class Bounds:
             rate = np.where(work > 0, work / each, 0.0).max(axis=1)
         self.rate = np.array([rate[m].max() for m in self.members])
 
+    @property
+    def device_rates(self) -> list[float]:
+        """Work a second of one device of each group of the part, at most."""
+        each = self.rate / self.devices
+        return [float(each[self.group == g].max(initial=0.0)) for g in self.stages.groups]
+
     # -- shapes ----------------------------------------------------------------------------------
 
     def all_shapes(self) -> Shapes:

@@ -17,7 +17,8 @@ constexpr double kFraction = 0.1;
 constexpr std::size_t kKept = 3;           // rules whose neighbours are tried
 constexpr double kLeastWeight = 0.05;      // of a way that has not helped for long
 constexpr double kLeastBest = 0.8;         // of the way that helped last
-constexpr double kDecay = 0.95;
+constexpr double kDecay = 0.9;             // of a way's weight, by a turn in vain
+constexpr double kInVain = 1e8;            // work of a turn from which it counts more
 constexpr std::int64_t kGroupNodes = 20;   // a turn of the group search
 
 }  // namespace
@@ -31,7 +32,8 @@ Explorer::Explorer(const Instance& instance, Int scale, Control& control, std::u
       state_(seed ^ 0x5851f42d4c957f2dULL),
       plunger_(instance, scale, control),
       plunge_target_(std::numeric_limits<Int>::max()),
-      refused_(!plunger_.propagate()) {
+      refused_(!plunger_.propagate()),
+      walker_known_(std::numeric_limits<Int>::max()) {
     plunge_base_ = plunger_.domain().mark();
 }
 
@@ -97,31 +99,68 @@ bool Explorer::fix_below(const Assignment& known, Assignment& out) {
     return true;
 }
 
-// Towards a cost drawn between the bound and the best known.
-bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
-    if (known.cost - 1 < plunge_target_ && fix_below(known, out)) return true;
-    if (refused_) return false;
-    plunger_.set_target(floor + static_cast<Int>(draw(state_) * static_cast<double>(plunge_target_ + 1 - floor)));
+// Over the pairs that something better than the best known may use; the target itself may lie above it.
+bool Explorer::plunge_to(Int target, Assignment& out) {
+    plunger_.forget_best();
+    plunger_.set_target(target);
     const auto spread = [this](double low, double high) { return low * std::pow(high / low, draw(state_)); };
     PlungeRule rule;
     rule.fraction = spread(0.02, 0.12);
     rule.noise = 0.3 * draw(state_);
     rule.steps = static_cast<int>(spread(16.0, 48.0));
     rule.cell.patterns = static_cast<std::size_t>(spread(4e3, 24e3));
+    rule.patience = spread(0.25, 8.0);
     rule.cell.nodes = static_cast<std::int64_t>(spread(200.0, 4e3));
     plunger_.plunge(plunge_multiplier_, rule, state_);
-    if (!plunger_.has_best() || plunger_.best().cost >= known.cost) return false;
+    if (!plunger_.has_best() || plunger_.best().cost > target) return false;
     out = plunger_.best();
+    return true;
+}
+
+// Towards a cost drawn between the bound and the best known.
+bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
+    if (known.cost - 1 < plunge_target_ && fix_below(known, out)) return true;
+    if (refused_) return false;
+    const auto room = static_cast<double>(plunge_target_ + 1 - floor);
+    if (!plunge_to(floor + static_cast<Int>(draw(state_) * room), out)) return false;
     improver_.polish(out);
     return true;
+}
+
+// Where the groups descend from: the best known as long as that helps, afterwards another of about its cost.
+bool Explorer::set_out(const Assignment& known) {
+    if (known.cost < walker_known_) {
+        walker_ = known;
+    } else if (groups_.stalled()) {
+        if (!plunge_to(known.cost + detour_, walker_)) {
+            detour_ = 2 * detour_ + 1;
+            return false;
+        }
+        detour_ /= 2;
+    } else {
+        return true;
+    }
+    walker_known_ = known.cost;
+    groups_.begin_anew();
+    return true;
+}
+
+// Group search over the pairs that something better than the best known may use.
+bool Explorer::regroup(const Assignment& known, Int floor, Assignment& out) {
+    if (2 * (known.cost - 1 - floor) < plunge_target_ - floor && fix_below(known, out)) return true;
+    if (refused_ || !set_out(known)) return false;
+    groups_.improve(walker_, plunge_multiplier_, plunger_.domain(), floor, kGroupNodes);
+    const bool better = walker_.cost < known.cost;
+    exhausted_ = groups_.exhausted() && !better;
+    if (better) out = walker_;
+    return better;
 }
 
 Explorer::Way Explorer::next_way(bool known) const {
     if (!known) return kDive;
     Way chosen = kDive;
     for (const Way way : {kGroups, kPlunge}) {
-        if (way == kGroups && exhausted_) continue;
-        if (way == kPlunge && refused_) continue;
+        if (refused_ || (way == kGroups && exhausted_)) continue;
         if (static_cast<double>(efforts_[way].work) * efforts_[chosen].weight <
             static_cast<double>(efforts_[chosen].work) * efforts_[way].weight) {
             chosen = way;
@@ -147,15 +186,18 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
             ++control_->nodes;
             gained = plunge(*known, floor, trial);
         } else {
-            trial = *known;
-            gained = groups_.improve(trial, multiplier_, floor, kGroupNodes);
-            exhausted_ = groups_.exhausted();
+            gained = regroup(*known, floor, trial);
         }
         Effort& effort = efforts_[way];
-        effort.work += control_->work - before;
-        if (gained) champion_ = way;
-        effort.weight = gained ? 1.0 : std::max(way == champion_ ? kLeastBest : kLeastWeight, kDecay * effort.weight);
-        if (!gained) continue;
+        const std::int64_t work = control_->work - before;
+        effort.work += work;
+        if (!gained) {
+            effort.weight *= std::pow(kDecay, std::max(1.0, static_cast<double>(work) / kInVain));
+            effort.weight = std::max(way == champion_ ? kLeastBest : kLeastWeight, effort.weight);
+            continue;
+        }
+        champion_ = way;
+        effort.weight = 1.0;
         best = trial;
         better = true;
         if (way != kGroups) exhausted_ = false;

@@ -42,7 +42,12 @@ class Explorer {
     Way next_way(bool known) const;
     // True: an assignment better than the known one.
     bool plunge(const Assignment& known, Int floor, Assignment& out);
+    bool regroup(const Assignment& known, Int floor, Assignment& out);
     bool fix_below(const Assignment& known, Assignment& out);
+    // True: the groups have an assignment to descend from.
+    bool set_out(const Assignment& known);
+    // True: an assignment of cost at most the target.
+    bool plunge_to(Int target, Assignment& out);
     DiveRule next_rule();
 
     const Instance* instance_;
@@ -61,6 +66,9 @@ class Explorer {
     std::vector<double> plunge_multiplier_;
     Int plunge_target_;
     bool refused_;             // nothing is at or below the plunge target
+    Assignment walker_;        // from where the groups descend
+    Int walker_known_;         // the best cost when it last moved
+    Int detour_ = 0;           // how much dearer than the best known it may set out
     bool exhausted_ = false;   // all units were solved together
 };
 

@@ -11,6 +11,7 @@ namespace {
 constexpr double kGrow = 0.1;
 constexpr double kShrink = 0.2;
 constexpr std::int64_t kNodes = 60;
+constexpr double kMeetings = 3.0;  // of two units, on average, until the search counts as stalled
 
 }  // namespace
 
@@ -67,7 +68,12 @@ std::vector<int> GroupSearch::draw_units(const Assignment& assignment) {
     return units;
 }
 
-bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, Int floor,
+bool GroupSearch::stalled() const {
+    const double parts = instance_->num_units / size_;
+    return vain_ > kMeetings * parts * parts;
+}
+
+bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& multiplier, const Domain& domain, Int floor,
                           std::int64_t budget) {
     const Int before = assignment.cost;
     exhausted_ = false;
@@ -100,13 +106,15 @@ bool GroupSearch::improve(Assignment& assignment, const std::vector<double>& mul
             for (const int j : tasks) {
                 part.cost.push_back(instance_->cost[instance_->at(i, j)]);
                 part.load.push_back(instance_->load[instance_->at(i, j)]);
-                part.allowed.push_back(instance_->allowed[instance_->at(i, j)]);
+                part.allowed.push_back(domain.allowed(i, j));
             }
         }
         Search search(part, scale_, *control_);
         search.offer(now);
         const Outcome outcome = search.decide(now.cost - 1, reward, Ascent{.steps = 60, .fix_every = 10}, kNodes);
+        if (outcome == Outcome::kClosed) ++vain_;
         if (search.best().cost < now.cost) {
+            vain_ = 0;
             assignment.cost += search.best().cost - now.cost;
             for (std::size_t q = 0; q < tasks.size(); ++q) {
                 assignment.unit[static_cast<std::size_t>(tasks[q])] =

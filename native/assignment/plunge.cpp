@@ -95,7 +95,9 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     const std::size_t base = domain_.mark();
     std::vector<Level> levels;
-    int failures = 0;
+    const std::int64_t begin = control_->work;
+    std::int64_t last = -1;          // work to stop at, known from the first dead end
+    double few = PatternCover::kMostTasks;  // free tasks from which patterns are tried
     const Ascent how{.steps = rule.steps};
     Outcome result = Outcome::kOpen;
     while (true) {
@@ -106,9 +108,10 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
         bool dead = !domain_.propagate();
         if (!dead) dead = ascend(multiplier, how) == Outcome::kClosed;
         if (control_->stopped) continue;
-        if (!dead) {
+        if (!dead && domain_.num_free() <= few) {
             const auto o = cover_by_patterns(rule.cell);
             if (o == PatternCover::Outcome::kFound) break;
+            if (o == PatternCover::Outcome::kGaveUp) few = kFewer * domain_.num_free();
             dead = o == PatternCover::Outcome::kNone;
         }
         if (!dead) {
@@ -126,7 +129,8 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
             result = Outcome::kClosed;
             break;
         }
-        if (++failures > rule.most_failures) break;
+        if (last < 0) last = control_->work + static_cast<std::int64_t>(rule.patience * static_cast<double>(control_->work - begin));
+        else if (control_->work > last) break;
         Level& level = levels.back();
         domain_.undo(level.mark);
         multiplier = level.multiplier;

@@ -13,6 +13,7 @@ constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
 constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
+constexpr double kLeastChange = 0.05;  // of a share, that a rise of the bound is put down to
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
 constexpr double kSettled = 0.1;      // theta below which an ascent is taken to have converged
@@ -34,6 +35,7 @@ Search::Search(const Instance& instance, Int scale, Control& control)
       opened_(static_cast<std::size_t>(instance.num_units), 0),
       ceiling_(cost_ceiling(instance)),
       target_(ceiling_),
+      rise_(instance.cost.size()),
       share_(instance.cost.size(), 0.0) {}
 
 bool Search::offer(const Assignment& candidate) {
@@ -203,21 +205,47 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     return Outcome::kOpen;
 }
 
-// The pair whose knapsacks are most undecided, weighted by its load.
-std::size_t Search::choose_pair(bool& in) const {
-    std::size_t chosen = lagrangian_.pairs().front();
-    double best = -1.0, best_share = 0.0;
+// What the last branching added to the bound, up to what closes a node.
+void Search::learn(Int bound) {
+    if (!step_.taken) return;
+    step_.taken = false;
+    const Int gain = std::max<Int>(0, std::min(bound, scale_ * target_ + 1) - step_.bound);
+    const double change = step_.in ? 1.0 - step_.choice.share : step_.choice.share;
+    const double rise = static_cast<double>(gain) / std::max(change, kLeastChange);
+    for (Rise* r : {&rise_[step_.choice.pair], &all_rises_}) {
+        r->total[step_.in] += rise;
+        r->count[step_.in] += 1.0;
+    }
+}
+
+// The undecided pair that is likely to raise the bound on both sides: by what it did so far, and at first in proportion
+// to its load.
+Search::Branching Search::choose_pair(Int bound) const {
+    const auto room = static_cast<double>(scale_ * target_ + 1 - bound);
+    double loads = 0.0;
+    for (const std::size_t k : lagrangian_.pairs()) loads += static_cast<double>(instance_->load[k]);
+    loads = std::max(loads / static_cast<double>(lagrangian_.pairs().size()), 1e-9);
+    std::array<double, 2> usual;
+    for (const std::size_t side : {0, 1}) {
+        usual[side] = all_rises_.count[side] > 0.0 ? all_rises_.total[side] / all_rises_.count[side] : 1.0;
+        usual[side] = std::max(usual[side], 1.0);
+    }
+    Branching chosen{.pair = lagrangian_.pairs().front()};
+    double best = -1.0;
     for (const std::size_t k : lagrangian_.pairs()) {
-        const double share = weight_ > 0.0 ? share_[k] / weight_ : 0.0;
-        const double load = static_cast<double>(std::max<Int>(instance_->load[k], 1));
-        const double score = std::min(share, 1.0 - share) * load;
-        if (score > best || (score == best && share > best_share)) {
+        const double share = weight_ > 0.0 ? std::min(share_[k] / weight_, 1.0) : 0.0;
+        const double load = static_cast<double>(std::max<Int>(instance_->load[k], 1)) / loads;
+        const auto likely = [&](std::size_t side, double change) {
+            const Rise& rise = rise_[k];
+            const double mean = (rise.total[side] + usual[side] * load) / (rise.count[side] + 1.0);
+            return std::min(mean * change, room);
+        };
+        const double score = likely(0, share) * likely(1, 1.0 - share);
+        if (score > best || (score == best && share > chosen.share)) {
             best = score;
-            best_share = share;
-            chosen = k;
+            chosen = {k, share};
         }
     }
-    in = best_share >= kInFirst;
     return chosen;
 }
 
@@ -231,8 +259,10 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     }
     std::vector<double> multiplier = parent;
     const Outcome outcome = ascend(multiplier, how);
+    if (outcome == Outcome::kClosed) learn(scale_ * target_ + 1);
     if (outcome != Outcome::kOpen) return outcome;
     const Int bound = best_bound_;
+    learn(bound);
     if (depth_ == 0) {
         const bool local = last_theta_ < kSettled && domain_.num_free() >= kManyFree * instance_->num_units;
         below_ = local ? Ascent{.steps = kSettledSteps, .theta = kSettled} : Ascent{};
@@ -245,24 +275,31 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
         next_repair_ = nodes_ + repair_gap_;
         if (bound > scale_ * target_) return closed_by(best_rounded_);
     }
-    if (close_by_patterns()) return Outcome::kClosed;
-    bool in = false;
-    const std::size_t pair = choose_pair(in);
+    const double few = few_;
+    if (domain_.num_free() <= few_) {
+        if (close_by_patterns()) return Outcome::kClosed;
+        few_ = kFewer * domain_.num_free();
+    }
+    const Branching choice = choose_pair(bound);
+    const bool in = choice.share >= kInFirst;
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
-    if (record) record->branch(static_cast<int>(pair / n), static_cast<int>(pair % n), in);
+    if (record) record->branch(static_cast<int>(choice.pair / n), static_cast<int>(choice.pair % n), in);
     for (const bool side : {in, !in}) {
         if (side != in && bound > scale_ * target_) {  // a better assignment was found on the first side
+            few_ = few;
             round(multiplier, rounded_);
             return closed_by(rounded_);
         }
-        const Outcome child = branch(pair, side, multiplier);
+        const Outcome child = branch(choice, side, bound, multiplier);
         if (child != Outcome::kClosed) return child;
     }
+    few_ = few;
     return Outcome::kClosed;
 }
 
 Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const Ascent& how) {
     if (!domain_.propagate()) {
+        learn(scale_ * target_ + 1);
         if (record) record->dead();
         return Outcome::kClosed;
     }
@@ -274,9 +311,10 @@ Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const
     return close(multiplier, how);
 }
 
-Outcome Search::branch(std::size_t pair, bool in, const std::vector<double>& multiplier) {
+Outcome Search::branch(const Branching& choice, bool in, Int bound, const std::vector<double>& multiplier) {
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
-    const int unit = static_cast<int>(pair / n), task = static_cast<int>(pair % n);
+    const int unit = static_cast<int>(choice.pair / n), task = static_cast<int>(choice.pair % n);
+    step_ = {.choice = choice, .in = in, .taken = true, .bound = bound};
     const std::size_t mark = domain_.mark();
     int& opened = opened_[static_cast<std::size_t>(unit)];
     if (in) domain_.place(unit, task);
@@ -333,6 +371,8 @@ void Search::begin(Int target, std::int64_t node_limit) {
     repair_gap_ = kRepairGap;
     next_repair_ = kRepairGap;
     node_limit_ = node_limit;
+    step_.taken = false;
+    few_ = PatternCover::kMostTasks;
 }
 
 }  // namespace optalloc::assignment

@@ -1,6 +1,7 @@
 // Lagrangian branch and bound for one decision: is there an assignment of cost at most the target?
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -40,7 +41,7 @@ struct PlungeRule {
     double fraction = 0.1;   // of the free tasks, placed at once
     double noise = 0.0;      // added to shares at most
     int steps = 24;          // of the ascent between two placings
-    int most_failures = 2;
+    double patience = 1.0;   // work on dead ends after the first one, as part of the work before it
     PatternCover::Limits cell;  // when what is left is covered by patterns
 };
 
@@ -51,6 +52,8 @@ struct Subtree {
     std::vector<double> multiplier;
     Ascent how;
 };
+
+constexpr double kFewer = 0.9;  // part of the tasks whose patterns were too many at which they are tried again
 
 class Search {
   public:
@@ -88,6 +91,7 @@ class Search {
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
     void undo(std::size_t mark) { domain_.undo(mark); }  // what ascend() removed
     void set_target(Int target) { target_ = target; }
+    void forget_best() { has_best_ = false; }
     Record* record = nullptr;                       // of decide(): whole when it closes
     std::function<void()> between_nodes;            // may offer better assignments
     int split_depth = 0;                            // from which decide() leaves subtrees for later; 0: never
@@ -102,8 +106,13 @@ class Search {
     bool close_by_patterns();
     void choose_batch(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch) const;
     Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
-    Outcome branch(std::size_t pair, bool in, const std::vector<double>& multiplier);
-    std::size_t choose_pair(bool& in) const;
+    struct Branching {
+        std::size_t pair = 0;
+        double share = 0.0;
+    };
+    Outcome branch(const Branching& choice, bool in, Int bound, const std::vector<double>& multiplier);
+    Branching choose_pair(Int bound) const;
+    void learn(Int bound);
     void forbid(int unit, int task);
     void round(const std::vector<double>& multiplier, std::vector<Int>& rounded) const;
     void offer_cover();
@@ -128,6 +137,19 @@ class Search {
     int depth_ = 0;
     std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;
+    double few_ = PatternCover::kMostTasks;  // free tasks up to which patterns are tried
+    // What placing (1) or removing (0) a pair added to the bound, for each part of it that this changed.
+    struct Rise {
+        std::array<double, 2> total{}, count{};
+    };
+    struct Step {  // from the parent to the present node
+        Branching choice;
+        bool in = false, taken = false;
+        Int bound = 0;
+    };
+    std::vector<Rise> rise_;
+    Rise all_rises_;
+    Step step_;
     std::vector<double> share_;  // of each pair in the recent knapsack solutions
     double weight_ = 1.0;
     std::vector<Int> rounded_, best_rounded_;

@@ -26,7 +26,8 @@ constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 
 constexpr Ascent kSettledRoot{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = 10};  // its multipliers refined
 constexpr int kMostPatience = 640;           // of the ascents that refine them
 constexpr double kWorthwhile = 0.02;         // part of what the bound lacks that an ascent must have won to ascend on
-constexpr double kExploreShare = 0.5;        // of all work
+constexpr double kExploreShare = 0.5;        // of all work, for heuristics that gain
+constexpr double kLeastShare = 0.2;          // for those that have not for long
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 
@@ -81,6 +82,7 @@ class Solver {
     Answer answer_;
     int split_depth_ = 1;
     std::int64_t explored_ = 0;  // work of the heuristics
+    std::int64_t gained_ = 0;    // that up to their last gain
     Record record_;
     std::unique_ptr<Team> team_;  // of the further threads
 };
@@ -206,10 +208,12 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
 
 void Solver::explore(std::int64_t budget) {
     const std::int64_t before = control_.work;
+    const Int known = search_.has_best() ? search_.best().cost : search_.ceiling() + 1;
     Assignment found;
     if (team_) team_->explore(search_, bound_, budget);
     else if (explorer_.improve(search_.has_best() ? &search_.best() : nullptr, bound_, budget, found)) search_.offer(found);
     explored_ += control_.work - before;
+    if (search_.has_best() && search_.best().cost < known) gained_ = explored_;
 }
 
 // Better multipliers for a decision that turns out to be hard: they fix more pairs, and every node starts from them.
@@ -236,6 +240,8 @@ Outcome Solver::decide(Int target) {
     if (outcome != Outcome::kStopped || control_.stopped) return outcome;
     refine(target);
     if (control_.stopped) return Outcome::kStopped;
+    explorer_.set_multiplier(multiplier_);
+    if (team_) team_->set_multiplier(multiplier_);
     search_.split_depth = team_ ? split_depth_ : 0;
     return search_.decide(target, multiplier_, kSettledRoot, kUnlimited);
 }
@@ -243,8 +249,9 @@ Outcome Solver::decide(Int target) {
 // Decisions at rising targets until the bound meets the best assignment.
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
-        const auto work = static_cast<double>(control_.work);
-        if (static_cast<double>(explored_) < kExploreShare * work) explore(kTurn);
+        const auto explored = static_cast<double>(explored_);
+        const double share = std::max(kLeastShare, kExploreShare * static_cast<double>(gained_) / std::max(explored, 1.0));
+        if (explored < share * static_cast<double>(control_.work)) explore(kTurn);
     };
     while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;

@@ -8,6 +8,7 @@ bandwidth and links.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,11 +56,9 @@ def serving_turns(
     """
     probe = _Probe(plan, stop)
     found: list[Turn] = []
-    try:
+    with contextlib.suppress(Stopped):  # then each turn says so
         if not probe.holds(problem):
             return ()
-    except Stopped:
-        return ()
     for which in _inputs(problem):
         for direction in DIRECTIONS:
             found.append(turn_of(probe, which, direction))

@@ -12,7 +12,7 @@ import pytest
 import optalloc as oa
 from optalloc.cli.__main__ import main
 from optalloc.plan.explain_serving import problem_of
-from optalloc.plan.sensitivity_serving import chosen_limits
+from optalloc.plan.sensitivity_serving import chosen_limits, serving_turns
 from optalloc.plan.turns import WORTH
 from optalloc.serving.configuration.infeasible import with_workload
 from optalloc.serving.configuration.plan import ServingPlan
@@ -71,3 +71,13 @@ def test_page_holds_its_plan_and_every_table(small: ServingPlan, tmp_path: Path)
     drawn = text.partition('id="data">')[0].replace("http://www.w3.org/2000/svg", "")
     assert "http" not in drawn
     assert text.count("<svg") == 3
+
+
+def test_a_stopped_sensitivity_says_so(small: ServingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No turn is claimed where the searches were stopped."""
+    run = Search.run
+    monkeypatch.setattr(
+        Search, "run", lambda search: msgspec.structs.replace(run(search), stopped=True)
+    )
+    turns = serving_turns(small, problem_of(small, "throughput"))
+    assert {(t.why, t.changes_at) for t in turns} == {("the search was stopped", None)}

@@ -18,7 +18,7 @@ _QUANTILES = (0.6, 0.3)
 _TRIES = 8
 _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
-_REGIONS_S = 5.0  # CPU seconds after which no further path through regions is tried, on few nodes
+_REGIONS_S = 6.0  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -69,7 +69,7 @@ def search_regions(journal: Journal, seed: int) -> None:
     and the bound: first near the bound, then halfway on the side that is still open."""
     low, high = max(journal.value, 0.05 * journal.bound), journal.bound
     flow = high * 0.995
-    late = journal.within(_REGIONS_S * min(1.0, 24.0 / len(journal.arrays.problem.nodes)))
+    late = journal.within(_REGIONS_S)
     for _ in range(_TRIES):
         if journal.closed() or late() or high - low <= 0.01 * high:
             return

@@ -37,8 +37,9 @@ _FEW_NODES = 24
 _BRANCH_S = 2.0
 _MOST_KINDS = 16  # of which stages are made kind by kind, else node by node
 _FIRST_BOUND_S, _BOUND_S = 1.0, 3.0
-_ACROSS_S = 2.0
-_ANNEAL_S = 2.5  # CPU seconds before narrow links are bounded
+_ACROSS_S = 3.0
+_ANNEAL_S = 3.0  # CPU seconds before narrow links are bounded, far from the bound
+_FAR = 0.8  # of the bound: below it a better placement is worth more than a better bound
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
 _MOST_BRANCHES = 20_000
@@ -111,7 +112,8 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
     steps = round(_STEPS * min(1.0, (_FEW_NODES / count) ** 1.2))
     if len(regions_at(journal)) > 1:
         search_regions(journal, seed)
-        anneal(journal, seed, steps, journal.within(_ANNEAL_S))
+        if journal.value < _FAR * journal.bound:
+            anneal(journal, seed, steps, journal.within(_ANNEAL_S))
         if not journal.closed():
             _bound_across(journal, 1e-3)
     if not journal.closed():

@@ -26,8 +26,8 @@ constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 
 constexpr Ascent kSettledRoot{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = 10};  // its multipliers refined
 constexpr int kMostPatience = 640;           // of the ascents that refine them
 constexpr double kWorthwhile = 0.02;         // part of what the bound lacks that an ascent must have won to ascend on
-constexpr double kExploreShare = 0.5;        // of all work, for heuristics that gain
-constexpr double kLeastShare = 0.2;          // for those that have not for long
+constexpr double kExploreShare = 0.5;        // of all work, for heuristics while plan and bound are apart
+constexpr double kLeastShare = 0.2;          // for those that have not gained for long where they nearly meet
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 
@@ -250,7 +250,9 @@ Outcome Solver::decide(Int target) {
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
         const auto explored = static_cast<double>(explored_);
-        const double share = std::max(kLeastShare, kExploreShare * static_cast<double>(gained_) / std::max(explored, 1.0));
+        const double gaining = std::max(kLeastShare, kExploreShare * static_cast<double>(gained_) / std::max(explored, 1.0));
+        const bool far = !search_.has_best() || search_.best().cost - bound_ > 1;  // the tree alone is not enough
+        const double share = far ? kExploreShare : gaining;
         if (explored < share * static_cast<double>(control_.work)) explore(kTurn);
     };
     while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;

@@ -24,8 +24,9 @@ def searched(problem: MixedProblem) -> tuple[float, MixedProof] | None:
     return outcome.value, MixedProof(parts=outcome.closed)
 
 
-# Of the last three some parts are closed by what shapes waste of their devices.
-@pytest.mark.parametrize("seed", [*range(10), 1232, 1258, 1274])
+# Of 1232 to 1274 some parts are closed by what shapes waste of their devices, of the last four by
+# the devices that they leave to the other replicas.
+@pytest.mark.parametrize("seed", [*range(6), 1232, 1258, 1274, 3141, 3555, 3997, 4152])
 def test_an_optimum_is_proved_and_nothing_above_it(seed: int) -> None:
     """The search is tested against brute force; a bound a little above its optimum is false."""
     problem = instance(seed)

@@ -46,7 +46,7 @@ def test_a_proof_needs_every_part_and_its_prices() -> None:
     assert found is not None
     value, proof = found
     refused = 0
-    for index, part in enumerate(proof.parts[:3]):
+    for index, part in enumerate(proof.parts):
         others = proof.parts[:index] + proof.parts[index + 1 :]
 
         def proves(*prices: float, part: PartProof = part, others: Parts = others) -> bool:
@@ -63,4 +63,4 @@ def test_a_proof_needs_every_part_and_its_prices() -> None:
         assert not proves(part.prices[-1])
         assert not proves(*part.prices[:-1], -1.0)
         refused += not proves(*(0.0 for _ in part.prices))
-    assert refused > 0  # where nothing fits in the time, free devices prove that too
+    assert refused > 0  # a part without a plan in the time needs no prices

@@ -24,8 +24,9 @@ def searched(problem: MixedProblem) -> tuple[float, MixedProof] | None:
     return outcome.value, MixedProof(parts=outcome.closed)
 
 
-# Of the last three some parts are closed by what shapes waste of their devices.
-@pytest.mark.parametrize("seed", [*range(10), 1232, 1258, 1274])
+# Of 1232 to 1274 some parts are closed by what shapes waste of their devices, of the last four by
+# the devices that they leave to the other replicas.
+@pytest.mark.parametrize("seed", [*range(6), 1232, 1258, 1274, 3141, 3555, 3997, 4152])
 def test_an_optimum_is_proved_and_nothing_above_it(seed: int) -> None:
     """The search is tested against brute force; a bound a little above its optimum is false."""
     problem = instance(seed)
@@ -45,7 +46,7 @@ def test_a_proof_needs_every_part_and_its_prices() -> None:
     assert found is not None
     value, proof = found
     refused = 0
-    for index, part in enumerate(proof.parts[:3]):
+    for index, part in enumerate(proof.parts):
         others = proof.parts[:index] + proof.parts[index + 1 :]
 
         def proves(*prices: float, part: PartProof = part, others: Parts = others) -> bool:
@@ -62,4 +63,4 @@ def test_a_proof_needs_every_part_and_its_prices() -> None:
         assert not proves(part.prices[-1])
         assert not proves(*part.prices[:-1], -1.0)
         refused += not proves(*(0.0 for _ in part.prices))
-    assert refused > 0  # where nothing fits in the time, free devices prove that too
+    assert refused > 0  # a part without a plan in the time needs no prices

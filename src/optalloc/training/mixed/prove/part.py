@@ -1,12 +1,12 @@
 """One part of the space for the prover: its prices refute the target, or the packing does.
 
 With prices p of a device and q of a replica, no shape may take more micro-batches in T than its
-devices and itself cost, but for one that wastes so much of what its devices can do that it is in no
-plan. If the devices of all groups and the greatest number of replicas cost less
-than M, no plan of the part takes M micro-batches in T. If they cost M or more, by what is to spare,
-then in a plan that takes M no replica can waste more than that of what it costs: the shapes that
-waste no more are packed into the devices in every way, by dynamic programming over replicas and
-devices.
+devices and itself cost, but for one that is in no plan: it wastes too much of what its devices can
+do, or leaves the other replicas no room. If the devices of all groups and the greatest number of
+replicas cost less than M, no plan of the part takes M micro-batches in T. If they cost M or more,
+by what is to spare, then in a plan that takes M no replica can waste more than that of what it
+costs: the shapes that waste no more are packed into the devices in every way, by dynamic
+programming over replicas and devices.
 """
 
 from __future__ import annotations
@@ -62,17 +62,29 @@ class Prover:
         worth = worths(bounds.usage(shapes), part.prices)
         useful = self._useful(part, bounds, shapes)
         late = untaken(bounds, shapes, np.maximum(needs(worth), useful))
-        if not late.all():
-            row = int(np.flatnonzero(~late)[0])
-            raise CertificateError(
-                f"{_name(part)}: a pipeline on {bounds.usage(shapes)[row].tolist()} devices takes "
-                f"more micro-batches than the {worth[row]:.6g} that it costs"
-            )
+        for row in np.flatnonzero(~late).tolist():
+            if self._among_others(part, bounds, shapes, row):
+                raise CertificateError(
+                    f"{_name(part)}: a pipeline on {bounds.usage(shapes)[row].tolist()} devices "
+                    f"takes more micro-batches than the {worth[row]:.6g} that it costs"
+                )
         devices = np.array([p.available[g] for g in part.groups])
         total = float(worths(devices, [*part.prices[:-1], part.prices[-1] * part.most]))
         if total >= micro - _SPARE:
             self._pack(part, bounds, shapes, worth, useful, total - micro)
         return len(shapes)
+
+    def _among_others(self, part: PartProof, bounds: Bounds, shapes: Shapes, row: int) -> bool:
+        """Whether the devices that a shape leaves have room for the other replicas of the part,
+        each of a shape that takes a micro-batch; where they have not, no plan has the shape."""
+        if part.least == 1:
+            return True
+        usage = bounds.usage(shapes)
+        devices = np.array([self.problem.available[g] for g in part.groups])
+        some = ~untaken(bounds, shapes, np.ones(len(shapes), np.int64))
+        others = np.unique(usage[some], axis=0)
+        count, most = part.least - 1, np.ones(len(others), np.int64)
+        return _packed(others, most, devices - usage[row], count, count)[0] > 0
 
     def _useful(self, part: PartProof, bounds: Bounds, shapes: Shapes) -> Ints:
         """The fewest micro-batches with which a shape can be part of a plan: with devices priced at

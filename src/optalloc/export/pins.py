@@ -133,8 +133,8 @@ def pins_for(
     target: str, model: ModelSpec, pin: list[str] | tuple[str, ...] = ()
 ) -> list[tuple[str, ...]]:
     """The :func:`pin_sets` that are left beside pins of one's own, which come first."""
-    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
-    sets = [tuple(p for p in s if p.partition("=")[0] not in own) for s in pin_sets(target, model)]
+    own = _pinned(pin)
+    sets = [_without(s, own) for s in pin_sets(target, model)]
     if "pp" in own or "zero_stage" in own:
         sets = sets[:1] if "zero_stage" in own or not _only_one(pin) else sets[1:]
     return sets
@@ -165,8 +165,7 @@ def plan_mixed_for_target(
         If no target has that name, or an input is wrong.
     """
     check_target(target, "--for")
-    own = {word.partition("=")[0].strip().replace("-", "_") for word in pin}
-    pins = tuple(p for p in _MIXED[target] if p.partition("=")[0] not in own)
+    pins = _without(_MIXED[target], _pinned(pin))
     planner: Callable[..., MixedResult] = plan_mixed
     if target != "pytorch":
         rules = ALIKE_RULES[1:] if target == "megatron" else ALIKE_RULES[:1]
@@ -182,6 +181,16 @@ def plan_mixed_for_target(
         on_progress=on_progress,
         cost_model=cost_model,
     )
+
+
+def _pinned(pin: list[str] | tuple[str, ...]) -> set[str]:
+    """The names of the decisions that the user pinned."""
+    return {word.partition("=")[0].strip().replace("-", "_") for word in pin}
+
+
+def _without(pins: tuple[str, ...], names: set[str]) -> tuple[str, ...]:
+    """The pins of other decisions than these."""
+    return tuple(p for p in pins if p.partition("=")[0] not in names)
 
 
 def _only_one(pin: list[str] | tuple[str, ...]) -> bool:

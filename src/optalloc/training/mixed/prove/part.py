@@ -12,6 +12,7 @@ programming over replicas and devices.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +63,9 @@ class Prover:
         worth = worths(bounds.usage(shapes), part.prices)
         useful = self._useful(part, bounds, shapes)
         late = untaken(bounds, shapes, np.maximum(needs(worth), useful))
-        for row in np.flatnonzero(~late).tolist():
-            if self._among_others(part, bounds, shapes, row):
+        if not late.all():
+            row = next(self._among_others(part, bounds, shapes, np.flatnonzero(~late)), None)
+            if row is not None:
                 raise CertificateError(
                     f"{_name(part)}: a pipeline on {bounds.usage(shapes)[row].tolist()} devices "
                     f"takes more micro-batches than the {worth[row]:.6g} that it costs"
@@ -74,17 +76,22 @@ class Prover:
             self._pack(part, bounds, shapes, worth, useful, total - micro)
         return len(shapes)
 
-    def _among_others(self, part: PartProof, bounds: Bounds, shapes: Shapes, row: int) -> bool:
-        """Whether the devices that a shape leaves have room for the other replicas of the part,
-        each of a shape that takes a micro-batch; where they have not, no plan has the shape."""
+    def _among_others(
+        self, part: PartProof, bounds: Bounds, shapes: Shapes, rows: Ints
+    ) -> Iterator[int]:
+        """The rows whose shapes leave room in the devices for the other replicas of the part, each
+        of a shape that takes a micro-batch; of those that do not, no plan has the shape."""
         if part.least == 1:
-            return True
+            yield from rows.tolist()
+            return
         usage = bounds.usage(shapes)
         devices = np.array([self.problem.available[g] for g in part.groups])
         some = ~untaken(bounds, shapes, np.ones(len(shapes), np.int64))
         others = np.unique(usage[some], axis=0)
         count, most = part.least - 1, np.ones(len(others), np.int64)
-        return _packed(others, most, devices - usage[row], count, count)[0] > 0
+        for row in rows.tolist():
+            if _packed(others, most, devices - usage[row], count, count)[0] > 0:
+                yield row
 
     def _useful(self, part: PartProof, bounds: Bounds, shapes: Shapes) -> Ints:
         """The fewest micro-batches with which a shape can be part of a plan: with devices priced at

@@ -22,7 +22,6 @@ from optalloc.cost.descent import (
 from optalloc.cost.engine.constants import EngineFile
 from optalloc.cost.engine.rows import RATE, TPOT, TTFT, Rows
 
-_ROUNDS = 10
 _PENALTY = 1e-4  # of one spread; the weights of the figures sum to one
 _WEIGHTS = {TTFT: 0.4, TPOT: 1.0, RATE: 1.0}
 
@@ -69,7 +68,7 @@ class Fit:
 
     # -- the search for the minimum --------------------------------------------------------------
 
-    def solve(self, used: Ints) -> Array:
+    def solve(self, used: Ints, rounds: int = 10) -> Array:
         """The parameters that fit the rows ``used`` best; those they do not concern stay at prior.
 
         Complexity: that of :func:`optalloc.cost.descent.descend`.
@@ -83,7 +82,7 @@ class Fit:
             weight=weight / weight.sum(),
         )
         active = np.flatnonzero(self.masks[:, used].any(axis=1))
-        return descend(self, measured, active, penalty=_PENALTY, rounds=_ROUNDS)
+        return descend(self, measured, active, penalty=_PENALTY, rounds=rounds)
 
     # -- results ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Types of the native kernels; see native/bindings.cpp."""
+"""Types of the native kernels; see native/bindings."""
 
 from collections.abc import Callable, Sequence
 

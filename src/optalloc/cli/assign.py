@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 _MOST_ROWS = 60
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instance: .json (every form), .csv, .npz, OR-Library text, a folder of .npy arrays",
     )
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
+    add_search(parser, output="also write the answer as JSON")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the lots a method draws (default 0)"
     )
@@ -61,13 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--index", type=int, help="which instance of an OR-Library file of several, from 0"
-    )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="also write the answer as JSON")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
     )
 
 

@@ -49,7 +49,15 @@ import numpy.typing as npt
 from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
-from optalloc.assignment.pools import Groups, find_pools, pooled, split
+from optalloc.assignment.pools import (
+    FIRST_NODES,
+    POOL_NODES,
+    SPLIT_NODES,
+    Groups,
+    find_pools,
+    pooled,
+    split,
+)
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
@@ -58,9 +66,6 @@ from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
-_FIRST_NODES = 200  # before the bound over pools is asked for
-_POOL_NODES = 5_000
-_SPLIT_NODES = 1_000  # of each pool
 _MOST_THREADS = 1024
 
 
@@ -169,10 +174,13 @@ def search(
     )
     kernel = functools.partial(_solve, journal, seed=seed, threads=threads, prove=prove)
     try:
-        own = kernel(tables, start=begin, most_nodes=_FIRST_NODES if pools else None)
+        own = kernel(tables, start=begin, most_nodes=FIRST_NODES if pools else None)
         answers, how = [own], ""
         if pools and own.status == _Status.STOPPED and not own.is_stopped:
-            merged = kernel(pooled(form, pools), pools=pools, most_nodes=_POOL_NODES)
+            whole = pooled(form, pools)
+            merged = kernel(
+                (*whole[:3], whole.allowed.astype(np.uint8)), pools=pools, most_nodes=POOL_NODES
+            )
             answers.append(merged)
             how = "bound of identical units together"
             if merged.status == _Status.INFEASIBLE:
@@ -259,12 +267,18 @@ def _solve(
 
 def _offer_split(journal: Journal, pools: Groups, placed: Sequence[int], seed: int) -> None:
     """Try to make a plan of one over pools."""
+    form = journal.form
 
     def watch(nodes: int, *_: object) -> bool:
-        return nodes >= _SPLIT_NODES or journal.should_stop()
+        return nodes >= SPLIT_NODES or journal.should_stop()
 
-    form = journal.form
-    units = split(form, pools, placed, watch, seed)
+    def fill(tasks: list[int], group: tuple[int, ...]) -> list[int] | None:
+        loads = form.loads[np.ix_(tasks, group)]
+        within = np.ones(loads.shape, dtype=np.uint8)
+        rooms = form.capacities[list(group)]
+        return _native.solve_assignment(np.zeros_like(loads), loads, rooms, within, watch, seed)[2]
+
+    units = split(pools, placed, fill)
     if units is not None:
         tasks = np.arange(len(units))
         journal.offer(units, int(form.costs[tasks, units].sum()))

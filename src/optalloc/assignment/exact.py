@@ -61,12 +61,12 @@ from optalloc.assignment.pools import (
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
+from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
-_MOST_THREADS = 1024
 
 
 class _Status(enum.IntEnum):
@@ -154,10 +154,7 @@ def search(
     """
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
-    if not 1 <= threads <= _MOST_THREADS:
-        raise InputError(
-            f"{threads} threads", path="threads", fix=f"give a number from 1 to {_MOST_THREADS}"
-        )
+    check_threads(threads)
     begin = None if start is None else _checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
         result = journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")

@@ -1,7 +1,6 @@
-// Layer ranges on nodes: their largest flow, and annealing towards a larger one.
+// Layer ranges on nodes: their largest flow.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -53,18 +52,5 @@ class PlacementFlow {
     std::vector<int> order_, came_, first_arc_;  // first_arc_: the arc through a node
     std::vector<std::vector<int>> starting_;
 };
-
-struct AnnealOptions {
-    std::uint64_t seed;
-    std::int64_t steps;
-    double target;        // tokens/s to reach; the search ends there
-    double hot, cold;     // temperatures, in layers missing
-    double seconds;       // wall clock; <= 0: none
-    bool swaps_only;      // only exchange nodes of equal tables
-};
-
-// Improves `ranges` in place to the best found; returns its flow. Steps taken are added to `steps`.
-double anneal(const FlowInstance& instance, std::vector<Range>& ranges, const AnnealOptions& options,
-              const int* cancel, std::int64_t& steps);
 
 }  // namespace optalloc::serving

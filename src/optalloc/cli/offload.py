@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.model.spec import ModelSpec
@@ -49,15 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOOL",
         help="plan only what accelerate, llama.cpp or vllm can express",
     )
-    parser.add_argument("--time-limit", metavar="TIME", help="wall-clock limit, for example 30s")
+    add_search(parser, output="save the plan as JSON")
     parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="save the plan as JSON")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 
 if TYPE_CHECKING:
     from optalloc.plan.cell import Cell, Row
@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw an SVG: speed against price, or of serving, device against user",
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 _SERVING = {

@@ -148,13 +148,14 @@ def solve_rows(
     prove: bool = False,
     start: Sequence[int] | None = None,
     floor: int | None = None,
+    cells: int = 2048,
 ) -> tuple[
     int,
     int | None,
     list[int] | None,
     int,
     int,
-    tuple[bytes, int, int, int, bool, list[int], list[list[int]], int] | None,
+    tuple[bytes, int, int, int, bool, list[int], list[list[int]]] | None,
 ]: ...
 
 # -- serving --

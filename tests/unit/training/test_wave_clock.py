@@ -40,7 +40,8 @@ def test_ends_are_those_of_every_operation(schedule: Schedule) -> None:
         v = int(random.integers(2, 6)) if schedule == "interleaved" else 1
         m = int(random.integers(1, 26)) * p if v > 1 else int(random.choice([5, 20, 300]))
         times = _times(random, p * v, random.choice([0.0, 0.5, 0.9, 1.0]))
-        ends = _native.stage_ends(number, p, v, m, *times, p, 0.0)
+        forward, backward, weight, link = times
+        ends = _native.stage_ends(number, p, v, m, forward, backward, weight, link, p, 0.0)
         assert ends == pytest.approx(stage_ends(schedule, p, m, *times).tolist(), rel=1e-11)
 
 
@@ -55,10 +56,9 @@ def test_first_stages_alone_turn_round_behind_the_last_of_them(schedule: Schedul
         m = int(random.choice([3, 8, 60]))
         times = _times(random, p, random.choice([0.0, 0.9]))
         turn = float(random.choice([0.0, 1.0, 30.0]) * random.random())
-        first = [column[:stages] for column in times[:3]]
-        link = times[3][:stages]
-        ends = _native.stage_ends(number, p, 1, m, *first, link, stages, turn)
-        expected = _operations(schedule, p, m, [*first, link], stages, turn)
+        forward, backward, weight, link = some = [column[:stages] for column in times]
+        ends = _native.stage_ends(number, p, 1, m, forward, backward, weight, link, stages, turn)
+        expected = _operations(schedule, p, m, some, stages, turn)
         assert ends == pytest.approx(expected, rel=1e-11)
 
 

@@ -37,6 +37,10 @@ STUDIES = {
         "benchmarks.serving_search",
         "plan serving at full size: what was counted, excluded and proven, and the time it took",
     ),
+    "serve-bruteforce": (
+        "benchmarks.serve_bruteforce",
+        "plan serving on small random problems, beside brute force",
+    ),
     "training-accuracy": (
         "benchmarks.training_accuracy",
         "predict published training measurements and score the predictions",

@@ -90,6 +90,19 @@ def run_schedule(
     link: _Reals,
     /,
 ) -> tuple[list[float], list[list[tuple[int, int, int, float]]]]: ...
+def stage_ends(
+    schedule: int,
+    num_stages: int,
+    chunks_per_stage: int,
+    num_micro: int,
+    forward: _Reals,
+    backward: _Reals,
+    weight: _Reals,
+    link: _Reals,
+    stages: int,
+    turn: float,
+    /,
+) -> list[float]: ...
 def held_vectors(
     schedule: int, num_stages: int, chunks_per_stage: int, num_micro: int, stage: int, /
 ) -> list[int]: ...

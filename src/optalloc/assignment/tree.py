@@ -46,7 +46,6 @@ from optalloc.assignment.pools import (
 from optalloc.assignment.proof import Grown, Tree, one_leaf
 from optalloc.assignment.rows import Rows
 
-
 _CELLS = 2048
 """Of a unit's knapsack table, which counts larger capacities in so many cells."""
 _MOST_CELLS = 2**22

@@ -11,6 +11,12 @@
 
 namespace optalloc::training {
 
+namespace {
+
+constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+
+}  // namespace
+
 bool MixedSearch::has_family(const MixedShape& shape) const {
     return std::any_of(shape.kind, shape.kind + shape.blocks, [&](int k) { return stages_.family(k) != nullptr; });
 }
@@ -32,10 +38,10 @@ bool MixedSearch::takes(std::size_t index, double target, int needed, MixedAnswe
     return shapes_[index].most_micro >= needed;
 }
 
-// The price of the devices of a shape and of a replica.
-double MixedSearch::worth(const MixedShape& shape) const {
+// The price of the devices that a replica takes, and of the replica.
+double MixedSearch::worth(const std::array<int, kMostGroups>& usage) const {
     double total = prices_.back();
-    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * shape.usage[g];
+    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * usage[g];
     return total;
 }
 
@@ -51,9 +57,13 @@ void MixedSearch::scale_prices() {
 // more, there is no plan within the target. Once the goal is reached it ends, or, if `whole`, when the relaxation is
 // solved.
 MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer) {
-    if (prices_.empty()) {  // at first every device is worth its best rate
+    if (prices_.empty()) {  // at first every device is worth its best rate; one replica must take all
         prices_ = device_rate_;
         prices_.push_back(0.0);
+        if (input_.most_replicas == 1) {
+            std::fill(prices_.begin(), prices_.end(), 0.0);
+            prices_.back() = 1.0;
+        }
     }
     if (!whole) {
         true_.clear();
@@ -64,10 +74,10 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s].usage) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({std::to_array(shapes_[s].usage), s, shapes_[s].most_micro});
+            true_.push_back({shapes_[s].usage, s, shapes_[s].most_micro});
             relax();
             reached = bound_ >= goal();
             if (reached && !whole) return MixedStatus::kSplit;
@@ -75,20 +85,21 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
             changed = true;
         }
     }
+    if (*cancel_ != 0) return MixedStatus::kLimit;  // shapes may be missing
     return reached ? MixedStatus::kSplit : MixedStatus::kNone;
 }
 
-// All that the best packing can take, with their true numbers: the best shape for each number of devices that wastes
-// no more, by the prices, than the relaxation has to spare.
-std::vector<MixedSearch::Column> MixedSearch::candidates(double target, MixedAnswer& answer) {
+// What a packing can take, with true numbers: the best shape for each number of devices that wastes no more, by the
+// prices, than a share of what the relaxation has to spare. With a share of 1 no other can be in a packing.
+std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double share, MixedAnswer& answer) {
     std::map<std::array<int, kMostGroups>, Column> best;
+    const double spare = share * (bound_ - input_.num_micro) + 1e-6;
     for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
         if (shapes_[s].most_micro < 1) continue;
-        const auto devices = std::to_array(shapes_[s].usage);
+        const auto devices = shapes_[s].usage;
         const auto known = best.find(devices);
-        const double spare = bound_ - input_.num_micro + 1e-6;
         const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
-                                    static_cast<int>(std::ceil(worth(shapes_[s]) - spare)));
+                                    static_cast<int>(std::ceil(worth(devices) - spare)));
         if (takes(s, target, needed, answer)) best[devices] = {devices, s, shapes_[s].most_micro};
     }
     std::vector<Column> columns;
@@ -105,65 +116,94 @@ MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const i
     return answer;
 }
 
+// A plan of the chosen columns, which take all micro-batches or more: gives them back where they take longest by the
+// cuts found, then cuts anew.
+void MixedSearch::assemble(const std::vector<Column>& columns, const std::vector<std::size_t>& chosen, double target,
+                           MixedAnswer& answer) {
+    std::vector<const MixedShape*> shape;
+    std::vector<MixedReplica> found;
+    int total = 0;
+    for (const std::size_t c : chosen) {
+        shape.push_back(&shapes_[columns[c].shape]);
+        found.emplace_back();
+        solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
+        total += columns[c].micro;
+    }
+    while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
+        total -= found.back().num_micro;
+        found.pop_back();
+        shape.pop_back();
+    }
+    for (; total > input_.num_micro; --total) {
+        MixedReplica* worst = nullptr;
+        for (MixedReplica& r : found) {
+            if (r.num_micro > 1 && (worst == nullptr || r.value > worst->value)) worst = &r;
+        }
+        --worst->num_micro;  // there is one: no more replicas than micro-batches
+        worst->value -= worst->beta;
+    }
+    answer.status = MixedStatus::kFound;
+    answer.replicas.clear();
+    answer.value = 0.0;
+    for (std::size_t k = 0; k < found.size(); ++k) {
+        MixedReplica replica = found[k];
+        solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
+        answer.value = std::max(answer.value, replica.value);
+        answer.replicas.push_back(std::move(replica));
+    }
+}
+
+// A plan of the shapes of the relaxation alone, or the proof that there is none at all.
+MixedAnswer MixedSearch::look(double target, const int* cancel) {
+    cancel_ = cancel;
+    MixedAnswer answer;
+    if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
+    open(target, answer);
+    answer.status = price(target, kAll, false, answer);
+    if (answer.status != MixedStatus::kSplit) return answer;
+    price(target, kAll, true, answer);
+    bool too_large = false;
+    std::vector<std::size_t> chosen;
+    const std::vector<Column> columns = true_;
+    if (*cancel == 0 && pack(columns, chosen, answer, too_large) >= input_.num_micro) {
+        assemble(columns, chosen, target, answer);
+    }
+    if (*cancel != 0) answer.status = MixedStatus::kLimit;
+    return answer;
+}
+
 MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
-    constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
     while (true) {
         const auto stopped = [&](MixedStatus status) {
             answer.status = status;
             return answer;
         };
-        if (price(target, kAll, false, answer) == MixedStatus::kNone) return answer;
+        const MixedStatus status = price(target, kAll, false, answer);
+        if (status == MixedStatus::kNone) return answer;
+        if (status == MixedStatus::kLimit) return stopped(status);
         bool too_large = false;
         std::vector<Column> columns = true_;
         std::vector<std::size_t> chosen;
         int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
         if (most < input_.num_micro && *cancel == 0) {
             price(target, kAll, true, answer);
-            columns = candidates(target, answer);
-            most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+            for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
+                if (most >= input_.num_micro || *cancel != 0) break;
+                too_large = false;
+                columns = candidates(target, share, answer);
+                most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+            }
         }
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
         if (most < input_.num_micro) return answer;
-        // Feasible. Give back micro-batches where they take longest by the cuts found, then cut anew.
-        std::vector<const MixedShape*> shape;
-        std::vector<MixedReplica> found;
-        int total = 0;
-        for (const std::size_t c : chosen) {
-            shape.push_back(&shapes_[columns[c].shape]);
-            found.emplace_back();
-            solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
-            total += columns[c].micro;
-        }
-        while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
-            total -= found.back().num_micro;
-            found.pop_back();
-            shape.pop_back();
-        }
-        for (; total > input_.num_micro; --total) {
-            MixedReplica* worst = nullptr;
-            for (MixedReplica& r : found) {
-                if (r.num_micro > 1 && (worst == nullptr || r.value > worst->value)) worst = &r;
-            }
-            --worst->num_micro;  // there is one: no more replicas than micro-batches
-            worst->value -= worst->beta;
-        }
-        answer.status = MixedStatus::kFound;
-        answer.replicas.clear();
-        answer.value = 0.0;
-        for (std::size_t k = 0; k < found.size(); ++k) {
-            MixedReplica replica = found[k];
-            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
-            answer.value = std::max(answer.value, replica.value);
-            answer.replicas.push_back(std::move(replica));
-        }
+        assemble(columns, chosen, target, answer);
         target = answer.value - step * answer.value;
-        for (MixedShape& s : shapes_) s.exact = false;
-        open_grid(target);
+        open(target, answer);
     }
 }
 

@@ -127,7 +127,7 @@ void MixedSearch::add_families() {
 // over the number of stages.
 bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     ++answer.shapes;
-    std::fill(shape.usage, shape.usage + kMostGroups, 0);
+    shape.usage.fill(0);
     std::array<std::pair<double, int>, kMostGroups> parts;  // rate and stages, the fastest first
     double room = 0.0, price = 0.0;
     for (int b = 0; b < shape.blocks; ++b) {
@@ -136,7 +136,7 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
         auto place = static_cast<std::size_t>(b);
         for (; place > 0 && parts[place - 1].first < rate_[k]; --place) parts[place] = parts[place - 1];
         parts[place] = {rate_[k], shape.count[b]};
-        shape.usage[kind.group] = shape.count[b] * kind.devices;
+        shape.usage[static_cast<std::size_t>(kind.group)] = shape.count[b] * kind.devices;
         room += shape.count[b] * kind.devices * kind.capacity;
         price += shape.count[b] * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
     }
@@ -199,7 +199,10 @@ void MixedSearch::open(double target, MixedAnswer& answer) {
     for (std::size_t g = 0; g < device_rate_.size(); ++g) all += device_rate_[g] * input_.available[g];
     slack_ = target * all - input_.num_micro;
     open_grid(target);
-    if (opened_) return;
+    if (opened_) {
+        for (MixedShape& s : shapes_) s.exact = false;
+        return;
+    }
     opened_ = true;
     double room = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) {

@@ -146,6 +146,8 @@ def solve_rows(
     watch: Callable[[int, int | None, int], bool],
     seed: int = 0,
     prove: bool = False,
+    start: Sequence[int] | None = None,
+    floor: int | None = None,
 ) -> tuple[
     int,
     int | None,

@@ -48,8 +48,9 @@ def against_lines(pairs: Mapping[str, Pair]) -> list[str]:
         peer = statistics.fmean(other for _, other in gaps) if gaps else math.nan
         ratio = f"{exact / peer:.4f}" if peer > 0 else "-"
         times = [pair.proof_ratio for pair in mine if pair.proof_ratio is not None]
-        proofs = f"{statistics.geometric_mean(times):.4f} | {max(times):.4f}" if times else "- | -"
-        lines.append(
-            f"| {kind} | {len(mine)} | {exact:.4f} | {peer:.4f} | {ratio} | {len(times)} | {proofs} |"
-        )
+        mean, worst = "-", "-"
+        if times:
+            mean, worst = f"{statistics.geometric_mean(times):.4f}", f"{max(times):.4f}"
+        words = [kind, str(len(mine)), f"{exact:.4f}", f"{peer:.4f}", ratio, str(len(times))]
+        lines.append("| " + " | ".join([*words, mean, worst]) + " |")
     return lines

@@ -30,7 +30,7 @@ def against_lines(pairs: Mapping[str, Pair]) -> list[str]:
         "Instances that a peer ran on, too. Mean gaps of `exact` and of the best peer of each",
         "instance, in percent; where both prove, the geometric mean of the ratio of CPU seconds.",
         "",
-        "| kind | instances | exact gap % | best peer's | ratio | both prove | time ratio | worst |",
+        "| kind | instances | exact gap % | best peer's | ratio | both prove | times | worst |",
         "|" + " --- |" * 8,
     ]
     by_kind: dict[str, list[Pair]] = defaultdict(list)

@@ -46,6 +46,11 @@ from optalloc.assignment.pools import (
 from optalloc.assignment.proof import Grown, Tree, one_leaf
 from optalloc.assignment.rows import Rows
 
+_CELLS = 2048
+"""Of a unit's knapsack table, which counts larger capacities in so many cells."""
+_MOST_CELLS = 2**22
+"""Of a table's rows together."""
+
 
 class _Status(enum.IntEnum):
     """Answers of the kernel, in its order."""
@@ -86,8 +91,9 @@ def solve_rows(
     counted.add(own)
     if pools is None or counted.is_over or _ends(own, enough):
         return own
-    whole = _over(rows, pools)
-    merged = kernel(whole, counted.limited(POOL_NODES, keeps_plans=False), pools=pools)
+    whole, groups = _over(rows, pools)
+    few = counted.limited(POOL_NODES, keeps_plans=False)
+    merged = kernel(whole, few, pools=pools, groups=groups)
     counted.add(merged)
     if merged.is_infeasible:
         return msgspec.structs.replace(merged, nodes=counted.nodes)
@@ -154,11 +160,25 @@ class _Counted:
         return call
 
 
-def _over(rows: Rows, pools: Groups) -> Rows:
-    """The rows over pools, and the unit of what is left out."""
+def _over(rows: Rows, pools: Groups) -> tuple[Rows, Groups]:
+    """The rows over pools, and the unit of what is left out; and the groups that pools keep.
+
+    A group that stays apart is a resource of which each unit holds 1, and each member takes 1.
+    """
     left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
-    costs, loads, capacities, allowed = pooled(rows, pools + left_out)
-    return msgspec.structs.replace(
+    groups = tuple(group for group in rows.apart if len(group) > min(map(len, pools)))
+    takes = np.zeros((len(groups), *rows.costs.shape), dtype=np.int64)
+    holds = np.zeros((len(groups), rows.costs.shape[1]), dtype=np.int64)
+    holds[:, : rows.num_units] = 1
+    for number, group in enumerate(groups):
+        takes[number, list(group), : rows.num_units] = 1
+    wide = msgspec.structs.replace(
+        rows,
+        loads=np.concatenate([rows.loads, takes]),
+        capacities=np.concatenate([rows.capacities, holds]),
+    )
+    costs, loads, capacities, allowed = pooled(wide, pools + left_out)
+    whole = msgspec.structs.replace(
         rows,
         costs=costs,
         loads=loads,
@@ -168,6 +188,7 @@ def _over(rows: Rows, pools: Groups) -> Rows:
         rooms=(),
         num_units=len(pools),
     )
+    return whole, groups
 
 
 def _split(
@@ -209,9 +230,14 @@ def _search(
     start: tuple[int, ...] | None = None,
     floor: int | None = None,
     pools: Groups = (),
+    groups: Groups = (),
 ) -> Answer:
-    """One call of the kernel, on rows over ``pools`` where some are given."""
+    """One call of the kernel, on rows over ``pools`` that keep ``groups`` where some are given."""
     width = rows.capacities.shape[1]
+    # The table of a pool has the cells of its units' tables together, as far as memory allows.
+    cells = max(
+        _CELLS, min(_CELLS * max(map(len, pools), default=1), _MOST_CELLS // rows.costs.shape[0])
+    )
     status, value, units, bound, nodes, proof = _native.solve_rows(
         np.ascontiguousarray(rows.costs.T),
         np.ascontiguousarray(rows.loads.transpose(0, 2, 1)),
@@ -225,6 +251,7 @@ def _search(
         prove,
         start,
         floor,
+        cells,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)
@@ -235,13 +262,14 @@ def _search(
         bound=bound if status != _Status.INFEASIBLE else None,
         is_complete=complete,
         nodes=nodes,
-        grown=None if proof is None else _grown(rows, pools, *proof),
+        grown=None if proof is None else _grown(rows.apart or groups, pools, cells, *proof),
     )
 
 
 def _grown(
-    rows: Rows,
+    groups: Groups,
     pools: Groups,
+    cells: int,
     events: bytes,
     scale: int,
     shift: int,
@@ -249,7 +277,6 @@ def _grown(
     without_costs: bool,
     kept: list[int],
     classes: list[list[int]],
-    cells: int,
 ) -> Grown:
     tree = Tree(
         target=target,
@@ -258,7 +285,7 @@ def _grown(
         without_costs=without_costs,
         kept=tuple(kept),
         classes=tuple(map(tuple, classes)),
-        groups=rows.apart,
+        groups=groups,
         pools=pools,
         cells=cells,
     )

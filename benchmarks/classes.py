@@ -1,12 +1,14 @@
-"""Write an instance of k classes of identical devices as OR-Library text, for the study gap."""
+"""Write an instance of k classes of identical devices, for ``gap`` and ``optalloc assign``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.instances import classes_of_devices
-from optalloc.assignment.orlib import orlib_text
+from optalloc.assignment.formats import save_assignment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=3, metavar="K")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--distinct", action="store_true", help="draw every unit alone")
-    parser.add_argument("--out", type=Path, required=True, metavar="TXT")
+    parser.add_argument("--resources", type=int, default=1, metavar="R", help="1, or else as .json")
+    parser.add_argument("--apart", type=int, default=0, metavar="G", help="groups (0)")
+    parser.add_argument("--size", type=int, default=2, metavar="T", help="tasks of a group (2)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.classes,
         arguments.seed,
         distinct=arguments.distinct,
+        resources=arguments.resources,
     )
-    arguments.out.write_text(orlib_text(problem, path=str(arguments.out)), encoding="utf-8")
+    if arguments.apart:
+        order = np.random.default_rng(arguments.seed).permutation(arguments.tasks)
+        groups = order[: arguments.apart * arguments.size].reshape(-1, arguments.size)
+        problem = problem.replace(apart=groups.tolist())
+    save_assignment(problem, arguments.out)
     return 0

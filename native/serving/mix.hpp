@@ -52,6 +52,7 @@ class FleetBound {
 
   private:
     friend class Programme;
+    friend class Rounds;
     void forget();
 
     std::vector<std::int32_t> first_, kind_;

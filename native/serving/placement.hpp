@@ -1,7 +1,6 @@
-// Layer ranges on nodes: their largest flow, and annealing towards a larger one.
+// Layer ranges on nodes: their largest flow.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -53,23 +52,5 @@ class PlacementFlow {
     std::vector<int> order_, came_, first_arc_;  // first_arc_: the arc through a node
     std::vector<std::vector<int>> starting_;
 };
-
-// Any range of any node; exchanges of nodes of equal tables alone; or stages in a row, every node in one.
-enum class Moves { kAny, kSwaps, kRow };
-
-struct AnnealOptions {
-    std::uint64_t seed;
-    std::int64_t steps;
-    double target;        // tokens/s to reach; the search ends there
-    double hot, cold;     // temperatures, in layers missing
-    double seconds;       // wall clock; <= 0: none
-    Moves moves;
-};
-
-// Improves `ranges` in place to the best found; returns its flow. Steps taken are added to `steps`.
-double anneal(const FlowInstance& instance, std::vector<Range>& ranges, const AnnealOptions& options,
-              const int* cancel, std::int64_t& steps);
-double anneal_row(const FlowInstance& instance, std::vector<Range>& ranges, const AnnealOptions& options,
-                  const int* cancel, std::int64_t& steps);
 
 }  // namespace optalloc::serving

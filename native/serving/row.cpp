@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "serving/placement.hpp"
+#include "serving/anneal.hpp"
 #include "serving/random.hpp"
 
 namespace optalloc::serving {

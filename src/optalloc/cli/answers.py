@@ -1,4 +1,4 @@
-"""What the verbs that answer with a result do alike: limits, colour, exit status."""
+"""What verbs that answer do alike: the form of the answer, limits, colour, exit status."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from optalloc.stop import StopRule
 
 _Number = TypeVar("_Number", int, float)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """The form in which the answer is printed."""
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
+    )
+
+
+def add_search(parser: argparse.ArgumentParser, *, output: str) -> None:
+    """The limit of a search, the form of its answer, and ``output``: what is written where."""
+    parser.add_argument(
+        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
+    )
+    add_format(parser)
+    parser.add_argument("-o", "--output", metavar="PATH", help=output)
+    parser.add_argument(
+        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
+    )
 
 
 def colored() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 _MOST_ROWS = 60
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instance: .json (every form), .csv, .npz, OR-Library text, a folder of .npy arrays",
     )
     parser.add_argument("--method", choices=METHODS, default="auto", help="default: auto")
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
+    add_search(parser, output="also write the answer as JSON")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the lots a method draws (default 0)"
     )
@@ -62,13 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", type=int, help="which instance of an OR-Library file of several, from 0"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="also write the answer as JSON")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             on_progress=line,
             seed=arguments.seed,
             threads=arguments.threads,
-            start=None if arguments.start is None else _read_start(arguments.start),
+            start=None if arguments.start is None else _read_start(arguments.start, problem),
             proof=arguments.proof,
         )
     prices = None
@@ -113,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 
-def _read_start(path: str) -> list[int]:
-    """The assignment of an answer in the published JSON form."""
+def _read_start(path: str, problem: Any) -> list[int]:
+    """The feasible assignment of an answer in the published JSON form."""
     from optalloc.errors import InputError
     from optalloc.files import parse_json, read_text
 
@@ -126,6 +117,17 @@ def _read_start(path: str) -> list[int]:
             path=path,
             pointer="$.assignment",
             fix="give an answer that 'optalloc assign -o' wrote",
+        )
+    try:
+        broken = problem.evaluate(units).violations
+    except InputError as error:
+        raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
+    if broken:
+        raise InputError(
+            f"the start is not feasible: {broken[0]}",
+            path=path,
+            pointer="$.assignment",
+            fix="give a feasible assignment, or none",
         )
     return units
 

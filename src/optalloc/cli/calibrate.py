@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 
 if TYPE_CHECKING:
     from optalloc.cost.constants import Written
@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", metavar="FILE", help="priors and spreads of this file, default: shipped"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

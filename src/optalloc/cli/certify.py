@@ -7,7 +7,7 @@ import argparse
 import msgspec
 
 from optalloc.cli import mixed, offload, serve
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cli.plans import checked
 from optalloc.plan.certify import CHECKS, Claim, certify
 from optalloc.plan.plan import load_any_plan
@@ -21,9 +21,7 @@ from optalloc.training.mixed.plan import MixedPlan
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("plan", metavar="PLAN", help="a saved plan (plan.json)")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

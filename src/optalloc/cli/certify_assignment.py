@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cli.assign import OBJECTIVES
 
 
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", type=int, help="which instance of an OR-Library file of several, from 0"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

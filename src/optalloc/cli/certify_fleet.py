@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("problem", metavar="FILE", help="the problem that was solved")
     parser.add_argument("answer", metavar="ANSWER", help="what 'optalloc fleet' wrote with '-o'")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

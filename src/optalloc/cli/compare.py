@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cli.plans import read_as_it_is
 from optalloc.plan.compare import Comparison, compare
 from optalloc.plan.compare_serving import ServingComparison, compare_serving
@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("first", metavar="PLAN", help="a saved plan (plan.json)")
     parser.add_argument("second", metavar="PLAN", help="another")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

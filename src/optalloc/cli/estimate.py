@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from optalloc import files
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.errors import InputError, known_fix, nearest
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy", metavar="FILE", help="the same as a TOML file; --set comes before it"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
     parser.add_argument("-o", "--output", metavar="PATH", help="write the plan, plan.json")
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import colored, stop_rule
+from optalloc.cli.answers import add_format, colored, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.plan.turns import Turn
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-limit", metavar="TIME", help="wall-clock limit of each search, for example 30s"
     )
     parser.add_argument("--html", metavar="FILE", help="write it as one self-contained page")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

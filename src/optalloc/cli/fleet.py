@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="also say what binds and which fleets come next"
     )
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
+    add_search(parser, output="also write the answer as JSON")
     parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="also write the answer as JSON")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
     add_model_arguments(parser)
 
 

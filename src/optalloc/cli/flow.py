@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,20 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens a node takes at once, where the file gives no step_s (default: the file's, 1)",
     )
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
+    add_search(parser, output="also write the answer as JSON")
     parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
     parser.add_argument("--seed", type=int, default=0, help="of the annealing (default 0)")
     parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="also write the answer as JSON")
-    parser.add_argument(
         "--instance", metavar="PATH", help="also write the instance made of --model and --cluster"
-    )
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cluster import catalog
 from optalloc.cluster.load import is_shorthand, load_cluster
 from optalloc.errors import InputError, nearest
@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a catalogue, a model (bundled name, config.json or its folder), a device, "
         "or a cluster (64xh100-sxm or a cluster.toml)",
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.flags import said_by_flags
 
 if TYPE_CHECKING:
     from optalloc.model.spec import ModelSpec
@@ -49,15 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOOL",
         help="plan only what accelerate, llama.cpp or vllm can express",
     )
-    parser.add_argument("--time-limit", metavar="TIME", help="wall-clock limit, for example 30s")
+    add_search(parser, output="save the plan as JSON")
     parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="save the plan as JSON")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
+
+
+# Argument -> the flag that gives it.
+_FLAGS = {
+    "prompt_tokens": "--input-len",
+    "output_tokens": "--output-len",
+    "batch": "--batch",
+    "chunk_tokens": "--chunk",
+    "context": "--context",
+    "dtype": "--dtype",
+    "expert_dtype": "--expert-dtype",
+    "kv_dtype": "--kv-dtype",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,8 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.serving.offload.solve import plan_offload
 
     model, machine = load_model(arguments.model), load_machine(arguments.machine)
-    generation = _generation(arguments, model, machine)
-    with progress_line(lambda seconds: f"{seconds:,.6g} s") as line:
+    with said_by_flags(_FLAGS):
+        generation = _generation(arguments, model, machine)
+    line_of = progress_line(lambda seconds: f"{seconds:,.6g} s")
+    with said_by_flags(_FLAGS), line_of as line:
         result = plan_offload(
             model,
             machine,
@@ -106,6 +115,12 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
     from optalloc.serving.offload.solve import best_kv_dtype, check_generation, longest_context
 
     longest = arguments.context == "max"
+    if arguments.min_rate is not None and not (longest and arguments.min_rate > 0.0):
+        raise InputError(
+            f"no context is chosen by a speed of {arguments.min_rate:g} tokens/s",
+            path="--min-rate",
+            fix="give a number above 0, with --context max",
+        )
     if not longest and not arguments.context.isdigit():
         raise InputError(
             f"{arguments.context!r} is no number of tokens",
@@ -129,6 +144,14 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
         expert_dtype=arguments.expert_dtype,
         kv_dtype="bf16" if automatic else arguments.kv_dtype,
     )
+    if arguments.expert_dtype is not None and not any(
+        layer.feed_forward.__struct_config__.tag == "experts" for layer in model.layer_types
+    ):
+        raise InputError(
+            f"{model.name} has no experts",
+            path="--expert-dtype",
+            fix="leave it out, or use --dtype",
+        )
     check_generation(generation, arguments.tool)
     if automatic and not longest:
         return best_kv_dtype(model, machine, generation, runtime=arguments.tool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored, stop_rule
+from optalloc.cli.answers import add_format, colored, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit", metavar="TIME", help="wall-clock limit of each search, for example 30s"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
     parser.add_argument("-o", "--output", metavar="PATH", help="write the next plan, plan.json")
 
 

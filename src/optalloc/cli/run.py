@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cli.plans import read_plan
 from optalloc.execute.run import Run, run_plan
 from optalloc.report.table import Cell, Table, render
@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit", default="600s", metavar="TIME", help="of each run; default: 600s"
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.serving.configuration.plan import ServingPlan
@@ -43,16 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-devices", type=int, default=64, metavar="N", help="most of each kind (default 64)"
     )
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="write the plan, plan.json")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
+    add_search(parser, output="write the plan, plan.json")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -207,16 +198,14 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """``optalloc sweep`` over serving plans."""
-    import sys
-
-    from optalloc import files
-    from optalloc.cli.sweep import clusters_of, numbers_of
+    from optalloc.cli.serving_inputs import pins
+    from optalloc.cli.sweep import Family, clusters_of, numbers_of, solve_grid
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
-    from optalloc.plan.sweep_serving import sweep_serving
+    from optalloc.plan.serving_cell import ServingRow
+    from optalloc.plan.sweep_serving import serving_grid, sweep_serving
     from optalloc.report import serving as report
     from optalloc.report.scatter import serving_sweep_svg
-    from optalloc.report.table import render
     from optalloc.units import parse_duration
     from optalloc.workload import Serving
 
@@ -246,12 +235,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         ttft_s=targets.get("ttft_s"),
         tpot_s=targets.get("tpot_s"),
     )
-    pins = list(arguments.pin)
-    for name in ("weights", "kv", "software"):
-        pins += [] if getattr(arguments, name) is None else [f"{name}={getattr(arguments, name)}"]
-    model = load_model(arguments.model)
-    rows = sweep_serving(
-        model,
+    limit = arguments.time_limit
+    cells = serving_grid(
+        load_model(arguments.model),
         clusters_of(arguments),
         workload,
         devices=numbers_of(arguments.devices, "--devices"),
@@ -260,27 +246,32 @@ def sweep(arguments: argparse.Namespace) -> int:
         rates=_rates(arguments.rate),
         concurrencies=numbers_of(arguments.concurrency, "--concurrency"),
         objective=arguments.objective or "throughput",
-        pin=pins,
+        pin=pins(arguments),
         forbid=arguments.forbid,
-        stop=stop_rule(arguments),
-        on_row=lambda row: print(f"{row.devices} {row.device}: {row.status}", file=sys.stderr),
+        time_limit_s=None if limit is None else parse_duration(limit, path="--time-limit"),
     )
-    raw = report.sweep_raw(rows)
-    table = raw if arguments.format == "csv" else report.sweep_table(rows)
-    print(render([table], {"rows": rows}, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        files.write_text(arguments.output, render([raw], {}, "csv"))
-    if arguments.plot is not None:
-        title = f"{model.name}: the best serving plan of each cell (estimates)"
-        files.write_text(arguments.plot, serving_sweep_svg(rows, title))
-    if arguments.format == "table":
-        for path in (arguments.output, arguments.plot):
-            if path is not None:
-                print(f"Saved {path}.")
-    if any(row.value is not None for row in rows):
-        return 0
-    found = {row.status for row in rows}
-    return 2 if "error" in found else 4 if "limit" in found else 3
+    title = f"{cells[0].model.name}: the best serving plan of each cell (estimates)"
+    return solve_grid(
+        arguments,
+        cells,
+        Family(
+            row=ServingRow,
+            sweep=lambda cells, jobs, done, book: sweep_serving(
+                cells, jobs=jobs, done=done, on_row=book
+            ),
+            asked=lambda row: (
+                f"{row.devices} {row.device}, {row.input_len} to {row.output_len}"
+                f" tokens, {report.load_words(row)}"
+            ),
+            found=lambda row: (
+                None if row.value is None else report.value_text(row.objective, row.value)
+            ),
+            table=report.sweep_table,
+            facts=lambda rows: {"rows": rows},
+            front=lambda _: "",
+            svg=lambda rows: serving_sweep_svg(rows, title),
+        ),
+    )
 
 
 def _rates(text: str | None) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from optalloc.cli import mixed, simulate_requests
-from optalloc.cli.answers import colored
+from optalloc.cli.answers import add_format, colored
 from optalloc.cli.plans import with_true_figures
 from optalloc.plan.plan import AnyTrainingPlan, read_saved
 from optalloc.report.table import Table, render
@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write every pass of a long step; without it, the beginning and the end of each stage",
     )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
+    add_format(parser)
     simulate_requests.add_arguments(parser)
 
 

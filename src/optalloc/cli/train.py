@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from optalloc.cli.answers import colored, status, stop_rule
+from optalloc.cli.answers import add_search, colored, status, stop_rule
 
 OBJECTIVES = ("step_time", "price", "energy", "devices")
 
@@ -50,16 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the plan whose worst case is best while efficiencies are uncertain",
     )
-    parser.add_argument(
-        "--time-limit", metavar="TIME", help="stop after this wall-clock time, for example 30s"
-    )
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="default: table"
-    )
-    parser.add_argument("-o", "--output", metavar="PATH", help="write the plan, plan.json")
-    parser.add_argument(
-        "--require-optimal", action="store_true", help="exit with status 5 if a gap remains"
-    )
+    add_search(parser, output="write the plan, plan.json")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.layers import attended, tokens_of
 from optalloc.model.graph import Graph, LayerGraph, Op
 from optalloc.workload import Training
 
@@ -38,6 +37,29 @@ def forward_flops(
             whole[k] += flops
             core[k] += flops * (op.kind == "attention")
     return whole, core
+
+
+def tokens_of(layer: LayerGraph, graph: Graph, workload: Training) -> tuple[int, int]:
+    """Tokens of one sequence that pass the layer, and those its cross-attention reads."""
+    source = workload.sequence_length
+    if not graph.encoder_decoder:
+        return source, source
+    target = workload.decoder_sequence_length or source
+    if layer.stack == "embedding":
+        return source + target, source
+    return (source if layer.stack == "encoder" else target), source
+
+
+def attended(op: Op, length: Array | float) -> Array | float:
+    """Mean number of the ``length`` positions of its own sequence that a token attends to.
+
+    A causal window of w positions is still growing over the first w tokens: w - w (w-1) / (2 s).
+    """
+    window = np.minimum(np.where(np.equal(op.window, 0), length, op.window), length)
+    mean: Array | float = window
+    if op.causal:
+        mean = window - window * (window - 1.0) / (2.0 * length)
+    return mean
 
 
 def _op_flops(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.constants import Constants
+from optalloc.cost.meshes import Meshes
 from optalloc.model.graph import Op
 from optalloc.workload import Training
 
@@ -36,6 +37,9 @@ _LOGIT_BYTES = {
     "fsdp2": 14.0,
     "fsdp2-compiled": 4.0,
 }
+
+# Values of one bucket of DeepSpeed's reductions and gathers (its default).
+_BUCKET = 5e8
 
 
 class StateBytes(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,3 +160,37 @@ def core_bytes_per_token(op: Op, heads: Array, source_tokens: float, workload: T
         return 4.0 * heads
     size = element_bytes(workload)
     return (2.0 * size + 1.0 if workload.dropout else size) * heads * source_tokens
+
+
+def working_bytes(
+    workload: Training,
+    states: StateBytes,
+    meshes: Meshes,
+    parameters: Array,
+    *,
+    each_stage: Array,
+    block_values: Array,
+) -> Array:
+    """What comes and goes with the layers: gathered weights and gathered activations.
+
+    ZeRO-3 has gathered two layers at once, or one and an end of the model, and FSDP holds the
+    whole gradients of one besides. Sequence parallelism gathers the input of a block, and in
+    the backward pass its gradient. DeepSpeed copies gradients and weights through buckets.
+
+    Parameters
+    ----------
+    parameters : ndarray of float64, shape (n, types)
+        Of each layer type on one device.
+    each_stage, block_values : ndarray of float64, shape (n,)
+        Parameters of a device, and values of the whole input of a block for one micro-batch.
+    """
+    layer = np.max(parameters[:, 1:-1], axis=1)
+    end = np.maximum(parameters[:, 0], parameters[:, -1])
+    weights = (layer + np.maximum(layer, end)) * states.weights
+    if workload.sharded_parameters:
+        weights += layer * states.reduced
+    working: Array = np.where(meshes.zero_stage >= 3, weights, 0.0)
+    if workload.framework in ("megatron-deepspeed", "deepspeed"):
+        working += np.minimum(_BUCKET, each_stage) * states.reduced
+    gathered = 2.0 * element_bytes(workload) * block_values
+    return working + np.where((meshes.sequence > 0) & (meshes.tp > 1), gathered, 0.0)

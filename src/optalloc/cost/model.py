@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from optalloc import files
 from optalloc.cluster.topology import Cluster, Level
 from optalloc.cost import price
-from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
+from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import (
     DEFAULT,
@@ -26,12 +26,14 @@ from optalloc.cost.constants import (
     read_constants,
     resolved,
 )
-from optalloc.cost.flops import forward_flops
-from optalloc.cost.layers import Keys, LayerTable, layer_table, tokens_of
-from optalloc.cost.memory import StateBytes, element_bytes, fragmentation, logit_bytes
+from optalloc.cost.flops import forward_flops, tokens_of
+from optalloc.cost.layers import LayerTable, layer_table
+from optalloc.cost.memory import StateBytes, fragmentation, logit_bytes, working_bytes
 from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.setting import Setting
-from optalloc.cost.sharding import Groups, Traffic
+from optalloc.cost.sharding import Groups, Traffic, column
+from optalloc.cost.shares import Keys
+from optalloc.cost.stages import links, tied_s, update_s
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
 from optalloc.model.lower import lower
@@ -44,12 +46,6 @@ Ints = NDArray[np.int64]
 # Software whose ranks of a tensor-parallel group each send a part of what all of them hold to the
 # next stage, which gathers the parts: Megatron-LM (Narayanan et al., 2021, section 4.1), DeepSpeed.
 _SCATTERING = ("megatron-lm", "megatron-deepspeed")
-
-# Values of one bucket of DeepSpeed's reductions and gathers (its default).
-_BUCKET = 5e8
-
-# Bytes per parameter that the constant ``optimizer_bytes`` stands for: 4 + 2 * 12 + 2.
-_ADAMW_BYTES = 30.0
 
 
 class CostModel:
@@ -210,10 +206,16 @@ class CostModel:
             "capacity_bytes": self._capacity_bytes(meshes, dense + expert),
             "logits_bytes": self.fragmentation * self.logits_bytes(meshes),
             "overlap": c.data_overlap + np.zeros(n),
-            "tied_s": self._tied_s(meshes),
+            "tied_s": tied_s(self.network, self.graph, self.states, meshes),
             "weight": np.ones(n),
             "fixed_s": c.fixed_s + np.zeros(n),
-        } | self._links(meshes)
+        } | links(
+            self.network,
+            meshes,
+            whole_bytes=self._boundary_bytes(meshes),
+            scatters=self.scatters,
+            begun_s=c.hop_s,
+        )
         for name, values_ in put.items():
             reals[:, REAL_FIELDS.index(name)] = values_
         ints = np.stack(
@@ -248,9 +250,9 @@ class CostModel:
         updated += trained[1] / np.where(zero >= 1, groups.expert_shards, 1.0)
         traffic = Traffic(
             network=self.network.columns(),
-            weight_bytes=_column(self.setting.element_bytes),
-            gradient_bytes=_column(self.states.reduced),
-            overlap=_column(self.constants.data_overlap),
+            weight_bytes=column(self.setting.element_bytes),
+            gradient_bytes=column(self.states.reduced),
+            overlap=column(self.constants.data_overlap),
         )
         reduce, gather, more_f, more_b = traffic.times(
             groups, zero, (dense, expert), trained, forward, backward + weight
@@ -263,7 +265,7 @@ class CostModel:
             "extra_full_s": forward.copy(),
             "reduce_s": reduce,
             "gather_s": gather,
-            "update_s": self._update_s(updated),
+            "update_s": update_s(updated, self.setting, self.states, self.unit),
         }
 
     def _bytes(self, meshes: Meshes, table: LayerTable, row: Ints) -> dict[str, Array]:
@@ -284,7 +286,15 @@ class CostModel:
 
     def _capacity_bytes(self, meshes: Meshes, parameters: Array) -> Array:
         """What the states and activations of a device may fill."""
-        working = self._working_bytes(meshes, parameters)
+        gathered = meshes.micro_batch * self.workload.sequence_length / meshes.cp
+        working = working_bytes(
+            self.workload,
+            self.states,
+            meshes,
+            parameters,
+            each_stage=parameters @ self.type_counts / meshes.pp,
+            block_values=gathered * self.model.hidden,
+        )
         capacity: Array = self.room_bytes - self.fragmentation * working
         return capacity
 
@@ -353,41 +363,6 @@ class CostModel:
         """Micro-batches of one step on one data-parallel replica."""
         return self.workload.global_batch // (meshes.dp * meshes.micro_batch)
 
-    def _working_bytes(self, meshes: Meshes, parameters: Array) -> Array:
-        """What comes and goes with the layers: gathered weights and gathered activations.
-
-        ZeRO-3 has gathered two layers at once, or one and an end of the model, and FSDP holds the
-        whole gradients of one besides. Sequence parallelism gathers the input of a block, and in
-        the backward pass its gradient. DeepSpeed copies gradients and weights through buckets.
-        """
-        layer = np.max(parameters[:, 1:-1], axis=1)
-        end = np.maximum(parameters[:, 0], parameters[:, -1])
-        weights = (layer + np.maximum(layer, end)) * self.states.weights
-        if self.workload.sharded_parameters:
-            weights += layer * self.states.reduced
-        size = element_bytes(self.workload)
-        tokens = meshes.micro_batch * self.workload.sequence_length / meshes.cp
-        gathered = 2.0 * size * tokens * self.model.hidden
-        working: Array = np.where(meshes.zero_stage >= 3, weights, 0.0)
-        if self.workload.framework in ("megatron-deepspeed", "deepspeed"):
-            bucket = np.minimum(_BUCKET, parameters @ self.type_counts / meshes.pp)
-            working += bucket * self.states.reduced
-        return working + np.where((meshes.sequence > 0) & (meshes.tp > 1), gathered, 0.0)
-
-    def _update_s(self, parameters: Array) -> Array:
-        """Optimizer time of the parameters a device updates, seconds.
-
-        The constant is that of AdamW with a master copy and fp32 gradients: gradients read, master
-        and moments read and written, weights written. Other layouts move in proportion.
-        """
-        size = _column(self.setting.element_bytes)
-        weights = np.where(np.equal(size, 2.0), size, 2.0 * size)  # fp32: their own master copy
-        moved = _column(self.states.gradients) + 2.0 * _column(self.states.optimizer) + weights
-        c = self.constants
-        bytes_ = _column(c.optimizer_bytes) * moved / _ADAMW_BYTES
-        time_s: Array = parameters * bytes_ / _column(self.unit.bandwidth_bytes_per_s)
-        return time_s + _column(c.update_host_s)
-
     def logits_bytes(self, meshes: Meshes) -> Array:
         """Logits of one micro-batch at the peak of the loss, bytes on the last stage."""
         if not self.model.has_head:
@@ -398,28 +373,11 @@ class CostModel:
         logits: Array = each * local * self.model.vocabulary / meshes.tp
         return logits
 
-    def _tied_s(self, meshes: Meshes) -> Array:
-        """All-reduce of the tied embedding's gradient between first and last stage, seconds."""
-        gradient: Array = self.graph.tied_parameters * self.states.reduced / meshes.tp
-        two = np.full(len(meshes), 2)
-        apart = meshes.num_devices // meshes.pp * np.maximum(1, meshes.pp - 1)
-        return np.where(gradient > 0.0, all_reduce_s(self.network, two, apart, gradient), 0.0)
-
-    def _links(self, meshes: Meshes) -> dict[str, Array]:
+    def _boundary_bytes(self, meshes: Meshes) -> Array:
+        """What crosses a boundary between stages for one micro-batch, all ranks together."""
         tokens = meshes.micro_batch * self.setting.source / meshes.cp
-        whole = self.setting.element_bytes * tokens * self.graph.head.hidden
-        parted = np.not_equal(meshes.sequence, 0) | self.scatters
-        sent = np.where(parted, whole / meshes.tp, whole)
-        gathered = gather_s(self.network, meshes.tp, 1, whole)
-        gathered = np.where((meshes.sequence == 0) & self.scatters, gathered, 0.0)
-        near, far = self.network.levels[0], self.network.levels[-1]
-        begun = self.constants.hop_s + np.zeros(len(meshes))
-        return {
-            "latency_near_s": near.latency_s + begun,
-            "latency_far_s": far.latency_s + begun,
-            "transfer_near_s": send_s(near, sent) - near.latency_s + gathered,
-            "transfer_far_s": send_s(far, sent) - far.latency_s + gathered,
-        }
+        whole: Array = self.setting.element_bytes * tokens * self.graph.head.hidden
+        return whole
 
     # -- money and energy ------------------------------------------------------------------------
 
@@ -430,11 +388,6 @@ class CostModel:
     @property
     def watts_per_device(self) -> float:
         return price.watts_per_device(self.cluster, self.constants)
-
-
-def _column(figure: Array | float) -> Array | float:
-    """An array of one entry a mesh as a column; a number as it is."""
-    return np.reshape(figure, (-1, 1)) if isinstance(figure, np.ndarray) else figure
 
 
 def _groups(meshes: Meshes) -> Groups:

@@ -112,3 +112,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         more_f = np.where(zero_stage >= 3, seen_f, 0.0)
         more_b = np.where(zero_stage >= 2, seen_b, 0.0)
         return reduce, collect, more_f, more_b
+
+
+def column(figure: Array | float) -> Array | float:
+    """An array of one entry a mesh as a column; a number as it is."""
+    return np.reshape(figure, (-1, 1)) if isinstance(figure, np.ndarray) else figure

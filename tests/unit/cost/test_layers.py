@@ -15,7 +15,9 @@ from optalloc.cluster.topology import Level
 from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import read_constants, values
-from optalloc.cost.layers import Keys, LayerTable, attended, layer_table, tokens_of
+from optalloc.cost.flops import attended, tokens_of
+from optalloc.cost.layers import LayerTable, layer_table
+from optalloc.cost.shares import Keys
 from optalloc.model.graph import Op
 from optalloc.model.lower import lower
 from optalloc.model.spec import ModelSpec

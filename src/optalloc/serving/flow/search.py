@@ -20,7 +20,7 @@ _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
-_REGIONS_S = 3.0  # CPU seconds after which no further path through regions is tried
+_REGIONS_S = 2.5  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:

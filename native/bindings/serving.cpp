@@ -1,0 +1,146 @@
+// Kernels of serving plans: covers, walks and placements of layers, and fleets of replicas.
+#include "bindings/families.hpp"
+
+#include <cmath>
+
+#include "bindings/arrays.hpp"
+#include "serving/anneal.hpp"
+#include "serving/cover.hpp"
+#include "serving/mix.hpp"
+#include "serving/walk.hpp"
+
+namespace optalloc::bindings {
+
+namespace sv = optalloc::serving;
+
+void bind_serving(nb::module_& m) {
+    // (bound, cost) of the cheapest cover; `counts` gets it.
+    m.def("cheapest_cover", [](const Array<double, 1>& weights, const Array<double, 1>& costs,
+                               const Array<std::int32_t, 1>& limits, const Out<std::int32_t, 1>& counts,
+                               std::size_t most_states) {
+        const std::size_t n = weights.shape(0);
+        if (costs.shape(0) != n || limits.shape(0) != n || counts.shape(0) != n) {
+            throw nb::value_error("cover arrays have the wrong shape");
+        }
+        sv::Cover cover{};
+        {
+            nb::gil_scoped_release release;
+            cover = sv::cheapest_cover(view(weights), view(costs), view(limits), {counts.data(), n}, most_states);
+        }
+        return nb::make_tuple(cover.bound, cover.cost);
+    });
+    // (excess, layers, plain, out, in): the cheapest walk, and how much of each item it uses.
+    m.def("cheapest_walk",
+          [](const Array<std::int32_t, 1>& region, const Array<double, 1>& weight, const Array<double, 1>& price,
+             const Array<double, 1>& out, const Array<double, 1>& in, int levels, int parts,
+             const Array<double, 1>& leaves, const Array<double, 1>& enters, const Array<std::int32_t, 1>& visit,
+             double cover) {
+              const std::size_t n = region.shape(0), regions = leaves.shape(0);
+              if (weight.shape(0) != n || price.shape(0) != n || out.shape(0) != n || in.shape(0) != n ||
+                  enters.shape(0) != regions || visit.shape(0) != regions || regions > 8 || levels < 1 || parts < 1) {
+                  throw nb::value_error("walk arrays have the wrong shape");
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  if (region.data()[i] < 0 || region.data()[i] >= static_cast<std::int32_t>(regions)) {
+                      throw nb::value_error("an item names no region");
+                  }
+              }
+              sv::Walk walk{};
+              {
+                  nb::gil_scoped_release release;
+                  walk = sv::cheapest_walk({view(region), view(weight), view(price), view(out), view(in)},
+                                           {static_cast<int>(regions), levels, parts, view(leaves), view(enters),
+                                            view(visit), cover});
+              }
+              return nb::make_tuple(walk.excess, walk.layers, walk.plain, walk.out, walk.in);
+          });
+    // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
+    m.def("improve_placement",
+          [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
+             const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
+             std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
+             int moves, double limit, const Array<double, 2>& step, const Array<double, 2>& delay,
+             const Array<std::int32_t, 1>& cancel) {
+              const std::size_t n = throughput.shape(0);
+              if (std::isfinite(limit) && (step.shape(0) != n || step.shape(1) != throughput.shape(1) ||
+                                           delay.shape(0) != n + 2 || delay.shape(1) != n)) {
+                  throw nb::value_error("times of the placement have the wrong shape");
+              }
+              if (links.shape(0) != n || links.shape(1) != n || source.shape(0) != n || sink.shape(0) != n ||
+                  ranges.shape(0) != n || ranges.shape(1) != 2) {
+                  throw nb::value_error("placement arrays have the wrong shape");
+              }
+              if (moves < 0 || moves > 2) throw nb::value_error("moves are 0, 1 or 2");
+              const sv::FlowInstance instance{static_cast<int>(n),
+                                              num_layers,
+                                              static_cast<int>(throughput.shape(1)),
+                                              partial,
+                                              {throughput.data(), throughput.size()},
+                                              {links.data(), links.size()},
+                                              view(source),
+                                              view(sink),
+                                              limit,
+                                              {step.data(), step.size()},
+                                              {delay.data(), delay.size()}};
+              std::vector<sv::Range> here(n);
+              for (std::size_t i = 0; i < n; ++i) here[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
+              std::int64_t taken = 0;
+              double flow = 0.0;
+              {
+                  nb::gil_scoped_release release;
+                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, static_cast<sv::Moves>(moves)},
+                                    cancel.data(), taken);
+              }
+              for (std::size_t i = 0; i < n; ++i) {
+                  ranges.data()[2 * i] = here[i].begin;
+                  ranges.data()[2 * i + 1] = here[i].end;
+              }
+              return nb::make_tuple(flow, taken);
+          });
+}
+
+// The fleet's bound holds its buckets and the splits it met; each call answers for one box of counts with
+// (bound, value, share of the load undone, counts, prices, prices of limits).
+void bind_mix(nb::module_& m) {
+    nb::class_<sv::FleetBound>(m, "FleetBound")
+        .def("__init__",
+             [](sv::FleetBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
+                const Array<double, 1>& load, const Array<std::int32_t, 1>& kind, int kinds,
+                const Array<double, 2>& use) {
+                 const std::size_t n = serving.shape(0), offers = kind.shape(0);
+                 bool fits = first.shape(0) >= 1 && load.shape(0) == n && use.shape(1) == offers && kinds >= 1 &&
+                             first.data()[0] == 0 && first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
+                 for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
+                 for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
+                 for (std::size_t g = 0; fits && g < offers; ++g) fits = kind.data()[g] >= 0 && kind.data()[g] < kinds;
+                 if (!fits) throw nb::value_error("fleet tables have the wrong shape");
+                 std::vector<sv::Serve> serves(n);
+                 for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
+                 new (self) sv::FleetBound({first.data(), first.data() + first.shape(0)}, std::move(serves),
+                                           {kind.data(), kind.data() + offers}, kinds,
+                                           {use.data(), use.data() + use.size()}, static_cast<int>(use.shape(0)));
+             })
+        .def("bound", [](sv::FleetBound& self, const Array<double, 1>& low, const Array<double, 1>& high,
+                         const Array<double, 1>& price, const Array<double, 2>& room, const Array<double, 2>& spare,
+                         const Array<double, 1>& limit, double shortage, double cutoff, double enough,
+                         double closed, const Array<std::int32_t, 1>& cancel) {
+            const auto offers = static_cast<std::size_t>(self.offers());
+            if (low.shape(0) != offers || high.shape(0) != offers || price.shape(0) != offers ||
+                room.shape(1) != offers || spare.shape(0) != room.shape(0) || room.shape(0) == 0 ||
+                spare.shape(1) != static_cast<std::size_t>(self.kinds()) ||
+                limit.shape(0) != static_cast<std::size_t>(self.limits()) || cancel.shape(0) == 0) {
+                throw nb::value_error("the box of a fleet has the wrong shape");
+            }
+            sv::BoxBound found;
+            {
+                nb::gil_scoped_release release;
+                found = self.bound({view(low), view(high), view(price), {room.data(), room.size()},
+                                    {spare.data(), spare.size()}, view(limit), shortage, cutoff, enough, closed},
+                                   cancel.data());
+            }
+            return nb::make_tuple(found.bound, found.value, found.short_of, given(std::move(found.counts)),
+                                  given(std::move(found.prices)), given(std::move(found.limit_prices)));
+        });
+}
+
+}  // namespace optalloc::bindings

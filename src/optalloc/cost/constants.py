@@ -103,6 +103,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     router_host_s: float
     expert_imbalance: float
     expert_overlap: float
+    bias_passes: float
     micro_s: float
     hop_s: float
     collective_s: float

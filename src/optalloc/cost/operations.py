@@ -42,6 +42,7 @@ class Operations(Shares):
                 "elementwise": self._elementwise,
                 "lookup": self._elementwise,
                 "dispatch": self._dispatch,
+                "bias": self._bias,
                 "loss": self._loss,
             }[op.kind](op)
             self.again_s += op.again * (self.forward - before)
@@ -170,6 +171,13 @@ class Operations(Shares):
         self.experts = np.maximum(1.0, op.experts / self.ep)
         self.forward += exchange
         self.backward += exchange
+
+    def _bias(self, op: Op) -> None:
+        """Biases and activations of experts that have biases: kernels beside the products."""
+        moved = self.size * op.n * self._rows(op)
+        passes = self.unit.constants.bias_passes
+        self.forward += self.unit.stream_s(passes * moved)
+        self.backward += self.unit.stream_s(2.0 * passes * moved)
 
     def _loss(self, op: Op) -> None:
         logits = self.tokens * op.n / self.tp

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import msgspec
 import numpy as np
@@ -184,6 +185,7 @@ def _model(row: Row, remarks: list[str]) -> ModelSpec:
             width=expert_width,
             shared_width=expert_width * whole(row, "n_shared_experts"),
             gated=gated,
+            bias="gptoss" in re.sub(r"[^a-z]", "", row.get("model", "").lower()),
         )
         types.append(layer("moe", feed))
         runs.append(LayerRun("moe", count - dense))

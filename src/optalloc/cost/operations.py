@@ -86,7 +86,7 @@ class Operations(Shares):
         self.backward += unit.gemm_s(m, k, n, groups)
         if not self.frozen:
             self.weight += self._weight_gradient(unit, groups, m, n, k)
-        elif self.adapted:
+        elif self._adapted(op):
             r = self.rank + np.zeros_like(k)
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
             self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)

@@ -17,8 +17,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
 
     Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
-    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
-    selective recomputation goes by operators, what is stored besides (eager activations, dropout
+    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, and these beside the projections of
+    queries, keys and values alone (``narrow``), whether selective recomputation goes by operators, what is stored besides (eager activations, dropout
     masks), and the bytes of a stored input of a matrix over those of another value. A gradient of
     ``gradient_bytes`` is added to that of the step inside its product where ``fused_gradient``,
     else by a kernel of its own. ``workload`` is None where only times are asked for.
@@ -30,6 +30,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     fused: NDArray[np.bool_] | bool
     lora_rank: Array | float
     frozen: bool
+    narrow: bool
     by_operator: bool
     eager: bool
     dropout: bool
@@ -49,6 +50,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             fused=workload.attention_kernel == "fused",
             lora_rank=float(workload.lora_rank),
             frozen=workload.lora_rank > 0,
+            narrow=workload.lora_modules == "qkv",
             by_operator=workload.sharded_parameters,
             eager=workload.activation_kernel == "unfused",
             dropout=workload.dropout,

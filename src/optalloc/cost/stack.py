@@ -54,7 +54,7 @@ _FIGURES = (
 def structure(cost: CostModel) -> tuple[object, ...]:
     """Equal for problems whose layer types have the same operations, whatever their sizes."""
     graph, setting = cost.graph, cost.setting
-    kind = (setting.frozen, setting.by_operator)
+    kind = (setting.frozen, setting.narrow, setting.by_operator)
     return kind + tuple(
         (
             layer.stack,
@@ -98,6 +98,7 @@ class Stack(CostModel):
             fused=_array(settings, lambda s: s.fused).astype(bool),
             lora_rank=_array(settings, lambda s: s.lora_rank),
             frozen=settings[0].frozen,
+            narrow=settings[0].narrow,
             by_operator=settings[0].by_operator,
             eager=False,
             dropout=False,

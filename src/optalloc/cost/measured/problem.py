@@ -117,6 +117,7 @@ def problem_of(row: Row) -> Problem:
         framework=framework_of(row),
         release=release_of(row),
         lora_rank=16 if lora else 0,
+        lora_modules="qkv" if framework_of(row) == "megatron" else "all",
     )
     published = real(row, "gbs")
     return Problem(

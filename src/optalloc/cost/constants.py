@@ -111,6 +111,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     node_link_efficiency: float
     host_link_efficiency: float
     network_efficiency: float
+    send_efficiency: float
     data_overlap: float
     context_overlap: float
     workspace_bytes: float

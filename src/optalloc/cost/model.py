@@ -87,6 +87,7 @@ class CostModel:
         self.unit = Unit.of(self.device, workload.dtype, self.constants)
         self.setting = Setting.of(workload)
         self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
+        self.far = self._far(cluster.levels()[-1])
         self.states = StateBytes.of(workload, self.constants)
         self.fragmentation = fragmentation(workload, self.constants)
         self.scatters: bool | NDArray[np.bool_] = workload.framework in _SCATTERING
@@ -99,6 +100,13 @@ class CostModel:
         if level.name != "network" and self.device.link.startswith("pcie"):
             share = c.host_link_efficiency
         bandwidth = level.bandwidth_bytes_per_s * share
+        return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
+
+    def _far(self, level: Level) -> Level:
+        """The outermost level as a message between two devices finds it."""
+        if level.name != "network":
+            return self.network.levels[-1]
+        bandwidth = level.bandwidth_bytes_per_s * self.constants.send_efficiency
         return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
 
     # -- the chain -------------------------------------------------------------------------------
@@ -211,6 +219,7 @@ class CostModel:
             "fixed_s": c.fixed_s + np.zeros(n),
         } | links(
             self.network,
+            self.far,
             meshes,
             whole_bytes=self._boundary_bytes(meshes),
             scatters=self.scatters,

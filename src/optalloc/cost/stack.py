@@ -164,6 +164,12 @@ class Stack(CostModel):
             )
         )
 
+        far = self._levels[-1]
+        sends = np.where(self._joined, c.send_efficiency, inside)
+        self.far = msgspec.structs.replace(
+            far, bandwidth_bytes_per_s=far.bandwidth_bytes_per_s * sends
+        )
+
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:
         """The layer table with one key a problem."""
         names = ("tp", "sequence", "cp", "ep", "micro_batch")

@@ -173,11 +173,14 @@ class Operations(Shares):
         self.backward += exchange
 
     def _bias(self, op: Op) -> None:
-        """Biases and activations of experts that have biases: kernels beside the products."""
+        """Biases and activations of experts that have biases, where kernels apart apply them."""
         moved = self.size * op.n * self._rows(op)
-        passes = self.unit.constants.bias_passes
-        self.forward += self.unit.stream_s(passes * moved)
-        self.backward += self.unit.stream_s(2.0 * passes * moved)
+        passes, apart = (
+            self.unit.constants.bias_passes,
+            np.where(self.setting.biases_apart, 1.0, 0.0),
+        )
+        self.forward += apart * self.unit.stream_s(passes * moved)
+        self.backward += apart * self.unit.stream_s(2.0 * passes * moved)
 
     def _loss(self, op: Op) -> None:
         logits = self.tokens * op.n / self.tp

@@ -139,7 +139,11 @@ class Shares:
 
     def _adapted(self, op: Op) -> bool:
         """Whether an adapter sits beside the op, a matrix of a layer."""
-        if not self.setting.frozen or op.kind != "gemm" or self.layer.stack in ("embedding", "head"):
+        if (
+            not self.setting.frozen
+            or op.kind != "gemm"
+            or self.layer.stack in ("embedding", "head")
+        ):
             return False
         inputs = self.layer.op_class(op) == "projections" and not op.name.endswith("_out")
         return inputs or not self.setting.narrow

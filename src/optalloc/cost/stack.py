@@ -105,6 +105,7 @@ class Stack(CostModel):
             input_share=1.0,
             gradient_bytes=_array(settings, lambda s: s.gradient_bytes),
             fused_gradient=_array(settings, lambda s: s.fused_gradient).astype(bool),
+            biases_apart=_array(settings, lambda s: s.biases_apart).astype(bool),
             workload=None,
         )
         states = [cost.states for cost in costs]

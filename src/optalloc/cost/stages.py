@@ -31,9 +31,10 @@ def links(
 ) -> dict[str, Array]:
     """Latency and transfer of a send between stages, inside a node and between nodes, seconds.
 
-    ``far`` is the outermost level as one message finds it; ``whole_bytes`` are those of a boundary for one micro-batch. Each rank of a tensor-parallel
-    group sends a part of them where the sequence is parallel or the software ``scatters`` them;
-    in the second case the receivers gather the parts. ``begun_s`` is what a send takes to begin.
+    ``far`` is the outermost level as one message finds it, ``whole_bytes`` are those of a boundary
+    for one micro-batch. Each rank of a tensor-parallel group sends a part of them where the
+    sequence is parallel or the software ``scatters`` them; in the second case the receivers gather
+    the parts. ``begun_s`` is what a send takes to begin.
     """
     parted = np.not_equal(meshes.sequence, 0) | scatters
     sent = np.where(parted, whole_bytes / meshes.tp, whole_bytes)

@@ -14,6 +14,10 @@ STUDIES = {
     "gap": ("benchmarks.gap", "solve assignment instances with our methods and with peers"),
     "scale": ("benchmarks.scale", "solve very many tasks and units, with gap and memory"),
     "classes": ("benchmarks.classes", "write an instance of classes of identical devices"),
+    "assignment-bruteforce": (
+        "benchmarks.assignment_bruteforce",
+        "compare assignment methods with brute force on random small instances",
+    ),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
     "offload": ("benchmarks.offload", "offload on random machines, beside what other tools do"),
     "fleet": ("benchmarks.fleet", "rent the cheapest replicas, beside the programme of Mélange"),
@@ -32,6 +36,10 @@ STUDIES = {
     "serving-search": (
         "benchmarks.serving_search",
         "plan serving at full size: what was counted, excluded and proven, and the time it took",
+    ),
+    "serve-bruteforce": (
+        "benchmarks.serve_bruteforce",
+        "plan serving on small random problems, beside brute force",
     ),
     "training-accuracy": (
         "benchmarks.training_accuracy",

@@ -1,4 +1,4 @@
-"""Write an instance of k classes of identical devices as OR-Library text, for the study gap."""
+"""Write an instance of k classes of identical devices, for ``gap`` and ``optalloc assign``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.instances import classes_of_devices
-from optalloc.assignment.orlib import orlib_text
+from optalloc.assignment.formats import save_assignment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=3, metavar="K")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--distinct", action="store_true", help="draw every unit alone")
-    parser.add_argument("--out", type=Path, required=True, metavar="TXT")
+    parser.add_argument("--resources", type=int, default=1, metavar="R", help="1, or else as .json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.classes,
         arguments.seed,
         distinct=arguments.distinct,
+        resources=arguments.resources,
     )
-    arguments.out.write_text(orlib_text(problem, path=str(arguments.out)), encoding="utf-8")
+    save_assignment(problem, arguments.out)
     return 0

@@ -11,14 +11,15 @@ Longs = npt.NDArray[np.int64]
 
 
 def classes_of_devices(
-    tasks: int, units: int, classes: int, seed: int, *, distinct: bool = False
+    tasks: int, units: int, classes: int, seed: int, *, distinct: bool = False, resources: int = 1
 ) -> AssignmentProblem:
     """Tasks on units of k classes of identical devices.
 
     A task has a work from 20 to 100. Class k runs it at a speed that differs by task within 20 %,
     so that its load is work / speed, and costs load times a price; faster classes are dearer. Every
     unit of a class has the same costs, loads and capacity, and four fifths of all capacity are
-    used. ``distinct`` draws costs and loads for each unit alone, for comparison.
+    used. ``distinct`` draws costs and loads for each unit alone, for comparison. Of further
+    ``resources`` a task takes from 20 to 100 on every unit, and again four fifths are used.
     """
     rng = np.random.default_rng(seed)
     kind = np.sort(np.arange(units) % classes)
@@ -33,7 +34,13 @@ def classes_of_devices(
     noise = rng.integers(0, 21, (tasks, units) if distinct else (tasks, classes))
     costs = np.rint(10 * load * price).astype(np.int64) + (noise if distinct else noise[:, kind])
     rooms = np.array([load[:, kind == k].mean(axis=1).sum() for k in range(classes)]) / units / 0.8
-    return AssignmentProblem(costs, load, np.ceil(rooms[kind]).astype(np.int64))
+    if resources == 1:
+        return AssignmentProblem(costs, load, np.ceil(rooms[kind]).astype(np.int64))
+    more = rng.integers(20, 101, (tasks, 1, resources - 1))
+    loads = np.concatenate([load[:, :, None], np.repeat(more, units, axis=1)], axis=2)
+    further = np.repeat(more.sum(axis=0) / units / 0.8, units, axis=0)
+    capacities = np.ceil(np.concatenate([rooms[kind][:, None], further], axis=1))
+    return AssignmentProblem(costs, loads, capacities.astype(np.int64))
 
 
 #: kind -> what is drawn; the capacities use so much of the loads

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from benchmarks.accuracy_metrics import quantile, spearman
 from optalloc.cost.engine.calibrate import left_out, setup_folds
@@ -135,9 +134,8 @@ def score(
 def refitted(problems: Sequence[ServingProblem], file: EngineFile, folds: int) -> list[EngineFile]:
     """For each row the constants fitted without its setup."""
     fit = Fit(Rows(problems, file), file)
-    start = fit.solve(np.arange(len(problems)))
     files = [file] * len(problems)
-    for part, z, own in left_out(fit, start, setup_folds(problems, folds)):
+    for part, z, own in left_out(fit, setup_folds(problems, folds)):
         print(f"refitted {part + 1} of {folds}", file=sys.stderr)
         other = fit.file_of(z)
         for i in own.tolist():

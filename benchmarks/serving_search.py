@@ -18,7 +18,14 @@ import msgspec
 import optalloc as oa
 from optalloc.errors import InputError, OptallocError
 
-RULES = ("memory", "tpot floor", "ttft floor", "objective bound", "dominated workers")
+RULES = (
+    "memory",
+    "tpot floor",
+    "ttft floor",
+    "objective bound",
+    "slower than another",
+    "dominated workers",
+)
 COLUMNS = (
     "model",
     "cluster",
@@ -48,11 +55,13 @@ _FP8 = ("weights=fp8", "kv=bf16,fp8")
 _CHAT = oa.Serving(input_len=4000, output_len=500, prefix_len=500, ttft_s=0.3, tpot_s=0.01)
 _LONG = oa.Serving(input_len=8192, output_len=1024, ttft_s=2.0, tpot_s=0.05)
 _RATE = oa.Serving(input_len=2000, output_len=500, ttft_s=2.0, tpot_s=0.05, rate_per_s=10.0)
+_FLIGHT = oa.Serving(input_len=2000, output_len=500, ttft_s=2.0, tpot_s=0.05, concurrency=256)
 CASES = (
     Case("qwen3-32b", "32xh200-sxm", _CHAT, pin=_FP8),
     Case("deepseek-v3", "32xh200-sxm", _LONG, pin=_FP8),
     Case("deepseek-v3", "32xh200-sxm", _LONG, "price", _FP8),
     Case("llama-3.1-70b", "16xh100-sxm+16xa100-sxm-80g", _RATE, "price"),
+    Case("llama-3.1-70b", "16xh100-sxm+16xa100-sxm-80g", _FLIGHT),
     Case("llama-3.1-70b", "32xh100-sxm", _RATE, "devices"),
     Case("llama-3.1-70b", "32xh100-sxm", _RATE, "latency"),
 )
@@ -64,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cases",
         nargs="*",
         metavar="MODEL,CLUSTER,INPUT,OUTPUT",
-        help="for example qwen3-8b,8xh100-sxm,2000,500; default: six of 32 GPUs",
+        help="for example qwen3-8b,8xh100-sxm,2000,500; default: seven of 32 GPUs",
     )
     parser.add_argument("--out", metavar="CSV", help="write one row a case")
     parser.add_argument("--no-proof", action="store_true", help="leave the second proof out")

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "assignment/twins.hpp"
+
 namespace optalloc::assignment {
 
 Normal normalise(std::span<const Int> costs, std::span<const Int> loads, std::span<const Int> capacities,
@@ -64,18 +66,10 @@ std::vector<int> find_twins(const Instance& instance) {
         const auto b = table.begin() + static_cast<std::ptrdiff_t>(instance.at(other, 0));
         return std::equal(a, a + instance.num_tasks, b);
     };
-    std::vector<int> twin;
-    for (int i = 0; i < instance.num_units; ++i) {
-        int first = 0;
-        while (first < i &&
-               !(twin[static_cast<std::size_t>(first)] == first &&
-                 instance.capacity[static_cast<std::size_t>(first)] == instance.capacity[static_cast<std::size_t>(i)] &&
-                 same(instance.allowed, first, i) && same(instance.load, first, i) && same(instance.cost, first, i))) {
-            ++first;
-        }
-        twin.push_back(first);
-    }
-    return twin;
+    return first_alike(instance.num_units, [&](int one, int other) {
+        return instance.capacity[static_cast<std::size_t>(one)] == instance.capacity[static_cast<std::size_t>(other)] &&
+               same(instance.allowed, one, other) && same(instance.load, one, other) && same(instance.cost, one, other);
+    });
 }
 
 Int cost_ceiling(const Instance& instance) {

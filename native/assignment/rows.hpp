@@ -24,6 +24,7 @@ struct Instance {
     std::vector<Int> capacity;           // r * M + i, >= 0
     std::vector<std::uint8_t> allowed;   // at(i, j)
     std::vector<std::vector<int>> apart;
+    Int cells = 2048;                    // of a knapsack table: larger capacities are counted in so many
 
     std::size_t at(int unit, int task) const {
         return static_cast<std::size_t>(unit) * static_cast<std::size_t>(num_tasks) + static_cast<std::size_t>(task);
@@ -77,6 +78,9 @@ class Domain {
     Int placed_cost_ = 0;
 };
 
+// By unit: the first one of the same costs, allowed pairs, loads and capacities; often itself. The unit `open` is its own.
+std::vector<int> find_twins(const Instance& instance);
+
 enum class Status : int { kOptimal = 0, kInfeasible = 1, kStopped = 2, kEnough = 3 };
 
 struct Snapshot {
@@ -99,12 +103,17 @@ struct Answer {
     Proof proof;
     std::vector<int> kept;                  // the resource in the knapsack of each unit
     std::vector<std::vector<int>> classes;  // tasks of which a knapsack takes at most one
-    Int cells = 0;                          // of the knapsacks of larger capacities
 };
 
-// Minimises the cost. With `enough` it stops as kEnough once an assignment of at most that cost is known or
-// the bound exceeds it. With `prove` it keeps the search tree of the bound. Sums of absolute costs and of loads must
-// stay within 62 bits.
-Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch);
+struct Options {
+    std::optional<Int> enough;  // stop once an assignment of at most this cost is known or the bound exceeds it
+    std::optional<Int> floor;   // a bound proven elsewhere; the tree kept is of a higher one
+    std::vector<int> start;     // the unit of each task of a feasible assignment, or empty
+    std::uint64_t seed = 0;
+    bool prove = false;         // keep the search tree of the bound
+};
+
+// Minimises the cost; what is enough ends it as kEnough. Sums of absolute costs and of loads must stay within 62 bits.
+Answer solve(const Instance& instance, const Options& options, const Watch& watch);
 
 }  // namespace optalloc::assignment::rows

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "assignment/rows.hpp"
+#include "assignment/twins.hpp"
 
 namespace optalloc::assignment::rows {
 
@@ -80,6 +81,24 @@ bool Domain::propagate() {
         }
     }
     return true;
+}
+
+std::vector<int> find_twins(const Instance& instance) {
+    const auto same = [&](const auto& table, std::size_t one, std::size_t other) {
+        const auto a = table.begin() + static_cast<std::ptrdiff_t>(one), b = table.begin() + static_cast<std::ptrdiff_t>(other);
+        return std::equal(a, a + instance.num_tasks, b);
+    };
+    return first_alike(instance.num_units, [&](int one, int other) {
+        if (one == instance.open || other == instance.open) return false;
+        for (int r = 0; r < instance.num_resources; ++r) {
+            if (instance.capacity[instance.room_at(r, one)] != instance.capacity[instance.room_at(r, other)] ||
+                !same(instance.load, instance.load_at(r, one, 0), instance.load_at(r, other, 0))) {
+                return false;
+            }
+        }
+        return same(instance.allowed, instance.at(one, 0), instance.at(other, 0)) &&
+               same(instance.cost, instance.at(one, 0), instance.at(other, 0));
+    });
 }
 
 }  // namespace optalloc::assignment::rows

@@ -22,7 +22,8 @@ constexpr double kReach = 0.02;      // how far above the best bound a step aims
 }  // namespace
 
 Search::Search(const Instance& instance, Control& control)
-    : instance_(&instance), control_(&control), bound_(instance), repairer_(instance, bound_.groups_of()), share_(instance.cost.size()) {
+    : instance_(&instance), control_(&control), bound_(instance), repairer_(instance, bound_.groups_of()),
+      twin_(find_twins(instance)), opened_(static_cast<std::size_t>(instance.num_units)), share_(instance.cost.size()) {
     for (int j = 0; j < instance.num_tasks; ++j) {
         Int most = 0;
         for (int i = 0; i < instance.num_units; ++i) {
@@ -261,6 +262,18 @@ bool Search::choose_pair(const Domain& domain, int& unit, int& task, bool& in_fi
     return true;
 }
 
+// After the placements with the task on this unit, those with it on an unopened twin are the same with the two units
+// swapped: no branch above tells one from the other.
+void Search::forbid(Domain& domain, int unit, int task) const {
+    const auto opened = [this](int i) { return opened_[static_cast<std::size_t>(i)] > 0; };
+    domain.remove(unit, task);
+    if (opened(unit)) return;
+    for (int i = 0; i < instance_->num_units; ++i) {
+        const bool is_twin = twin_[static_cast<std::size_t>(i)] == twin_[static_cast<std::size_t>(unit)];
+        if (is_twin && !opened(i)) domain.remove(i, task);
+    }
+}
+
 Outcome Search::close(Domain domain, const std::vector<double>& parent, const Ascent& how) {
     if (control_->poll()) return Outcome::kStopped;
     ++control_->nodes;
@@ -285,18 +298,21 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
     }
     const Ascent deeper{};
     if (record) record->branch(unit, task, in_first);
-    for (int turn = 0; turn < 2; ++turn) {
+    int& opened = opened_[static_cast<std::size_t>(unit)];
+    for (const bool in : {in_first, !in_first}) {
         Domain child = domain;
-        if ((turn == 0) == in_first) {
+        if (in) {
             child.place(unit, task);
         } else {
-            child.remove(unit, task);
+            forbid(child, unit, task);
         }
         if (!child.propagate()) {
             if (record) record->dead();
             continue;
         }
+        opened += in;
         outcome = close(std::move(child), multiplier, deeper);
+        opened -= in;
         if (outcome != Outcome::kClosed) return outcome;
     }
     return Outcome::kClosed;

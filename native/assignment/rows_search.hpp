@@ -63,11 +63,14 @@ class Search {
     void repair(const Domain& domain);
     void force(Assignment plan);
     bool choose_pair(const Domain& domain, int& unit, int& task, bool& in) const;
+    void forbid(Domain& domain, int unit, int task) const;
 
     const Instance* instance_;
     Control* control_;
     Bound bound_;
     Repairer repairer_;
+    std::vector<int> twin_;    // see find_twins()
+    std::vector<int> opened_;  // of each unit: the branches above that place a task there
     Assignment best_;
     bool has_best_ = false;
     Int ceiling_ = 0, target_ = 0, best_bound_ = 0;

@@ -19,11 +19,12 @@ constexpr std::int64_t kMovesPerNode = 1000;  // of annealing for each of those 
 constexpr int kFewRounds = 10;           // of groups before the first decision
 
 Int floor_div(Int a, Int b) { return a / b - (a % b < 0 ? 1 : 0); }
+Int ceil_div(Int a, Int b) { return -floor_div(-a, b); }
 
 class Solver {
   public:
-    Solver(Instance instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch)
-        : instance_(std::move(instance)), enough_(enough), prove_(prove), watch_(watch), random_(seed) {
+    Solver(Instance instance, const Options& options, const Watch& watch)
+        : instance_(std::move(instance)), options_(options), watch_(watch), random_(options.seed) {
         normalise();
     }
     Answer run();
@@ -43,8 +44,8 @@ class Solver {
     Status solve_root();
 
     Instance instance_;
-    std::optional<Int> enough_, goal_;  // in the caller's costs; in normal ones
-    bool prove_;
+    const Options& options_;
+    std::optional<Int> goal_;  // what is enough, in normal costs
     const Watch& watch_;
     std::mt19937_64 random_;
     Int offset_ = 0, granularity_ = 1, bound_ = 0;
@@ -79,7 +80,8 @@ void Solver::normalise() {
     }
     granularity_ = std::max<Int>(divisor, 1);
     for (Int& cost : in.cost) cost /= granularity_;
-    if (enough_) goal_ = floor_div(*enough_ - offset_, granularity_);
+    if (options_.enough) goal_ = floor_div(*options_.enough - offset_, granularity_);
+    if (options_.floor) bound_ = std::max(bound_, ceil_div(*options_.floor - offset_, granularity_));
 }
 
 bool Solver::report() {
@@ -103,7 +105,7 @@ void Solver::raise(Int bound) {
 }
 
 void Solver::keep_proof(const Bound& bound, Record& record, Int target, bool without_costs) {
-    if (!prove_) return;
+    if (!options_.prove) return;
     answer_.proof = {.rows = std::move(record.rows()),
                      .scale = bound.factor(),
                      .shift = bound.shift(),
@@ -111,7 +113,6 @@ void Solver::keep_proof(const Bound& bound, Record& record, Int target, bool wit
                      .without_costs = without_costs};
     answer_.kept = bound.tightest();
     answer_.classes = bound.classes();
-    answer_.cells = Bound::kMostCells;
 }
 
 // The same search without costs looks for any assignment at all; closed without one is a proof.
@@ -120,7 +121,7 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     std::fill(free.cost.begin(), free.cost.end(), 0);
     Search search(free, control_);
     Record record;
-    if (prove_) search.record = &record;
+    if (options_.prove) search.record = &record;
     const Ascent root{.steps = 200, .fix_every = 50, .repair_every = 10, .theta = 1.0};
     const Outcome outcome = search.decide(0, search.first_multiplier(), root, node_limit);
     if (!search.has_best()) {
@@ -160,6 +161,7 @@ bool Solver::improve_part(const std::vector<int>& tasks, const std::vector<int>&
     small.num_tasks = static_cast<int>(tasks.size());
     small.num_units = static_cast<int>(units.size());
     small.num_resources = in.num_resources;
+    small.cells = in.cells;
     for (std::size_t p = 0; p < units.size(); ++p) {
         if (units[p] == in.open) small.open = static_cast<int>(p);
         for (const int j : tasks) {
@@ -329,8 +331,15 @@ Status Solver::decide_all() {
 Answer Solver::run() {
     Search search(instance_, control_);
     search_ = &search;
-    if (prove_) search.record = &record_;
+    if (options_.prove) search.record = &record_;
     control_.should_stop = [this] { return report(); };
+    if (!options_.start.empty()) {
+        Assignment start{0, options_.start};
+        for (int j = 0; j < instance_.num_tasks; ++j) {
+            start.cost += instance_.cost[instance_.at(start.unit[static_cast<std::size_t>(j)], j)];
+        }
+        search.offer(start);
+    }
     answer_.status = solve_root();
     answer_.has_best = search.has_best();
     if (answer_.has_best) {
@@ -344,8 +353,8 @@ Answer Solver::run() {
 
 }  // namespace
 
-Answer solve(const Instance& instance, std::optional<Int> enough, std::uint64_t seed, bool prove, const Watch& watch) {
-    return Solver(instance, enough, seed, prove, watch).run();
+Answer solve(const Instance& instance, const Options& options, const Watch& watch) {
+    return Solver(instance, options, watch).run();
 }
 
 }  // namespace optalloc::assignment::rows

@@ -80,6 +80,15 @@ void bind_mixed(nb::module_& m) {
              })
         .def("inherit", &tr::MixedSearch::inherit)
         .def("prices", &tr::MixedSearch::prices)
+        .def("bound", &tr::MixedSearch::bound)
+        .def("look", [](tr::MixedSearch& self, double target, const Array<std::int32_t, 1>& cancel) {
+            tr::MixedAnswer answer;
+            {
+                nb::gil_scoped_release release;
+                answer = self.look(target, cancel.data());
+            }
+            return mixed_answer(answer);
+        })
         .def("refute", [](tr::MixedSearch& self, double target, std::int64_t most_solved,
                           const Array<std::int32_t, 1>& cancel) {
             tr::MixedAnswer answer;

@@ -6,254 +6,16 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <utility>
 
 namespace optalloc::training {
 
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
 
 }  // namespace
-
-MixedSearch::MixedSearch(MixedInput input)
-    : input_(std::move(input)), stages_(input_), layers_(static_cast<int>(input_.sequence.size())) {
-    const std::size_t types = input_.kinds.empty() ? 0 : input_.kinds[0].layer.size();
-    const std::size_t groups = input_.available.size();
-    std::vector<double> counts(types, 0.0);
-    for (const int type : input_.sequence) counts[static_cast<std::size_t>(type)] += 1.0;
-    if (types > 0) counts.front() = counts.back() = 1.0;
-    const auto seconds = [&](const MixedKind& k, std::size_t type) {
-        const LayerCost& c = k.layer[type];
-        return c.forward + c.backward;
-    };
-    // A layer type's share of the work: its time when the whole cluster runs nothing else at its best.
-    std::vector<double> work(types, 0.0);
-    for (std::size_t type = 0; type < types; ++type) {
-        double speed = 0.0;
-        for (std::size_t g = 0; g < groups; ++g) {
-            double least = kInfinity;
-            for (const MixedKind& k : input_.kinds) {
-                if (k.group == static_cast<int>(g)) least = std::min(least, k.devices * seconds(k, type));
-            }
-            speed += least == kInfinity ? 0.0 : least > 0.0 ? input_.available[g] / least : kInfinity;
-        }
-        work[type] = speed > 0.0 && speed < kInfinity ? 1.0 / speed : 0.0;
-    }
-    double total = 0.0;
-    for (std::size_t type = 0; type < types; ++type) total += counts[type] * work[type];
-    for (double& w : work) w /= total;
-    device_rate_.assign(groups, 0.0);
-    for (const MixedKind& k : input_.kinds) {
-        double rate = 0.0;
-        for (std::size_t type = 0; type < types; ++type) {
-            if (work[type] > 0.0) rate = std::max(rate, work[type] / seconds(k, type));
-        }
-        rate_.push_back(rate);
-        // The tail is at least the update, and at least what the passes cannot hide; both by unit of work.
-        double update = kInfinity, seen = kInfinity;
-        for (std::size_t type = 0; type < types; ++type) {
-            if (!(work[type] > 0.0) || type == 0) continue;
-            for (const LayerCost* c : {&k.layer[type], &k.head_alone}) {
-                if (c == &k.head_alone && type + 1 < types) continue;
-                update = std::min(update, c->update / work[type]);
-                seen = std::min(seen, (c->update + c->reduce + c->gather -
-                                       input_.overlap * (c->forward + c->backward)) / work[type]);
-            }
-        }
-        tail_.push_back(std::max({0.0, update, seen}));
-        double layer = kInfinity;
-        for (const int type : input_.sequence) layer = std::min(layer, seconds(k, static_cast<std::size_t>(type)));
-        layer_.push_back(layer);
-        first_.push_back(seconds(k, 0));
-        last_.push_back(std::min(seconds(k, types - 1), k.head_alone.forward + k.head_alone.backward));
-        double& best = device_rate_[static_cast<std::size_t>(k.group)];
-        best = std::max(best, rate / k.devices);
-    }
-    work_first_ = types > 0 ? work.front() : 0.0;
-    work_last_ = types > 0 ? work.back() : 0.0;
-    work_prefix_.assign(static_cast<std::size_t>(layers_) + 1, work_first_);
-    for (std::size_t j = 0; j < input_.sequence.size(); ++j) {
-        work_prefix_[j + 1] = work_prefix_[j] + work[static_cast<std::size_t>(input_.sequence[j])];
-    }
-    for (std::size_t type = 0; type < types; ++type) {
-        double least = kInfinity;
-        for (const MixedKind& k : input_.kinds) {
-            const LayerCost& c = k.layer[type];
-            double bytes = c.state + std::min({c.held, c.held_selective, c.held_full});
-            if (type + 1 == types) bytes = std::min(bytes, k.head_alone.state + k.head_alone.held);
-            least = std::min(least, k.devices * bytes);
-        }
-        least_state_ += counts[type] * least;
-    }
-    least_boundary_ = *std::min_element(input_.boundary.begin(), input_.boundary.end());
-    num_kinds_ = input_.kinds.size();
-    add_families();
-}
-
-// Kinds of one group and size as one, at least as good as each of them in every respect that bounds look at.
-void MixedSearch::add_families() {
-    std::map<std::pair<int, int>, std::vector<int>> members;
-    for (std::size_t k = 0; k < num_kinds_; ++k) {
-        members[{input_.kinds[k].group, input_.kinds[k].devices}].push_back(static_cast<int>(k));
-    }
-    for (auto& [key, own] : members) {
-        MixedKind family = input_.kinds[static_cast<std::size_t>(own.front())];
-        double rate = 0.0, tail = kInfinity, layer = kInfinity, first = kInfinity, last = kInfinity;
-        for (const int member : own) {
-            const auto k = static_cast<std::size_t>(member);
-            family.capacity = std::max(family.capacity, input_.kinds[k].capacity);
-            family.sent = std::min(family.sent, input_.kinds[k].sent);
-            rate = std::max(rate, rate_[k]);
-            tail = std::min(tail, tail_[k]);
-            layer = std::min(layer, layer_[k]);
-            first = std::min(first, first_[k]);
-            last = std::min(last, last_[k]);
-        }
-        rate_.push_back(rate);
-        tail_.push_back(tail);
-        layer_.push_back(layer);
-        first_.push_back(first);
-        last_.push_back(last);
-        input_.kinds.push_back(std::move(family));
-        stages_.add_family(std::move(own));
-    }
-}
-
-// -- shapes ------------------------------------------------------------------------------------------------
-
-// Bounds a shape in O(blocks) and says whether it can be part of a plan within the target. With x_i of the work on
-// stage i, S + (m-1) max tau >= sum x_i/r_i + (m-1) max x_i/r_i, least where the q fastest stages are equally long
-// and the others empty: (q + m - 1) / R_q with R_q the sum of their rates r. In q this is monotone inside a block.
-// The tails are at least t_i x_i (the embedding's work left out), so the longest is at least their harmonic mean
-// over the number of stages.
-bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
-    ++answer.shapes;
-    std::fill(shape.usage, shape.usage + kMostGroups, 0);
-    std::array<std::pair<double, int>, kMostGroups> parts;  // rate and stages, the fastest first
-    double room = 0.0, price = 0.0;
-    for (int b = 0; b < shape.blocks; ++b) {
-        const auto k = static_cast<std::size_t>(shape.kind[b]);
-        const MixedKind& kind = input_.kinds[k];
-        auto place = static_cast<std::size_t>(b);
-        for (; place > 0 && parts[place - 1].first < rate_[k]; --place) parts[place] = parts[place - 1];
-        parts[place] = {rate_[k], shape.count[b]};
-        shape.usage[kind.group] = shape.count[b] * kind.devices;
-        room += shape.count[b] * kind.devices * kind.capacity;
-        price += shape.count[b] * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
-    }
-    if (room < least_state_ * (1.0 - 1e-9)) return false;
-    shape.links = shape_links(shape);
-    double parts_of_tail = 0.0;
-    for (int b = 0; b < shape.blocks; ++b) {
-        parts_of_tail += shape.count[b] / tail_[static_cast<std::size_t>(shape.kind[b])];
-    }
-    shape.least_tail = (1.0 - work_first_) / parts_of_tail;
-    const double time = target - shape.links - shape.least_tail;
-    double most = time * parts[0].first, rates = 0.0;
-    int stages = 0;
-    for (int b = 0; b < shape.blocks; ++b) {
-        const auto& [rate, count] = parts[static_cast<std::size_t>(b)];
-        rates += rate * count;
-        stages += count;
-        most = std::max(most, time * rates - stages + 1.0);
-    }
-    most = std::min(std::floor(most * (1.0 + 1e-12) + 1e-9), static_cast<double>(input_.num_micro));
-    if (most < 1.0) return false;
-    // Every device is worth its best rate; what a shape wastes must not exceed what can be spared.
-    const double worth = target * price * (1.0 - 1e-12) - slack_ - 1e-6;
-    if (most < worth) return false;
-    shape.most_micro = static_cast<std::int32_t>(most);
-    return true;
-}
-
-void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wasted, double target,
-                         MixedAnswer& answer) {
-    const int most = std::min(input_.most_stages, layers_ + 2);
-    for (std::size_t k = num_kinds_; k < input_.kinds.size(); ++k) {
-        const MixedKind& kind = input_.kinds[k];
-        if (used & (1u << kind.group)) continue;
-        const int block = shape.blocks;
-        shape.blocks = static_cast<std::int8_t>(block + 1);
-        shape.kind[block] = static_cast<std::int16_t>(k);
-        const int limit = std::min(most - stages, input_.available[static_cast<std::size_t>(kind.group)] / kind.devices);
-        // Every stage adds at least this to what is wasted: a micro-batch of bubble and what the kind is slower than
-        // the best, or all it could do.
-        const double worth = target * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
-        const double loss = std::min(worth, worth - target * rate_[k] + 1.0);
-        for (int count = 1; count <= limit; ++count) {
-            if (*cancel_ != 0 || wasted + count * loss - 1.0 > slack_ * (1.0 + 1e-9) + 1e-6) break;
-            shape.count[block] = static_cast<std::int16_t>(count);
-            MixedShape own = shape;
-            if (admit(own, target, answer)) shapes_.push_back(own);
-            if (shape.blocks < kMostGroups) {
-                extend(shape, used | (1u << kind.group), stages + count, wasted + count * loss, target, answer);
-            }
-        }
-        shape.count[block] = 0;
-        shape.blocks = static_cast<std::int8_t>(block);
-    }
-}
-
-// The shapes that can be part of a plan within the target; those known from a greater one stay.
-void MixedSearch::open(double target, MixedAnswer& answer) {
-    double all = 0.0;
-    for (std::size_t g = 0; g < device_rate_.size(); ++g) all += device_rate_[g] * input_.available[g];
-    slack_ = target * all - input_.num_micro;
-    open_grid(target);
-    if (opened_) return;
-    opened_ = true;
-    double room = 0.0;
-    for (std::size_t g = 0; g < device_rate_.size(); ++g) {
-        double best = 0.0;
-        for (const MixedKind& k : input_.kinds) {
-            if (k.group == static_cast<int>(g)) best = std::max(best, k.capacity);
-        }
-        room += best * input_.available[g];
-    }
-    if (slack_ < 0.0 || room < input_.least_replicas * least_state_ * (1.0 - 1e-9)) {
-        shapes_.clear();
-        return;
-    }
-    if (inherits_) {
-        for (MixedShape& shape : shapes_) {
-            const int known = shape.most_micro;
-            shape.most_micro = admit(shape, target, answer) ? std::min(known, shape.most_micro) : 0;
-        }
-        return;
-    }
-    MixedShape shape;
-    extend(shape, 0, 0, 0.0, target, answer);
-}
-
-void MixedSearch::inherit(const MixedSearch& other) {
-    inherits_ = true;
-    prices_ = other.prices_;
-    const auto take = [&](const MixedShape& known) {
-        if (known.most_micro < 1) return;
-        shapes_.push_back(known);
-        shapes_.back().measured = shapes_.back().exact = false;
-    };
-    for (const Column& column : other.true_) take(other.shapes_[column.shape]);  // these matter most
-    for (const MixedShape& known : other.shapes_) take(known);
-}
-
-// -- columns: the devices a replica takes, and a shape that takes them -------------------------------------
-
-// A shape with each kind of its first family in place of it, behind the others; the shape itself is no longer one.
-void MixedSearch::expand(std::size_t index, double target, MixedAnswer& answer) {
-    const MixedShape shape = shapes_[index];
-    shapes_[index].most_micro = 0;
-    int block = 0;
-    while (stages_.family(shape.kind[block]) == nullptr) ++block;
-    for (const int member : *stages_.family(shape.kind[block])) {
-        MixedShape own = shape;
-        own.kind[block] = static_cast<std::int16_t>(member);
-        if (!admit(own, target, answer)) continue;
-        own.most_micro = std::min(own.most_micro, shape.most_micro);
-        shapes_.push_back(own);
-    }
-}
 
 bool MixedSearch::has_family(const MixedShape& shape) const {
     return std::any_of(shape.kind, shape.kind + shape.blocks, [&](int k) { return stages_.family(k) != nullptr; });
@@ -276,10 +38,10 @@ bool MixedSearch::takes(std::size_t index, double target, int needed, MixedAnswe
     return shapes_[index].most_micro >= needed;
 }
 
-// The price of the devices of a shape and of a replica.
-double MixedSearch::worth(const MixedShape& shape) const {
+// The price of the devices that a replica takes, and of the replica.
+double MixedSearch::worth(const std::array<int, kMostGroups>& usage) const {
     double total = prices_.back();
-    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * shape.usage[g];
+    for (std::size_t g = 0; g + 1 < prices_.size(); ++g) total += prices_[g] * usage[g];
     return total;
 }
 
@@ -295,9 +57,13 @@ void MixedSearch::scale_prices() {
 // more, there is no plan within the target. Once the goal is reached it ends, or, if `whole`, when the relaxation is
 // solved.
 MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer) {
-    if (prices_.empty()) {  // at first every device is worth its best rate
+    if (prices_.empty()) {  // at first every device is worth its best rate; one replica must take all
         prices_ = device_rate_;
         prices_.push_back(0.0);
+        if (input_.most_replicas == 1) {
+            std::fill(prices_.begin(), prices_.end(), 0.0);
+            prices_.back() = 1.0;
+        }
     }
     if (!whole) {
         true_.clear();
@@ -308,10 +74,10 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s].usage) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({std::to_array(shapes_[s].usage), s, shapes_[s].most_micro});
+            true_.push_back({shapes_[s].usage, s, shapes_[s].most_micro});
             relax();
             reached = bound_ >= goal();
             if (reached && !whole) return MixedStatus::kSplit;
@@ -319,20 +85,21 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
             changed = true;
         }
     }
+    if (*cancel_ != 0) return MixedStatus::kLimit;  // shapes may be missing
     return reached ? MixedStatus::kSplit : MixedStatus::kNone;
 }
 
-// All that the best packing can take, with their true numbers: the best shape for each number of devices that wastes
-// no more, by the prices, than the relaxation has to spare.
-std::vector<MixedSearch::Column> MixedSearch::candidates(double target, MixedAnswer& answer) {
+// What a packing can take, with true numbers: the best shape for each number of devices that wastes no more, by the
+// prices, than a share of what the relaxation has to spare. With a share of 1 no other can be in a packing.
+std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double share, MixedAnswer& answer) {
     std::map<std::array<int, kMostGroups>, Column> best;
+    const double spare = share * (bound_ - input_.num_micro) + 1e-6;
     for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
         if (shapes_[s].most_micro < 1) continue;
-        const auto devices = std::to_array(shapes_[s].usage);
+        const auto devices = shapes_[s].usage;
         const auto known = best.find(devices);
-        const double spare = bound_ - input_.num_micro + 1e-6;
         const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
-                                    static_cast<int>(std::ceil(worth(shapes_[s]) - spare)));
+                                    static_cast<int>(std::ceil(worth(devices) - spare)));
         if (takes(s, target, needed, answer)) best[devices] = {devices, s, shapes_[s].most_micro};
     }
     std::vector<Column> columns;
@@ -349,65 +116,94 @@ MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const i
     return answer;
 }
 
+// A plan of the chosen columns, which take all micro-batches or more: gives them back where they take longest by the
+// cuts found, then cuts anew.
+void MixedSearch::assemble(const std::vector<Column>& columns, const std::vector<std::size_t>& chosen, double target,
+                           MixedAnswer& answer) {
+    std::vector<const MixedShape*> shape;
+    std::vector<MixedReplica> found;
+    int total = 0;
+    for (const std::size_t c : chosen) {
+        shape.push_back(&shapes_[columns[c].shape]);
+        found.emplace_back();
+        solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
+        total += columns[c].micro;
+    }
+    while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
+        total -= found.back().num_micro;
+        found.pop_back();
+        shape.pop_back();
+    }
+    for (; total > input_.num_micro; --total) {
+        MixedReplica* worst = nullptr;
+        for (MixedReplica& r : found) {
+            if (r.num_micro > 1 && (worst == nullptr || r.value > worst->value)) worst = &r;
+        }
+        --worst->num_micro;  // there is one: no more replicas than micro-batches
+        worst->value -= worst->beta;
+    }
+    answer.status = MixedStatus::kFound;
+    answer.replicas.clear();
+    answer.value = 0.0;
+    for (std::size_t k = 0; k < found.size(); ++k) {
+        MixedReplica replica = found[k];
+        solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
+        answer.value = std::max(answer.value, replica.value);
+        answer.replicas.push_back(std::move(replica));
+    }
+}
+
+// A plan of the shapes of the relaxation alone, or the proof that there is none at all.
+MixedAnswer MixedSearch::look(double target, const int* cancel) {
+    cancel_ = cancel;
+    MixedAnswer answer;
+    if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
+    open(target, answer);
+    answer.status = price(target, kAll, false, answer);
+    if (answer.status != MixedStatus::kSplit) return answer;
+    price(target, kAll, true, answer);
+    bool too_large = false;
+    std::vector<std::size_t> chosen;
+    const std::vector<Column> columns = true_;
+    if (*cancel == 0 && pack(columns, chosen, answer, too_large) >= input_.num_micro) {
+        assemble(columns, chosen, target, answer);
+    }
+    if (*cancel != 0) answer.status = MixedStatus::kLimit;
+    return answer;
+}
+
 MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
-    constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
     while (true) {
         const auto stopped = [&](MixedStatus status) {
             answer.status = status;
             return answer;
         };
-        if (price(target, kAll, false, answer) == MixedStatus::kNone) return answer;
+        const MixedStatus status = price(target, kAll, false, answer);
+        if (status == MixedStatus::kNone) return answer;
+        if (status == MixedStatus::kLimit) return stopped(status);
         bool too_large = false;
         std::vector<Column> columns = true_;
         std::vector<std::size_t> chosen;
         int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
         if (most < input_.num_micro && *cancel == 0) {
             price(target, kAll, true, answer);
-            columns = candidates(target, answer);
-            most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+            for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
+                if (most >= input_.num_micro || *cancel != 0) break;
+                too_large = false;
+                columns = candidates(target, share, answer);
+                most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
+            }
         }
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
         if (most < input_.num_micro) return answer;
-        // Feasible. Give back micro-batches where they take longest by the cuts found, then cut anew.
-        std::vector<const MixedShape*> shape;
-        std::vector<MixedReplica> found;
-        int total = 0;
-        for (const std::size_t c : chosen) {
-            shape.push_back(&shapes_[columns[c].shape]);
-            found.emplace_back();
-            solve(*shape.back(), columns[c].micro, target, &found.back(), nullptr);
-            total += columns[c].micro;
-        }
-        while (static_cast<int>(found.size()) > input_.num_micro) {  // more than there are micro-batches for
-            total -= found.back().num_micro;
-            found.pop_back();
-            shape.pop_back();
-        }
-        for (; total > input_.num_micro; --total) {
-            MixedReplica* worst = nullptr;
-            for (MixedReplica& r : found) {
-                if (r.num_micro > 1 && (worst == nullptr || r.value > worst->value)) worst = &r;
-            }
-            --worst->num_micro;  // there is one: no more replicas than micro-batches
-            worst->value -= worst->beta;
-        }
-        answer.status = MixedStatus::kFound;
-        answer.replicas.clear();
-        answer.value = 0.0;
-        for (std::size_t k = 0; k < found.size(); ++k) {
-            MixedReplica replica = found[k];
-            solve(*shape[k], replica.num_micro, found[k].value * (1.0 + 1e-12), &replica, nullptr);
-            answer.value = std::max(answer.value, replica.value);
-            answer.replicas.push_back(std::move(replica));
-        }
+        assemble(columns, chosen, target, answer);
         target = answer.value - step * answer.value;
-        for (MixedShape& s : shapes_) s.exact = false;
-        open_grid(target);
+        open(target, answer);
     }
 }
 

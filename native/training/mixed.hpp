@@ -103,7 +103,7 @@ struct MixedShape {
     std::int8_t blocks = 0;
     std::int16_t kind[kMostGroups] = {};
     std::int16_t count[kMostGroups] = {};
-    std::int32_t usage[kMostGroups] = {};  // devices by group
+    std::array<int, kMostGroups> usage{};  // devices by group
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -124,11 +124,16 @@ class MixedSearch {
     // The proof that there is no plan of value at most `target`, or kSplit: the linear bound of the relaxation, after
     // at most so many programmes, is not enough.
     MixedAnswer refute(double target, std::int64_t most_solved, const int* cancel);
+    // A plan of value at most `target`, if the shapes of the relaxation alone make one (kFound), the proof that there
+    // is none (kNone), or neither (kSplit). Targets may only fall from call to call.
+    MixedAnswer look(double target, const int* cancel);
     // Searches only what a search of a larger range of replicas has left: the shapes that a plan within its last
     // target can have. No target may be greater than that one.
     void inherit(const MixedSearch& other);
     // Micro-batches that a device of each group and a replica cost: with them the last target was refuted.
     const std::vector<double>& prices() const { return prices_; }
+    // Micro-batches that the last relaxation takes.
+    double bound() const { return bound_; }
 
   private:
     struct Label {
@@ -144,12 +149,12 @@ class MixedSearch {
     void open(double target, MixedAnswer& answer);
     void expand(std::size_t index, double target, MixedAnswer& answer);
     bool has_family(const MixedShape& shape) const;
-    double worth(const MixedShape& shape) const;
+    double worth(const std::array<int, kMostGroups>& usage) const;
     double goal() const { return input_.num_micro - 1e-6; }
     bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
     void scale_prices();
     MixedStatus price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer);
-    std::vector<Column> candidates(double target, MixedAnswer& answer);
+    std::vector<Column> candidates(double target, double share, MixedAnswer& answer);
     void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
     bool admit(MixedShape& shape, double target, MixedAnswer& answer);
     double shape_links(const MixedShape& shape) const;
@@ -169,6 +174,8 @@ class MixedSearch {
     int pack(const std::vector<Column>& columns, std::vector<std::size_t>& chosen, MixedAnswer& answer,
              bool& too_large);
     void relax();
+    void assemble(const std::vector<Column>& columns, const std::vector<std::size_t>& chosen, double target,
+                  MixedAnswer& answer);
     MixedStages::Role role(int stage, int stages) const;
 
     MixedInput input_;

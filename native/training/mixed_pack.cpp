@@ -14,7 +14,8 @@ namespace optalloc::training {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::int64_t kLargestTable = 300'000'000;  // steps of one packing
+constexpr std::int64_t kLargestTable = 30'000'000;  // states of one packing
+constexpr std::int64_t kMostSteps = 1'000'000'000;
 
 }  // namespace
 
@@ -100,8 +101,9 @@ void MixedSearch::relax() {
     for (std::size_t r = 0; r < groups; ++r) bound_ += prices[r] * input_.available[r];
 }
 
-// The most micro-batches that a whole number of replicas takes, by dynamic programming over devices used of each
-// group and replicas; `chosen` lists a column a replica.
+// The most micro-batches that a whole number of replicas takes, where that is all of them or more: dynamic programming
+// over replicas and the devices that they use of each group. A packing that takes all wastes, by the prices of the last
+// relaxation, no more than that has to spare: states that waste more are left out. `chosen` lists a column a replica.
 int MixedSearch::pack(const std::vector<Column>& columns, std::vector<std::size_t>& chosen, MixedAnswer& answer,
                       bool& too_large) {
     ++answer.packings;
@@ -122,6 +124,10 @@ int MixedSearch::pack(const std::vector<Column>& columns, std::vector<std::size_
         if (!beaten) left[kept++] = c;
     }
     left.resize(kept);
+    const auto wasted = [&](std::size_t c) { return worth(columns[c].usage) - columns[c].micro; };
+    std::sort(left.begin(), left.end(), [&](std::size_t x, std::size_t y) {
+        return std::make_pair(wasted(x), x) < std::make_pair(wasted(y), y);
+    });
     std::vector<int> unit(groups, 0), extent(groups);
     for (const std::size_t c : left) {
         for (std::size_t g = 0; g < groups; ++g) unit[g] = std::gcd(unit[g], columns[c].usage[g]);
@@ -141,71 +147,75 @@ int MixedSearch::pack(const std::vector<Column>& columns, std::vector<std::size_
     const int devices = std::accumulate(input_.available.begin(), input_.available.end(), 0);
     const bool open = left.empty() || input_.most_replicas >= std::min(devices / smallest, input_.num_micro);
     const int most = open ? std::min(input_.least_replicas, input_.most_replicas) : input_.most_replicas;
-    if (states * most > kLargestTable / 30 ||
-        states * most * static_cast<std::int64_t>(left.size()) > kLargestTable) {
+    if (states * most > kLargestTable) {
         too_large = true;
         return 0;
     }
-    // Devices in units, and how far back in the table the rest of the devices lies.
+    // Devices in units, how far on in the table they lead, and what is wasted.
     std::vector<int> takes(left.size() * groups);
-    std::vector<std::size_t> back(left.size(), 0);
+    std::vector<std::size_t> on(left.size(), 0);
+    std::vector<double> waste(left.size());
     for (std::size_t i = 0; i < left.size(); ++i) {
         for (std::size_t g = 0; g < groups; ++g) {
             const int own = unit[g] == 0 ? 0 : columns[left[i]].usage[g] / unit[g];
             takes[i * groups + g] = own;
-            back[i] = back[i] * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(own);
+            on[i] = on[i] * static_cast<std::size_t>(extent[g]) + static_cast<std::size_t>(own);
         }
+        waste[i] = wasted(left[i]);
     }
     const auto total = static_cast<std::size_t>(states);
+    const double spare = bound_ - input_.num_micro + 1e-6;
     constexpr int kNever = -1;
-    std::vector<int> before(total, 0), now(total);
+    std::vector<int> before(total, kNever), now(total), used(groups);
+    before[0] = 0;
     std::vector<std::vector<std::int32_t>> choice(static_cast<std::size_t>(most) + 1);  // ~i: stays in the layer
-    std::vector<int> at(groups);
-    int best = 0, best_layer = 0;
+    std::int64_t steps = 0;
+    // One replica more on every state of `from`, which has `replicas` or more.
+    const auto add = [&](const std::vector<int>& from, int replicas, std::vector<int>& to,
+                         std::vector<std::int32_t>& pick, bool stays) {
+        for (std::size_t v = 0; v < total && steps <= kMostSteps && *cancel_ == 0; ++v) {
+            if (from[v] == kNever) continue;
+            std::size_t rest = v;
+            double waste_so_far = prices_.back() * replicas - from[v];
+            for (std::size_t g = groups; g-- > 0;) {
+                used[g] = static_cast<int>(rest % static_cast<std::size_t>(extent[g]));
+                rest /= static_cast<std::size_t>(extent[g]);
+                waste_so_far += prices_[g] * used[g] * unit[g];
+            }
+            for (std::size_t i = 0; i < left.size() && waste_so_far + waste[i] <= spare; ++i, ++steps) {
+                bool fits = true;
+                for (std::size_t g = 0; g < groups; ++g) fits = fits && used[g] + takes[i * groups + g] < extent[g];
+                const int micro = from[v] + columns[left[i]].micro;
+                if (!fits || micro <= to[v + on[i]]) continue;
+                to[v + on[i]] = micro;
+                pick[v + on[i]] = stays ? ~static_cast<std::int32_t>(i) : static_cast<std::int32_t>(i);
+            }
+        }
+    };
     for (int r = 1; r <= most; ++r) {
-        if (*cancel_ != 0) return 0;
         auto& pick = choice[static_cast<std::size_t>(r)];
         pick.assign(total, 0);
         std::fill(now.begin(), now.end(), kNever);
-        std::fill(at.begin(), at.end(), 0);
-        const bool stays = open && r == most;
-        for (std::size_t v = 0; v < total; ++v) {
-            for (std::size_t i = 0; i < left.size(); ++i) {
-                bool fits = true;
-                for (std::size_t g = 0; g < groups; ++g) fits = fits && takes[i * groups + g] <= at[g];
-                if (!fits) continue;
-                const std::size_t source = v - back[i];
-                const int micro = columns[left[i]].micro;
-                if (before[source] != kNever && before[source] + micro > now[v]) {
-                    now[v] = before[source] + micro;
-                    pick[v] = static_cast<std::int32_t>(i);
-                }
-                if (stays && now[source] != kNever && now[source] + micro > now[v]) {
-                    now[v] = now[source] + micro;
-                    pick[v] = ~static_cast<std::int32_t>(i);
-                }
-            }
-            for (std::size_t g = groups; g-- > 0;) {
-                if (++at[g] < extent[g]) break;
-                at[g] = 0;
-            }
-        }
-        if (r >= input_.least_replicas && now[total - 1] > best) {
-            best = now[total - 1];
-            best_layer = r;
+        add(before, r - 1, now, pick, false);
+        if (open && r == most) add(now, r, now, pick, true);  // a state only leads to states behind it
+        if (*cancel_ != 0) return 0;
+        if (steps > kMostSteps) {
+            too_large = true;
+            return 0;
         }
         std::swap(before, now);
+        const auto best = std::max_element(before.begin(), before.end());
+        if (r < input_.least_replicas || *best < input_.num_micro) continue;
+        for (auto v = static_cast<std::size_t>(best - before.begin()); r > 0;) {  // walk back
+            const std::int32_t own = choice[static_cast<std::size_t>(r)][v];
+            const auto i = static_cast<std::size_t>(own < 0 ? ~own : own);
+            chosen.push_back(left[i]);
+            v -= on[i];
+            if (own >= 0) --r;
+        }
+        return *best;
     }
-    // Walk back from the whole cluster.
-    std::size_t v = total - 1;
-    for (int r = best_layer; r > 0;) {
-        const std::int32_t pick = choice[static_cast<std::size_t>(r)][v];
-        const auto i = static_cast<std::size_t>(pick < 0 ? ~pick : pick);
-        chosen.push_back(left[i]);
-        v -= back[i];
-        if (pick >= 0) --r;
-    }
-    return best;
+    return 0;
 }
 
 }  // namespace optalloc::training

@@ -122,6 +122,10 @@ def _input_error(message: str, type_: type[Any], path: str) -> InputError:
         near = nearest(word, known, count=1)
         what = f"unknown key {word!r}"
         fix = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(known))}"
+    wrong = re.search(r"Invalid enum value '?([^']*)'?", what)
+    if wrong and (known := _words_at(type_, pointer)):
+        near = nearest(wrong.group(1), known, count=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(map(repr, known))}"
     missing = re.search(r"missing required field `([^`]+)`", what)
     if missing:
         what, fix = f"the key {missing.group(1)!r} is missing", f"add {missing.group(1)!r}"
@@ -160,10 +164,23 @@ def _usual_fix(type_: type[Any]) -> str:
 
 def _fields_at(type_: Any, pointer: str) -> list[str]:
     """Field names of the structs that may stand at a JSON pointer such as ``$.nodes[0].link``."""
+    here = _types_at(type_, pointer)
+    return [f.encode_name for t in here for s in _structs(t) for f in msgspec.structs.fields(s)]
+
+
+def _words_at(type_: Any, pointer: str) -> list[str]:
+    """The words that may stand at a JSON pointer."""
+    here = _types_at(type_, pointer)
+    inner = [a for t in here for a in (typing.get_args(t) or (t,))]
+    words = [a for t in inner for a in (typing.get_args(t) or (t,))]
+    return [word for word in words if isinstance(word, str)]
+
+
+def _types_at(type_: Any, pointer: str) -> list[Any]:
     here = [type_]
     for part in re.findall(r"\.([^.\[\]]+)|(\[)[^\]]*\]", pointer):
         here = [n for t in here for n in _step(t, part[0])]
-    return [f.encode_name for t in here for s in _structs(t) for f in msgspec.structs.fields(s)]
+    return here
 
 
 def _step(type_: Any, key: str) -> list[Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from tests.property.mixed_problems import instance
 
 from optalloc.stop import NodeLimit
 from optalloc.training.mixed.enumerate import best_by_enumeration
-from optalloc.training.mixed.parts import work_bound
+from optalloc.training.mixed.parts import Part, work_bound
 from optalloc.training.mixed.problem import Wire
 from optalloc.training.mixed.search import Search
 
@@ -58,3 +59,16 @@ def test_a_stopped_search_keeps_a_bound_below_the_optimum() -> None:
     assert outcome.bound is not None
     assert outcome.bound <= best * (1 + 1e-12)
     assert outcome.value is None or outcome.value >= best * (1 - 1e-12)
+
+
+def test_a_cancelled_native_search_refutes_nothing() -> None:
+    """Shapes may be missing when the flag is set: that no plan was seen is no proof."""
+    part = Part(instance(3, most_devices=7, most_layers=6), (0, 1), 2, 2, 0.0)
+    cancelled = np.ones(1, np.int32)
+    limit = 2  # of the statuses of the native search
+    for answer in (
+        part.native().refute(1e3, 100, cancelled),
+        part.native().improve(1e3, 1e-9, cancelled),
+        part.native().look(1e3, cancelled),
+    ):
+        assert answer[0] == limit

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from optalloc import files
+from optalloc.assignment.formats import AssignmentFile
 from optalloc.errors import FormatVersionError, InputError
 from optalloc.workload import Workload
 
@@ -215,3 +216,16 @@ def test_a_wrong_value_names_the_command_that_prints_the_format(tmp_path: Path) 
     path.write_text('kind = "training"\nglobal_batch = "eight"\nsequence_length = 8\n')
     with pytest.raises(InputError, match="'optalloc schema workload' prints"):
         files.read_toml(path, Workload)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [("botleneck", "did you mean 'bottleneck'?"), ("speed", "use one of 'sum', 'bottleneck', ")],
+)
+def test_a_wrong_word_names_those_that_may_stand_there(word: str, fix: str) -> None:
+    """The nearest, or all of them."""
+    data = {"costs": [[1]], "loads": [1], "capacities": [1], "objective": word}
+    with pytest.raises(InputError) as caught:
+        files.typed(data, AssignmentFile, path="a.json")
+    assert caught.value.pointer == "$.objective"
+    assert caught.value.fix.startswith(fix)

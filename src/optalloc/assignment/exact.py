@@ -49,19 +49,24 @@ import numpy.typing as npt
 from optalloc import _native
 from optalloc.assignment.integers import IntArray, IntegerForm
 from optalloc.assignment.journal import Journal
-from optalloc.assignment.pools import Groups, find_pools, pooled, split
+from optalloc.assignment.pools import (
+    FIRST_NODES,
+    POOL_NODES,
+    SPLIT_NODES,
+    Groups,
+    find_pools,
+    pooled,
+    split,
+)
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
+from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
-_FIRST_NODES = 200  # before the bound over pools is asked for
-_POOL_NODES = 5_000
-_SPLIT_NODES = 1_000  # of each pool
-_MOST_THREADS = 1024
 
 
 class _Status(enum.IntEnum):
@@ -149,10 +154,7 @@ def search(
     """
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
-    if not 1 <= threads <= _MOST_THREADS:
-        raise InputError(
-            f"{threads} threads", path="threads", fix=f"give a number from 1 to {_MOST_THREADS}"
-        )
+    check_threads(threads)
     begin = None if start is None else _checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
         result = journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
@@ -169,10 +171,13 @@ def search(
     )
     kernel = functools.partial(_solve, journal, seed=seed, threads=threads, prove=prove)
     try:
-        own = kernel(tables, start=begin, most_nodes=_FIRST_NODES if pools else None)
+        own = kernel(tables, start=begin, most_nodes=FIRST_NODES if pools else None)
         answers, how = [own], ""
         if pools and own.status == _Status.STOPPED and not own.is_stopped:
-            merged = kernel(pooled(form, pools), pools=pools, most_nodes=_POOL_NODES)
+            whole = pooled(form, pools)
+            merged = kernel(
+                (*whole[:3], whole.allowed.astype(np.uint8)), pools=pools, most_nodes=POOL_NODES
+            )
             answers.append(merged)
             how = "bound of identical units together"
             if merged.status == _Status.INFEASIBLE:
@@ -259,12 +264,18 @@ def _solve(
 
 def _offer_split(journal: Journal, pools: Groups, placed: Sequence[int], seed: int) -> None:
     """Try to make a plan of one over pools."""
+    form = journal.form
 
     def watch(nodes: int, *_: object) -> bool:
-        return nodes >= _SPLIT_NODES or journal.should_stop()
+        return nodes >= SPLIT_NODES or journal.should_stop()
 
-    form = journal.form
-    units = split(form, pools, placed, watch, seed)
+    def fill(tasks: list[int], group: tuple[int, ...]) -> list[int] | None:
+        loads = form.loads[np.ix_(tasks, group)]
+        within = np.ones(loads.shape, dtype=np.uint8)
+        rooms = form.capacities[list(group)]
+        return _native.solve_assignment(np.zeros_like(loads), loads, rooms, within, watch, seed)[2]
+
+    units = split(pools, placed, fill)
     if units is not None:
         tasks = np.arange(len(units))
         journal.offer(units, int(form.costs[tasks, units].sum()))

@@ -12,9 +12,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -23,9 +24,9 @@ import numpy.typing as npt
 from optalloc import files
 from optalloc.assignment.orlib import orlib_text, read_orlib
 from optalloc.assignment.problem import AssignmentProblem, Objective, Sense
-from optalloc.errors import FormatVersionError, InputError, nearest
+from optalloc.errors import InputError, nearest
 
-FORMAT = "optalloc.assignment/1"
+FORMAT: Final = "optalloc.assignment/1"
 Row = tuple[int | float, ...]
 
 
@@ -47,7 +48,7 @@ class AssignmentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     apart: tuple[tuple[int, ...], ...] = ()
     skip_costs: tuple[int | float | None, ...] | None = None
     objective: Objective = "sum"
-    format: str = FORMAT
+    format: Literal["optalloc.assignment/1"] = FORMAT
 
 
 def load_assignment(
@@ -129,9 +130,10 @@ def _problem(
     try:
         return AssignmentProblem(costs, loads, capacities, allowed, sense, **form)
     except InputError as error:
-        raise InputError(
-            error.what, path=str(path), pointer=error.pointer, fix=error.fix
-        ) from error
+        pointer = error.pointer
+        if found := re.fullmatch(r"\$\.fixed\[(-?\d+)\]", pointer):  # a task; a place in the file
+            pointer = f"$.fixed[{list(form['fixed']).index(int(found[1]))}]"
+        raise InputError(error.what, path=str(path), pointer=pointer, fix=error.fix) from error
 
 
 def _to_file(problem: AssignmentProblem) -> AssignmentFile:
@@ -156,18 +158,11 @@ def _tuples(values: Any) -> Any:
 
 def _read_json(path: str | os.PathLike[str]) -> AssignmentProblem:
     data = files.parse_json(files.read_text(path), path=str(path))
-    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
-        raise FormatVersionError(
-            f"the format {data['format']!r} is not {FORMAT!r}",
-            path=str(path),
-            pointer="$.format",
-            fix=f"write {FORMAT!r}, or use the release that wrote the file",
-        )
     file = files.typed(data, AssignmentFile, path=str(path))
     fixed = dict(file.fixed)
-    if len(fixed) < len(set(file.fixed)):
+    if len(fixed) < len(file.fixed):
         raise InputError(
-            "a task is fixed to two units",
+            "a task is fixed twice",
             path=str(path),
             pointer="$.fixed",
             fix="name each task once",
@@ -287,10 +282,11 @@ def _read_npz(path: str | os.PathLike[str]) -> AssignmentProblem:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no archive of arrays"
         raise InputError(
-            f"cannot read the file as NPZ: {error}",
+            f"cannot read the file as NPZ: {reason}",
             path=str(path),
-            fix="check the path; the file may be cut off",
+            fix="check the path; the file may be cut off, or its arrays hold objects",
         ) from error
     known = ("costs", "loads", "capacities", "allowed", "sense")
     for name in arrays:

@@ -40,6 +40,7 @@ from optalloc.assignment.pairs import FormSource, PairSource
 from optalloc.assignment.problem import AssignmentProblem, Sense
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.scan import Infeasible, Scanner, alike, fitting, marks
+from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError
 from optalloc.result import Bounds, Fix, Incumbent, Stats, Termination
 from optalloc.stop import Never, OnProgress, Progress, StopRule
@@ -49,7 +50,6 @@ _SAMPLE_STAGES = 3
 _SAMPLE_TOLERANCE = 1e-6
 _CANDIDATES = 24
 _ROUNDS = 6
-_MOST_THREADS = 1024
 _LOSS = 1e-4  # of the bound on the lists, to other units, for which the lists may stay as they are
 _TRIES = 3  # with longer and longer lists, until a plan is found
 
@@ -239,10 +239,7 @@ def _solve(
     """Plans and bounds of the costs times ``sign`` go to ``tell``."""
     if source.num_tasks == 0 or len(source.capacities) == 0:
         raise InputError("there is no pair", path="source", fix="give tasks and units")
-    if not 1 <= threads <= _MOST_THREADS:
-        raise InputError(
-            f"{threads} threads", path="threads", fix=f"give a number from 1 to {_MOST_THREADS}"
-        )
+    check_threads(threads)
     with ThreadPoolExecutor(threads) as pool:
         search = _Search(source, sign, seed, pool, tell)
         try:

@@ -6,77 +6,96 @@ Units i of one pool P have the same costs, loads and pairs. With y_Pj = sum_{i i
 
     minimise sum_Pj c_Pj y_Pj, y binary
     sum_P y_Pj = 1 for each task j
-    sum_j w_Pj y_Pj <= sum_{i in P} L_i for each pool P        :func:`pooled`
+    sum_j w_rPj y_Pj <= sum_{i in P} L_ri for each resource r of each pool P        :func:`pooled`
 
 Every assignment x gives such a y of the same cost, so that the optimum over pools, a problem of a
 few units, is a lower bound; and a search tree that refuses every cost up to z over pools refuses it
-over units. Where a pool holds many tasks the bound often is the optimum: of all the plans of that
-cost over pools some can be split among the units, :func:`split`.
+over units. Tasks that stay apart may meet on a pool. Where a pool holds many tasks the bound often
+is the optimum: of all the plans of that cost over pools some can be split among the units,
+:func:`split`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from optalloc import _native
+from optalloc.assignment.arrays import BoolArray
 from optalloc.assignment.integers import IntArray, IntegerForm
+from optalloc.assignment.rows import Rows
 
-Watch = Callable[[int, int | None, list[int] | None, int], bool]
 Groups = tuple[tuple[int, ...], ...]
 
+FIRST_NODES = 200
+"""Of a search of the units, before the bound over pools is asked for."""
+POOL_NODES = 5_000
+SPLIT_NODES = 1_000
+"""Of each pool."""
 
-def find_pools(form: IntegerForm) -> Groups | None:
+
+class Pooled(NamedTuple):
+    """Tables of the problem over pools, shaped as those it was made from."""
+
+    costs: IntArray
+    loads: IntArray
+    capacities: IntArray
+    allowed: BoolArray
+
+
+def find_pools(form: IntegerForm | Rows) -> Groups | None:
     """The units in groups of identical ones, each in one; None where no two are identical.
 
-    Complexity: O(num_tasks * num_units).
+    The unit of :class:`Rows` that takes what is left out is in no group.
+
+    Complexity: O(num_tasks * num_units * num_resources).
     """
     groups: dict[object, list[int]] = {}
     loads, costs = np.where(form.allowed, form.loads, 0), np.where(form.allowed, form.costs, 0)
-    for unit, room in enumerate(form.capacities.tolist()):
-        tables = (form.allowed[:, unit], costs[:, unit], loads[:, unit])
-        name = (room, *(column.tobytes() for column in tables))
+    count = form.num_units if isinstance(form, Rows) else form.costs.shape[1]
+    for unit in range(count):
+        tables = (form.allowed[:, unit], costs[:, unit], loads[..., unit])
+        name = tuple(table.tobytes() for table in (*tables, form.capacities[..., unit]))
         groups.setdefault(name, []).append(unit)
-    if len(groups) == len(form.capacities):
+    if len(groups) == count:
         return None
     return tuple(map(tuple, groups.values()))
 
 
-def pooled(form: IntegerForm, groups: Groups) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Costs, loads, capacities and allowed pairs (0 or 1) of the problem over pools.
+def pooled(form: IntegerForm | Rows, groups: Groups) -> Pooled:
+    """The problem over pools.
 
     A capacity counts up to the last multiple of the common divisor of its loads, and no further
     than all loads together.
     """
     first = [group[0] for group in groups]
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
     allowed = form.allowed[:, first]
-    loads = np.where(allowed, form.loads[:, first], 0)
-    rooms = []
-    for pool, group in enumerate(groups):
-        divisor = max(int(np.gcd.reduce(loads[:, pool])), 1)
-        room = int(form.capacities[group[0]]) // divisor * divisor
-        rooms.append(min(len(group) * room, int(loads[:, pool].sum())))
-    return form.costs[:, first], loads, np.array(rooms, dtype=np.int64), allowed.astype(np.uint8)
+    loads = np.where(allowed, form.loads[..., first], 0)
+    divisors = np.maximum(np.gcd.reduce(loads, axis=-2), 1)
+    rooms = form.capacities[..., first] // divisors * divisors
+    most = loads.sum(axis=-2)
+    sums = np.where(rooms > most // sizes, most, rooms * sizes)
+    return Pooled(form.costs[:, first], loads, sums, allowed)
 
 
 def split(
-    form: IntegerForm, groups: Groups, placed: Sequence[int], watch: Watch, seed: int
+    groups: Groups,
+    placed: Sequence[int],
+    fill: Callable[[list[int], tuple[int, ...]], Sequence[int] | None],
 ) -> list[int] | None:
     """The unit of each task of a plan over pools, split among their units; None where that fails.
 
-    ``watch`` ends the search of one pool, as it ends that of the kernel.
+    ``fill(tasks, group)`` places tasks on units of a group: the place of each in the group, or
+    None.
     """
     units = [0] * len(placed)
     for pool, group in enumerate(groups):
         tasks = [task for task, chosen in enumerate(placed) if chosen == pool]
         if not tasks:
             continue
-        loads = form.loads[np.ix_(tasks, group)]
-        within = np.ones(loads.shape, dtype=np.uint8)
-        _, _, found, *_ = _native.solve_assignment(
-            np.zeros_like(loads), loads, form.capacities[list(group)], within, watch, seed
-        )
+        found = fill(tasks, group)
         if found is None:
             return None
         for task, place in zip(tasks, found, strict=True):

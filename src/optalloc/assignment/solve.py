@@ -16,6 +16,7 @@ from optalloc.assignment.dynamic import num_states
 from optalloc.assignment.enumerate import num_assignments
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult
+from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError, nearest
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
@@ -80,7 +81,8 @@ def solve_assignment(
     seed : int
         Seed of the methods that draw lots.
     threads : int
-        Of ``exact`` and ``large``; the other methods use one.
+        Of ``exact`` and ``large`` at most; the other methods, and problems with further
+        constraints, use one.
     start : sequence of int, length num_tasks, optional
         A feasible assignment for ``exact`` to begin with.
     proof : path, optional
@@ -108,6 +110,7 @@ def solve_assignment(
         )
     if not 0 <= seed < 2**64:
         raise InputError(f"the seed is {seed}", path="seed", fix="give a whole number below 2**64")
+    check_threads(threads)
     options: dict[str, Any] = {"start": start, "proof": proof}
     options = {name: value for name, value in options.items() if value is not None}
     if options and method not in ("auto", "exact"):

@@ -17,19 +17,39 @@ Why it is exact: multipliers are integers, costs are rounded down to the multipl
 loads to the cells of a table, so every bound holds exactly whatever the multipliers are; the two
 children of a node partition its placements; a pair is removed and a node closed only where the
 bound exceeds z; a search cut short closes nothing; and a placement is checked with the loads as
-they are. A value is called optimal once every cost below it has been refused.
+they are. A value is called optimal once every cost below it has been refused. Twins, units that
+nothing tells apart, are refused together, as in :mod:`optalloc.assignment.exact`: tasks that stay
+apart do so on every unit, and so still do with two units swapped. A search that its first nodes do
+not end also takes the bound of :mod:`optalloc.assignment.pools`.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import math
 
+import msgspec
 import numpy as np
 
 from optalloc import _native
 from optalloc.assignment.cores import Answer, Watch, checked
+from optalloc.assignment.pools import (
+    FIRST_NODES,
+    POOL_NODES,
+    SPLIT_NODES,
+    Groups,
+    find_pools,
+    pooled,
+    split,
+)
 from optalloc.assignment.proof import Grown, Tree, one_leaf
 from optalloc.assignment.rows import Rows
+
+_CELLS = 2048
+"""Of a unit's knapsack table, which counts larger capacities in so many cells."""
+_MOST_CELLS = 2**22
+"""Of a table's rows together."""
 
 
 class _Status(enum.IntEnum):
@@ -64,7 +84,143 @@ def solve_rows(
     if len(rows.members) == 0:
         grown = one_leaf(is_infeasible=False)
         return Answer(placed=(), value=0, bound=0, is_complete=True, grown=grown)
+    counted = _Counted(watch)
+    kernel = functools.partial(_search, seed=seed, prove=prove, enough=enough)
+    pools = find_pools(rows)
+    own = kernel(rows, counted.limited(None if pools is None else FIRST_NODES))
+    counted.add(own)
+    if pools is None or counted.is_over or _ends(own, enough):
+        return own
+    whole = _over(rows, pools)
+    merged = kernel(whole, counted.limited(POOL_NODES, keeps_plans=False), pools=pools)
+    counted.add(merged)
+    if merged.is_infeasible:
+        return msgspec.structs.replace(merged, nodes=counted.nodes)
+    found = None
+    if merged.placed is not None and not counted.is_over:
+        found = _split(rows, pools, merged.placed, counted, seed)
+    best = _best(rows, [own, merged], [own.placed, found], counted.nodes)
+    if counted.is_over or _ends(best, enough):
+        return best
+    last = kernel(rows, counted.limited(None), start=best.placed, floor=best.bound)
+    counted.add(last)
+    if last.is_infeasible:
+        return msgspec.structs.replace(last, nodes=counted.nodes)
+    return _best(rows, [best, last], [best.placed, last.placed], counted.nodes)
+
+
+def _ends(answer: Answer, enough: int | None) -> bool:
+    """Whether nothing is left to ask."""
+    if answer.is_complete or enough is None:
+        return answer.is_complete
+    is_enough = answer.value is not None and answer.value <= enough
+    return is_enough or (answer.bound is not None and answer.bound > enough)
+
+
+def _best(
+    rows: Rows, answers: list[Answer], placements: list[tuple[int, ...] | None], nodes: int
+) -> Answer:
+    """The cheapest placement with the highest bound; of equal ones the first.
+
+    A later search takes the bound of an earlier one for granted, and has no tree of it.
+    """
+    placed = min(filter(None, placements), key=rows.value, default=None)
+    value = None if placed is None else rows.value(placed)
+    highest = max(answers, key=lambda answer: -math.inf if answer.bound is None else answer.bound)
+    bound = highest.bound
+    return Answer(
+        placed=placed,
+        value=value,
+        bound=bound,
+        is_complete=value is not None and bound is not None and bound >= value,
+        nodes=nodes,
+        grown=highest.grown,
+    )
+
+
+class _Counted:
+    """The caller's watch over several searches: their nodes together, and whether it said stop."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch, self.nodes, self.is_over = watch, 0, False
+
+    def add(self, answer: Answer) -> None:
+        """A search is over."""
+        self.nodes += answer.nodes
+
+    def limited(self, most_nodes: int | None, *, keeps_plans: bool = True) -> Watch:
+        """The watch of one search; placements over pools are none."""
+
+        def call(nodes: int, value: int | None, bound: int | None) -> bool:
+            shown = value if keeps_plans else None
+            self.is_over = self.is_over or self._watch(self.nodes + nodes, shown, bound)
+            return self.is_over or (most_nodes is not None and nodes >= most_nodes)
+
+        return call
+
+
+def _over(rows: Rows, pools: Groups) -> Rows:
+    """The rows over pools, and the unit of what is left out."""
+    left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
+    costs, loads, capacities, allowed = pooled(rows, pools + left_out)
+    return msgspec.structs.replace(
+        rows,
+        costs=costs,
+        loads=loads,
+        capacities=capacities,
+        allowed=allowed,
+        apart=(),
+        rooms=(),
+        num_units=len(pools),
+    )
+
+
+def _split(
+    rows: Rows, pools: Groups, placed: tuple[int, ...], counted: _Counted, seed: int
+) -> tuple[int, ...] | None:
+    """A placement that splits one over pools among their units; None where none was found."""
+
+    def watch(nodes: int, value: int | None, bound: int | None) -> bool:  # noqa: ARG001
+        return counted.limited(SPLIT_NODES, keeps_plans=False)(nodes, None, None)
+
+    def fill(tasks: list[int], group: tuple[int, ...]) -> tuple[int, ...] | None:
+        if len(group) == 1:
+            return (0,) * len(tasks)
+        place = {task: number for number, task in enumerate(tasks)}
+        apart = (tuple(place[task] for task in mine if task in place) for mine in rows.apart)
+        some = msgspec.structs.replace(
+            rows,
+            members=tuple(rows.members[task] for task in tasks),
+            costs=np.zeros((len(tasks), len(group)), dtype=np.int64),
+            loads=rows.loads[np.ix_(range(len(rows.loads)), tasks, group)],
+            capacities=rows.capacities[:, list(group)],
+            allowed=rows.allowed[np.ix_(tasks, group)],
+            apart=tuple(mine for mine in apart if len(mine) > 1),
+            num_units=len(group),
+        )
+        return _search(some, watch, seed=seed, enough=0).placed
+
+    left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
+    return checked(rows, split(pools + left_out, placed, fill))
+
+
+def _search(
+    rows: Rows,
+    watch: Watch,
+    *,
+    seed: int,
+    enough: int | None = None,
+    prove: bool = False,
+    start: tuple[int, ...] | None = None,
+    floor: int | None = None,
+    pools: Groups = (),
+) -> Answer:
+    """One call of the kernel, on rows over ``pools`` where some are given."""
     width = rows.capacities.shape[1]
+    # The table of a pool has the cells of its units' tables together, as far as memory allows.
+    cells = max(
+        _CELLS, min(_CELLS * max(map(len, pools), default=1), _MOST_CELLS // rows.costs.shape[0])
+    )
     status, value, units, bound, nodes, proof = _native.solve_rows(
         np.ascontiguousarray(rows.costs.T),
         np.ascontiguousarray(rows.loads.transpose(0, 2, 1)),
@@ -76,6 +232,9 @@ def solve_rows(
         watch,
         seed,
         prove,
+        start,
+        floor,
+        cells,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)
@@ -86,12 +245,14 @@ def solve_rows(
         bound=bound if status != _Status.INFEASIBLE else None,
         is_complete=complete,
         nodes=nodes,
-        grown=None if proof is None else _grown(rows, *proof),
+        grown=None if proof is None else _grown(rows, pools, cells, *proof),
     )
 
 
 def _grown(
     rows: Rows,
+    pools: Groups,
+    cells: int,
     events: bytes,
     scale: int,
     shift: int,
@@ -99,7 +260,6 @@ def _grown(
     without_costs: bool,
     kept: list[int],
     classes: list[list[int]],
-    cells: int,
 ) -> Grown:
     tree = Tree(
         target=target,
@@ -109,6 +269,7 @@ def _grown(
         kept=tuple(kept),
         classes=tuple(map(tuple, classes)),
         groups=rows.apart,
+        pools=pools,
         cells=cells,
     )
     return Grown(tree, np.frombuffer(events, dtype=np.int64))

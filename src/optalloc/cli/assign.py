@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             on_progress=line,
             seed=arguments.seed,
             threads=arguments.threads,
-            start=None if arguments.start is None else _read_start(arguments.start),
+            start=None if arguments.start is None else _read_start(arguments.start, problem),
             proof=arguments.proof,
         )
     prices = None
@@ -104,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 
-def _read_start(path: str) -> list[int]:
-    """The assignment of an answer in the published JSON form."""
+def _read_start(path: str, problem: Any) -> list[int]:
+    """The feasible assignment of an answer in the published JSON form."""
     from optalloc.errors import InputError
     from optalloc.files import parse_json, read_text
 
@@ -117,6 +117,17 @@ def _read_start(path: str) -> list[int]:
             path=path,
             pointer="$.assignment",
             fix="give an answer that 'optalloc assign -o' wrote",
+        )
+    try:
+        broken = problem.evaluate(units).violations
+    except InputError as error:
+        raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
+    if broken:
+        raise InputError(
+            f"the start is not feasible: {broken[0]}",
+            path=path,
+            pointer="$.assignment",
+            fix="give a feasible assignment, or none",
         )
     return units
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from optalloc.assignment.conflict import _names
 from optalloc.assignment.problem import AssignmentProblem
@@ -53,7 +56,46 @@ def test_the_relaxation_makes_it_feasible_and_nothing_smaller_does() -> None:
         assert solve_assignment(wider).termination is termination
 
 
-def test_a_task_allowed_nowhere_has_no_relaxation_by_capacity() -> None:
-    result = solve_assignment(AssignmentProblem([[1, 1]], [1], [1, 1], [[False, False]]))
+def test_a_task_allowed_nowhere_is_to_be_allowed_where_it_fits() -> None:
+    result = solve_assignment(AssignmentProblem([[1, 1]], [2], [1, 2], [[False, False]]))
     assert result.conflict == ("task 0 is allowed on no unit",)
-    assert result.fixes == ()
+    (fix,) = result.fixes
+    assert fix.what == "allow task 0 on unit 1"
+    assert fix.cost == "1 rule, the least that helps"
+
+
+@pytest.mark.parametrize(
+    ("rules", "room", "what", "cost"),
+    [
+        ({"together": [[0, 1]], "apart": [[0, 1]]}, 3, "take the group [0, 1] out of ", "1 rule"),
+        ({"apart": [[0, 1, 2]]}, 3, "take the group [0, 1, 2] out of 'apart'", "1 rule"),
+        (
+            {"apart": [[0, 1, 2]]},
+            1,
+            "take the group [0, 1, 2] out of 'apart'; raise the capacity of unit 1 by 1",
+            "1 rule and 1 more capacity in all",
+        ),
+        (
+            {"together": [[0, 1]], "fixed": {0: 0, 1: 1}},
+            1,
+            "; raise the capacity of unit 1 by 1",
+            "1 rule and 1 more capacity in all",
+        ),
+        (
+            {"apart": [[0, 1], [0, 2], [1, 2]], "fixed": {0: 0, 1: 0, 2: 0}},
+            3,
+            "allow task ",
+            "2 rules",
+        ),
+    ],
+)
+def test_where_no_capacity_would_help_the_fewest_rules_go(
+    rules: dict[str, Any], room: int, what: str, cost: str
+) -> None:
+    """Three tasks of load 2 on units of 4 and 3 (or 1): then unit 1 needs one more."""
+    problem = AssignmentProblem([[1, 2]] * 3, [2, 2, 2], [4, room], **rules)
+    result = solve_assignment(problem)
+    assert result.conflict
+    (fix,) = result.fixes
+    assert fix.cost == f"{cost}, the least that helps"
+    assert what in fix.what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from benchmarks.instances import classes_of_devices
 
-from optalloc.assignment import exact
+from optalloc.assignment import exact, tree
 from optalloc.assignment.check_proof import Verdict, certify_proof
 from optalloc.assignment.enumerate import solve_enumerate
+from optalloc.assignment.enumerate_forms import solve_enumerate_forms
 from optalloc.assignment.exact import solve_exact
+from optalloc.assignment.forms import solve_forms
 from optalloc.assignment.pools import find_pools, split
-from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.problem import OBJECTIVES, AssignmentProblem
 from optalloc.assignment.proof import read_proof
 from optalloc.assignment.solve import solve_assignment
 from optalloc.result import Termination
@@ -42,7 +45,7 @@ def test_the_bound_over_pools_is_proven_and_true(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Asked for at once: the value is that of enumeration, and some proofs are over pools."""
-    monkeypatch.setattr(exact, "_FIRST_NODES", 0)
+    monkeypatch.setattr(exact, "FIRST_NODES", 0)
     path, over_pools, feasible = tmp_path / "p.jsonl", 0, 0
     for seed in range(25):
         problem = two_kinds(seed)
@@ -92,7 +95,15 @@ def test_a_plan_over_pools_is_split_where_its_tasks_fit(room: int, fits: bool) -
     form = problem.integer_form()
     groups = find_pools(form)
     assert groups == ((0, 2), (1,))
-    units = split(form, groups, [0, 0, 0], lambda *_: False, 0)
+
+    def fill(tasks: list[int], group: tuple[int, ...]) -> tuple[int, ...] | None:
+        for places in itertools.product(range(len(group)), repeat=len(tasks)):
+            used = np.bincount(places, weights=form.loads[tasks, 0], minlength=len(group))
+            if (used <= form.capacities[list(group)]).all():
+                return places
+        return None
+
+    units = split(groups, [0, 0, 0], fill)
     assert (units is not None) == fits
     assert units is None or problem.evaluate(units).objective == 3
 
@@ -107,7 +118,7 @@ def test_pools_prove_problems_with_tasks_left_out_and_kept_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The unit that takes what is left out is in no pool."""
-    monkeypatch.setattr(exact, "_FIRST_NODES", 0)
+    monkeypatch.setattr(exact, "FIRST_NODES", 0)
     path, over_pools = tmp_path / "p.jsonl", 0
     for seed in range(10):
         plain = two_kinds(seed)
@@ -120,3 +131,49 @@ def test_pools_prove_problems_with_tasks_left_out_and_kept_together(
         assert check.verdict.value == result.termination.value
         over_pools += bool(header.trees[0].pools)
     assert over_pools > 1
+
+
+def kinds_of_nodes(seed: int) -> AssignmentProblem:
+    """Two resources, groups that stay apart, tasks left out, two goals; units 0, 2 and 3 alike."""
+    rng = np.random.default_rng(seed)
+    units = [0, 1, 0, 0]
+    loads = rng.integers(1, 20, (6, 2, 2))[:, units]
+    costs = (60 - loads.mean(axis=2) + rng.integers(-9, 10, (6, 2))[:, units]).astype(np.int64)
+    return AssignmentProblem(
+        costs,
+        loads,
+        rng.integers(12, 32, (2, 2))[units],
+        apart=[rng.permutation(6)[:3].tolist() for _ in range(seed % 3)],
+        skip_costs=[None, None, None, None, 70, 65] if seed % 2 else None,
+        objective=OBJECTIVES[seed // 2 % 4],
+    )
+
+
+@pytest.mark.parametrize("first_nodes", [0, 10**9])
+def test_identical_units_of_several_resources_are_proven(
+    first_nodes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With pools asked for at once, and with twins alone: the values are those of enumeration."""
+    monkeypatch.setattr(tree, "FIRST_NODES", first_nodes)
+    path, over_pools, infeasible = tmp_path / "p.jsonl", 0, 0
+    for seed in range(24):
+        problem = kinds_of_nodes(seed)
+        result, brute = solve_forms(problem, proof=path), solve_enumerate_forms(problem)
+        assert result.termination is brute.termination, seed
+        if brute.placed is not None:
+            mine, theirs = problem.evaluate(result.assignment), problem.evaluate(brute.placed)
+            for goal in problem.objective.split("-then-"):
+                assert mine.value(goal) == theirs.value(goal), seed
+        header, events = read_proof(path)
+        check = certify_proof(problem, header, events)
+        assert check.verdict.value == result.termination.value, (seed, check)
+        over_pools += any(proof.pools for proof in header.trees)
+        infeasible += brute.placed is None
+    assert (over_pools > 3) == (first_nodes == 0)
+    assert 2 < infeasible < 18
+
+
+def test_tasks_on_classes_of_devices_with_two_resources_are_proven() -> None:
+    """Forty tasks on two classes of four devices, which the tree of the units leaves open."""
+    problem = classes_of_devices(40, 8, 2, 0, resources=2)
+    assert solve_forms(problem, NodeLimit(2000)).termination is Termination.OPTIMAL

@@ -117,6 +117,9 @@ def test_bad_input_is_status_2_without_a_traceback(
         ["--gap-limit", "nan"],
         ["--gap-limit", "-0.1"],
         ["--time-limit", "-1"],
+        ["--threads", "0"],
+        ["--threads", "-2", "--method", "greedy"],
+        ["--threads", "0", "--method", "auto"],
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -127,6 +130,22 @@ def test_numbers_out_of_range_are_refused(
     path.write_text("2 3\n1 5 4\n5 1 4\n2 2 2\n2 2 2\n4 4\n")
     assert main(["assign", str(path), "--method", "exact", *words]) == 2
     assert words[0].lstrip("-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("units", "what"),
+    [([0, 1], "names 2 units for 4 tasks"), ([9] * 4, "unit 9"), ([0] * 4, "not feasible")],
+)
+def test_a_start_that_does_not_fit_names_its_file(
+    units: list[int], what: str, instance: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start.json"
+    start.write_text(json.dumps({"assignment": units}))
+    assert main(["assign", instance, "--start", str(start)]) == 2
+    text = capsys.readouterr().err
+    assert what in text
+    assert f"Where: {start} at $.assignment" in text
+    assert "To fix: " in text
 
 
 def test_a_limit_without_a_plan_is_status_4(

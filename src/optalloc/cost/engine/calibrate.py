@@ -52,7 +52,7 @@ def calibrate_serving(
     InputError
         If there are fewer rows than constants.
 
-    Complexity: about ``(rounds + 4 (folds + devices)) * constants`` passes over the rows.
+    Complexity: about ``(1 + folds + devices) * rounds * constants`` passes over the rows.
     """
     rows = Rows(problems, file)
     fit = Fit(rows, file)
@@ -82,7 +82,7 @@ def calibrate_serving(
         ("devices", np.array([names.index(name) for name in devices])),
     ):
         cross = np.empty_like(rows.log_measured)
-        for part, other, own in left_out(fit, z, parts):
+        for part, other, own in left_out(fit, parts):
             on_progress(f"leaving out {what}: {part + 1} of {parts.max() + 1}")
             cross[own] = fit.predict(other)[own]
         found.append(cross - rows.log_measured)
@@ -96,11 +96,14 @@ def calibrate_serving(
     )
 
 
-def left_out(fit: Fit, z: Array, parts: Ints) -> Iterator[tuple[int, Array, Ints]]:
-    """For each part of the rows: its number, the fit without it, and its rows."""
+def left_out(fit: Fit, parts: Ints) -> Iterator[tuple[int, Array, Ints]]:
+    """For each part of the rows: its number, the fit without it, and its rows.
+
+    Every fit starts from the priors: one that has seen all rows would carry something of them over.
+    """
     for part in range(int(parts.max()) + 1):
         used, own = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
-        yield part, fit.solve(used, z, rounds=4) if len(used) else fit.prior, own
+        yield part, fit.solve(used) if len(used) else fit.prior, own
 
 
 def setup_folds(problems: Sequence[ServingProblem], folds: int, seed: int = 0) -> Ints:

@@ -68,7 +68,7 @@ class Fit:
 
     # -- the search for the minimum --------------------------------------------------------------
 
-    def solve(self, used: Ints, start: Array | None = None, rounds: int = 10) -> Array:
+    def solve(self, used: Ints, rounds: int = 10) -> Array:
         """The parameters that fit the rows ``used`` best; those they do not concern stay at prior.
 
         Complexity: that of :func:`optalloc.cost.descent.descend`.
@@ -82,7 +82,7 @@ class Fit:
             weight=weight / weight.sum(),
         )
         active = np.flatnonzero(self.masks[:, used].any(axis=1))
-        return descend(self, measured, active, penalty=_PENALTY, start=start, rounds=rounds)
+        return descend(self, measured, active, penalty=_PENALTY, rounds=rounds)
 
     # -- results ---------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ second within the targets; an *option* (r, n) is n of them on the group of r.
     choose for each group at most one option; together they carry the load                (combine)
     n <= engines that fit in whole nodes                                                  (table)
     ttft_r <= target, tpot_r <= target                                                    (_options)
-    concurrency Q: the fullest engine holds load_r >= Q k / (STEPS n)                     (rows)
+    concurrency Q: the fullest engine holds load_r >= Q / n; over groups see :mod:`in_flight`
 
     throughput   max  sum n f_r O        tokens/s; with Q: each request at the pace of the fullest
     price        min  USD of all / tokens served
@@ -32,7 +32,7 @@ import numpy as np
 
 from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.combine import Deployment, Options, choose
-from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
+from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Floors, Rows, Timed, counts, timed
 from optalloc.serving.configuration.table import EngineTable
 
@@ -76,7 +76,7 @@ def search(
     order = order[keys[order] < np.inf]
     parts: list[tuple[Ints, Timed]] = []
     best: Deployment | None = None
-    options = _none()
+    options = none()
     done, halt = 0, False
     try:
         while done < len(order):
@@ -175,27 +175,25 @@ def _options(
     place = table.group[rows.engine]
     row: list[Ints] = []
     count: list[Ints] = []
-    share: list[Ints] = []
     if work.concurrency is not None:
         chosen = np.flatnonzero(fine)
-        row, count, share = [chosen], [rows.count[chosen]], [rows.share[chosen]]
+        row, count = [chosen], [rows.count[chosen]]
     else:
         for n in _numbers(problem, table, rows, times):
             chosen = np.flatnonzero(fine & (n > 0))
             row.append(chosen)
             count.append(n[chosen])
-            share.append(np.full(len(chosen), STEPS))
     if not row:
-        return _none()
-    r, n, s = (np.concatenate(part).astype(np.int64) for part in (row, count, share))
+        return none()
+    r, n = (np.concatenate(part).astype(np.int64) for part in (row, count))
     engine = rows.engine[r]
     rate = n * times.rate_per_s[r]
     if work.concurrency is not None:  # every request at the pace of the fullest engine
-        rate = work.concurrency * s / STEPS / times.request_s[r]
+        rate = work.concurrency / times.request_s[r]
     return Options(
         row=numbers[r],
         count=n,
-        share=s,
+        flight=np.full(len(r), work.concurrency or 0),
         group=place[r],
         software=table.software[engine],
         devices=n * table.devices[engine],
@@ -231,12 +229,13 @@ def _numbers(problem: Problem, table: EngineTable, rows: Rows, times: Timed) -> 
     return [np.where(least <= most, least, 0)]
 
 
-def _none() -> Options:
+def none() -> Options:
+    """No options."""
     whole, real = np.zeros(0, np.int64), np.zeros(0)
     return Options(
         row=whole,
         count=whole,
-        share=whole,
+        flight=whole,
         group=whole,
         software=whole,
         devices=whole,

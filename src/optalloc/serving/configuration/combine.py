@@ -7,8 +7,8 @@ and the time of a request. All engines run the same software; at most one option
 all where the target has one kind of engine.
 
     no load          any groups                                                          (_used)
-    requests Q       shares of k / STEPS each, sum of k = STEPS                          (_used)
     rate R           sum of n f >= R / (1 - headroom); each carries a share by its rate  (_carried)
+    requests Q       those of one group (_used); over several groups see :mod:`in_flight`
 
 Why it is exact
 ---------------
@@ -18,15 +18,16 @@ over groups keep the pairs (cost, rate) that no other beats, which is enough for
 The least latency is the first, in order, up to which the fastest options together reach the rate;
 the fewest devices are then chosen among options no slower.
 
-*No load, requests in flight.* For given groups and shares the sums are smallest when each group
-takes its own best option, the largest latency too; all splits are tried. A ratio of sums (price)
-is found by Dinkelbach's iteration: with price mu, the options that minimise ``cost - mu rate`` of
-each group; mu falls to the optimum and the iteration is finite, for each step finds another of
-finitely many combinations (W. Dinkelbach, Management Science 13, 1967).
+*No load, one group.* For given groups the sums are smallest when each group takes its own best
+option, the largest latency too; all sets of groups are tried. A ratio of sums (price) is found by
+Dinkelbach's iteration: with price mu, the options that minimise ``cost - mu rate`` of each group;
+mu falls to the optimum and the iteration is finite, for each step finds another of finitely many
+combinations (W. Dinkelbach, Management Science 13, 1967).
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import msgspec
@@ -40,11 +41,12 @@ _TIE = 1e-12
 
 
 class Options(Columns, frozen=True, kw_only=True):
-    """Rows with their number of engines and share of the load; seconds, requests/s, USD/h."""
+    """Rows with their number of engines and the requests in flight that these carry, where they are
+    given; seconds, requests/s, USD/h."""
 
     row: Ints
     count: Ints
-    share: Ints
+    flight: Ints
     group: Ints
     software: Ints
     devices: Ints
@@ -85,7 +87,8 @@ def choose(problem: Problem, options: Options) -> Deployment | None:
     return best
 
 
-def _deployment(problem: Problem, chosen: Options) -> Deployment:
+def deployment(problem: Problem, chosen: Options) -> Deployment:
+    """These options together."""
     rate, devices = float(chosen.rate_per_s.sum()), int(chosen.devices.sum())
     served = problem.workload.rate_per_s if problem.objective == "price" else None
     return Deployment(
@@ -102,24 +105,17 @@ def _deployment(problem: Problem, chosen: Options) -> Deployment:
 
 
 def _used(problem: Problem, options: Options) -> Deployment | None:
-    """The best over the splits of the load, or over the groups that are used."""
+    """The best over the groups that are used."""
     less = OBJECTIVES[problem.objective][1]
-    cells: dict[tuple[int, int], Ints] = {}
-    pairs = {(g, k) for split in problem.splits for g, k in enumerate(split) if k}
-    for group, share in sorted(pairs):
-        found = np.flatnonzero((options.group == group) & (options.share == share))
-        if len(found):
-            cells[group, share] = found
+    cells = [np.flatnonzero(options.group == group) for group in np.unique(options.group)]
     best: Deployment | None = None
     mu = np.inf if problem.objective == "price" else 0.0
     while True:
-        chosen = {cell: _least(problem, options, found, mu) for cell, found in cells.items()}
+        chosen = [_least(problem, options, found, mu) for found in cells]
         before = best
-        for split in problem.splits:
-            needed = [(g, k) for g, k in enumerate(split) if k]
-            if all(cell in chosen for cell in needed):
-                index = np.array([chosen[cell] for cell in needed], np.int64)
-                made = _deployment(problem, options.take(index))
+        for number in range(1, len(cells) + 1 if problem.several_kinds else 2):
+            for used in itertools.combinations(chosen, number):
+                made = deployment(problem, options.take(np.array(used)))
                 if made.better(best, less):
                     best = made
         if problem.objective != "price" or best is None or best is before:
@@ -128,7 +124,7 @@ def _used(problem: Problem, options: Options) -> Deployment | None:
 
 
 def _least(problem: Problem, options: Options, found: Ints, mu: float) -> int:
-    """The option of one group and share with the least key; ties by devices, then requests."""
+    """The option of one group with the least key; ties by devices, then requests."""
     o = options.take(found)
     work = problem.workload
     if problem.objective == "throughput":
@@ -197,7 +193,7 @@ def _carried(problem: Problem, options: Options) -> Deployment | None:
     if not len(fine):
         return None
     best = sums.chosen[fine[np.lexsort((-sums.rate[fine], sums.cost[fine]))[0]]]
-    return _deployment(problem, options.take(best[best >= 0]))
+    return deployment(problem, options.take(best[best >= 0]))
 
 
 def _undominated(sums: _Sums) -> _Sums:

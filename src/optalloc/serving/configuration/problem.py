@@ -24,9 +24,6 @@ OBJECTIVES = {
 #: wait longer than the mean of a queue says.
 BUSIEST = 0.9
 
-#: Requests in flight are split over the groups of a mixed cluster in steps of one part of so many.
-STEPS = 8
-
 _M = 1e6
 
 
@@ -77,21 +74,6 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
                     )
 
     @property
-    def splits(self) -> tuple[tuple[int, ...], ...]:
-        """Shares of the requests in flight over the groups, each of :data:`STEPS`.
-
-        Without requests in flight they say which groups are used: a rate is split as it is best.
-        """
-        groups = len(self.cluster.nodes)
-        if self.workload.concurrency is None:
-            found = [
-                tuple(STEPS * (n >> g & 1) for g in range(groups)) for n in range(1, 1 << groups)
-            ]
-        else:
-            found = _compositions(STEPS, groups)
-        return tuple(f for f in found if self.several_kinds or sum(map(bool, f)) == 1)
-
-    @property
     def several_kinds(self) -> bool:
         """True if engines on several groups may do the same in one deployment."""
         return target_of(self.limits).several_kinds
@@ -125,13 +107,3 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         if self.objective == "price":
             return usd_per_h / 3600.0 / (rate_per_s * self.workload.output_len) * _M
         return float(devices) if self.objective == "devices" else request_s
-
-
-def _compositions(total: int, parts: int) -> list[tuple[int, ...]]:
-    if parts == 1:
-        return [(total,)]
-    return [
-        (first, *rest)
-        for first in range(total + 1)
-        for rest in _compositions(total - first, parts - 1)
-    ]

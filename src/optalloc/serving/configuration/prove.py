@@ -3,15 +3,15 @@
 The space is enumerated from the plan alone by other loops than the search's, engine after engine,
 each timed at all its batches by the cost model's closed loop. No bound and no dominance removes one
 of them. With the bound B the question is linear for every objective: each option has a cost, and no
-split of the load may have options whose costs sum to less than a threshold,
+options may carry the load whose costs sum to less than a threshold,
 
     throughput  cost -n f O,            threshold -B          devices  cost n d,    threshold B
     price       cost USD - B tokens,    threshold 0           latency  cost request, largest, B
     price, rate given: cost USD,        threshold B tokens
 
-so the least cost of each group and share is enough. A rate is split over groups in any parts
-(:meth:`Proof._rate`). All engines run the same software. Split phases follow in
-:mod:`prove_split`.
+so the least cost of each group is enough. A rate is split over groups in any parts
+(:meth:`Proof._rate`). All engines run the same software. Requests in flight over several groups
+follow in :mod:`prove_in_flight`, split phases in :mod:`prove_split`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.space import BATCHES, CHUNKS
 
 Floats = NDArray[np.float64]
-_Cells = dict[int, list[tuple[float, float]]]  # share: (cost, requests/s)
+_Costs = list[tuple[float, float]]  # cost, requests/s
 
 TOLERANCE = 1e-7
-_PARTS = 8
 
 
 class Proof:
@@ -136,30 +135,26 @@ class Proof:
         """No combination of options is better; the number of settings."""
         groups = self.plan.cluster.nodes
         asked = 0
-        made: dict[str, list[_Cells]] = {}
+        made: dict[str, list[_Costs]] = {}
         for number, group in enumerate(groups):
             for engine in self.engines(group, "serve"):
-                cells = made.setdefault(engine.software, [{} for _ in groups])
-                asked += self._cells(group, engine, len(groups) == 1, cells[number])
-        for cells in made.values():
+                found = made.setdefault(engine.software, [[] for _ in groups])
+                asked += self._costs(group, engine, len(groups) == 1, found[number])
+        for costs in made.values():
             if self.work.rate_per_s is not None and len(groups) > 1:
-                self._rate([found.get(_PARTS, []) for found in cells])
+                self._rate(costs)
             else:
-                self._splits([{k: min(c for c, _ in v) for k, v in f.items()} for f in cells])
+                self._together([min(cost for cost, _ in one) for one in costs if one])
         return asked
 
-    def _splits(self, least: list[dict[int, float]]) -> None:
-        """No split of the load over the groups is better; ``least`` holds the cost of each part."""
-        for split in itertools.product(*([0, *sorted(cells)] for cells in least)):
-            total = sum(split)
-            if not total or (self.loaded and total != _PARTS):
-                continue
-            costs = [cells[k] for cells, k in zip(least, split, strict=True) if k]
-            if self.plan.limits.target == "llm-d" and len(costs) > 1:
-                continue
-            self.check(
-                max(costs) if self.goal == "latency" else sum(costs), f"an aggregated split {split}"
-            )
+    def _together(self, least: list[float]) -> None:
+        """No set of groups is better; ``least`` holds the cost of each that has engines."""
+        most = 1 if self.plan.limits.target == "llm-d" else len(least)
+        for number in range(1, most + 1):
+            for costs in itertools.combinations(least, number):
+                self.check(
+                    max(costs) if self.goal == "latency" else sum(costs), "an aggregated deployment"
+                )
 
     def _rate(self, groups: list[list[tuple[float, float]]]) -> None:
         """No options (cost, requests/s), one a group at most, reach the rate at a better cost."""
@@ -218,32 +213,32 @@ class Proof:
         if cost < threshold - TOLERANCE * scale:
             raise CertificateError(f"{what} is better than the bound {self.bound!r}")
 
-    def _cells(self, group: NodeGroup, engine: Engine, alone: bool, cells: _Cells) -> int:
-        """Put the least cost of this engine into the cell of each share; the settings asked."""
-        size, ranks = engine.num_devices, engine.attention_dp
+    def counts(self, group: NodeGroup, size: int) -> list[int]:
+        """Numbers of engines of so many devices that a group holds and the limits leave."""
         most = group.num_devices // size
         if size < group.devices:
             most = group.count * (group.devices // size)
-        counts = [n for n in range(1, most + 1) if self.allows("replicas", n, "serve")]
-        split = self.work.concurrency is not None and not alone
-        shares = list(range(1, _PARTS + 1)) if split else [_PARTS]
+        return [n for n in range(1, most + 1) if self.allows("replicas", n, "serve")]
+
+    def _costs(self, group: NodeGroup, engine: Engine, alone: bool, costs: _Costs) -> int:
+        """Add what this engine costs in every number; the settings asked."""
+        size, ranks = engine.num_devices, engine.attention_dp
         usd = (group.device.price_usd_per_h or 0.0) * size
         asked = 0
         if self.work.concurrency is None:
             batch = np.array([int(b) for b in self.values("batch", BATCHES, "serve")], np.float64)
-            rate, request, fine = self._timed(group, engine, batch, batch * ranks, exact=True)
-            asked = len(batch)
-            for n, share in itertools.product(counts, shares):
+            rate, request, fine = self.timed(group, engine, batch, batch * ranks, exact=True)
+            for n in self.counts(group, size):
                 if self.goal == "devices" and not self.loaded and n > 1:
                     break
                 enough = fine & ((not alone) | (n * rate >= self.asked * (1.0 - 1e-12)))
-                self._put(cells, share, n, size, usd, n * rate[enough], request[enough])
-            return asked
+                self._put(costs, n, size, usd, n * rate[enough], request[enough])
+            return len(batch)
         flight = self.work.concurrency
-        for n, share in itertools.product(counts, shares):
-            load = -(-flight * share // (_PARTS * n))
-            if n > 1 and n * _PARTS > flight * share:
-                continue
+        for n in self.counts(group, size):
+            if n > flight:
+                break
+            load = -(-flight // n)
             full = -(-load // ranks)
             tried = [int(b) for b in self.values("batch", BATCHES, "serve") if int(b) < full]
             tried += [full] if self.allows("batch", full, "serve") else []
@@ -251,13 +246,12 @@ class Proof:
                 continue
             batch = np.array(tried, np.float64)
             loads = np.full(len(batch), float(load))
-            _, request, fine = self._timed(group, engine, batch, loads, exact=False)
+            _, request, fine = self.timed(group, engine, batch, loads, exact=False)
             asked += len(batch)
-            pace = flight * share / _PARTS / request
-            self._put(cells, share, n, size, usd, pace[fine], request[fine])
+            self._put(costs, n, size, usd, flight / request[fine], request[fine])
         return asked
 
-    def _timed(
+    def timed(
         self, group: NodeGroup, engine: Engine, batch: Floats, load: Floats, *, exact: bool
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Requests per second, seconds of a request, and what meets memory and targets."""
@@ -271,24 +265,16 @@ class Proof:
         return load / request, request, fine
 
     def _put(
-        self,
-        cells: _Cells,
-        share: int,
-        count: int,
-        size: int,
-        usd: float,
-        rate: Floats,
-        request: Floats,
+        self, costs: _Costs, count: int, size: int, usd: float, rate: Floats, request: Floats
     ) -> None:
         if not len(rate):
             return
-        found = cells.setdefault(share, [])
         if self.goal == "latency":
-            found += zip(request.tolist(), rate.tolist(), strict=True)
+            costs += zip(request.tolist(), rate.tolist(), strict=True)
             return
         cost = {"throughput": -float(rate.max()) * self.work.output_len, "devices": count * size}
         if self.goal == "price":
             cost["price"] = count * usd
             if self.work.rate_per_s is None:
                 cost["price"] -= self.tokens(float(rate.max()))
-        found.append((cost[self.goal], float(rate.max())))
+        costs.append((cost[self.goal], float(rate.max())))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from optalloc.cluster.topology import NodeGroup
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.prove import TOLERANCE, Proof
+from optalloc.serving.configuration.prove_in_flight import prove_in_flight
 from optalloc.serving.configuration.space import BATCHES
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,8 @@ def prove_bound(plan: ServingPlan) -> int:
     proof = Proof(plan)
     asked = 0
     if proof.allows("mode", "aggregated", ""):
-        asked += proof.aggregated()
+        split = proof.work.concurrency is not None and len(plan.cluster.nodes) > 1
+        asked += prove_in_flight(proof) if split else proof.aggregated()
     if proof.allows("mode", "disaggregated", "") and plan.workload.output_len > 1:
         asked += _Split(proof).run()
     return asked

@@ -4,7 +4,8 @@ A row is one engine that holds at most ``batch`` decoding sequences on each atte
 closed loop of ``load`` requests. The loads tried depend on what is asked:
 
     no load, or a rate    load = batch * attention_dp: an engine as full as it may be
-    concurrency Q         load = ceil( Q share / (STEPS count) ), the fullest of ``count`` engines
+    concurrency Q         load = ceil( Q / count ), the fullest of ``count`` engines on one group;
+                          over several groups see :mod:`fastest`
 
 Rules that remove a row, each proven from the cost model (:mod:`optalloc.cost.engine.load`):
 
@@ -27,20 +28,19 @@ import numpy as np
 
 from optalloc.cost.engine.load import closed_loop_times
 from optalloc.serving.configuration.columns import Columns, Flags, Floats, Ints
-from optalloc.serving.configuration.problem import STEPS, Problem
+from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 
 
 class Rows(Columns, frozen=True, kw_only=True):
-    """Columns of equal length; ``count`` and ``share`` are 0 where the load does not fix them."""
+    """Columns of equal length; ``count`` is 0 where the load does not fix it."""
 
     engine: Ints
     chunk: Ints
     batch: Ints
     load: Ints
     count: Ints
-    share: Ints
 
 
 class Floors(Columns, frozen=True, kw_only=True):
@@ -70,14 +70,14 @@ def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) 
         index = np.repeat(np.arange(len(table)), len(sizes))
         batch = np.tile(np.array(sizes, np.int64), len(table))
         zero = np.zeros(len(index), np.int64)
-        columns = [index, batch, batch * table.groups[index], zero, zero]
+        columns = [index, batch, batch * table.groups[index], zero]
     else:
         one = [
             row
             for number in range(len(table))
             for row in _loads(problem, table, number, concurrency, sizes)
         ]
-        columns = list(np.array(one, np.int64).reshape(len(one), 5).T)
+        columns = list(np.array(one, np.int64).reshape(len(one), 4).T)
     many = [np.repeat(column, len(widths)) for column in columns]
     return Rows(
         engine=many[0],
@@ -85,7 +85,6 @@ def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) 
         batch=many[1],
         load=many[2],
         count=many[3],
-        share=many[4],
     )
 
 
@@ -95,20 +94,15 @@ def _loads(
     number: int,
     concurrency: int,
     sizes: tuple[int, ...],
-) -> Iterator[tuple[int, int, int, int, int]]:
+) -> Iterator[tuple[int, int, int, int]]:
     """Batches and loads of one engine where the requests in flight are given."""
-    place, groups = int(table.group[number]), int(table.groups[number])
-    shares = sorted({split[place] for split in problem.splits} - {0})
-    for share in shares:
-        part = concurrency * share
-        for count in counts(problem, int(table.most[number])):
-            load = -(-part // (STEPS * count))
-            if count > 1 and count * STEPS > part:
-                break  # more engines than requests
-            full = -(-load // groups)
-            for batch in (*(b for b in sizes if b < full), full):
-                if batch < full or problem.limits.allows("batch", batch, "serve"):
-                    yield number, batch, load, count, share
+    groups = int(table.groups[number])
+    for count in counts(problem, min(int(table.most[number]), concurrency)):
+        load = -(-concurrency // count)
+        full = -(-load // groups)
+        for batch in (*(b for b in sizes if b < full), full):
+            if batch < full or problem.limits.allows("batch", batch, "serve"):
+                yield number, batch, load, count
 
 
 def counts(problem: Problem, most: int, role: str = "serve") -> list[int]:

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 
 from optalloc.result import Incumbent
-from optalloc.serving.configuration import aggregated, split
+from optalloc.serving.configuration import aggregated, in_flight, split
 from optalloc.serving.configuration.columns import Floats
 from optalloc.serving.configuration.combine import Deployment, choose
 from optalloc.serving.configuration.limits import MODES
 from optalloc.serving.configuration.plan import Mode
-from optalloc.serving.configuration.problem import OBJECTIVES, STEPS, Problem
+from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import all_rows, floors
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -138,6 +138,12 @@ class Search:
         p, table = self.problem, self.table("serve")
         if not len(table):
             return [], None, False
+        if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
+            whole, number = in_flight.search(p, table, self._halted)
+            self.configurations += number
+            self._count("slower than another", whole.pruned)
+            one = [] if whole.best is None else [self._choice(whole, whole.best)]
+            return one, whole.bound, whole.stopped
         rows = all_rows(p, table)
         self.configurations += len(rows)
         least, keeps = floors(p, table, rows)
@@ -158,7 +164,7 @@ class Search:
         o, rows = one.options, found.rows
         shares = o.rate_per_s / o.rate_per_s.sum()
         if self.problem.workload.concurrency is not None:
-            shares = o.share / STEPS
+            shares = o.flight / self.problem.workload.concurrency
         return Choice(
             mode="aggregated",
             picks=tuple(

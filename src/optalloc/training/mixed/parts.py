@@ -26,7 +26,7 @@ from optalloc.training.mixed.problem import (
 from optalloc.training.mixed.proof import PartProof
 from optalloc.training.strategy import Recompute
 
-_Row = tuple[int, float, list[int], list[int], list[int], list[int]]
+Row = tuple[int, float, list[int], list[int], list[int], list[int]]
 
 
 class Part:
@@ -45,7 +45,7 @@ class Part:
         self.least, self.most = least, most
         self.bound = self.work_bound = bound
         self.fixed_s = max(problem.fixed_s[g] for g in used)
-        self.too_large = False
+        self.too_large_s = np.inf  # with a target as great as this the part was too large to close
         self.within = within
         self.closed: tuple[PartProof, ...] = ()
         self._native: _native.MixedSearch | None = None
@@ -133,7 +133,7 @@ class Part:
             self.most,
         )
 
-    def replicas(self, rows: list[_Row]) -> tuple[Replica, ...]:
+    def replicas(self, rows: list[Row]) -> tuple[Replica, ...]:
         """The native answer in the problem's own numbers."""
         return tuple(
             Replica(

@@ -17,9 +17,12 @@ it takes in T. The question is whether some packing of shapes into the devices t
   column generation. Its dual gives each device a price. Scaled until the whole cluster costs just
   less than M, these refute T if no shape takes more micro-batches than its devices cost; each shape
   is tested against its own price alone, by the cheapest bound that decides.
+- A look at each part finds plans first: the shapes of the relaxation alone are packed, and T falls
+  by a part of what the relaxation has to spare, until they make no plan or T is refuted.
 - Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
   prices found; in a part of one R a dynamic programme over (replicas, devices used of each group)
-  packs the shapes whose price leaves no more to waste than the relaxation has to spare.
+  packs the shapes that waste, by the prices, no more than the relaxation has to spare: first those
+  that waste a share of it, which may be enough for a plan.
 
 Why it is exact
 ---------------
@@ -38,7 +41,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -46,19 +50,21 @@ import numpy as np
 from optalloc import _native
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.mixed.parts import Part, parts_of
+from optalloc.training.mixed.parts import Part, Row, parts_of
 from optalloc.training.mixed.problem import MixedProblem, Replica
 from optalloc.training.mixed.proof import PartProof
 
 _NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
 _POLL_S = 0.05
 # Targets as multiples of the first bound.
-_TARGETS = (1.15, 1.6, 2.5, 6.0, 1e2, 1e4)
+_TARGETS = (1.15, 1.3, 1.6, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
 # work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6
 # A plan must be better by this share to replace another.
 _TIE = 1e-9
+# The next target of a look: this share of the way to where the relaxation may end, at least a step.
+_HASTE, _STEP = 0.6, 1e-3
 # Programmes of a range of replicas before it is split.
 _MOST_SOLVED = 2_000
 
@@ -120,21 +126,22 @@ class Search:
         last = max((part.bound for part in waiting), default=0.0)
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
             later = []
-            for part in waiting:
-                if part.bound >= self._goal():
-                    self._count("work bound")
-                    continue
-                known = part.too_large or part.bound >= min(target, self._goal())
-                closed = None if known else self._close(part, target)
-                if closed is None:
-                    later.append(part)
-                    continue
-                part.closed = closed
-                if target >= min(self._goal(), part.work_bound * _NO_LIMIT):
-                    self._count("packing bound" if self.value is not None else "memory")
-                else:
-                    part.bound = max(part.bound, target)
-                    later.append(part)
+            single = [part for part in waiting if part.most == 1]
+            several = [part for part in waiting if part.most > 1]
+            for parts in (single, several):  # the first take little time
+                for part in several if parts is several else ():
+                    if self._is_open(part, target):
+                        self._look(part, target)
+                for part in parts:
+                    closed = self._close(part, target) if self._is_open(part, target) else None
+                    if closed is not None:
+                        part.closed, part.bound = closed, max(part.bound, target)
+                    if part.bound < min(self._goal(), part.work_bound * _NO_LIMIT):
+                        later.append(part)
+                    elif part.closed:
+                        self._count("packing bound" if self.value is not None else "memory")
+                    else:
+                        self._count("work bound")
             waiting = _in_order(later)
             self.floor = min((part.bound for part in waiting), default=None)
             self._report()
@@ -150,7 +157,7 @@ class Search:
             replicas=() if self.found is None else self.found[1],
             bound=bound,
             parts=len(self.parts),
-            open=sum(part.too_large for part in left),
+            open=sum(part.too_large_s < np.inf for part in left),
             shapes=self.shapes,
             solved=self.solved,
             pruned=self.pruned,
@@ -164,49 +171,79 @@ class Search:
         value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
         return min(value, self.ceiling_s)
 
+    def _is_open(self, part: Part, target: float) -> bool:
+        """Whether a part may have plans of at most ``target``, and is not too large to find out."""
+        return part.bound < min(target, self._goal()) < part.too_large_s
+
+    def _look(self, part: Part, target: float) -> None:
+        """Plans within falling targets, of shapes that the relaxation of a part uses, or the proof
+        that the part has none.
+
+        Replicas are worth what they cost together, not what the cheapest number of them would.
+        """
+        goal = min(target, self._goal())
+        while not self.stopped:
+            native = part.native()
+            within = goal - part.fixed_s
+            status, value, rows = self._run(partial(native.look, within, self.cancel))
+            if status == _NONE:
+                part.bound, part.closed = max(part.bound, goal), (part.proof(),)
+            if not rows:
+                break
+            replicas = part.replicas(rows)
+            true = part.problem.evaluate(replicas)
+            if true == np.inf and self.value is None:  # so few replicas need more memory
+                for half in part.halves():
+                    if self.value is None:
+                        self._look(half, goal)
+                break
+            self._offer(part, true, replicas)
+            spare = 1.0 - part.problem.num_microbatches / native.bound()
+            within = min(value * (1.0 - _STEP), within * (1.0 - _HASTE * spare))
+            goal = min(within + part.fixed_s, self._goal())
+        part.close()
+
+    def _offer(self, part: Part, value: float, replicas: tuple[Replica, ...]) -> None:
+        """A plan that replaces the incumbent if it is better."""
+        if value < self._goal():
+            self.value, self.found = value, (part.problem, replicas)
+            elapsed = time.perf_counter() - self.begin
+            self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
+
     def _close(self, part: Part, target: float) -> tuple[PartProof, ...] | None:
         """The proof that a part has no plan of at most ``target`` that is better than the
         incumbent, which any such plan becomes; None if there is none yet."""
         if self.stopped:
             return None
         goal = min(target, self._goal())
-        status, value, rows, shapes, refined, solved, _ = self._call(part, goal - part.fixed_s)
-        self.shapes, self.solved = self.shapes + shapes, self.solved + solved
-        self.refined += refined
+        native, within = part.native(), goal - part.fixed_s
+        status, value, rows = self._run(
+            partial(native.refute, within, _MOST_SOLVED, self.cancel)
+            if part.is_relaxed
+            else partial(native.improve, within, _TIE, self.cancel)
+        )
         if rows:
             replicas = part.replicas(rows)
             # With fewer groups than allowed the exchange and the fixed time are no longer.
-            true = min(part.problem.evaluate(replicas), value + part.fixed_s)
-            if true < self._goal():
-                self.value, self.found = true, (part.problem, replicas)
-                elapsed = time.perf_counter() - self.begin
-                self.incumbents.append(Incumbent(elapsed_s=elapsed, value=true))
+            self._offer(part, min(part.problem.evaluate(replicas), value + part.fixed_s), replicas)
         closed: tuple[PartProof, ...] | None = None
         if status in (_NONE, _FOUND):
             closed = (part.proof(),)
         elif status == _SPLIT:
             halves = part.halves()
             found = [self._close(half, target) for half in halves]
-            part.too_large = part.too_large or any(half.too_large for half in halves)
+            part.too_large_s = min(half.too_large_s for half in (part, *halves))
             if None not in found:
                 closed = tuple(entry for own in found for entry in own or ())
-        part.too_large = part.too_large or status == _TOO_LARGE
-        self.stopped = self.stopped or status == _LIMIT
+        elif status == _TOO_LARGE:
+            part.too_large_s = min(part.too_large_s, goal)
         part.close()
         return closed
 
-    def _call(self, part: Part, target: float) -> _native.MixedAnswer:
-        """The native search in a thread, so that the stop rule and the keyboard can end it."""
+    def _run(self, search: Callable[[], _native.MixedAnswer]) -> tuple[int, float, list[Row]]:
+        """A native search in a thread, so that the stop rule and the keyboard can end it."""
         answers: list[_native.MixedAnswer] = []
-        native = part.native()
-
-        def search() -> None:
-            if part.is_relaxed:
-                answers.append(native.refute(target, _MOST_SOLVED, self.cancel))
-            else:
-                answers.append(native.improve(target, _TIE, self.cancel))
-
-        thread = threading.Thread(target=search)
+        thread = threading.Thread(target=lambda: answers.append(search()))
         thread.start()
         try:
             while thread.is_alive():
@@ -219,7 +256,11 @@ class Search:
         if self.stop is not None and self.stop(self._progress()):
             self.cancel[0] = 1
             self.stopped = True
-        return answers[0]
+        status, value, rows, shapes, refined, solved, _ = answers[0]
+        self.shapes, self.refined = self.shapes + shapes, self.refined + refined
+        self.solved += solved
+        self.stopped = self.stopped or status == _LIMIT
+        return status, value, rows
 
     def _progress(self) -> Progress:
         return Progress(

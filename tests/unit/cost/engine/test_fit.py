@@ -96,8 +96,9 @@ def test_a_fit_finds_the_constants_behind_the_rows(file: EngineFile) -> None:
     """From the priors to within 3 % of every figure, and of the shift of one model."""
     rows = Rows(_problems(_moved(file)), file)
     fit = Fit(rows, file)
-    found = fit.file_of(fit.solve(np.arange(len(rows)), rounds=20))
-    error = fit.predict(fit.solve(np.arange(len(rows)), rounds=20)) - rows.log_measured
+    z = fit.solve(np.arange(len(rows)), rounds=20)
+    found = fit.file_of(z)
+    error = fit.predict(z) - rows.log_measured
     assert np.nanmax(np.abs(error[:, 1])) < 0.03
     shifts = {key: moved.get("decode", 0.0) for key, moved in found.shifts["model"].items()}
     others = (shifts.get("llama-3.1-8b", 0.0) + shifts.get("llama-3.1-70b", 0.0)) / 2

@@ -10,9 +10,11 @@ import pytest
 
 import optalloc as oa
 from optalloc.serving.configuration import aggregated
+from optalloc.serving.configuration.fastest import fastest
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
-from optalloc.serving.configuration.rows import all_rows, floors, timed
+from optalloc.serving.configuration.rows import Rows, all_rows, floors, timed
 from optalloc.serving.configuration.search import Search
+from optalloc.serving.configuration.space import BATCHES, CHUNKS
 from optalloc.serving.configuration.workers import decode_workers, undominated_decode
 from optalloc.workload import Serving
 
@@ -94,3 +96,35 @@ def test_every_decode_worker_left_out_is_dominated_by_one_that_is_kept() -> None
             theirs[None, :] >= mine[:, None] * (1.0 - 1e-12)
         )
         assert np.all(better.any(axis=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
+    """Of every engine and load, over every chunk and batch timed without a floor."""
+    r = random.Random(seed)
+    work = Serving(
+        input_len=r.choice((100, 3000, 9000)),
+        output_len=r.choice((1, 60, 700)),
+        concurrency=r.choice((9, 25)),
+        ttft_s=r.choice((None, 1.0, 4.0)),
+        tpot_s=r.choice((None, 0.02, 0.04)),
+    )
+    model = r.choice(("llama-3.1-8b", "qwen3-30b-a3b"))
+    p = problem(seed, model=oa.load_model(model), workload=work)
+    p = msgspec.structs.replace(p, cluster=oa.load_cluster("1xh100-sxm+2xl40s"))
+    table = Search(p).table("serve")
+    found = fastest(p, table, lambda _: False)
+    wanted = np.full(found.request_s.shape, np.inf)
+    load = np.arange(1, (work.concurrency or 0) + 1)
+    full = -(-load // table.groups[:, None])[:, None, :]
+    sizes = np.array(BATCHES)[:, None]
+    engine, size, place = np.nonzero(np.concatenate([sizes < full, full > 0], axis=1))
+    batch = np.where(size < len(BATCHES), np.array([*BATCHES, 0])[size], full[engine, 0, place])
+    for chunk in CHUNKS:
+        same = np.full(len(engine), chunk)
+        rows = Rows(engine=engine, chunk=same, batch=batch, load=place + 1, count=same)
+        keeps = floors(p, table, rows)[1]
+        times = timed(p, table, rows)
+        fine = keeps & (times.ttft_s <= p.ttft_s) & (times.tpot_s <= p.tpot_s)
+        np.minimum.at(wanted, (engine[fine], place[fine]), times.request_s[fine])
+    assert np.array_equal(found.request_s, wanted)

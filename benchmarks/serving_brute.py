@@ -4,7 +4,7 @@ dominance; shares only the cost model with the package."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -18,14 +18,12 @@ from optalloc.model.spec import Experts
 from optalloc.serving.configuration.certify_target import refusal
 from optalloc.serving.configuration.problem import Problem
 
-PARTS = 8
-
 
 class Part(NamedTuple):
-    """Equal engines on one group that carry ``share`` parts of the requests in flight."""
+    """Equal engines on one group that carry ``flight`` of the requests in flight."""
 
     software: str
-    share: int
+    flight: int
     devices: int
     rate: float
     request: float
@@ -126,14 +124,14 @@ def _aggregated(problem: Problem) -> Iterator[float]:
     if not problem.limits.allows("mode", "aggregated"):
         return
     work = problem.workload
-    parts = [[None, *_parts(problem, group)] for group in problem.cluster.nodes]
+    parts = [[None, *_unbeaten(_parts(problem, group))] for group in problem.cluster.nodes]
     for chosen in itertools.product(*parts):
         used = [part for part in chosen if part is not None]
         if not used or len({part.software for part in used}) > 1:
             continue
         if problem.limits.target == "llm-d" and len(used) > 1:
             continue
-        if work.concurrency is not None and sum(part.share for part in used) != PARTS:
+        if work.concurrency is not None and sum(part.flight for part in used) != work.concurrency:
             continue
         if sum(part.rate for part in used) < problem.asked_per_s:
             continue
@@ -144,6 +142,22 @@ def _aggregated(problem: Problem) -> Iterator[float]:
             max(part.request for part in used),
             sum(part.usd for part in used),
         )
+
+
+def _unbeaten(parts: Iterable[Part]) -> list[Part]:
+    """Without those that another of the same software and requests is nowhere worse than."""
+    kept: list[Part] = []
+    for part in sorted(parts, key=lambda p: (p.software, p.flight, p.devices, p.request, -p.rate)):
+        if not any(
+            (k.software, k.flight) == (part.software, part.flight)
+            and k.devices <= part.devices
+            and k.usd <= part.usd
+            and k.request <= part.request
+            and k.rate >= part.rate
+            for k in kept
+        ):
+            kept.append(part)
+    return kept
 
 
 def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
@@ -159,18 +173,15 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
         )
         timed: dict[int, EngineEstimate] = {}
         counts = [n for n in range(1, group.num_devices + 1) if packs(group, [(size, n)])]
-        for n, share in itertools.product(counts, [PARTS] if alone else range(1, PARTS + 1)):
+        flights = [0]
+        if work.concurrency is not None:
+            flights = [work.concurrency] if alone else list(range(1, work.concurrency + 1))
+        for n, flight in itertools.product(counts, flights):
             batch = engine.max_batch
-            load = batch * ranks
-            if work.concurrency is not None:
-                load = -(-work.concurrency * share // (PARTS * n))
-                if batch * ranks >= load + ranks or (
-                    n > 1 and n * PARTS > work.concurrency * share
-                ):
-                    continue
-            elif room < batch:
+            load = -(-flight // n) if flight else batch * ranks
+            if flight and (batch * ranks >= load + ranks or n > flight):
                 continue
-            if work.concurrency is None and share != PARTS:
+            if not flight and room < batch:
                 continue
             if load not in timed:
                 try:
@@ -184,9 +195,9 @@ def _parts(problem: Problem, group: NodeGroup) -> Iterator[Part]:
                 continue
             request = found.ttft_s + (work.output_len - 1.0) * found.tpot_s
             rate = n * load / request
-            if work.concurrency is not None:
-                rate = work.concurrency * share / PARTS / request
-            yield Part(engine.software, share, n * size, rate, request, n * size * usd)
+            if flight:
+                rate = flight / request
+            yield Part(engine.software, flight, n * size, rate, request, n * size * usd)
 
 
 def _split(problem: Problem) -> Iterator[float]:

@@ -198,6 +198,7 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """``optalloc sweep`` over serving plans."""
+    from optalloc.cli.serving_inputs import pins
     from optalloc.cli.sweep import Family, clusters_of, numbers_of, solve_grid
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
@@ -234,9 +235,6 @@ def sweep(arguments: argparse.Namespace) -> int:
         ttft_s=targets.get("ttft_s"),
         tpot_s=targets.get("tpot_s"),
     )
-    pins = list(arguments.pin)
-    for name in ("weights", "kv", "software"):
-        pins += [] if getattr(arguments, name) is None else [f"{name}={getattr(arguments, name)}"]
     limit = arguments.time_limit
     cells = serving_grid(
         load_model(arguments.model),
@@ -248,7 +246,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         rates=_rates(arguments.rate),
         concurrencies=numbers_of(arguments.concurrency, "--concurrency"),
         objective=arguments.objective or "throughput",
-        pin=pins,
+        pin=pins(arguments),
         forbid=arguments.forbid,
         time_limit_s=None if limit is None else parse_duration(limit, path="--time-limit"),
     )

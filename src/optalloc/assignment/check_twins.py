@@ -57,7 +57,6 @@ def pooled(facts: Facts, groups: Parts, apart: Parts) -> Facts:
     if not all(group and (names[list(group)] == names[group[0]]).all() for group in groups):
         raise FaultError("a pool is of units that differ")
     check_apart(facts, apart)
-    facts = _with_counts(facts, apart)
     first = [group[0] for group in groups] + list(range(units, facts.allowed.shape[1]))
     sizes = [len(group) for group in groups] + [1] * (len(first) - len(groups))
     allowed = facts.allowed[:, first]
@@ -68,11 +67,15 @@ def pooled(facts: Facts, groups: Parts, apart: Parts) -> Facts:
             mine, room = by_divisor(loads[resource, :, pool], int(capacities[resource, pool]))
             loads[resource, :, pool] = mine
             capacities[resource, pool] = min(size * room, int(mine.sum()))
+    takes = np.zeros((len(apart), *allowed.shape), dtype=np.int64)
+    for number, members in enumerate(apart):
+        takes[number, list(members), : len(groups)] = allowed[list(members), : len(groups)]
+    holds = np.minimum(np.where(np.arange(len(first)) < len(groups), sizes, 0), takes.sum(axis=1))
     return msgspec.structs.replace(
         facts,
         costs=facts.costs[:, first],
-        loads=loads,
-        capacities=capacities,
+        loads=np.concatenate([loads, takes]),
+        capacities=np.concatenate([capacities, holds]),
         rooms=(),
         allowed=allowed,
         foes=np.zeros_like(facts.foes),
@@ -88,17 +91,3 @@ def check_apart(facts: Facts, groups: Parts) -> None:
             facts.foes[pair] for pair in combinations(group, 2)
         ):
             raise FaultError("a group is of tasks that need not stay apart")
-
-
-def _with_counts(facts: Facts, apart: Parts) -> Facts:
-    """With a resource for each group: its tasks take 1 of the 1 that each real unit holds."""
-    takes = np.zeros((len(apart), *facts.costs.shape), dtype=np.int64)
-    holds = np.zeros((len(apart), facts.costs.shape[1]), dtype=np.int64)
-    holds[:, : facts.num_units] = 1
-    for number, group in enumerate(apart):
-        takes[number, list(group), : facts.num_units] = 1
-    return msgspec.structs.replace(
-        facts,
-        loads=np.concatenate([facts.loads, takes]),
-        capacities=np.concatenate([facts.capacities, holds]),
-    )

@@ -50,6 +50,8 @@ _CELLS = 2048
 """Of a unit's knapsack table, which counts larger capacities in so many cells."""
 _MOST_CELLS = 2**22
 """Of a table's rows together."""
+_MOST_GROUPS = 32
+"""That stay apart and are resources of pools."""
 
 
 class _Status(enum.IntEnum):
@@ -163,26 +165,23 @@ class _Counted:
 def _over(rows: Rows, pools: Groups) -> tuple[Rows, Groups]:
     """The rows over pools, and the unit of what is left out; and the groups that pools keep.
 
-    A group that stays apart is a resource of which each unit holds 1, and each member takes 1.
+    A group that stays apart is a resource of which a pool holds as many as it has units, and each
+    member takes 1: the largest groups, where that can bind.
     """
     left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
-    groups = tuple(group for group in rows.apart if len(group) > min(map(len, pools)))
-    takes = np.zeros((len(groups), *rows.costs.shape), dtype=np.int64)
-    holds = np.zeros((len(groups), rows.costs.shape[1]), dtype=np.int64)
-    holds[:, : rows.num_units] = 1
+    costs, loads, capacities, allowed = pooled(rows, pools + left_out)
+    binding = [group for group in rows.apart if len(group) > min(map(len, pools))]
+    groups = tuple(sorted(binding, key=len, reverse=True)[:_MOST_GROUPS])
+    takes = np.zeros((len(groups), *costs.shape), dtype=np.int64)
     for number, group in enumerate(groups):
-        takes[number, list(group), : rows.num_units] = 1
-    wide = msgspec.structs.replace(
-        rows,
-        loads=np.concatenate([rows.loads, takes]),
-        capacities=np.concatenate([rows.capacities, holds]),
-    )
-    costs, loads, capacities, allowed = pooled(wide, pools + left_out)
+        takes[number, list(group)] = allowed[list(group)]
+    takes[:, :, len(pools) :] = 0
+    holds = np.minimum([*map(len, pools), *(0 for _ in left_out)], takes.sum(axis=1))
     whole = msgspec.structs.replace(
         rows,
         costs=costs,
-        loads=loads,
-        capacities=capacities,
+        loads=np.concatenate([loads, takes]),
+        capacities=np.concatenate([capacities, holds]),
         allowed=allowed,
         apart=(),
         rooms=(),

@@ -47,7 +47,7 @@ def test_the_bound_over_pools_is_proven_and_true(
     """Asked for at once: the value is that of enumeration, and some proofs are over pools."""
     monkeypatch.setattr(exact, "FIRST_NODES", 0)
     path, over_pools, feasible = tmp_path / "p.jsonl", 0, 0
-    for seed in range(25):
+    for seed in range(16):
         problem = two_kinds(seed)
         result, brute = solve_exact(problem, proof=path), solve_enumerate(problem)
         assert result.termination is brute.termination, seed
@@ -58,8 +58,8 @@ def test_the_bound_over_pools_is_proven_and_true(
         assert verdict is (Verdict.OPTIMAL if optimal else Verdict.INFEASIBLE), seed
         over_pools += bool(header.trees[0].pools)
         feasible += optimal
-    assert over_pools > 3
-    assert 8 < feasible < 23
+    assert over_pools > 1
+    assert 4 < feasible < 15
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_identical_units_of_several_resources_are_proven(
     """With pools asked for at once, and with twins alone: the values are those of enumeration."""
     monkeypatch.setattr(tree, "FIRST_NODES", first_nodes)
     path, over_pools, infeasible = tmp_path / "p.jsonl", 0, 0
-    for seed in range(24):
+    for seed in range(16):
         problem = kinds_of_nodes(seed)
         result, brute = solve_forms(problem, proof=path), solve_enumerate_forms(problem)
         assert result.termination is brute.termination, seed
@@ -169,8 +169,8 @@ def test_identical_units_of_several_resources_are_proven(
         assert check.verdict.value == result.termination.value, (seed, check)
         over_pools += any(proof.pools for proof in header.trees)
         infeasible += brute.placed is None
-    assert (over_pools > 3) == (first_nodes == 0)
-    assert 2 < infeasible < 18
+    assert (over_pools > 1) == (first_nodes == 0)
+    assert 1 < infeasible < 14
 
 
 def test_groups_that_need_not_stay_apart_are_refused_over_pools(

@@ -201,7 +201,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     import sys
 
     from optalloc import files
-    from optalloc.cli.sweep import clusters_of, numbers_of
+    from optalloc.cli.sweep import clusters_of, finished, numbers_of
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
     from optalloc.plan.sweep_serving import sweep_serving
@@ -264,14 +264,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         title = f"{model.name}: the best serving plan of each cell (estimates)"
         files.write_text(arguments.plot, serving_sweep_svg(rows, title))
-    if arguments.format == "table":
-        for path in (arguments.output, arguments.plot):
-            if path is not None:
-                print(f"Saved {path}.")
-    if any(row.value is not None for row in rows):
-        return 0
-    found = {row.status for row in rows}
-    return 2 if "error" in found else 4 if "limit" in found else 3
+    return finished(arguments, rows, any(row.value is not None for row in rows))
 
 
 def _rates(text: str | None) -> list[float]:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from optalloc.cli.answers import add_format, colored
 
@@ -108,19 +108,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:  # behind the answer, which is then not lost with the file
         title = f"{cells[0].model.name}: the best plan of each cell"
         files.write_text(arguments.plot, sweep_svg(rows, title))
+    return finished(arguments, rows, any(row.step_time_s is not None for row in rows))
+
+
+class _Cell(Protocol):
+    @property
+    def status(self) -> str: ...
+
+
+def finished(arguments: argparse.Namespace, rows: Sequence[_Cell], planned: bool) -> int:
+    """Name the files that were written; returns the exit status: done with one plan, otherwise bad
+    input before a limit before proven infeasible."""
     if arguments.format == "table":
         for path in (arguments.output, arguments.plot):
             if path is not None:
                 print(f"Saved {path}.")
-    return _exit_status(rows)
-
-
-def _exit_status(rows: Sequence[Row]) -> int:
-    """Done with one plan; otherwise bad input before a limit before proven infeasible."""
-    if any(row.step_time_s is not None for row in rows):
-        return 0
     found = {row.status for row in rows}
-    return 2 if "error" in found else 4 if "limit" in found else 3
+    return 0 if planned else 2 if "error" in found else 4 if "limit" in found else 3
 
 
 class _Book:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.gap_against import Pair, against_lines
 from benchmarks.gap_reach import PEERS, Final, Reach, Traces, reach, reach_lines, read_traces
 
 _INTRO = """# Results on the assignment benchmark
@@ -133,6 +134,24 @@ def reaches_of(cells: dict[str, dict[str, Cell]], traces: Traces) -> dict[str, R
     return found
 
 
+def pairs_of(cells: dict[str, dict[str, Cell]], known: dict[str, Known]) -> dict[str, Pair]:
+    """By instance, where the exact method and a peer have a row."""
+    pairs = {}
+    for name, exact in cells.get("exact", {}).items():
+        rivals = [cells[peer][name] for peer in PEERS if name in cells.get(peer, {})]
+        if not rivals:
+            continue
+        gaps = [gap for cell in rivals if (gap := gap_percent(cell, known[name])) is not None]
+        proofs = [cell.cpu_s for cell in rivals if cell.proven]
+        pairs[name] = Pair(
+            kind=known[name].kind,
+            exact_gap_percent=gap_percent(exact, known[name]),
+            peer_gap_percent=min(gaps, default=None),
+            proof_ratio=exact.cpu_s / min(proofs) if exact.proven and proofs else None,
+        )
+    return pairs
+
+
 def page(
     cells: dict[str, dict[str, Cell]],
     known: dict[str, Known],
@@ -158,6 +177,8 @@ def page(
                     f"{_mean(found)} | {max(found, default=math.nan):.4f} | "
                     f"{len(gaps) - len(found)} |"
                 )
+    if pairs := pairs_of(cells, known):
+        lines += ["", *against_lines(pairs)]
     if reaches:
         kinds = {name: item.kind for name, item in known.items()}
         lines += ["", *reach_lines(reaches, kinds)]

@@ -24,6 +24,7 @@ struct Instance {
     std::vector<Int> capacity;           // r * M + i, >= 0
     std::vector<std::uint8_t> allowed;   // at(i, j)
     std::vector<std::vector<int>> apart;
+    Int cells = 2048;                    // of a knapsack table: larger capacities are counted in so many
 
     std::size_t at(int unit, int task) const {
         return static_cast<std::size_t>(unit) * static_cast<std::size_t>(num_tasks) + static_cast<std::size_t>(task);
@@ -102,7 +103,6 @@ struct Answer {
     Proof proof;
     std::vector<int> kept;                  // the resource in the knapsack of each unit
     std::vector<std::vector<int>> classes;  // tasks of which a knapsack takes at most one
-    Int cells = 0;                          // of the knapsacks of larger capacities
 };
 
 struct Options {

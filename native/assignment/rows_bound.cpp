@@ -63,7 +63,7 @@ Bound::Bound(const Instance& instance)
         }
         const int r = tightest_[static_cast<std::size_t>(i)];
         const Int room = instance.capacity[instance.room_at(r, i)];
-        const Int table = std::min(room, kMostCells);
+        const Int table = std::min(room, instance.cells);
         table_[static_cast<std::size_t>(i)] = static_cast<int>(table);
         for (int j = 0; j < instance.num_tasks; ++j) {
             if (!instance.allowed[instance.at(i, j)] || room == 0) continue;

@@ -47,7 +47,6 @@ class Bound {
     double scale() const { return scale_; }
     Int factor() const { return factor_; }
     int shift() const { return shift_; }
-    static constexpr Int kMostCells = 2048;  // of a knapsack table
     const std::vector<int>& tightest() const { return tightest_; }
     std::vector<std::vector<int>> classes() const;
     // The least that the task's knapsack loads take of a whole unit.

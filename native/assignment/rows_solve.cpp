@@ -113,7 +113,6 @@ void Solver::keep_proof(const Bound& bound, Record& record, Int target, bool wit
                      .without_costs = without_costs};
     answer_.kept = bound.tightest();
     answer_.classes = bound.classes();
-    answer_.cells = Bound::kMostCells;
 }
 
 // The same search without costs looks for any assignment at all; closed without one is a proof.
@@ -162,6 +161,7 @@ bool Solver::improve_part(const std::vector<int>& tasks, const std::vector<int>&
     small.num_tasks = static_cast<int>(tasks.size());
     small.num_units = static_cast<int>(units.size());
     small.num_resources = in.num_resources;
+    small.cells = in.cells;
     for (std::size_t p = 0; p < units.size(); ++p) {
         if (units[p] == in.open) small.open = static_cast<int>(p);
         for (const int j : tasks) {

@@ -117,14 +117,16 @@ void bind_rows(nb::module_& m) {
     // Unit-major costs and allowed (M, N), loads (R, M, N), capacities (R, M); groups of tasks that stay
     // apart; the unit that keeps nobody apart (-1: none). Returns (status, value, units, bound, nodes, proof);
     // value and units are None without an assignment. watch(nodes, value, bound) -> stop? proof: None unless asked
-    // for, else (rows as in record.hpp, scale, shift, target, whether the tree is of the costs 0, kept, classes, cells).
+    // for, else (rows as in record.hpp, scale, shift, target, whether the tree is of the costs 0, kept, classes).
     // start: the unit of each task of a feasible assignment, or None. floor: a bound proven elsewhere, or None.
+    // cells: of a knapsack table, see rows.hpp.
     m.def("solve_rows",
           [](const Array<std::int64_t, 2>& costs, const Array<std::int64_t, 3>& loads,
              const Array<std::int64_t, 2>& capacities, const Array<std::uint8_t, 2>& allowed,
              const std::vector<std::vector<int>>& apart, int open, std::optional<std::int64_t> enough,
              const nb::callable& watch, std::uint64_t seed, bool prove, const std::optional<std::vector<int>>& start,
-             std::optional<std::int64_t> floor) {
+             std::optional<std::int64_t> floor, std::int64_t cells) {
+              if (cells < 1) throw nb::value_error("a table needs a cell");
               const std::size_t width = costs.shape(0), n = costs.shape(1), r = loads.shape(0);
               if (loads.shape(1) != width || loads.shape(2) != n || capacities.shape(0) != r ||
                   capacities.shape(1) != width || allowed.shape(0) != width || allowed.shape(1) != n) {
@@ -140,6 +142,7 @@ void bind_rows(nb::module_& m) {
               instance.capacity.assign(capacities.data(), capacities.data() + r * width);
               instance.allowed.assign(allowed.data(), allowed.data() + width * n);
               instance.apart = apart;
+              instance.cells = cells;
               for (const auto& group : apart) {
                   for (const int j : group) {
                       if (j < 0 || j >= instance.num_tasks) throw nb::value_error("a group names no task");
@@ -170,13 +173,13 @@ void bind_rows(nb::module_& m) {
               if (prove) {
                   const as::Proof& tree = answer.proof;
                   proof = nb::make_tuple(packed(tree), tree.scale, tree.shift, tree.target, tree.without_costs,
-                                         answer.kept, answer.classes, answer.cells);
+                                         answer.kept, answer.classes);
               }
               return nb::make_tuple(static_cast<int>(answer.status), value, units, answer.bound, answer.nodes, proof);
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("apart"),
           nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0, nb::arg("prove") = false,
-          nb::arg("start") = nb::none(), nb::arg("floor") = nb::none());
+          nb::arg("start") = nb::none(), nb::arg("floor") = nb::none(), nb::arg("cells") = 2048);
 }
 
 }  // namespace optalloc::bindings

@@ -244,6 +244,16 @@ void bind_training(nb::module_& m) {
             }
             return nb::make_tuple(ends, stages);
         });
+    // The end of each of the first `stages` stages, behind which a micro-batch turns round after `turn` seconds.
+    m.def("stage_ends",
+          [](int schedule, int num_stages, int chunks_per_stage, int num_micro, const Array<double, 1>& forward,
+             const Array<double, 1>& backward, const Array<double, 1>& weight, const Array<double, 1>& link,
+             int stages, double turn) {
+              tr::WaveClock clock({static_cast<tr::Schedule>(schedule), num_stages, chunks_per_stage, num_micro});
+              std::vector<double> ends(static_cast<std::size_t>(stages));
+              clock.ends({view(forward), view(backward), view(weight), view(link)}, ends, stages, turn);
+              return ends;
+          });
     m.def("held_vectors", [](int schedule, int num_stages, int chunks_per_stage, int num_micro, int stage) {
         return tr::held_vectors({static_cast<tr::Schedule>(schedule), num_stages, chunks_per_stage, num_micro},
                                 stage);

@@ -69,7 +69,7 @@ ShapeFacts::ShapeFacts(const Shape& shape) : clock(shape) {
 }
 
 ShapeFacts::ShapeFacts(const Shape& shape, const ShapeFacts& steady) : ShapeFacts(steady) {
-    clock = EventClock(shape);
+    clock = WaveClock(shape);
 }
 
 // Behind four micro-batches a stage nothing repeats that was not there before.

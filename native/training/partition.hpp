@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "training/pipeline.hpp"
+#include "training/waves.hpp"
 
 namespace optalloc::training {
 
@@ -59,7 +59,7 @@ struct ShapeFacts {
     explicit ShapeFacts(const Shape& shape);
     // The same of a shape that has more micro-batches than `steady`, which already holds as many at once.
     ShapeFacts(const Shape& shape, const ShapeFacts& steady);
-    EventClock clock;
+    WaveClock clock;
     std::vector<std::vector<int>> held;      // per stage, flattened vectors
     std::vector<int> in_flight;              // per stage, micro-batches that each of its layers holds at least
     std::vector<int> most_held;              // per stage, micro-batches of one chunk that wait at once

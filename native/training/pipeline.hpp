@@ -50,33 +50,21 @@ struct ChunkTimes {
     std::span<const double> link;                       // num_chunks - 1
 };
 
-// End of the last operation of every stage, given all orders. Returns false on a deadlock (a broken order).
+// Starts and ends of all operations, one after another. run() returns false on a deadlock (a broken order).
 class EventClock {
   public:
     explicit EventClock(const Shape& shape);
-    const Shape& shape() const { return shape_; }
-    bool run(const ChunkTimes& times, std::span<double> stage_end) {
-        return run(times, stage_end, shape_.num_stages, 0.0);
-    }
-    // The first `stages` stages alone (one chunk a stage): behind the last of them a micro-batch turns round
-    // after `turn` seconds, however many are there at once.
-    bool run(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
-    // The same ends without the starts, much faster where micro-batches are many: once the state of all stages
-    // has moved on evenly over some cycles, it does so until the forwards run out.
-    void ends(const ChunkTimes& times, std::span<double> stage_end, int stages, double turn);
+    bool run(const ChunkTimes& times, std::span<double> stage_end);
     // Start of every operation in stage order, and the orders, filled by run().
     const std::vector<std::vector<double>>& starts() const { return starts_; }
     const std::vector<std::vector<Op>>& orders() const { return orders_; }
 
   private:
-    void prepare();
-
     Shape shape_;
     std::vector<std::vector<Op>> orders_;
     std::vector<std::vector<double>> starts_;
     std::vector<double> forward_end_, backward_end_;
     std::vector<std::size_t> next_;
-    std::vector<double> state_, history_, arrival_;
 };
 
 }  // namespace optalloc::training

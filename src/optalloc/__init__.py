@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.plan.serving import certify_serving as certify_serving
     from optalloc.plan.sweep import grid as grid
     from optalloc.plan.sweep import sweep as sweep
+    from optalloc.plan.sweep_serving import serving_grid as serving_grid
     from optalloc.plan.sweep_serving import sweep_serving as sweep_serving
     from optalloc.result import Bounds as Bounds
     from optalloc.result import Result as Result
@@ -195,6 +196,7 @@ _HOME = {
     "replan": "optalloc.plan.replan",
     "run_plan": "optalloc.execute.run",
     "save_assignment": "optalloc.assignment.formats",
+    "serving_grid": "optalloc.plan.sweep_serving",
     "shadow_prices": "optalloc.assignment.shadow",
     "simulate": "optalloc.simulate.simulation",
     "simulate_requests": "optalloc.simulate.requests.simulate",

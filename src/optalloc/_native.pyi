@@ -90,6 +90,19 @@ def run_schedule(
     link: _Reals,
     /,
 ) -> tuple[list[float], list[list[tuple[int, int, int, float]]]]: ...
+def stage_ends(
+    schedule: int,
+    num_stages: int,
+    chunks_per_stage: int,
+    num_micro: int,
+    forward: _Reals,
+    backward: _Reals,
+    weight: _Reals,
+    link: _Reals,
+    stages: int,
+    turn: float,
+    /,
+) -> list[float]: ...
 def held_vectors(
     schedule: int, num_stages: int, chunks_per_stage: int, num_micro: int, stage: int, /
 ) -> list[int]: ...
@@ -148,13 +161,14 @@ def solve_rows(
     prove: bool = False,
     start: Sequence[int] | None = None,
     floor: int | None = None,
+    cells: int = 2048,
 ) -> tuple[
     int,
     int | None,
     list[int] | None,
     int,
     int,
-    tuple[bytes, int, int, int, bool, list[int], list[list[int]], int] | None,
+    tuple[bytes, int, int, int, bool, list[int], list[list[int]]] | None,
 ]: ...
 
 # -- serving --

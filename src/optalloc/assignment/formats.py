@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -129,9 +130,10 @@ def _problem(
     try:
         return AssignmentProblem(costs, loads, capacities, allowed, sense, **form)
     except InputError as error:
-        raise InputError(
-            error.what, path=str(path), pointer=error.pointer, fix=error.fix
-        ) from error
+        pointer = error.pointer
+        if found := re.fullmatch(r"\$\.fixed\[(-?\d+)\]", pointer):  # a task; a place in the file
+            pointer = f"$.fixed[{list(form['fixed']).index(int(found[1]))}]"
+        raise InputError(error.what, path=str(path), pointer=pointer, fix=error.fix) from error
 
 
 def _to_file(problem: AssignmentProblem) -> AssignmentFile:
@@ -158,9 +160,9 @@ def _read_json(path: str | os.PathLike[str]) -> AssignmentProblem:
     data = files.parse_json(files.read_text(path), path=str(path))
     file = files.typed(data, AssignmentFile, path=str(path))
     fixed = dict(file.fixed)
-    if len(fixed) < len(set(file.fixed)):
+    if len(fixed) < len(file.fixed):
         raise InputError(
-            "a task is fixed to two units",
+            "a task is fixed twice",
             path=str(path),
             pointer="$.fixed",
             fix="name each task once",

@@ -29,7 +29,8 @@ def cheapest_relaxation(problem: AssignmentProblem) -> tuple[Fix, ...]:
     """Rules to drop and units to enlarge so that everything fits; empty where none was found."""
     placed = _proposal(problem, 0)
     if placed is None and (fewest := _proposal(problem, None)) is not None:
-        placed = _proposal(problem, len(_broken_rules(problem, fewest)))
+        most = len(_broken_rules(problem, fewest))
+        placed = _proposal(problem, most) if most else None
     if placed is None:
         return ()
     rules = _broken_rules(problem, placed)

@@ -46,6 +46,11 @@ from optalloc.assignment.pools import (
 from optalloc.assignment.proof import Grown, Tree, one_leaf
 from optalloc.assignment.rows import Rows
 
+_CELLS = 2048
+"""Of a unit's knapsack table, which counts larger capacities in so many cells."""
+_MOST_CELLS = 2**22
+"""Of a table's rows together."""
+
 
 class _Status(enum.IntEnum):
     """Answers of the kernel, in its order."""
@@ -212,6 +217,10 @@ def _search(
 ) -> Answer:
     """One call of the kernel, on rows over ``pools`` where some are given."""
     width = rows.capacities.shape[1]
+    # The table of a pool has the cells of its units' tables together, as far as memory allows.
+    cells = max(
+        _CELLS, min(_CELLS * max(map(len, pools), default=1), _MOST_CELLS // rows.costs.shape[0])
+    )
     status, value, units, bound, nodes, proof = _native.solve_rows(
         np.ascontiguousarray(rows.costs.T),
         np.ascontiguousarray(rows.loads.transpose(0, 2, 1)),
@@ -225,6 +234,7 @@ def _search(
         prove,
         start,
         floor,
+        cells,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)
@@ -235,13 +245,14 @@ def _search(
         bound=bound if status != _Status.INFEASIBLE else None,
         is_complete=complete,
         nodes=nodes,
-        grown=None if proof is None else _grown(rows, pools, *proof),
+        grown=None if proof is None else _grown(rows, pools, cells, *proof),
     )
 
 
 def _grown(
     rows: Rows,
     pools: Groups,
+    cells: int,
     events: bytes,
     scale: int,
     shift: int,
@@ -249,7 +260,6 @@ def _grown(
     without_costs: bool,
     kept: list[int],
     classes: list[list[int]],
-    cells: int,
 ) -> Grown:
     tree = Tree(
         target=target,

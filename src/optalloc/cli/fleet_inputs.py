@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from optalloc.cli.flags import said_by_flags
 from optalloc.errors import InputError
 from optalloc.serving.mix.instance import load_fleet, read_table, save_fleet
 from optalloc.serving.mix.problem import Bucket, FleetProblem
@@ -58,6 +59,13 @@ def fleet_inputs(arguments: argparse.Namespace) -> tuple[FleetProblem, FleetProf
             fix="for example 'optalloc fleet fleet.toml', or '--model M --devices D --buckets B'",
         )
     if arguments.file is not None:
+        for name in ("devices", "buckets", "rate", "ttft", "tpot", "instance"):
+            if getattr(arguments, name) is not None:
+                raise InputError(
+                    f"a fleet file is planned without --{name}",
+                    path=f"--{name}",
+                    fix="leave it out, or give --model in place of the file",
+                )
         if arguments.simulate is not None:
             raise InputError(
                 "a table of throughputs does not say how long an iteration takes",
@@ -89,17 +97,19 @@ def _of_model(arguments: argparse.Namespace) -> FleetProfile:
         name: None if word is None else parse_duration(word, path=f"--{name}")
         for name, word in (("ttft", arguments.ttft), ("tpot", arguments.tpot))
     }
-    return fleet_of_model(
-        load_model(arguments.model),
-        [name for name in arguments.devices.split(",") if name],
-        _buckets(arguments.buckets, arguments.rate),
-        engine=Engine(
-            software=arguments.software, weight_dtype=arguments.weights, kv_dtype=arguments.kv
-        ),
-        widths=widths,
-        ttft_s=targets["ttft"],
-        tpot_s=targets["tpot"],
-    )
+    flags = {"device": "--devices", "devices": "--devices", "widths": "--widths"}
+    with said_by_flags(flags | {"buckets": arguments.buckets}):
+        return fleet_of_model(
+            load_model(arguments.model),
+            [name for name in arguments.devices.split(",") if name],
+            _buckets(arguments.buckets, arguments.rate),
+            engine=Engine(
+                software=arguments.software, weight_dtype=arguments.weights, kv_dtype=arguments.kv
+            ),
+            widths=widths,
+            ttft_s=targets["ttft"],
+            tpot_s=targets["tpot"],
+        )
 
 
 def _buckets(path: str, rate_per_s: float | None) -> tuple[Bucket, ...]:
@@ -108,7 +118,8 @@ def _buckets(path: str, rate_per_s: float | None) -> tuple[Bucket, ...]:
 
     from optalloc.files import read_text
 
-    if path.endswith(".csv") and "rate_per_s" in read_text(path).partition("\n")[0]:
+    head = read_text(path).partition("\n")[0]
+    if path.endswith(".csv") and "input_len" in head:
         buckets, _ = read_table(path)
         total = sum(bucket.rate_per_s for bucket in buckets)
         if rate_per_s is None or total <= 0.0:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.flags import said_by_flags
 
 if TYPE_CHECKING:
     from optalloc.model.spec import ModelSpec
@@ -53,6 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gap-limit", type=float, metavar="GAP", help="stop at this relative gap")
 
 
+# Argument -> the flag that gives it.
+_FLAGS = {
+    "prompt_tokens": "--input-len",
+    "output_tokens": "--output-len",
+    "batch": "--batch",
+    "chunk_tokens": "--chunk",
+    "context": "--context",
+    "dtype": "--dtype",
+    "expert_dtype": "--expert-dtype",
+    "kv_dtype": "--kv-dtype",
+}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Plan, print and save; returns the exit status."""
     from optalloc.cli.progress import progress_line
@@ -63,8 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.serving.offload.solve import plan_offload
 
     model, machine = load_model(arguments.model), load_machine(arguments.machine)
-    generation = _generation(arguments, model, machine)
-    with progress_line(lambda seconds: f"{seconds:,.6g} s") as line:
+    with said_by_flags(_FLAGS):
+        generation = _generation(arguments, model, machine)
+    line_of = progress_line(lambda seconds: f"{seconds:,.6g} s")
+    with said_by_flags(_FLAGS), line_of as line:
         result = plan_offload(
             model,
             machine,
@@ -99,6 +115,12 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
     from optalloc.serving.offload.solve import best_kv_dtype, check_generation, longest_context
 
     longest = arguments.context == "max"
+    if arguments.min_rate is not None and not (longest and arguments.min_rate > 0.0):
+        raise InputError(
+            f"no context is chosen by a speed of {arguments.min_rate:g} tokens/s",
+            path="--min-rate",
+            fix="give a number above 0, with --context max",
+        )
     if not longest and not arguments.context.isdigit():
         raise InputError(
             f"{arguments.context!r} is no number of tokens",
@@ -122,6 +144,14 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
         expert_dtype=arguments.expert_dtype,
         kv_dtype="bf16" if automatic else arguments.kv_dtype,
     )
+    if arguments.expert_dtype is not None and not any(
+        layer.feed_forward.__struct_config__.tag == "experts" for layer in model.layer_types
+    ):
+        raise InputError(
+            f"{model.name} has no experts",
+            path="--expert-dtype",
+            fix="leave it out, or use --dtype",
+        )
     check_generation(generation, arguments.tool)
     if automatic and not longest:
         return best_kv_dtype(model, machine, generation, runtime=arguments.tool)

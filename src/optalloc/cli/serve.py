@@ -198,16 +198,14 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
 def sweep(arguments: argparse.Namespace) -> int:
     """``optalloc sweep`` over serving plans."""
-    import sys
-
-    from optalloc import files
-    from optalloc.cli.sweep import clusters_of, finished, numbers_of
+    from optalloc.cli.serving_inputs import pins
+    from optalloc.cli.sweep import Family, clusters_of, numbers_of, solve_grid
     from optalloc.errors import InputError
     from optalloc.model.load import load_model
-    from optalloc.plan.sweep_serving import sweep_serving
+    from optalloc.plan.serving_cell import ServingRow
+    from optalloc.plan.sweep_serving import serving_grid, sweep_serving
     from optalloc.report import serving as report
     from optalloc.report.scatter import serving_sweep_svg
-    from optalloc.report.table import render
     from optalloc.units import parse_duration
     from optalloc.workload import Serving
 
@@ -237,12 +235,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         ttft_s=targets.get("ttft_s"),
         tpot_s=targets.get("tpot_s"),
     )
-    pins = list(arguments.pin)
-    for name in ("weights", "kv", "software"):
-        pins += [] if getattr(arguments, name) is None else [f"{name}={getattr(arguments, name)}"]
-    model = load_model(arguments.model)
-    rows = sweep_serving(
-        model,
+    limit = arguments.time_limit
+    cells = serving_grid(
+        load_model(arguments.model),
         clusters_of(arguments),
         workload,
         devices=numbers_of(arguments.devices, "--devices"),
@@ -251,20 +246,32 @@ def sweep(arguments: argparse.Namespace) -> int:
         rates=_rates(arguments.rate),
         concurrencies=numbers_of(arguments.concurrency, "--concurrency"),
         objective=arguments.objective or "throughput",
-        pin=pins,
+        pin=pins(arguments),
         forbid=arguments.forbid,
-        stop=stop_rule(arguments),
-        on_row=lambda row: print(f"{row.devices} {row.device}: {row.status}", file=sys.stderr),
+        time_limit_s=None if limit is None else parse_duration(limit, path="--time-limit"),
     )
-    raw = report.sweep_raw(rows)
-    table = raw if arguments.format == "csv" else report.sweep_table(rows)
-    print(render([table], {"rows": rows}, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        files.write_text(arguments.output, render([raw], {}, "csv"))
-    if arguments.plot is not None:
-        title = f"{model.name}: the best serving plan of each cell (estimates)"
-        files.write_text(arguments.plot, serving_sweep_svg(rows, title))
-    return finished(arguments, rows, any(row.value is not None for row in rows))
+    title = f"{cells[0].model.name}: the best serving plan of each cell (estimates)"
+    return solve_grid(
+        arguments,
+        cells,
+        Family(
+            row=ServingRow,
+            sweep=lambda cells, jobs, done, book: sweep_serving(
+                cells, jobs=jobs, done=done, on_row=book
+            ),
+            asked=lambda row: (
+                f"{row.devices} {row.device}, {row.input_len} to {row.output_len}"
+                f" tokens, {report.load_words(row)}"
+            ),
+            found=lambda row: (
+                None if row.value is None else report.value_text(row.objective, row.value)
+            ),
+            table=report.sweep_table,
+            facts=lambda rows: {"rows": rows},
+            front=lambda _: "",
+            svg=lambda rows: serving_sweep_svg(rows, title),
+        ),
+    )
 
 
 def _rates(text: str | None) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from optalloc.cli.flags import said_by_flags
 from optalloc.cli.workloads import workload_of
 from optalloc.units import parse_duration
 from optalloc.workload import Serving
@@ -80,11 +81,21 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def pins(arguments: argparse.Namespace) -> list[str]:
-    """What ``--pin`` and its shorter forms say."""
+    """What ``--pin`` and its shorter forms say.
+
+    Raises
+    ------
+    InputError
+        If a shorter form has an unknown value.
+    """
+    from optalloc.serving.configuration.limits import parse_limits
+
     words = list(arguments.pin)
     for name in ("software", "weights", "kv"):
         if getattr(arguments, name) is not None:
             words.append(f"{name}={getattr(arguments, name)}")
+            with said_by_flags({"--pin": f"--{name}"}):
+                parse_limits(words[-1:])
     return words
 
 

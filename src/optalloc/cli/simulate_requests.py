@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optalloc.cli.answers import colored
+from optalloc.cli.flags import said_by_flags
 
 if TYPE_CHECKING:
     from optalloc.serving.configuration.plan import ServingPlan
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Argument -> the flag that gives it.
+_FLAGS = {"num_requests": "--requests", "seed": "--seed", "warm_up": "--warm-up"}
+
+
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
     from optalloc.cli.plans import checked
@@ -71,16 +76,17 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     with checked(arguments.plan):
         check_deployment(plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
-    work = asked_of(plan)
-    simulation = simulate_requests(
-        deployment,
-        load,
-        num_requests=_enough(load) if arguments.requests is None else arguments.requests,
-        seed=arguments.seed,
-        ttft_s=work.ttft_s,
-        tpot_s=work.tpot_s,
-        warm_up=parse_share(arguments.warm_up, path="--warm-up"),
-    )
+    work, arrivals = asked_of(plan), "--rate" if arguments.clients is None else "--clients"
+    with said_by_flags(_FLAGS | {"arrivals": arrivals}):
+        simulation = simulate_requests(
+            deployment,
+            load,
+            num_requests=_enough(load) if arguments.requests is None else arguments.requests,
+            seed=arguments.seed,
+            ttft_s=work.ttft_s,
+            tpot_s=work.tpot_s,
+            warm_up=parse_share(arguments.warm_up, path="--warm-up"),
+        )
     most = None
     if arguments.max_rate:
         most = max_rate(

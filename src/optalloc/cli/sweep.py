@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from optalloc.cli.answers import add_format, colored
 
 if TYPE_CHECKING:
-    from optalloc.plan.cell import Cell, Row
+    from optalloc.plan.cell import Cell
+    from optalloc.plan.cells import AnyCell, AnyRow
+    from optalloc.report.table import Table
+
+C = TypeVar("C", bound="AnyCell")
+R = TypeVar("R", bound="AnyRow")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,59 +84,96 @@ def run(arguments: argparse.Namespace) -> int:
 
         return serve.sweep(arguments)
     arguments.objective = arguments.objective or "step_time"
-    from optalloc import files
+    from optalloc.plan.cell import Row
     from optalloc.plan.sweep import Sweep, sweep
     from optalloc.report.scatter import sweep_svg
-    from optalloc.report.sweep import csv_text, front_text, read_csv, sweep_table
-    from optalloc.report.table import render
+    from optalloc.report.sweep import front_text, sweep_table
+    from optalloc.units import format_seconds
 
     cells = _cells(arguments)
-    kept = read_csv(arguments.output) if arguments.output is not None else ()
+    title = f"{cells[0].model.name}: the best plan of each cell"
+    return solve_grid(
+        arguments,
+        cells,
+        Family(
+            row=Row,
+            sweep=lambda cells, jobs, done, book: sweep(cells, jobs=jobs, done=done, on_row=book),
+            asked=lambda row: (
+                f"{row.devices} {row.device}, {row.sequence_length} tokens, batch "
+                f"{row.global_batch}"
+            ),
+            found=lambda row: None if row.step_time_s is None else format_seconds(row.step_time_s),
+            table=sweep_table,
+            facts=lambda rows: Sweep(rows=rows),
+            front=lambda rows: "\n" + front_text(rows),
+            svg=lambda rows: sweep_svg(rows, title),
+        ),
+    )
+
+
+class Family(NamedTuple, Generic[C, R]):
+    """What sweeps of training and of serving plans do each in their own way."""
+
+    row: type[R]
+    sweep: Callable[[Sequence[C], int, Sequence[R], Callable[[R], None]], tuple[R, ...]]
+    asked: Callable[[R], str]
+    found: Callable[[R], str | None]
+    table: Callable[[Sequence[R]], Table]
+    facts: Callable[[tuple[R, ...]], object]
+    front: Callable[[Sequence[R]], str]
+    svg: Callable[[Sequence[R]], str]
+
+
+def solve_grid(arguments: argparse.Namespace, cells: Sequence[C], family: Family[C, R]) -> int:
+    """Solve what the output has not, print and write rows; returns the exit status."""
+    from optalloc import files
+    from optalloc.report.sweep import csv_text, read_csv
+    from optalloc.report.table import render
+
+    kept = read_csv(arguments.output, family.row) if arguments.output is not None else ()
     jobs = arguments.jobs if arguments.jobs is not None else len(os.sched_getaffinity(0))
     asked = {cell.digest for cell in cells}
-    book = _Book(arguments.output, kept, asked)
+    book = _Book(arguments.output, kept, asked, family)
     try:
-        rows = sweep(cells, jobs=jobs, done=kept, on_row=book)
+        rows = family.sweep(cells, jobs, kept, book)
     except KeyboardInterrupt:
         print(f"optalloc: interrupted. {book.kept_words()}", file=sys.stderr)
         return 130
     if arguments.output is not None:
         others = [row for row in kept if row.digest not in asked]
-        files.write_text(arguments.output, csv_text([*others, *rows]))
+        files.write_text(arguments.output, csv_text([*others, *rows], family.row))
     if arguments.format == "csv":
-        print(csv_text(rows), end="")
+        print(csv_text(rows, family.row), end="")
     else:
-        tables = [sweep_table(rows)]
-        print(render(tables, Sweep(rows=rows), arguments.format, color=colored()), end="")
+        facts = family.facts(rows)
+        print(render([family.table(rows)], facts, arguments.format, color=colored()), end="")
     if arguments.format == "table":
-        print("\n" + front_text(rows), end="")
+        print(family.front(rows), end="")
     if arguments.plot is not None:  # behind the answer, which is then not lost with the file
-        title = f"{cells[0].model.name}: the best plan of each cell"
-        files.write_text(arguments.plot, sweep_svg(rows, title))
-    return finished(arguments, rows, any(row.step_time_s is not None for row in rows))
-
-
-class _Cell(Protocol):
-    @property
-    def status(self) -> str: ...
-
-
-def finished(arguments: argparse.Namespace, rows: Sequence[_Cell], planned: bool) -> int:
-    """Name the files that were written; returns the exit status: done with one plan, otherwise bad
-    input before a limit before proven infeasible."""
+        files.write_text(arguments.plot, family.svg(rows))
     if arguments.format == "table":
         for path in (arguments.output, arguments.plot):
             if path is not None:
                 print(f"Saved {path}.")
+    return _exit_status(rows, family)
+
+
+def _exit_status(rows: Sequence[R], family: Family[C, R]) -> int:
+    """Done with one plan; otherwise bad input before a limit before proven infeasible."""
+    if any(family.found(row) is not None for row in rows):
+        return 0
     found = {row.status for row in rows}
-    return 0 if planned else 2 if "error" in found else 4 if "limit" in found else 3
+    return 2 if "error" in found else 4 if "limit" in found else 3
 
 
-class _Book:
+class _Book(Generic[C, R]):
     """Says on stderr what each cell came to, and writes its row to the CSV as it comes."""
 
-    def __init__(self, path: str | None, kept: Sequence[Row], asked: set[str]) -> None:
-        self.path, self.rows = path, {row.digest: row for row in kept}
+    def __init__(
+        self, path: str | None, kept: Sequence[R], asked: set[str], family: Family[C, R]
+    ) -> None:
+        self.path, self.family = path, family
+        self.rows = {row.digest: row for row in kept}
         self.total = len(asked)
         self.done = sum(row.digest in asked and row.status != "error" for row in kept)
         if self.done:
@@ -143,20 +185,17 @@ class _Book:
             return "Nothing was kept: -o FILE keeps rows as they come"
         return f"{self.done} of {self.total} rows are in {self.path}: the same command goes on"
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: R) -> None:
         from optalloc import files
         from optalloc.report.sweep import csv_text
-        from optalloc.units import format_seconds
 
         self.done += 1
         self.rows[row.digest] = row
         if self.path is not None:
-            files.write_text(self.path, csv_text(list(self.rows.values())))
-        found = row.status if row.step_time_s is None else format_seconds(row.step_time_s)
+            files.write_text(self.path, csv_text(list(self.rows.values()), self.family.row))
         print(
-            f"{self.done:>{len(str(self.total))}}/{self.total}  {row.devices} {row.device}, "
-            f"{row.sequence_length} tokens, batch {row.global_batch}: {found} "
-            f"({row.cpu_s:.1f} s of CPU)",
+            f"{self.done:>{len(str(self.total))}}/{self.total}  {self.family.asked(row)}: "
+            f"{self.family.found(row) or row.status} ({row.cpu_s:.1f} s of CPU)",
             file=sys.stderr,
         )
 

@@ -119,7 +119,7 @@ def _from_shorthand(text: str) -> Cluster:
                 path="cluster",
                 fix="write for example 64xh100-sxm, or the path of a cluster.toml",
             )
-        groups.append(_shorthand_group(int(match[1]), catalog.device(match[2]), text))
+        groups.append(_shorthand_group(int(match[1]), catalog.device(match[2], path=text), text))
     name = "+".join(f"{group.num_devices}x{group.device.name}" for group in groups)
     return Cluster(name=name, nodes=_merged(groups))
 

@@ -5,7 +5,6 @@ python -m optalloc.plan.cell     reads a cell as JSON a line, writes its row as 
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import lru_cache
 from typing import Literal
@@ -17,6 +16,7 @@ from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import read_constants
 from optalloc.errors import InputError, OptallocError
 from optalloc.model.spec import ModelSpec
+from optalloc.plan.cells import answer
 from optalloc.result import Termination
 from optalloc.stop import StopRule, TimeLimit
 from optalloc.training.mixed.solve import MixedResult, plan_mixed
@@ -187,13 +187,5 @@ def _row(cell: Cell, result: TrainingResult | MixedResult) -> Row:
     )
 
 
-def main() -> None:
-    """Answer cells until the input ends."""
-    decode = msgspec.json.Decoder(Cell).decode
-    for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(msgspec.json.encode(solve_cell(decode(line))) + b"\n")
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    main()
+    answer(Cell, solve_cell)

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from optalloc.plan.cell import Row
 from optalloc.plan.front import axes, points
-from optalloc.plan.sweep_serving import ServingRow
+from optalloc.plan.serving_cell import ServingRow
 from optalloc.report.sweep import plain_number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.

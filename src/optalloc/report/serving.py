@@ -11,7 +11,7 @@ import msgspec
 from optalloc.cost.engine.setup import Engine
 from optalloc.plan.certify import Claim
 from optalloc.plan.explain_serving import ServingExplanation
-from optalloc.plan.sweep_serving import ServingRow
+from optalloc.plan.serving_cell import ServingRow
 from optalloc.plan.turns import turn_section
 from optalloc.report.sweep import plain_number
 from optalloc.report.table import Cell, Table, fix_text
@@ -357,7 +357,7 @@ def sweep_table(rows: Sequence[ServingRow]) -> Table:
                 row.devices,
                 row.input_len,
                 row.output_len,
-                _load(row),
+                load_words(row),
                 "-" if row.value is None else plain_number(row.value),
                 "-" if row.ttft_s is None else format_seconds(row.ttft_s, digits=1),
                 "-" if row.tpot_s is None else format_seconds(row.tpot_s, digits=1),
@@ -374,15 +374,8 @@ def sweep_table(rows: Sequence[ServingRow]) -> Table:
     )
 
 
-def _load(row: ServingRow) -> str:
+def load_words(row: ServingRow) -> str:
+    """The load of a row in words."""
     if row.rate_per_s is not None:
         return f"{row.rate_per_s:g}/s"
     return "-" if row.concurrency is None else f"{row.concurrency} at once"
-
-
-def sweep_raw(rows: Sequence[ServingRow]) -> Table:
-    """The rows in plain numbers."""
-    names = ServingRow.__struct_fields__
-    return Table(
-        title="", columns=names, rows=tuple(tuple(getattr(r, n) for n in names) for r in rows)
-    )

@@ -9,33 +9,36 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from optalloc import files
 from optalloc.errors import InputError
 from optalloc.plan.cell import Row
+from optalloc.plan.cells import AnyRow
 from optalloc.plan.front import axes, points
 from optalloc.report.table import Cell, Table
 from optalloc.units import format_seconds
 
-COLUMNS = Row.__struct_fields__
+R = TypeVar("R", bound=AnyRow)
+
 _WIDTH, _HEIGHT = 64, 14
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """The rows in plain numbers; what is not known is empty."""
+def csv_text(rows: Sequence[R], kind: type[R]) -> str:
+    """Rows of a kind in plain numbers; what is not known is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(kind.__struct_fields__)
     for row in rows:
-        values = [getattr(row, name) for name in COLUMNS]
+        values = [getattr(row, name) for name in kind.__struct_fields__]
         writer.writerow(["yes" if v is True else "" if v in (None, False) else v for v in values])
     return out.getvalue()
 
 
-def read_csv(path: str | os.PathLike[str]) -> tuple[Row, ...]:
-    """Rows of an earlier sweep; none where there is no file yet.
+def read_csv(path: str | os.PathLike[str], kind: type[R]) -> tuple[R, ...]:
+    """Rows of an earlier sweep of a kind; none where there is no file yet.
 
     Raises
     ------
@@ -47,20 +50,21 @@ def read_csv(path: str | os.PathLike[str]) -> tuple[Row, ...]:
     lines = list(csv.reader(files.read_text(path).splitlines()))
     if not lines:
         return ()
-    if tuple(lines[0]) != COLUMNS:
+    columns = kind.__struct_fields__
+    if tuple(lines[0]) != columns:
         raise InputError(
-            "the file is not a sweep of this release",
+            "the file is not a sweep of this kind and release",
             path=str(path),
             fix="choose another name, or move the file away",
         )
     rows = []
     for number, line in enumerate(lines[1:], 2):
-        given = {name: text for name, text in zip(COLUMNS, line, strict=False) if text}
+        given = {name: text for name, text in zip(columns, line, strict=False) if text}
         given["front"] = "true" if given.get("front") else "false"
         try:
-            if len(line) != len(COLUMNS):
-                raise msgspec.ValidationError(f"{len(line)} values for {len(COLUMNS)} columns")
-            rows.append(msgspec.convert(given, Row, strict=False))
+            if len(line) != len(columns):
+                raise msgspec.ValidationError(f"{len(line)} values for {len(columns)} columns")
+            rows.append(msgspec.convert(given, kind, strict=False))
         except msgspec.ValidationError as error:
             raise InputError(
                 f"not a row of a sweep: {error}",

@@ -8,7 +8,7 @@ layers of stage i recomputed whole and in their attention core.
 
     minimise   weight(x) * ( max_i ( end_i + tail_i ) + fixed )
     subject to end_i   the event time of the schedule with stage times F_i, B_i(a_i, b_i)
-                       (native/training/pipeline.cpp)
+                       (native/training/waves.cpp)
                tail_i  gradient reduction and weight gathering that stay visible, optimizer
                        (stage.cpp, as the memory)
                states_i + max over time of held activations + max(logits, scratch) <= capacity

@@ -150,7 +150,16 @@ def test_json_keeps_every_form_and_the_others_refuse_it(tmp_path: Path) -> None:
             save_assignment(problem, tmp_path / name)
 
 
+def test_a_pair_that_does_not_exist_is_named_by_its_place(tmp_path: Path) -> None:
+    """Task 7 stands second."""
+    text = '{"costs": [[1, 2]], "loads": [1], "capacities": [1, 1], "fixed": [[0, 1], [7, 0]]}'
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="task 7 does not exist") as caught:
+        load_assignment(tmp_path / "a.json")
+    assert caught.value.pointer == "$.fixed[1]"
+
+
 def test_a_task_fixed_twice_is_refused(tmp_path: Path) -> None:
     text = '{"costs": [[1, 2]], "loads": [1], "capacities": [1, 1], "fixed": [[0, 1], [0, 0]]}'
-    with pytest.raises(InputError, match="fixed to two units"):
+    with pytest.raises(InputError, match="fixed twice"):
         load_assignment(write(tmp_path, "a.json", text))

@@ -74,6 +74,25 @@ def test_the_page_says_when_the_best_peer_was_caught_up_with(tmp_path: Path) -> 
     assert "| all | 2 | 1 | inf | inf | inf | inf |" in text
 
 
+def test_the_page_compares_gaps_and_proofs_with_the_best_peer(tmp_path: Path) -> None:
+    """X: gaps 0 and 1 % against 1 and 3 % of 100, proof 2 s of 8 s. Y: 3 s of 12 s, and no gap."""
+    runs, known, out = (tmp_path / name for name in ("runs.csv", "known.csv", "page.md"))
+    known.write_text("name,type,best_known\na,X,100\nb,X,100\nc,Y,100\n")
+    rows = [
+        ("a", "exact", 100, "optimal", 2), ("a", "scip", 101, "optimal", 8),
+        ("a", "cbc", 105, "optimal", 20), ("b", "exact", 101, "limit", 60),
+        ("b", "milp", 103, "optimal", 9), ("b", "scip", "", "limit", 60),
+        ("c", "exact", 100, "optimal", 3), ("c", "cpsat", 100, "optimal", 12),
+    ]  # fmt: skip
+    words = [f"{name},{method},{value},,,{end},{s},60,1\n" for name, method, value, end, s in rows]
+    runs.write_text(",".join(COLUMNS) + "\n" + "".join(words))
+    assert main(["gap-page", str(runs), "--best-known", str(known), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "| X | 2 | 0.5000 | 2.0000 | 0.2500 | 1 | 0.2500 | 0.2500 |" in text
+    assert "| Y | 1 | 0.0000 | 0.0000 | - | 1 | 0.2500 | 0.2500 |" in text
+    assert "| all | 3 | 0.3333 | 1.3333 | 0.2500 | 2 | 0.2500 | 0.2500 |" in text
+
+
 def test_the_page_gives_gaps_to_the_best_known(tiny: Path, tmp_path: Path) -> None:
     """Gap 0 for the optimum, and the proof is counted."""
     out, known, page = tmp_path / "r.csv", tmp_path / "known.csv", tmp_path / "page.md"

@@ -115,6 +115,7 @@ def test_csv_holds_the_plain_numbers_of_the_answer(capsys: pytest.CaptureFixture
         ([], "give a fleet file or a model"),
         (["--model", "llama-3.1-8b"], "a model needs --devices"),
         (["--model", "llama-3.1-8b", "--devices", "l4"], "a model needs --buckets"),
+        ([str(EXAMPLES / "fleet.toml"), "--ttft", "1s"], "planned without --ttft"),
         ([str(EXAMPLES / "fleet.toml"), "--simulate", "9"], "how long an iteration takes"),
     ],
 )

@@ -89,6 +89,8 @@ def test_sweep_of_serving_plans(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         ([*WORK, "--cluster", "1xh100-sxm", "--pin", "tq=4"], 2, "names no decision"),
         ([*WORK, "--cluster", "1xh100-sxm", "--rate", "1", "--concurrency", "2"], 2, "both"),
         ([*WORK, "--time-limit", "-1s"], 2, "--time-limit has no value"),
+        ([*WORK, "--cluster", "1xh100-sxm", "--weights", "fp9"], 2, "Where: --weights"),
+        ([*WORK, "--cluster", "1xh1000"], 2, "Where: 1xh1000"),
     ],
 )
 def test_bad_input_names_the_flag(

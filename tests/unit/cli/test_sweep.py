@@ -13,8 +13,10 @@ import pytest
 from optalloc.cli.__main__ import main
 from optalloc.cli.schema import schema
 from optalloc.plan.cell import Cell, Row, solve_cell
-from optalloc.report.sweep import COLUMNS, csv_text, read_csv
+from optalloc.plan.serving_cell import ServingRow
+from optalloc.report.sweep import csv_text, read_csv
 
+COLUMNS = Row.__struct_fields__
 GRID = ["sweep", "gpt2", "--seq-len", "512", "--jobs", "1"]
 FOUR = [*GRID, "--gpu", "h100-sxm,a100-sxm-80g", "--devices", "1,2", "--global-batch", "16"]
 
@@ -64,9 +66,9 @@ def test_a_sweep_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     more = [*GRID, "--gpu", "h100-sxm", "--devices", "1,4", "--global-batch", "16"]
     assert main([*more, "-o", "rows.csv"]) == 0
     assert capsys.readouterr().err.splitlines()[0] == "1 of 2 cells are in rows.csv already"
-    rows = read_csv("rows.csv")
+    rows = read_csv("rows.csv", Row)
     assert len(rows) == 5
-    assert csv_text(rows).splitlines()[0] == ",".join(COLUMNS)
+    assert csv_text(rows, Row).splitlines()[0] == ",".join(COLUMNS)
 
 
 @pytest.mark.usefixtures("folder")
@@ -87,7 +89,7 @@ def test_a_failed_cell_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert "12 devices of h100-sxm do not fill nodes of 8" in " ".join(
         capsys.readouterr().out.split()
     )
-    assert [row.status for row in read_csv("rows.csv")] == ["optimal", "error"]
+    assert [row.status for row in read_csv("rows.csv", Row)] == ["optimal", "error"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -146,7 +148,7 @@ def test_an_interrupted_sweep_keeps_its_rows(
     monkeypatch.setattr("optalloc.plan.sweep.solve_cell", solve)
     assert main([*FOUR, "-o", "rows.csv"]) == 130
     assert "1 of 4 rows are in rows.csv" in capsys.readouterr().err
-    assert len(read_csv(folder / "rows.csv")) == 1
+    assert len(read_csv(folder / "rows.csv", Row)) == 1
 
 
 def test_a_sweep_of_serving_plans_is_drawn_too(
@@ -160,3 +162,21 @@ def test_a_sweep_of_serving_plans_is_drawn_too(
     drawn = ET.fromstring((folder / "users.svg").read_text())
     dots = [one for one in drawn.iter() if one.tag.endswith("circle") and len(one)]
     assert len(dots) == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_of_serving_plans_is_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command solves nothing; a sweep of training plans does not write over it."""
+    words = ["sweep", "qwen3-8b", "--gpu", "h100-sxm,h1000", "--devices", "1", "--input-len", "500"]
+    words += ["--output-len", "100", "--pin", "batch=8", "--concurrency", "8,16", "--jobs", "1"]
+    assert main([*words, "-o", "rows.csv"]) == 0
+    rows = read_csv("rows.csv", ServingRow)
+    assert [row.status for row in rows] == ["optimal", "optimal", "error", "error"]
+    capsys.readouterr()
+    assert main([*words, "-o", "rows.csv"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "2 of 4 cells are in rows.csv already"
+    assert len(said) == 3
+    assert read_csv("rows.csv", ServingRow)[:2] == rows[:2]
+    assert main([*FOUR, "-o", "rows.csv"]) == 2
+    assert "not a sweep of this kind" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import optalloc as oa
 from optalloc.errors import InputError
 from optalloc.plan import sweep as sweeping
 from optalloc.plan.cell import Cell, Row, solve_cell
+from optalloc.plan.cells import sized
 from optalloc.plan.front import axes, marked
-from optalloc.plan.sweep import grid, sized, sweep
+from optalloc.plan.sweep import grid, sweep
 from optalloc.training.solve import plan_training
 
 MODEL = oa.load_model("gpt2")

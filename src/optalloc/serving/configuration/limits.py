@@ -97,6 +97,9 @@ def _parsed(words: Iterable[str], flag: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
+_EXAMPLES = {"chunk": 8192, "batch": 64}
+
+
 def _value(name: str, text: str, flag: str) -> str:
     if name in WORDS:
         known = WORDS[name][0]
@@ -112,6 +115,6 @@ def _value(name: str, text: str, flag: str) -> str:
             f"{text!r} is no whole number of at least 1",
             path=flag,
             pointer=name,
-            fix=f"write {name}=8",
+            fix=f"write {name}={_EXAMPLES.get(name, 8)}",
         )
     return str(int(text))

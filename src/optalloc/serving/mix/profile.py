@@ -75,6 +75,14 @@ def fleet_of_model(
 
     Complexity: O(devices x widths x buckets), about 0.1 s for 400 buckets on 8 devices.
     """
+    for index, bucket in enumerate(buckets):
+        if min(bucket.input_len, bucket.output_len) < 1:
+            raise InputError(
+                f"requests of {bucket.input_len} and {bucket.output_len} tokens",
+                path="buckets",
+                pointer=f"bucket {index + 1}",
+                fix="give at least one token of each",
+            )
     base = engine or Engine()
     found: list[tuple[Offer, Replica]] = []
     lacking: list[float] = []

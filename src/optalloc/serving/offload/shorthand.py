@@ -19,6 +19,7 @@ RAM_SHARE = 0.9
 DISK_BYTES_PER_S = 3e9
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([mgt])(i?)b[ -]?(ram|disk)", re.IGNORECASE)
+_LIKE_SIZE = re.compile(r"[\d.]+\s*[mgt]i?b", re.IGNORECASE)
 _DEVICE = re.compile(r"(?:(\d+)\s*[x*×]\s*)?([a-z0-9][a-z0-9 ._-]*)", re.IGNORECASE)
 _POWERS = {"m": 2, "g": 3, "t": 4}
 
@@ -43,7 +44,7 @@ def machine_of(text: str) -> MachineFile:
             sizes[size[4].lower()] = round(float(size[1]) * unit)
             continue
         named = _DEVICE.fullmatch(part)
-        if named is None:
+        if named is None or _LIKE_SIZE.match(part):
             raise InputError(
                 f"{part!r} is no part of a machine",
                 path="--machine",

@@ -142,6 +142,10 @@ def _check(
         )
 
 
+#: Requests that are drawn at once at most: they take some gigabytes.
+MOST_REQUESTS = 50_000_000
+
+
 def draw_requests(load: Load, num_requests: int, seed: int = 0) -> Requests:
     """Requests of a load; equal seeds draw the same ones, whatever the rate.
 
@@ -152,9 +156,11 @@ def draw_requests(load: Load, num_requests: int, seed: int = 0) -> Requests:
 
     Complexity: O(num_requests).
     """
-    if num_requests < 1:
+    if not 1 <= num_requests <= MOST_REQUESTS:
         raise InputError(
-            f"{num_requests} requests are to be drawn", path="load", fix="draw at least one"
+            f"{num_requests:,} requests are to be drawn",
+            path="num_requests",
+            fix=f"draw at least one and at most {MOST_REQUESTS:,}",
         )
     if seed < 0:
         raise InputError(

@@ -59,7 +59,7 @@ def simulate_requests(
     if not 0.0 <= warm_up < 1.0:
         raise InputError(
             f"the warm-up is {warm_up:g} of the requests",
-            path="simulate_requests",
+            path="warm_up",
             fix="give a share from 0 to below 1",
         )
     requests = load if isinstance(load, Requests) else draw_requests(load, num_requests, seed)

@@ -96,7 +96,8 @@ def _column(ours: str, row: Mapping[str, object], path: str) -> str:
     for name in NAMES[ours]:
         if name in known:
             return name
-    near = nearest(ours, known, count=1)
+    used = {name for names in NAMES.values() for name in names}
+    near = nearest(ours, [name for name in known if name not in used], count=1)
     raise InputError(
         f"the trace has no column {ours!r}",
         path=path,

@@ -211,13 +211,14 @@ def test_recommendation_prefers_the_fewest_devices() -> None:
 
 
 def test_sweep_has_a_row_a_cell_and_says_what_went_wrong() -> None:
-    rows = oa.sweep_serving(
+    cells = oa.serving_grid(
         oa.load_model("qwen3-8b"),
         ["h100-sxm", "no-such-device"],
         oa.Serving(input_len=2000, output_len=200),
         devices=[1, 2],
         pin=PINS,
     )
+    rows = oa.sweep_serving(cells)
     assert [row.status for row in rows] == ["optimal", "optimal", "error", "error"]
     assert "unknown device" in rows[2].reason
     assert any(row.front for row in rows)

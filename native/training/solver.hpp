@@ -137,10 +137,11 @@ class Solver {
         std::vector<StageOption> options;
     };
 
+    // Operations of the event clock that take as long as one event time: about eight at once, of the micro-batches
+    // until the schedule repeats.
     std::int64_t clock_work(int chunks) const {
-        const int m = mesh_.shape.num_micro;
-        const bool repeats = v_ == 1 && mesh_.shape.schedule != Schedule::kGpipe;
-        return 2 * static_cast<std::int64_t>(repeats ? std::min(m, 3 * pp_) : m) * chunks;
+        if (mesh_.shape.schedule == Schedule::kGpipe) return chunks;
+        return static_cast<std::int64_t>(std::min(mesh_.shape.num_micro, 3 * pp_)) * chunks / 4 + chunks;
     }
     bool crowded() const;
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }

@@ -202,6 +202,7 @@ bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
         for (const Range& r : chunks) largest = std::max(largest, r.size());
         if (memory(stage, chunks, largest, 0) <= mesh_.capacity) return true;
         if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
+        if (chain_.whole_is_least && memory(stage, chunks, largest, 0, false) > mesh_.capacity) return false;
     }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });

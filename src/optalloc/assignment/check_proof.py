@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from optalloc.assignment.check_facts import Facts, FaultError, read_facts
 from optalloc.assignment.check_tree import Proven, prove_tree
@@ -159,7 +160,10 @@ def _refused(facts: Facts, tree: Tree, events: Iterable[Event]) -> tuple[_Region
             raise FaultError(f"the share {tree.share[:40]!r} is no fraction") from error
         facts = facts.limited(share, strict=strict)
     if tree.pools:
-        facts = pooled(facts, tree.pools)
+        if tree.without_costs:  # then units may differ in what they cost
+            facts = msgspec.structs.replace(facts, costs=np.zeros_like(facts.costs))
+        facts = pooled(facts, tree.pools, tree.groups)
+        tree = msgspec.structs.replace(tree, groups=())
     proven = prove_tree(facts, tree, iter(events))
     return _Region(proven.most, share, strict), proven
 

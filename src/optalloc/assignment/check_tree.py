@@ -29,14 +29,13 @@ fail to prove. Prices must not be negative; groups and classes must be of tasks 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 from optalloc.assignment.check_cover import Sack, TooManyError, has_cover
 from optalloc.assignment.check_facts import Bools, Facts, FaultError, Longs, normal_costs
-from optalloc.assignment.check_twins import alike, by_divisor
+from optalloc.assignment.check_twins import alike, by_divisor, check_apart
 from optalloc.assignment.proof import Event, Tree
 from optalloc.assignment.states import best_profit, conditioned
 
@@ -116,11 +115,7 @@ class _Walk:
         kept = tree.kept or (0,) * width
         if len(kept) != width or not all(0 <= r < resources for r in kept):
             raise FaultError("the kept resources do not fit the instance")
-        for group in (*tree.groups, *tree.classes):
-            if not all(0 <= j < tasks for j in group) or not all(
-                facts.foes[pair] for pair in combinations(group, 2)
-            ):
-                raise FaultError("a group is of tasks that need not stay apart")
+        check_apart(facts, (*tree.groups, *tree.classes))
         self.classes = np.full(tasks, -1)
         for number, group in enumerate(tree.classes):
             if (self.classes[list(group)] >= 0).any():

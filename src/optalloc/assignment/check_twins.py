@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import msgspec
 import numpy as np
 
 from optalloc.assignment.check_facts import Facts, FaultError, Longs
+
+Parts = tuple[tuple[int, ...], ...]
 
 
 def alike(facts: Facts, costs: Longs) -> Longs:
@@ -33,16 +37,18 @@ def by_divisor(loads: Longs, room: int) -> tuple[Longs, int]:
     return loads // divisor, room // divisor
 
 
-def pooled(facts: Facts, groups: tuple[tuple[int, ...], ...]) -> Facts:
+def pooled(facts: Facts, groups: Parts, apart: Parts) -> Facts:
     """The problem where each group of identical units is one unit of their summed capacity.
 
     Every assignment is one of these at the same cost, so that what is refused here is refused.
-    Tasks that stay apart may meet on a pool.
+    Tasks that stay apart may meet on a pool; of those of a group in ``apart`` as many as the pool
+    has units: a further resource, of which each unit holds 1.
 
     Raises
     ------
     FaultError
-        If the groups do not hold each unit once, or a group is not of identical units.
+        If the groups do not hold each unit once, a group is not of identical units, or one in
+        ``apart`` is of tasks that need not stay apart.
     """
     units = facts.num_units
     if sorted(unit for group in groups for unit in group) != list(range(units)):
@@ -50,6 +56,7 @@ def pooled(facts: Facts, groups: tuple[tuple[int, ...], ...]) -> Facts:
     names = alike(facts, facts.costs)
     if not all(group and (names[list(group)] == names[group[0]]).all() for group in groups):
         raise FaultError("a pool is of units that differ")
+    check_apart(facts, apart)
     first = [group[0] for group in groups] + list(range(units, facts.allowed.shape[1]))
     sizes = [len(group) for group in groups] + [1] * (len(first) - len(groups))
     allowed = facts.allowed[:, first]
@@ -60,13 +67,27 @@ def pooled(facts: Facts, groups: tuple[tuple[int, ...], ...]) -> Facts:
             mine, room = by_divisor(loads[resource, :, pool], int(capacities[resource, pool]))
             loads[resource, :, pool] = mine
             capacities[resource, pool] = min(size * room, int(mine.sum()))
+    takes = np.zeros((len(apart), *allowed.shape), dtype=np.int64)
+    for number, members in enumerate(apart):
+        takes[number, list(members), : len(groups)] = allowed[list(members), : len(groups)]
+    holds = np.minimum(np.where(np.arange(len(first)) < len(groups), sizes, 0), takes.sum(axis=1))
     return msgspec.structs.replace(
         facts,
         costs=facts.costs[:, first],
-        loads=loads,
-        capacities=capacities,
+        loads=np.concatenate([loads, takes]),
+        capacities=np.concatenate([capacities, holds]),
         rooms=(),
         allowed=allowed,
         foes=np.zeros_like(facts.foes),
         num_units=len(groups),
     )
+
+
+def check_apart(facts: Facts, groups: Parts) -> None:
+    """Raise FaultError where a group is not of tasks that stay apart."""
+    tasks = len(facts.foes)
+    for group in groups:
+        if not all(0 <= j < tasks for j in group) or not all(
+            facts.foes[pair] for pair in combinations(group, 2)
+        ):
+            raise FaultError("a group is of tasks that need not stay apart")

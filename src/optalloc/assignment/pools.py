@@ -10,7 +10,8 @@ Units i of one pool P have the same costs, loads and pairs. With y_Pj = sum_{i i
 
 Every assignment x gives such a y of the same cost, so that the optimum over pools, a problem of a
 few units, is a lower bound; and a search tree that refuses every cost up to z over pools refuses it
-over units. Tasks that stay apart may meet on a pool. Where a pool holds many tasks the bound often
+over units. Of tasks that stay apart a pool may take as many as it has units: a resource of which
+each unit holds 1. Where a pool holds many tasks the bound often
 is the optimum: of all the plans of that cost over pools some can be split among the units,
 :func:`split`.
 """

@@ -66,7 +66,9 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     classes : tuple of tuple of int
         Tasks of which each knapsack takes at most one: disjoint, and to stay apart.
     groups : tuple of tuple of int
-        Groups of tasks that stay apart, which have a price.
+        Groups of tasks that stay apart, which have a price. Over pools each is a further resource,
+        numbered after the others, of which a task of the group takes 1 and a pool holds as many as
+        it has units.
     pools : tuple of tuple of int
         The tree is of the problem where each group of identical units is one unit of their summed
         capacity, in this order, each unit in one group; empty: of the units.

@@ -50,6 +50,8 @@ _CELLS = 2048
 """Of a unit's knapsack table, which counts larger capacities in so many cells."""
 _MOST_CELLS = 2**22
 """Of a table's rows together."""
+_MOST_GROUPS = 32
+"""That stay apart and are resources of pools."""
 
 
 class _Status(enum.IntEnum):
@@ -91,8 +93,9 @@ def solve_rows(
     counted.add(own)
     if pools is None or counted.is_over or _ends(own, enough):
         return own
-    whole = _over(rows, pools)
-    merged = kernel(whole, counted.limited(POOL_NODES, keeps_plans=False), pools=pools)
+    whole, groups = _over(rows, pools)
+    few = counted.limited(POOL_NODES, keeps_plans=False)
+    merged = kernel(whole, few, pools=pools, groups=groups)
     counted.add(merged)
     if merged.is_infeasible:
         return msgspec.structs.replace(merged, nodes=counted.nodes)
@@ -159,20 +162,32 @@ class _Counted:
         return call
 
 
-def _over(rows: Rows, pools: Groups) -> Rows:
-    """The rows over pools, and the unit of what is left out."""
+def _over(rows: Rows, pools: Groups) -> tuple[Rows, Groups]:
+    """The rows over pools, and the unit of what is left out; and the groups that pools keep.
+
+    A group that stays apart is a resource of which a pool holds as many as it has units, and each
+    member takes 1: the largest groups, where that can bind.
+    """
     left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
     costs, loads, capacities, allowed = pooled(rows, pools + left_out)
-    return msgspec.structs.replace(
+    binding = [group for group in rows.apart if len(group) > min(map(len, pools))]
+    groups = tuple(sorted(binding, key=len, reverse=True)[:_MOST_GROUPS])
+    takes = np.zeros((len(groups), *costs.shape), dtype=np.int64)
+    for number, group in enumerate(groups):
+        takes[number, list(group)] = allowed[list(group)]
+    takes[:, :, len(pools) :] = 0
+    holds = np.minimum([*map(len, pools), *(0 for _ in left_out)], takes.sum(axis=1))
+    whole = msgspec.structs.replace(
         rows,
         costs=costs,
-        loads=loads,
-        capacities=capacities,
+        loads=np.concatenate([loads, takes]),
+        capacities=np.concatenate([capacities, holds]),
         allowed=allowed,
         apart=(),
         rooms=(),
         num_units=len(pools),
     )
+    return whole, groups
 
 
 def _split(
@@ -214,8 +229,9 @@ def _search(
     start: tuple[int, ...] | None = None,
     floor: int | None = None,
     pools: Groups = (),
+    groups: Groups = (),
 ) -> Answer:
-    """One call of the kernel, on rows over ``pools`` where some are given."""
+    """One call of the kernel, on rows over ``pools`` that keep ``groups`` where some are given."""
     width = rows.capacities.shape[1]
     # The table of a pool has the cells of its units' tables together, as far as memory allows.
     cells = max(
@@ -245,12 +261,12 @@ def _search(
         bound=bound if status != _Status.INFEASIBLE else None,
         is_complete=complete,
         nodes=nodes,
-        grown=None if proof is None else _grown(rows, pools, cells, *proof),
+        grown=None if proof is None else _grown(rows.apart or groups, pools, cells, *proof),
     )
 
 
 def _grown(
-    rows: Rows,
+    groups: Groups,
     pools: Groups,
     cells: int,
     events: bytes,
@@ -268,7 +284,7 @@ def _grown(
         without_costs=without_costs,
         kept=tuple(kept),
         classes=tuple(map(tuple, classes)),
-        groups=rows.apart,
+        groups=groups,
         pools=pools,
         cells=cells,
     )

@@ -8,6 +8,7 @@ Every row is a machine (0 to 3 unequal GPUs, CPU memory, often a disk) and a mod
     flexgen_s     of FlexGen's linear programme: layers alone, all overlapped, shares not whole;
                   dense models on one GPU
     milp_s        of HiGHS on the same problem (with --check, on models cut to --layers)
+    holes_s       of HiGHS where a GPU may run any number of ranges (with --holes, likewise)
 
 A dash: the tool has no placement that fits. The summary counts machines on which a plan is slower
 than a peer and faster by more than 0.1 %. No optimum may be slower than a peer; a plan for
@@ -34,7 +35,7 @@ from optalloc.model.spec import Experts, LayerRun, ModelSpec
 from optalloc.serving.offload.flexgen import flexgen_policy
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Cpu, Disk, Gpu, Machine
-from optalloc.serving.offload.parts import Chain, chain_of
+from optalloc.serving.offload.parts import chain_of
 from optalloc.serving.offload.problem import OffloadProblem
 from optalloc.serving.offload.solve import plan_offload
 from optalloc.stop import TimeLimit
@@ -43,7 +44,8 @@ MODELS = ("llama-3.1-8b", "llama-3.1-70b", "qwen2.5-32b", "qwen3-30b-a3b", "mixt
           "gpt-oss-20b")  # fmt: skip
 _COLUMNS = (
     "machine", "model", "dtype", "gpus", "disk", "optimum_s", "gap", "accelerate_s", "planned_a_s",
-    "llama_cpp_s", "planned_l_s", "flexgen_s", "milp_s", "cpu_s",
+    "llama_cpp_s", "planned_l_s", "flexgen_s", "milp_s", "holes_s",
+    "cpu_s",
 )  # fmt: skip
 
 
@@ -54,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", choices=MODELS, help="only these")
     parser.add_argument("--layers", type=int, help="cut the models to so many layers")
     parser.add_argument("--check", action="store_true", help="solve by HiGHS too")
+    parser.add_argument(
+        "--holes", action="store_true", help="also let GPUs run several ranges, by HiGHS"
+    )
     parser.add_argument(
         "--time-limit", type=float, default=60.0, metavar="S", help="wall seconds a search (60)"
     )
@@ -145,9 +150,12 @@ def _row(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
         tool: plan_offload(model, machine, asked, runtime=tool, stop=stop).bounds.primal
         for tool in ("accelerate", "llama.cpp")
     }
-    milp = None
+    problem, limit_s = OffloadProblem(machine=machine, chain=chain), arguments.time_limit
+    milp = holes = None
     if arguments.check:
-        milp = _checked(machine, chain, arguments.time_limit)
+        milp = least_seconds_by_milp(problem, time_limit_s=limit_s)
+    if arguments.holes:
+        holes = least_seconds_by_milp(problem, time_limit_s=limit_s, holes=True)
     return {
         "machine": number,
         "model": model.name,
@@ -162,12 +170,9 @@ def _row(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "planned_l_s": planned["llama.cpp"],
         "flexgen_s": _flexgen_s(model, machine, asked),
         "milp_s": milp,
+        "holes_s": holes,
         "cpu_s": cpu_s,
     }
-
-
-def _checked(machine: Machine, chain: Chain, limit_s: float) -> float:
-    return least_seconds_by_milp(OffloadProblem(machine=machine, chain=chain), time_limit_s=limit_s)
 
 
 def _flexgen_s(model: ModelSpec, machine: Machine, asked: Generation) -> float | None:
@@ -218,5 +223,15 @@ def _summary(rows: list[dict[str, Any]]) -> int:
         print(
             f"HiGHS ended on {len(ended)} of {len(checked)}, with another optimum on {differ}",
             file=sys.stdout,
+        )
+    lost = sorted(
+        row["optimum_s"] / row["holes_s"] - 1.0
+        for row in rows
+        if row["holes_s"] is not None and not math.isnan(row["holes_s"]) and row["optimum_s"]
+    )
+    if lost:
+        print(
+            f"one range a GPU: as fast as any number of them on {sum(x <= 1e-6 for x in lost)} of "
+            f"{len(lost)}, {lost[-1]:.2%} slower at most, {sum(lost) / len(lost):.3%} in the mean"
         )
     return 1 if bad else 0

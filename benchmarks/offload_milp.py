@@ -2,8 +2,9 @@
 
 Variables: an arc for every range of places on every device with every buffer, and an arc for every
 hop between devices at every place; the number of parts of every kind at every home. Rows: one path
-of arcs; every GPU at most once; homes of a kind add up to what the ranges hold; the memories. The
-size of the largest part on disk is a choice among binary variables.
+of arcs; every GPU at most one range (or, with holes, any number of ranges with one buffer); homes
+of a kind add up to what the ranges hold; the memories. The size of the largest part on disk is a
+choice among binary variables.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from optalloc.serving.offload.parts import Part
 from optalloc.serving.offload.problem import Device, OffloadProblem
 
 
-def least_seconds_by_milp(problem: OffloadProblem, *, time_limit_s: float = 60.0) -> float:
-    """Seconds of the best placement; infinite where none fits, not a number if time ran out."""
+def least_seconds_by_milp(
+    problem: OffloadProblem, *, time_limit_s: float = 60.0, holes: bool = False
+) -> float:
+    """Seconds of the best placement; infinite where none fits, not a number if time ran out.
+
+    With ``holes`` a GPU may run any number of ranges.
+    """
     import highspy
 
     from optalloc.assignment.milp import QuietHighs
 
-    model = _Model(problem, QuietHighs(), highspy.HighsVarType.kInteger)
+    model = _Model(problem, QuietHighs(), highspy.HighsVarType.kInteger, holes=holes)
     highs = model.highs
     highs.setOptionValue("mip_rel_gap", 0.0)
     highs.setOptionValue("mip_abs_gap", 1e-9)
@@ -36,8 +42,8 @@ def least_seconds_by_milp(problem: OffloadProblem, *, time_limit_s: float = 60.0
 
 
 class _Model:
-    def __init__(self, problem: OffloadProblem, highs: Any, integer: Any) -> None:
-        self.problem, self.highs, self.integer = problem, highs, integer
+    def __init__(self, problem: OffloadProblem, highs: Any, integer: Any, *, holes: bool) -> None:
+        self.problem, self.highs, self.integer, self.holes = problem, highs, integer, holes
         places = problem.chain.places
         self.kinds = list(dict.fromkeys(part for parts in places for part in parts))
         self.flow: dict[tuple[int, Device, str], list[Any]] = {}
@@ -96,6 +102,11 @@ class _Model:
                         for part in parts:
                             held.setdefault(part, []).append(arc)
             own = self._homes(device, buffer, held)
+            if self.holes and device is not None:
+                with_buffer = self._binary()
+                for arc in arcs:
+                    self.highs.addConstr(1.0 * arc - 1.0 * with_buffer <= 0.0)
+                arcs = [with_buffer]
             used += arcs
             if device is not None:
                 memory = problem.machine.gpus[device].memory_bytes

@@ -1,6 +1,8 @@
 // Kernels of serving plans: covers, walks and placements of layers, and fleets of replicas.
 #include "bindings/families.hpp"
 
+#include <nanobind/stl/vector.h>
+
 #include <cmath>
 
 #include "bindings/arrays.hpp"

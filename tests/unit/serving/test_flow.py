@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
+from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.fitting import cover_by_fitting, fitting_stages
 from optalloc.serving.flow.instance import load_flow, save_flow
 from optalloc.serving.flow.kinds import kinds_of
@@ -269,6 +271,32 @@ def test_regions_are_split_by_narrow_links() -> None:
     )
     arrays = FlowArrays(msgspec.structs.replace(problem, links=links))
     assert [region.nodes for region in regions_of(arrays, 10.0)] == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_bound_across_narrow_links_is_never_below_the_optimum(seed: int) -> None:
+    """Two regions of four nodes: a bound is found, above the best, and checked anew."""
+    draw = random.Random(seed)
+    tables = [(speed, round(speed / 2.2, 2)) for speed in draw.sample([5.0, 8.0, 12.0], 2)]
+    problem = line([draw.choice(tables) for _ in range(4)], 4)
+    wall = [(0, 0, 1, 1), (0, 1, 1, 1)][seed]
+    links = tuple(
+        msgspec.structs.replace(link, bandwidth_bytes_per_s=0.5)
+        if None not in (link.begin, link.end) and wall[link.begin or 0] != wall[link.end or 0]
+        else link
+        for link in problem.links
+    )
+    problem = msgspec.structs.replace(problem, links=links, partial_inference=seed == 0)
+    groups = [[i for i in range(4) if wall[i] == group] for group in (0, 1)]
+    result = place_layers(problem)
+    best = result.bounds.primal or 0.0
+    assert best == pytest.approx(best_flow(problem))
+    ceiling = layer_token_bound(kinds_of(problem), problem.num_layers)
+    flow, witness = bound_by_crossings(
+        FlowArrays(problem), groups, 0.5 * best, ceiling, tolerance=1e-2, expired=lambda: False
+    )
+    assert best * (1.0 - 1e-9) <= flow < ceiling
+    certify_flow(problem, result.placement, value=best, bound=flow, witness=witness)
 
 
 def _proven() -> tuple[FlowProblem, dict[int, tuple[int, int]], float, Covers]:

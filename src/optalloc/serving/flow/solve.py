@@ -123,21 +123,16 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
         if len(kinds) > _MOST_KINDS:
             search_fitting(journal)
         else:
-            search_stages(journal, kinds, max(reached, journal.value))
+            reached = search_stages(journal, kinds, max(reached, journal.value))
         _bound(journal, kinds, journal.value, _BOUND_S)
     if not journal.closed():
         anneal(journal, seed, steps, expired)
-    if not journal.closed() and regions == 1 and _links_bind(journal):
+    if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):  # links keep less than that
         climb_rows(journal, seed, steps, journal.within(_ROWS_S))
     if not journal.closed() and journal.value > 0.0:
         _branch(journal, kinds)
     if not journal.closed() and _choices(journal.arrays.problem) <= _MOST_CHOICES:
         _try_everything(journal)
-
-
-def _links_bind(journal: Journal) -> bool:
-    """Whether full links are among what stops the best placement."""
-    return bool(routes(journal.arrays.problem, journal.placement).cut.links)
 
 
 def _bound(journal: Journal, kinds: Sequence[Kind], reached: float, seconds: float) -> None:

@@ -34,7 +34,7 @@ NOT_HERE = "not torch and not gpu and not browser"
 SANITIZED = f"{NOT_HERE} and not slow"
 KERNELS = (
     "(native or kernel or exact or knapsack or rows or threads or partition or pipeline or search"
-    " or flow or fleet or requests or mixed or large or patterns)"
+    " or flow or fleet or requests or mixed or large or patterns or wave)"
     " and not (methods or offload or configuration or exported or measured)"
 )
 

@@ -18,6 +18,10 @@ def main() -> None:
             f"{s.num_layers} layers on {s.num_devices} {s.device}" for s in replica.stages
         )
         print(f"replica {replica.index}: {replica.num_microbatches} micro-batches; {stages}")
+    alike = oa.plan_mixed_for_target("megatron", model, cluster, workload).plan
+    print(
+        f"with equal degrees on all stages: {alike.step_time_s / plan.step_time_s:.2f} x the time"
+    )
     answer = oa.replan(plan, lost=["n2"], steps_left=1000)
     slower = answer.best.step_time_s > plan.step_time_s
     print(f"without node 2: {'slower' if slower else 'as fast'}, gap {answer.gap:.1%}")

@@ -1,6 +1,8 @@
 // Kernels of serving plans: covers, walks and placements of layers, and fleets of replicas.
 #include "bindings/families.hpp"
 
+#include <nanobind/stl/vector.h>
+
 #include <cmath>
 
 #include "bindings/arrays.hpp"
@@ -59,7 +61,7 @@ void bind_serving(nb::module_& m) {
           [](const Array<double, 2>& throughput, const Array<double, 2>& links, const Array<double, 1>& source,
              const Array<double, 1>& sink, int num_layers, bool partial, const Out<std::int32_t, 2>& ranges,
              std::uint64_t seed, std::int64_t steps, double target, double hot, double cold, double seconds,
-             bool swaps_only, double limit, const Array<double, 2>& step, const Array<double, 2>& delay,
+             int moves, double limit, const Array<double, 2>& step, const Array<double, 2>& delay,
              const Array<std::int32_t, 1>& cancel) {
               const std::size_t n = throughput.shape(0);
               if (std::isfinite(limit) && (step.shape(0) != n || step.shape(1) != throughput.shape(1) ||
@@ -70,6 +72,7 @@ void bind_serving(nb::module_& m) {
                   ranges.shape(0) != n || ranges.shape(1) != 2) {
                   throw nb::value_error("placement arrays have the wrong shape");
               }
+              if (moves < 0 || moves > 2) throw nb::value_error("moves are 0, 1 or 2");
               const sv::FlowInstance instance{static_cast<int>(n),
                                               num_layers,
                                               static_cast<int>(throughput.shape(1)),
@@ -87,7 +90,7 @@ void bind_serving(nb::module_& m) {
               double flow = 0.0;
               {
                   nb::gil_scoped_release release;
-                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, swaps_only},
+                  flow = sv::anneal(instance, here, {seed, steps, target, hot, cold, seconds, static_cast<sv::Moves>(moves)},
                                     cancel.data(), taken);
               }
               for (std::size_t i = 0; i < n; ++i) {

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "serving/random.hpp"
+
 namespace optalloc::serving {
 
 namespace {
@@ -12,19 +14,6 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
-// SplitMix64: small, and equal everywhere.
-struct Random {
-    std::uint64_t state;
-    std::uint64_t next() {
-        std::uint64_t z = (state += 0x9e3779b97f4a7c15ULL);
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-        return z ^ (z >> 31);
-    }
-    int below(int limit) { return static_cast<int>(next() % static_cast<std::uint64_t>(limit)); }
-    double unit() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
-};
 
 class Annealer {
   public:
@@ -145,7 +134,7 @@ class Annealer {
     }
 
     bool move(std::vector<Range>& r) {
-        const int kind = options_.swaps_only ? 0 : random_.below(100);
+        const int kind = options_.moves == Moves::kSwaps ? 0 : random_.below(100);
         if (kind < 20) return swap_equals(r);
         if (kind < 32) return shift_boundary(r);
         if (kind < 50) return resize(r);
@@ -258,6 +247,7 @@ class Annealer {
 
 double anneal(const FlowInstance& instance, std::vector<Range>& ranges, const AnnealOptions& options,
               const int* cancel, std::int64_t& steps) {
+    if (options.moves == Moves::kRow) return anneal_row(instance, ranges, options, cancel, steps);
     Annealer annealer(instance, options);
     return annealer.run(ranges, cancel, steps);
 }

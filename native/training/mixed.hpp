@@ -185,7 +185,8 @@ class MixedSearch {
     double work_first_ = 0.0, work_last_ = 0.0;
     std::size_t num_kinds_;               // families follow
     std::vector<double> rate_;            // by kind: work per second at best
-    std::vector<double> tail_;            // by kind: seconds of tail for a unit of work, at least
+    std::vector<double> tail_, update_;   // by kind: seconds of tail and of update for a unit of work, at least
+    std::vector<double> hides_;           // by kind: seconds of tail that the embedding's passes hide beyond its own
     std::vector<double> layer_, first_, last_;  // by kind: seconds of a layer, the embedding and the head, at least
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;

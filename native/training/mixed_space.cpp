@@ -50,7 +50,8 @@ MixedSearch::MixedSearch(MixedInput input)
             if (work[type] > 0.0) rate = std::max(rate, work[type] / seconds(k, type));
         }
         rate_.push_back(rate);
-        // The tail is at least the update, and at least what the passes cannot hide; both by unit of work.
+        // The tail is at least the update, and at least what the passes cannot hide, but for what those of the
+        // embedding hide beyond its own; both by unit of work.
         double update = kInfinity, seen = kInfinity;
         for (std::size_t type = 0; type < types; ++type) {
             if (!(work[type] > 0.0) || type == 0) continue;
@@ -61,7 +62,11 @@ MixedSearch::MixedSearch(MixedInput input)
                                        input_.overlap * (c->forward + c->backward)) / work[type]);
             }
         }
+        update_.push_back(std::max(0.0, update));
         tail_.push_back(std::max({0.0, update, seen}));
+        const LayerCost& first = k.layer.front();
+        hides_.push_back(std::max(0.0, input_.overlap * (first.forward + first.backward) -
+                                           (first.update + first.reduce + first.gather)));
         double layer = kInfinity;
         for (const int type : input_.sequence) layer = std::min(layer, seconds(k, static_cast<std::size_t>(type)));
         layer_.push_back(layer);
@@ -99,19 +104,24 @@ void MixedSearch::add_families() {
     }
     for (auto& [key, own] : members) {
         MixedKind family = input_.kinds[static_cast<std::size_t>(own.front())];
-        double rate = 0.0, tail = kInfinity, layer = kInfinity, first = kInfinity, last = kInfinity;
+        double rate = 0.0, tail = kInfinity, update = kInfinity, hides = 0.0;
+        double layer = kInfinity, first = kInfinity, last = kInfinity;
         for (const int member : own) {
             const auto k = static_cast<std::size_t>(member);
             family.capacity = std::max(family.capacity, input_.kinds[k].capacity);
             family.sent = std::min(family.sent, input_.kinds[k].sent);
             rate = std::max(rate, rate_[k]);
             tail = std::min(tail, tail_[k]);
+            update = std::min(update, update_[k]);
+            hides = std::max(hides, hides_[k]);
             layer = std::min(layer, layer_[k]);
             first = std::min(first, first_[k]);
             last = std::min(last, last_[k]);
         }
         rate_.push_back(rate);
         tail_.push_back(tail);
+        update_.push_back(update);
+        hides_.push_back(hides);
         layer_.push_back(layer);
         first_.push_back(first);
         last_.push_back(last);
@@ -123,8 +133,8 @@ void MixedSearch::add_families() {
 // Bounds a shape in O(blocks) and says whether it can be part of a plan within the target. With x_i of the work on
 // stage i, S + (m-1) max tau >= sum x_i/r_i + (m-1) max x_i/r_i, least where the q fastest stages are equally long
 // and the others empty: (q + m - 1) / R_q with R_q the sum of their rates r. In q this is monotone inside a block.
-// The tails are at least t_i x_i (the embedding's work left out), so the longest is at least their harmonic mean
-// over the number of stages.
+// The tails are at least t_i x_i (the embedding's work left out), less what the embedding hides on the first stage,
+// so the longest is at least their harmonic mean over the number of stages, less that.
 bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     ++answer.shapes;
     shape.usage.fill(0);
@@ -142,11 +152,13 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     }
     if (room < least_state_ * (1.0 - 1e-9)) return false;
     shape.links = shape_links(shape);
-    double parts_of_tail = 0.0;
+    double by_tail = 0.0, by_update = 0.0;
     for (int b = 0; b < shape.blocks; ++b) {
-        parts_of_tail += shape.count[b] / tail_[static_cast<std::size_t>(shape.kind[b])];
+        by_tail += shape.count[b] / tail_[static_cast<std::size_t>(shape.kind[b])];
+        by_update += shape.count[b] / update_[static_cast<std::size_t>(shape.kind[b])];
     }
-    shape.least_tail = (1.0 - work_first_) / parts_of_tail;
+    const double hidden = hides_[static_cast<std::size_t>(shape.kind[0])];
+    shape.least_tail = std::max((1.0 - work_first_) / by_update, (1.0 - work_first_) / by_tail - hidden);
     const double time = target - shape.links - shape.least_tail;
     double most = time * parts[0].first, rates = 0.0;
     int stages = 0;

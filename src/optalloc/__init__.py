@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.export.base import export as export
     from optalloc.export.base import export_targets as export_targets
     from optalloc.export.pins import plan_for_target as plan_for_target
+    from optalloc.export.pins import plan_mixed_for_target as plan_mixed_for_target
     from optalloc.model.load import bundled_models as bundled_models
     from optalloc.model.load import load_model as load_model
     from optalloc.model.parameters import active_parameters as active_parameters
@@ -186,6 +187,7 @@ _HOME = {
     "plan_fleet": "optalloc.serving.mix.solve",
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
+    "plan_mixed_for_target": "optalloc.export.pins",
     "plan_offload": "optalloc.serving.offload.solve",
     "plan_robust": "optalloc.training.robust",
     "plan_serving": "optalloc.serving.configuration.solve",

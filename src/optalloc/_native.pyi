@@ -207,7 +207,7 @@ def improve_placement(
     hot: float,
     cold: float,
     seconds: float,
-    swaps_only: bool,
+    moves: int,
     limit: float,
     step: _Reals,
     delay: _Reals,

@@ -67,6 +67,9 @@ class Training(
         Its release as year and month, "25.11"; empty: the newest that the cost model knows.
     lora_rank : int
         Rank of low-rank adapters on frozen weights; 0: every parameter is trained.
+    lora_modules : {"all", "qkv"}
+        The matrices that have adapters: all of the layers, or the projections of queries, keys and
+        values.
     """
 
     format: Literal["optalloc.workload/1"] = "optalloc.workload/1"
@@ -83,6 +86,7 @@ class Training(
     framework: str = "megatron"
     release: str = ""
     lora_rank: int = 0
+    lora_modules: Literal["all", "qkv"] = "all"
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "sequence_length", "decoder_sequence_length"):

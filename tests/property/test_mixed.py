@@ -14,7 +14,8 @@ from optalloc.training.mixed.problem import Wire
 from optalloc.training.mixed.search import Search
 
 
-@pytest.mark.parametrize("seed", range(36))
+# In 30520 the passes of the embedding hide more than its own exchange.
+@pytest.mark.parametrize("seed", [*range(35), 30520])
 def test_the_search_equals_brute_force(seed: int) -> None:
     """The value is the least over every shape, cut, recomputation, set of replicas and share."""
     problem = instance(seed)

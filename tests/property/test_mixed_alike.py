@@ -1,4 +1,4 @@
-"""Plans of equal degrees on mixed clusters: the search equals brute force."""
+"""Plans of equal degrees on mixed clusters: the search equals brute force, and is proved again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tests.property.mixed_problems import instance
 
+from optalloc.errors import CertificateError
 from optalloc.training.mixed.alike import search_alike, with_rule
 from optalloc.training.mixed.enumerate import best_by_enumeration
 from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.problem import MixedProblem, Replica, Stage
+from optalloc.training.mixed.prove.alike import prove_alike
 from optalloc.training.strategy import Recompute
 
 
@@ -58,3 +60,6 @@ def test_the_search_equals_brute_force(seed: int, rules: tuple[str, ...]) -> Non
     if outcome.value is not None and outcome.problem is not None:
         assert outcome.bound == outcome.value
         assert outcome.problem.evaluate(outcome.replicas) == pytest.approx(value, rel=1e-9)
+        prove_alike(problems, value)
+        with pytest.raises(CertificateError):
+            prove_alike(problems, value * (1.0 + 1e-6))

@@ -24,6 +24,7 @@ from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
 from optalloc.stop import StopRule
 from optalloc.training.mixed.plan import MixedPlan
+from optalloc.training.mixed.proof import MixedProof
 from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.units import format_bytes, format_seconds
 from optalloc.workload import Training
@@ -102,8 +103,7 @@ def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
 def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     """Check a mixed plan and print its claim."""
     if plan.proof is not None:
-        parts = len(plan.proof.parts)
-        print(f"optalloc: proving the bound once more, {parts} parts ...", file=sys.stderr)
+        print(f"optalloc: proving the bound once more, {_proved(plan.proof)} ...", file=sys.stderr)
     with checked(arguments.plan):
         claim = certify_mixed(plan)
     data = {"valid": True, "optimal": claim.is_optimal, **msgspec.to_builtins(claim)}
@@ -130,7 +130,7 @@ def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     )
     checks += ("times of every stage and replica, and the step", "rates, price, energy, digests")
     if plan.proof is not None:
-        checks += (f"the bound, from the prices of {len(plan.proof.parts)} parts of the space",)
+        checks += (f"the bound, {_proved(plan.proof)}",)
     table = Table(
         title="",
         columns=("computed anew, and equal",),
@@ -141,6 +141,13 @@ def certify(arguments: argparse.Namespace, plan: MixedPlan) -> int:
         print(f"{arguments.plan} says the truth about itself.")
     print(render([table], data, arguments.format, color=colored()), end="")
     return 0
+
+
+def _proved(proof: MixedProof) -> str:
+    """What a proof is made of."""
+    if proof.rules:
+        return "over all plans of equal degrees"
+    return f"from the prices of {len(proof.parts)} parts of the space"
 
 
 def simulate(arguments: argparse.Namespace, plan: MixedPlan) -> int:

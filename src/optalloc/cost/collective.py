@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cluster.topology import Level
+from optalloc.cluster.topology import Cluster, Level
+from optalloc.cost.constants import Constants
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -84,6 +85,24 @@ class Network(msgspec.Struct, frozen=True):
             spans.append(Span(here, joined, level.bandwidth_bytes_per_s, level.latency_s))
             joined = joined * here
         return spans
+
+
+def effective(cluster: Cluster, link: str, constants: Constants) -> tuple[Network, Level]:
+    """The levels of a cluster at the bandwidth that collectives reach, and the outermost at that
+    of one message between two devices.
+
+    Devices whose ``link`` is a PCIe bus without peer access copy through the host.
+    """
+    c, levels = constants, cluster.levels()
+    inside = c.host_link_efficiency if link.startswith("pcie") else c.node_link_efficiency
+
+    def at(level: Level, between: float) -> Level:
+        share = between if level.name == "network" else inside
+        bandwidth = level.bandwidth_bytes_per_s * share
+        return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
+
+    network = Network(tuple(at(level, c.network_efficiency) for level in levels))
+    return network, at(levels[-1], c.send_efficiency)
 
 
 def gather_s(network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array) -> Array:

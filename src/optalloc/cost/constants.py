@@ -103,6 +103,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     router_host_s: float
     expert_imbalance: float
     expert_overlap: float
+    bias_passes: float
     micro_s: float
     hop_s: float
     collective_s: float
@@ -110,6 +111,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     node_link_efficiency: float
     host_link_efficiency: float
     network_efficiency: float
+    send_efficiency: float
     data_overlap: float
     context_overlap: float
     workspace_bytes: float

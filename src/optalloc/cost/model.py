@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import files
-from optalloc.cluster.topology import Cluster, Level
+from optalloc.cluster.topology import Cluster
 from optalloc.cost import price
-from optalloc.cost.collective import Network
+from optalloc.cost.collective import effective
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import (
     DEFAULT,
@@ -86,20 +85,12 @@ class CostModel:
         self.error = None if constants else expected_error(file, self.keys)
         self.unit = Unit.of(self.device, workload.dtype, self.constants)
         self.setting = Setting.of(workload)
-        self.network = Network(tuple(self._effective(level) for level in cluster.levels()))
+        self.network, self.far = effective(cluster, self.device.link, self.constants)
         self.states = StateBytes.of(workload, self.constants)
         self.fragmentation = fragmentation(workload, self.constants)
         self.scatters: bool | NDArray[np.bool_] = workload.framework in _SCATTERING
         # Sorted codes of keys already evaluated, and their table, by the free axes.
         self._known: dict[tuple[str, ...], tuple[Ints, LayerTable]] = {}
-
-    def _effective(self, level: Level) -> Level:
-        c = self.constants
-        share = c.network_efficiency if level.name == "network" else c.node_link_efficiency
-        if level.name != "network" and self.device.link.startswith("pcie"):
-            share = c.host_link_efficiency
-        bandwidth = level.bandwidth_bytes_per_s * share
-        return msgspec.structs.replace(level, bandwidth_bytes_per_s=bandwidth)
 
     # -- the chain -------------------------------------------------------------------------------
 
@@ -211,6 +202,7 @@ class CostModel:
             "fixed_s": c.fixed_s + np.zeros(n),
         } | links(
             self.network,
+            self.far,
             meshes,
             whole_bytes=self._boundary_bytes(meshes),
             scatters=self.scatters,

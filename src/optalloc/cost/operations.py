@@ -42,6 +42,7 @@ class Operations(Shares):
                 "elementwise": self._elementwise,
                 "lookup": self._elementwise,
                 "dispatch": self._dispatch,
+                "bias": self._bias,
                 "loss": self._loss,
             }[op.kind](op)
             self.again_s += op.again * (self.forward - before)
@@ -85,7 +86,7 @@ class Operations(Shares):
         self.backward += unit.gemm_s(m, k, n, groups)
         if not self.frozen:
             self.weight += self._weight_gradient(unit, groups, m, n, k)
-        elif self.adapted:
+        elif self._adapted(op):
             r = self.rank + np.zeros_like(k)
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
             self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
@@ -170,6 +171,16 @@ class Operations(Shares):
         self.experts = np.maximum(1.0, op.experts / self.ep)
         self.forward += exchange
         self.backward += exchange
+
+    def _bias(self, op: Op) -> None:
+        """Biases and activations of experts that have biases, where kernels apart apply them."""
+        moved = self.size * op.n * self._rows(op)
+        passes, apart = (
+            self.unit.constants.bias_passes,
+            np.where(self.setting.biases_apart, 1.0, 0.0),
+        )
+        self.forward += apart * self.unit.stream_s(passes * moved)
+        self.backward += apart * self.unit.stream_s(2.0 * passes * moved)
 
     def _loss(self, op: Op) -> None:
         logits = self.tokens * op.n / self.tp

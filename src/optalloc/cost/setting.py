@@ -17,11 +17,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload says about one micro-batch; numbers, or arrays of one entry a key.
 
     Tokens of one sequence of the encoder and of the decoder, bytes of a stored value, whether the
-    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, whether
-    selective recomputation goes by operators, what is stored besides (eager activations, dropout
-    masks), and the bytes of a stored input of a matrix over those of another value. A gradient of
+    attention kernel is fused, whether weights are frozen beside adapters of ``lora_rank``, and
+    these beside the projections of queries, keys and values alone (``narrow``), whether selective
+    recomputation goes by operators, what is stored besides (eager activations, dropout masks), and
+    the bytes of a stored input of a matrix over those of another value. A gradient of
     ``gradient_bytes`` is added to that of the step inside its product where ``fused_gradient``,
-    else by a kernel of its own. ``workload`` is None where only times are asked for.
+    else by a kernel of its own; biases of experts are added by kernels of their own where
+    ``biases_apart``. ``workload`` is None where only times are asked for.
     """
 
     source: Array | float
@@ -30,12 +32,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     fused: NDArray[np.bool_] | bool
     lora_rank: Array | float
     frozen: bool
+    narrow: bool
     by_operator: bool
     eager: bool
     dropout: bool
     input_share: float
     gradient_bytes: Array | float
     fused_gradient: NDArray[np.bool_] | bool
+    biases_apart: NDArray[np.bool_] | bool
     workload: Training | None
 
     @staticmethod
@@ -49,12 +53,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             fused=workload.attention_kernel == "fused",
             lora_rank=float(workload.lora_rank),
             frozen=workload.lora_rank > 0,
+            narrow=workload.lora_modules == "qkv",
             by_operator=workload.sharded_parameters,
             eager=workload.activation_kernel == "unfused",
             dropout=workload.dropout,
             input_share=matrix_input_bytes(workload) / element_bytes(workload),
             gradient_bytes=4.0 if workload.gradient_dtype == "fp32" else element_bytes(workload),
             fused_gradient=accumulates_in_product(workload),
+            biases_apart=workload.framework == "megatron",
             workload=workload,
         )
 

@@ -69,8 +69,6 @@ class Shares:
         self.by_operator = setting.by_operator
         self.input_share = setting.input_share
         self.frozen = setting.frozen
-        # Adapters sit beside the matrices of the layers.
-        self.adapted = setting.frozen and layer.stack not in ("embedding", "head")
         self.rank = setting.lora_rank
 
     def _rows(self, op: Op) -> Array:
@@ -128,7 +126,7 @@ class Shares:
         return masks
 
     def _parameters(self, op: Op) -> None:
-        if self.adapted and op.kind == "gemm":
+        if self._adapted(op):
             self._adapters(op)
         if op.shard == "expert":
             self.expert += op.parameters / self.ep
@@ -138,6 +136,17 @@ class Shares:
             self.dense += op.parameters / self.tp
         else:
             self.dense += op.parameters
+
+    def _adapted(self, op: Op) -> bool:
+        """Whether an adapter sits beside the op, a matrix of a layer."""
+        if (
+            not self.setting.frozen
+            or op.kind != "gemm"
+            or self.layer.stack in ("embedding", "head")
+        ):
+            return False
+        inputs = self.layer.op_class(op) == "projections" and not op.name.endswith("_out")
+        return inputs or not self.setting.narrow
 
     def _adapters(self, op: Op) -> None:
         """Two matrices of the adapter's rank beside a frozen one, divided as it is."""

@@ -54,7 +54,7 @@ _FIGURES = (
 def structure(cost: CostModel) -> tuple[object, ...]:
     """Equal for problems whose layer types have the same operations, whatever their sizes."""
     graph, setting = cost.graph, cost.setting
-    kind = (setting.frozen, setting.by_operator)
+    kind = (setting.frozen, setting.narrow, setting.by_operator)
     return kind + tuple(
         (
             layer.stack,
@@ -98,12 +98,14 @@ class Stack(CostModel):
             fused=_array(settings, lambda s: s.fused).astype(bool),
             lora_rank=_array(settings, lambda s: s.lora_rank),
             frozen=settings[0].frozen,
+            narrow=settings[0].narrow,
             by_operator=settings[0].by_operator,
             eager=False,
             dropout=False,
             input_share=1.0,
             gradient_bytes=_array(settings, lambda s: s.gradient_bytes),
             fused_gradient=_array(settings, lambda s: s.fused_gradient).astype(bool),
+            biases_apart=_array(settings, lambda s: s.biases_apart).astype(bool),
             workload=None,
         )
         states = [cost.states for cost in costs]
@@ -161,6 +163,12 @@ class Stack(CostModel):
                 )
                 for level in self._levels
             )
+        )
+
+        far = self._levels[-1]
+        sends = np.where(self._joined, c.send_efficiency, inside)
+        self.far = msgspec.structs.replace(
+            far, bandwidth_bytes_per_s=far.bandwidth_bytes_per_s * sends
         )
 
     def layer_costs(self, meshes: Meshes, free: tuple[str, ...] = ()) -> tuple[LayerTable, Ints]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc.cluster.topology import Level
 from optalloc.cost.collective import Network, all_reduce_s, gather_s, send_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.memory import StateBytes
@@ -21,6 +22,7 @@ _ADAMW_BYTES = 30.0
 
 def links(
     network: Network,
+    far: Level,
     meshes: Meshes,
     *,
     whole_bytes: Array,
@@ -29,15 +31,16 @@ def links(
 ) -> dict[str, Array]:
     """Latency and transfer of a send between stages, inside a node and between nodes, seconds.
 
-    ``whole_bytes`` are those of a boundary for one micro-batch. Each rank of a tensor-parallel
-    group sends a part of them where the sequence is parallel or the software ``scatters`` them;
-    in the second case the receivers gather the parts. ``begun_s`` is what a send takes to begin.
+    ``far`` is the outermost level as one message finds it, ``whole_bytes`` are those of a boundary
+    for one micro-batch. Each rank of a tensor-parallel group sends a part of them where the
+    sequence is parallel or the software ``scatters`` them; in the second case the receivers gather
+    the parts. ``begun_s`` is what a send takes to begin.
     """
     parted = np.not_equal(meshes.sequence, 0) | scatters
     sent = np.where(parted, whole_bytes / meshes.tp, whole_bytes)
     gathered = gather_s(network, meshes.tp, 1, whole_bytes)
     gathered = np.where((meshes.sequence == 0) & scatters, gathered, 0.0)
-    near, far = network.levels[0], network.levels[-1]
+    near = network.levels[0]
     begun = begun_s + np.zeros(len(meshes))
     return {
         "latency_near_s": near.latency_s + begun,

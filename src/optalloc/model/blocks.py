@@ -300,6 +300,17 @@ def experts_ops(moe: Experts, h: int) -> list[Op]:
             copies=top,
         ),
     ]
+    if moe.bias:
+        ops.append(
+            Op(
+                name="experts_bias",
+                kind="bias",
+                n=matrices * f + h,
+                shard="expert",
+                experts=e,
+                copies=top,
+            )
+        )
     if moe.shared_width:
         ops += mlp_ops(Mlp(width=moe.shared_width, gated=moe.gated), h, "shared")
     return ops

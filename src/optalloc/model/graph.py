@@ -8,7 +8,7 @@ import msgspec
 
 from optalloc.model.spec import LayerRun, Stack
 
-OpKind = Literal["gemm", "attention", "elementwise", "lookup", "dispatch", "loss"]
+OpKind = Literal["gemm", "attention", "elementwise", "lookup", "dispatch", "bias", "loss"]
 Shard = Literal["column", "row", "tensor", "sequence", "replicated", "expert"]
 OpClass = Literal["projections", "attention", "mlp", "experts", "norms", "embedding", "head"]
 
@@ -21,7 +21,8 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     kind : OpKind
         ``gemm`` multiplies ``[tokens, k] x [k, n]``; ``attention`` is the softmax core;
         ``elementwise`` moves ``elements`` values through memory; ``lookup`` reads embedding rows;
-        ``dispatch`` sends tokens to experts and back; ``loss`` is the softmax cross entropy over
+        ``dispatch`` sends tokens to experts and back; ``bias`` adds ``n`` biases to the products of
+        experts, which no fused kernel does; ``loss`` is the softmax cross entropy over
         ``n`` logits.
     shard : Shard
         How tensor parallelism divides it: ``column`` divides n, ``row`` divides k, ``tensor``

@@ -5,6 +5,7 @@ from __future__ import annotations
 from optalloc.plan.certify import Claim
 from optalloc.training.mixed.certify import check_mixed_plan
 from optalloc.training.mixed.plan import MixedPlan
+from optalloc.training.mixed.prove.alike import prove_alike_bound
 from optalloc.training.mixed.prove.bound import prove_mixed_bound
 
 
@@ -24,5 +25,5 @@ def certify_mixed(plan: MixedPlan) -> Claim:
     """
     check_mixed_plan(plan)
     if plan.proof is not None:
-        prove_mixed_bound(plan)
+        (prove_alike_bound if plan.proof.rules else prove_mixed_bound)(plan)
     return Claim.of(plan.certificate)

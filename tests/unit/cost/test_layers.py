@@ -20,7 +20,7 @@ from optalloc.cost.layers import LayerTable, layer_table
 from optalloc.cost.shares import Keys
 from optalloc.model.graph import Op
 from optalloc.model.lower import lower
-from optalloc.model.spec import ModelSpec
+from optalloc.model.spec import Experts, ModelSpec
 from optalloc.workload import Training
 
 WORK = Training(global_batch=8, sequence_length=2048)
@@ -173,6 +173,12 @@ def test_adapters_train_beside_frozen_matrices(llama: ModelSpec) -> None:
     assert frozen.weight_s[0, 2] == 0.0
 
 
+def test_narrow_adapters_train_beside_queries_keys_and_values(llama: ModelSpec) -> None:
+    """Rank 16: 16 (h + 1536) = 40,960."""
+    work = msgspec.structs.replace(WORK, lora_rank=16, lora_modules="qkv")
+    assert _table(llama, work).trained_dense[0].tolist() == [0.0, 40_960.0, 0.0]
+
+
 # -- parameters ----------------------------------------------------------------------------------
 
 
@@ -227,6 +233,28 @@ def test_routed_experts_need_no_tensor_parallel_sum(moe: ModelSpec) -> None:
 def test_experts_dispatch_and_combine(moe: ModelSpec) -> None:
     """2 s h topk = 8 MiB sent; 3/4 of it leaves a rank of 4: 62.91 us, twice each way."""
     assert _sent_us(moe, 1, ep=4) == pytest.approx((125.829, 125.829), rel=1e-4)
+
+
+def test_biases_of_experts_pass_through_memory_beside_the_products(moe: ModelSpec) -> None:
+    """2048 tokens x 2 experts x (2 x 1024 + 1024) x 2 bytes: 4 passes of 25.17 MB at 1 TB/s."""
+    layer = moe.layer_types[0]
+    assert isinstance(layer.feed_forward, Experts)
+    biased = msgspec.structs.replace(layer.feed_forward, bias=True)
+    with_biases = msgspec.structs.replace(
+        moe, layer_types=(msgspec.structs.replace(layer, feed_forward=biased),)
+    )
+    unit = msgspec.structs.replace(
+        UNIT,
+        bandwidth_bytes_per_s=1e12,
+        constants=msgspec.structs.replace(CONSTANTS, bias_passes=4.0, launch_s=0.0),
+    )
+    keys = Keys(**{name: np.array([value]) for name, value in MESH.items()})
+    plain, added = (
+        layer_table(lower(model), WORK, unit, _network(1e11), keys) for model in (moe, with_biases)
+    )
+    one = 4.0 * 25_165_824 / 1e12
+    assert added.forward_s[0, 1] - plain.forward_s[0, 1] == pytest.approx(one)
+    assert added.backward_s[0, 1] - plain.backward_s[0, 1] == pytest.approx(2.0 * one)
 
 
 def test_context_parallelism_passes_keys_and_values_round(llama: ModelSpec) -> None:

@@ -10,6 +10,7 @@ from optalloc.cost.measured.problem import Unsupported, problem_of, split
 from optalloc.cost.measured.rows import Row, read_rows
 from optalloc.cost.predict import predict
 from optalloc.errors import InputError
+from optalloc.model.spec import Experts
 
 BARE: Row = {"row_id": "1", "layers": "32", "hidden": "4096", "gpu": "H100", "n_gpus": "8"}
 MIXED = BARE | {
@@ -112,6 +113,21 @@ def test_low_rank_adapters_are_faster_than_full_training() -> None:
     row = BARE | {"gbs": "32", "mbs": "1", "seq_len": "4096", "precision": "BF16"}
     full, lora = (predict(problem_of(row | {"task": task})) for task in ("sft", "lora"))
     assert lora.step_time_s < 0.85 * full.step_time_s
+
+
+def test_rows_tell_what_their_software_is_known_to_do() -> None:
+    """NVIDIA's recipes adapt queries, keys and values; the experts of GPT-OSS have biases; sums
+    inside a node of Sailor's runs go at the rate of an adapter."""
+    assert problem_of(BARE | {"task": "lora"}).workload.lora_modules == "qkv"
+    assert problem_of(BARE | {"framework": "torchtitan"}).workload.lora_modules == "all"
+    experts = {"n_experts": "8", "topk": "2", "moe_ffn": "1024"}
+    for name, biased in (("GPT_OSS_120B", True), ("Qwen3_30B_a3B", False)):
+        (layer,) = problem_of(BARE | experts | {"model": name}).model.layer_types
+        assert isinstance(layer.feed_forward, Experts)
+        assert layer.feed_forward.bias is biased
+    fork = BARE | {"framework": "Sailor/Megatron-DeepSpeed", "internode_gbps_per_gpu": "200"}
+    (cluster,) = problem_of(fork).clusters
+    assert cluster.nodes[0].node_link.bandwidth_bytes_per_s == 25e9
 
 
 def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ PLAIN = msgspec.structs.replace(
     values(read_constants()),
     node_link_efficiency=1.0,
     network_efficiency=1.0,
+    send_efficiency=1.0,
     memory_efficiency=1.0,
     expert_imbalance=1.0,
     optimizer_bytes=30.0,
@@ -283,6 +284,14 @@ def test_a_boundary_carries_one_micro_batch(llama: ModelSpec) -> None:
     near, far = tables.real("transfer_near_s"), tables.real("transfer_far_s")
     assert near == pytest.approx([41.943e-6, 20.972e-6, 83.886e-6], rel=1e-4)
     assert far == pytest.approx(10 * near)
+
+
+def test_one_message_has_a_rate_of_its_own(llama: ModelSpec) -> None:
+    """4 MiB between nodes at half of 10 GB/s, however fast collectives are; 41.94 us in a node."""
+    constants = msgspec.structs.replace(PLAIN, send_efficiency=0.5, network_efficiency=0.1)
+    tables = _cost(llama, constants=constants).tables(_meshes({"tp": 2, "pp": 2}))
+    assert tables.real("transfer_near_s")[0] == pytest.approx(41.943e-6, rel=1e-4)
+    assert tables.real("transfer_far_s")[0] == pytest.approx(838.86e-6, rel=1e-4)
 
 
 def test_ranks_scatter_what_all_of_them_hold(llama: ModelSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
+from optalloc.serving.flow.crossings import bound_by_crossings
 from optalloc.serving.flow.fitting import cover_by_fitting, fitting_stages
 from optalloc.serving.flow.instance import load_flow, save_flow
 from optalloc.serving.flow.kinds import kinds_of
@@ -24,6 +26,7 @@ from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.regions import regions_of
 from optalloc.serving.flow.solve import place_layers
+from optalloc.serving.flow.stages import best_chain, in_a_row
 from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
 
 
@@ -190,6 +193,43 @@ def test_no_source_link_is_named() -> None:
     assert "source" in result.conflict[0]
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_row_is_a_placement_that_passes_what_is_said(seed: int) -> None:
+    """Ranges that are equal or apart, of the flow returned, never below that of the start."""
+    problem = tiny_problem(seed, linked=True, partial=seed % 2 == 0)
+    arrays = FlowArrays(problem)
+    start = {0: (0, 1)}
+    found, flow = arrays.improve(
+        start, target=100.0, steps=400, seed=seed, hot=0.5, cold=0.02, moves="row"
+    )
+    assert flow >= arrays.value(start)
+    assert flow == pytest.approx(
+        score(problem, tuple(found.get(i) for i in range(len(problem.nodes)))), abs=1e-9
+    )
+    for one in found.values():
+        for other in found.values():
+            assert one == other or one[1] <= other[0] or other[1] <= one[0]
+    assert flow <= best_flow(problem) * (1.0 + 1e-9)
+
+
+def test_a_row_of_lanes_in_two_regions_beats_a_chain_over_narrow_links(shared_data: Path) -> None:
+    """Three regions with links of 8 times less: from 80 tokens/s of the chain to above 1000."""
+    path = shared_data / "serving" / "helix" / "instance_geo24_llama70b.json"
+    problem = load_flow(path)
+    narrow = tuple(
+        msgspec.structs.replace(link, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / 8.0)
+        for link in problem.links
+    )
+    arrays = FlowArrays(msgspec.structs.replace(problem, links=narrow))
+    _, chain = best_chain(kinds_of(problem), problem.num_layers)
+    start = in_a_row(kinds_of(problem), problem.num_layers, chain)
+    assert arrays.value(start) < 100.0
+    _, flow = arrays.improve(
+        start, target=1000.0, steps=200_000, seed=0, hot=0.5, cold=0.02, moves="row"
+    )
+    assert flow >= 1000.0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_fitting_stages_pass_the_flow_they_are_made_for(seed: int) -> None:
     """On 8 nodes of tables of their own: wherever stages are found, the flow is passed."""
@@ -231,6 +271,32 @@ def test_regions_are_split_by_narrow_links() -> None:
     )
     arrays = FlowArrays(msgspec.structs.replace(problem, links=links))
     assert [region.nodes for region in regions_of(arrays, 10.0)] == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_bound_across_narrow_links_is_never_below_the_optimum(seed: int) -> None:
+    """Two regions of four nodes: a bound is found, above the best, and checked anew."""
+    draw = random.Random(seed)
+    tables = [(speed, round(speed / 2.2, 2)) for speed in draw.sample([5.0, 8.0, 12.0], 2)]
+    problem = line([draw.choice(tables) for _ in range(4)], 4)
+    wall = [(0, 0, 1, 1), (0, 1, 1, 1)][seed]
+    links = tuple(
+        msgspec.structs.replace(link, bandwidth_bytes_per_s=0.5)
+        if None not in (link.begin, link.end) and wall[link.begin or 0] != wall[link.end or 0]
+        else link
+        for link in problem.links
+    )
+    problem = msgspec.structs.replace(problem, links=links, partial_inference=seed == 0)
+    groups = [[i for i in range(4) if wall[i] == group] for group in (0, 1)]
+    result = place_layers(problem)
+    best = result.bounds.primal or 0.0
+    assert best == pytest.approx(best_flow(problem))
+    ceiling = layer_token_bound(kinds_of(problem), problem.num_layers)
+    flow, witness = bound_by_crossings(
+        FlowArrays(problem), groups, 0.5 * best, ceiling, tolerance=1e-2, expired=lambda: False
+    )
+    assert best * (1.0 - 1e-9) <= flow < ceiling
+    certify_flow(problem, result.placement, value=best, bound=flow, witness=witness)
 
 
 def _proven() -> tuple[FlowProblem, dict[int, tuple[int, int]], float, Covers]:

@@ -12,6 +12,7 @@ from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.measured.rows import Row, noted, real, whole
+from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
 
 
@@ -91,17 +92,17 @@ def cluster_of(row: Row, spec: DeviceSpec, degrees: dict[str, int]) -> Cluster:
     per_node = min(total, whole(row, "gpus_per_node", spec.devices_per_node))
     count = -(-total // per_node)
     gbps = real(row, "internode_gbps_per_gpu")
+    rail = gbps / 8 * 1e9 if gbps else spec.network_bandwidth_bytes_per_s
+    inside = spec.link_bandwidth_bytes_per_s
+    if gbps and is_sailor(row):
+        # Sums of its tensor-parallel ranks take, at any size, what one adapter takes, not NVLink.
+        inside = min(inside, rail)
     group = NodeGroup(
         device=spec,
         count=count,
         devices=per_node,
         domain=min(spec.domain_devices or per_node, count * per_node),
-        node_link=Link(
-            bandwidth_bytes_per_s=spec.link_bandwidth_bytes_per_s, latency_s=spec.link_latency_s
-        ),
-        network=Link(
-            bandwidth_bytes_per_s=gbps / 8 * 1e9 if gbps else spec.network_bandwidth_bytes_per_s,
-            latency_s=spec.network_latency_s,
-        ),
+        node_link=Link(bandwidth_bytes_per_s=inside, latency_s=spec.link_latency_s),
+        network=Link(bandwidth_bytes_per_s=rail, latency_s=spec.network_latency_s),
     )
     return Cluster(name=f"{total}x{spec.name}", nodes=(group,))

@@ -23,7 +23,9 @@ from optalloc.cost.measured.software import (
     dtype_of,
     framework_of,
     gradient_dtype,
+    has_expert_biases,
     is_sailor,
+    lora_modules,
     precision_of,
     recompute_of,
     release_of,
@@ -116,6 +118,7 @@ def problem_of(row: Row) -> Problem:
         framework=framework_of(row),
         release=release_of(row),
         lora_rank=16 if lora else 0,
+        lora_modules=lora_modules(row),
     )
     published = real(row, "gbs")
     return Problem(
@@ -184,6 +187,7 @@ def _model(row: Row, remarks: list[str]) -> ModelSpec:
             width=expert_width,
             shared_width=expert_width * whole(row, "n_shared_experts"),
             gated=gated,
+            bias=has_expert_biases(row),
         )
         types.append(layer("moe", feed))
         runs.append(LayerRun("moe", count - dense))

@@ -113,6 +113,16 @@ def gradient_dtype(row: Row, dtype: Dtype) -> Literal["fp32", "bf16"]:
     return "bf16" if half else "fp32"
 
 
+def lora_modules(row: Row) -> Literal["all", "qkv"]:
+    """NVIDIA's recipes adapt the projections of queries, keys and values."""
+    return "qkv" if framework_of(row) == "megatron" else "all"
+
+
+def has_expert_biases(row: Row) -> bool:
+    """Whether the experts of the row's model have biases, which its dimensions do not tell."""
+    return "gptoss" in re.sub(r"[^a-z]", "", row.get("model", "").lower())
+
+
 def memory_kind(row: Row) -> MemoryKind:
     """What the published peak memory counts."""
     word = row.get("mem_kind", "").lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from optalloc.serving.flow.latency.times import Times
 from optalloc.serving.flow.problem import FlowProblem, Ranges
 
 Doubles = NDArray[np.float64]
+Moves = Literal["any", "swaps", "row"]
+_MOVES: tuple[Moves, ...] = ("any", "swaps", "row")
 _NONE = np.zeros(1, dtype=np.int32)
 
 
@@ -65,11 +68,13 @@ class FlowArrays:
         seconds: float = 0.0,
         hot: float = 0.5,
         cold: float = 0.01,
-        swaps_only: bool = False,
+        moves: Moves = "any",
     ) -> tuple[dict[int, tuple[int, int]], float]:
         """Anneal from a placement towards ``target`` tokens/s.
 
-        ``hot`` and ``cold`` are the temperatures at begin and end, in layers not covered;
+        ``hot`` and ``cold`` are the temperatures at begin and end, in layers not covered; ``moves``
+        change any range, only exchange nodes of equal tables, or keep every node in a stage of a
+        row ("row": a start that is none becomes one);
         ``seconds`` (0: none) is a wall-clock limit. Returns the best placement met and its flow.
         """
         ranges = np.zeros((len(self.source), 2), dtype=np.int32)
@@ -89,7 +94,7 @@ class FlowArrays:
             hot,
             cold,
             seconds,
-            swaps_only,
+            _MOVES.index(moves),
             self.limit_s,
             self._step,
             self._delay,

@@ -13,12 +13,14 @@ from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 
 _VARIETY = 50
 _NODES = 50  # of one programme in whole numbers
-_MOST_REGIONS = 6
+MOST_REGIONS = 6  # among which paths are looked for
 _QUANTILES = (0.6, 0.3)
 _TRIES = 8
 _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
-_REGIONS_S = 6.0  # CPU seconds after which no further path through regions is tried
+_CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
+_NEAR = 0.85  # of the bound
+_REGIONS_S = 2.5  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -65,40 +67,65 @@ def search_fitting(journal: Journal) -> None:
 
 
 def search_regions(journal: Journal, seed: int) -> None:
-    """Offer paths of stages through regions, each polished by annealing, at flows between the best
-    and the bound: first near the bound, then halfway on the side that is still open."""
+    """Offer paths of stages through regions, each polished by annealing, at flows halfway between
+    what was missed and what was reached; first near the bound if the best is."""
     low, high = max(journal.value, 0.05 * journal.bound), journal.bound
-    flow = high * 0.995
+    flow = high * 0.995 if journal.value > _NEAR * high else math.sqrt(low * high)
     late = journal.within(_REGIONS_S)
     for _ in range(_TRIES):
         if journal.closed() or late() or high - low <= 0.01 * high:
             return
         regions = regions_of(journal.arrays, flow)
-        if len(regions) > _MOST_REGIONS:
+        if len(regions) > MOST_REGIONS:
             return
+        reached = 0.0
         for quantile in _QUANTILES:
             programme = RegionProgramme(journal.arrays, regions, flow, quantile)
             found = programme.reach(most_nodes=_NODES, variety=2)
             if found is not None:
-                journal.offer(found)
-                _polish(journal, found, flow, seed)
-            if journal.value >= 0.98 * flow or late():
+                reached = max(reached, journal.offer(found), _polish(journal, found, flow, seed))
+            if reached >= 0.98 * flow or late():
                 break
-        if journal.value < 0.98 * flow:
+        if reached < 0.98 * flow:
             high = flow
-        low = max(low, journal.value)
+        low = max(low, reached)
         flow = math.sqrt(low * high)
 
 
-def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> None:
+def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> float:
     swapped, _ = journal.arrays.improve(
-        start, target=flow, steps=5_000, seed=seed, hot=0.05, cold=0.002, swaps_only=True
+        start, target=flow, steps=5_000, seed=seed, hot=0.05, cold=0.002, moves="swaps"
     )
     better, _ = journal.arrays.improve(
         swapped, target=flow, steps=20_000, seed=seed, hot=0.1, cold=0.002
     )
     journal.steps += 25_000
-    journal.offer(better)
+    return journal.offer(better)
+
+
+def climb_rows(journal: Journal, seed: int, steps: int, expired: Callable[[], bool]) -> None:
+    """Anneal rows of stages from the best placement, towards less where the last goal was missed.
+
+    Where links bind, good plans are rows: lanes in several regions that begin and end together, so
+    that a part of the flow changes over at every boundary.
+    """
+    more, turn, far = _CLIMB, 0, True
+    while more > _LEAST_CLIMB and not journal.closed() and not expired():
+        if not (start := journal.placement or journal.start):
+            return
+        target = journal.value * (1.0 + more)
+        if far:  # halfway to the bound: what is met on the way counts as well
+            low = max(journal.value, 0.05 * journal.bound)
+            target = max(target, math.sqrt(low * journal.bound))
+        target = min(target, journal.bound)
+        found, _ = journal.arrays.improve(
+            start, target=target, steps=steps, seed=seed + turn, hot=0.5, cold=0.02, moves="row"
+        )
+        journal.steps += steps
+        turn += 1
+        if journal.offer(found) < target * (1.0 - 1e-9):
+            more *= 1.0 if far else _CLIMB_SHRINKS
+            far = False
 
 
 def anneal(journal: Journal, seed: int, steps: int, expired: Callable[[], bool]) -> None:

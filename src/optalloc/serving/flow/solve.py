@@ -21,7 +21,9 @@ from optalloc.serving.flow.network import routes
 from optalloc.serving.flow.problem import FlowProblem
 from optalloc.serving.flow.result import FlowResult, Objective, Route
 from optalloc.serving.flow.search import (
+    MOST_REGIONS,
     anneal,
+    climb_rows,
     regions_at,
     search_chain,
     search_fitting,
@@ -37,9 +39,8 @@ _FEW_NODES = 24
 _BRANCH_S = 2.0
 _MOST_KINDS = 16  # of which stages are made kind by kind, else node by node
 _FIRST_BOUND_S, _BOUND_S = 1.0, 3.0
-_ACROSS_S = 3.0
-_ANNEAL_S = 3.0  # CPU seconds before narrow links are bounded, far from the bound
-_FAR = 0.8  # of the bound: below it a better placement is worth more than a better bound
+_ACROSS_S = 2.8
+_SEARCH_S, _ROWS_S = 6.5, 2.2  # CPU seconds where narrow links bind
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
 _MOST_BRANCHES = 20_000
@@ -110,20 +111,24 @@ def place_layers(
 def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) -> None:
     count = len(journal.arrays.problem.nodes)
     steps = round(_STEPS * min(1.0, (_FEW_NODES / count) ** 1.2))
-    if len(regions_at(journal)) > 1:
+    expired, regions = journal.expired, len(regions_at(journal))
+    if regions > 1:
+        expired = journal.within(_SEARCH_S)
+        climb_rows(journal, seed, steps, journal.within(_ROWS_S))
         search_regions(journal, seed)
-        if journal.value < _FAR * journal.bound:
-            anneal(journal, seed, steps, journal.within(_ANNEAL_S))
+        climb_rows(journal, seed + 1, steps, expired)
         if not journal.closed():
             _bound_across(journal, 1e-3)
-    if not journal.closed():
+    if not journal.closed() and not 1 < regions <= MOST_REGIONS:
         if len(kinds) > _MOST_KINDS:
             search_fitting(journal)
         else:
-            search_stages(journal, kinds, max(reached, journal.value))
+            reached = search_stages(journal, kinds, max(reached, journal.value))
         _bound(journal, kinds, journal.value, _BOUND_S)
     if not journal.closed():
-        anneal(journal, seed, steps, journal.expired)
+        anneal(journal, seed, steps, expired)
+    if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):  # links keep less than that
+        climb_rows(journal, seed, steps, journal.within(_ROWS_S))
     if not journal.closed() and journal.value > 0.0:
         _branch(journal, kinds)
     if not journal.closed() and _choices(journal.arrays.problem) <= _MOST_CHOICES:

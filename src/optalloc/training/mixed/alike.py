@@ -28,7 +28,6 @@ of several stages on different groups.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -46,9 +45,8 @@ from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem, Replica, 
 from optalloc.training.mixed.search import Outcome, Search
 from optalloc.training.mixed.solve import (
     MixedResult,
-    answer,
     limits_words,
-    parse_mixed_limits,
+    posed_and_solved,
 )
 from optalloc.training.mixed.strategy import Degrees
 from optalloc.training.space import divisors
@@ -85,32 +83,40 @@ def plan_alike(
 
     Complexity: exponential in the number of groups in the worst case.
     """
-    begin, begin_cpu = time.perf_counter(), time.process_time()
-    limits = parse_mixed_limits(pin, forbid)
-    costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
-    problems: list[MixedProblem] = []
-    names: list[list[Degrees]] = []
-    for micro_batch in costs.micro_batches():
-        kinds = [k for g in range(len(costs.costs)) for k in costs.kinds(g, micro_batch)]
-        whole = costs.problem(kinds, micro_batch) if kinds else None
+
+    def pose(
+        problem: MixedProblem, kinds: Sequence[Degrees]
+    ) -> Iterator[tuple[MixedProblem, list[int]]]:
         for own in _alike(kinds):
-            assert whole is not None
-            part = chosen(whole, own)
-            for rule in rules:
-                problems.append(with_rule(part, rule))
-                names.append([kinds[k] for k in own])
-    ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
-    outcome = search_alike(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
-    words = ", ".join("counted per stage" if rule == "stage" else rule for rule in rules)
-    space = (
-        f"on {cluster.num_devices} devices the same tp (a power of two in one domain), sequence "
-        "parallelism, cp (a power of two), dp and ep for all stages: one pipeline of at most "
-        f"{MOST_STAGES} stages under 1f1b, each on one of the {len(costs.costs)} node groups, these"
-        " in any order, all cuts; or replicas of one stage on several groups with equal shares; "
-        f"recomputation {words}; every micro-batch size; optimizer shared by replicas"
-        f"{limits_words(limits)}"
+            part = chosen(problem, own)
+            yield from ((with_rule(part, rule), own) for rule in rules)
+
+    def space(costs: MixedCosts) -> str:
+        words = ", ".join("counted per stage" if rule == "stage" else rule for rule in rules)
+        return (
+            f"on {cluster.num_devices} devices the same tp (a power of two in one domain), sequence"
+            " parallelism, cp (a power of two), dp and ep for all stages: one pipeline of at most "
+            f"{MOST_STAGES} stages under 1f1b, each on one of the {len(costs.costs)} node groups, "
+            "these in any order, all cuts; or replicas of one stage on several groups with equal "
+            f"shares; recomputation {words}; every micro-batch size; optimizer shared by replicas"
+            f"{limits_words(costs.limits)}"
+        )
+
+    return posed_and_solved(
+        model,
+        cluster,
+        workload,
+        pose=pose,
+        search=search_alike,
+        space=space,
+        target_step_time_s=target_step_time_s,
+        pin=pin,
+        forbid=forbid,
+        stop=stop,
+        on_progress=on_progress,
+        cost_model=cost_model,
+        rules=rules,
     )
-    return answer(costs, outcome, problems, names, space, ceiling, begin, begin_cpu)
 
 
 def search_alike(

@@ -15,7 +15,7 @@ from optalloc.training.plan import Certificate
 from optalloc.training.strategy import Recompute
 from optalloc.workload import Training
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 
 
 class MixedStage(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,13 @@ class PartProof(msgspec.Struct, frozen=True, kw_only=True):
 
 class MixedProof(msgspec.Struct, frozen=True, kw_only=True):
     """The limits under which was searched and the parts closed by prices; all others are closed by
-    the work that they have to do, or by the memory that they lack."""
+    the work that they have to do, or by the memory that they lack.
+
+    ``rules`` of recomputation are of plans whose stages all have the same degrees, which need no
+    prices; without, stages may differ.
+    """
 
     pin: dict[str, tuple[int, ...]] = {}
     forbid: dict[str, tuple[int, ...]] = {}
     parts: tuple[PartProof, ...] = ()
+    rules: tuple[str, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -93,30 +94,89 @@ def plan_mixed(
 
     Complexity: exponential in the number of groups in the worst case.
     """
+    return posed_and_solved(
+        model,
+        cluster,
+        workload,
+        pose=_undominated,
+        search=lambda problems, **how: Search(problems, **how).run(),
+        space=describe_mixed_space,
+        target_step_time_s=target_step_time_s,
+        pin=pin,
+        forbid=forbid,
+        stop=stop,
+        on_progress=on_progress,
+        cost_model=cost_model,
+    )
+
+
+def _undominated(
+    problem: MixedProblem, _kinds: Sequence[Degrees]
+) -> list[tuple[MixedProblem, list[int]]]:
+    """The problem without kinds that others replace."""
+    kept = undominated(problem)
+    return [(chosen(problem, kept), kept)]
+
+
+class Find(Protocol):
+    """Searches problems, each of one micro-batch size."""
+
+    def __call__(
+        self,
+        problems: Sequence[MixedProblem],
+        *,
+        stop: StopRule | None,
+        on_progress: OnProgress | None,
+        ceiling_s: float,
+    ) -> Outcome: ...
+
+
+def posed_and_solved(
+    model: ModelSpec,
+    cluster: Cluster,
+    workload: Training,
+    *,
+    pose: Callable[[MixedProblem, Sequence[Degrees]], Iterable[tuple[MixedProblem, list[int]]]],
+    search: Find,
+    space: Callable[[MixedCosts], str],
+    target_step_time_s: float | None,
+    pin: list[str] | tuple[str, ...],
+    forbid: list[str] | tuple[str, ...],
+    stop: StopRule | None,
+    on_progress: OnProgress | None,
+    cost_model: str,
+    rules: Sequence[str] = (),
+) -> MixedResult:
+    """The answer of a search of the problems that ``pose`` makes of each micro-batch size: with the
+    kinds that each keeps, by their place among all. ``space`` says what they cover; ``rules`` of
+    recomputation, that all stages have the same degrees."""
     begin, begin_cpu = time.perf_counter(), time.process_time()
     limits = parse_mixed_limits(pin, forbid)
     costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
     problems, names = [], []
     for micro_batch in costs.micro_batches():
         kinds = [k for g in range(len(costs.costs)) for k in costs.kinds(g, micro_batch)]
-        if not kinds:
-            continue
-        problem = costs.problem(kinds, micro_batch)
-        kept = undominated(problem)
-        problems.append(chosen(problem, kept))
-        names.append([kinds[k] for k in kept])
+        for problem, own in pose(costs.problem(kinds, micro_batch), kinds) if kinds else ():
+            problems.append(problem)
+            names.append([kinds[k] for k in own])
     ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
-    search = Search(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
-    return answer(
-        costs,
-        search.run(),
-        problems,
-        names,
-        describe_mixed_space(costs),
-        ceiling,
-        begin,
-        begin_cpu,
+    outcome = search(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
+    stats = Stats(
+        wall_s=time.perf_counter() - begin,
+        cpu_s=time.process_time() - begin_cpu,
+        nodes=outcome.solved,
+        configurations=outcome.shapes,
+        pruned=outcome.pruned,
     )
+    if outcome.problem is None:
+        return _without_plan(costs, outcome, stats, space(costs), ceiling)
+    index = next(i for i, p in enumerate(problems) if p is outcome.problem)
+    proof = None
+    if rules or outcome.closed is not None:
+        proof = MixedProof(
+            pin=limits.pin, forbid=limits.forbid, parts=outcome.closed or (), rules=tuple(rules)
+        )
+    return _with_plan(costs, outcome, names[index], stats, space(costs), proof)
 
 
 def parse_mixed_limits(
@@ -140,33 +200,13 @@ def parse_mixed_limits(
     return limits
 
 
-def answer(
+def _with_plan(
     costs: MixedCosts,
     outcome: Outcome,
-    problems: Sequence[MixedProblem],
-    names: Sequence[list[Degrees]],
+    kinds: list[Degrees],
+    stats: Stats,
     space: str,
-    ceiling: float,
-    begin_s: float,
-    begin_cpu_s: float,
-) -> MixedResult:
-    """The result of a search that found ``outcome`` over problems of the named kinds; its clocks
-    began at ``begin_s`` and ``begin_cpu_s``."""
-    stats = Stats(
-        wall_s=time.perf_counter() - begin_s,
-        cpu_s=time.process_time() - begin_cpu_s,
-        nodes=outcome.solved,
-        configurations=outcome.shapes,
-        pruned=outcome.pruned,
-    )
-    if outcome.problem is None:
-        return _without_plan(costs, outcome, stats, space, ceiling)
-    index = next(i for i, p in enumerate(problems) if p is outcome.problem)
-    return _with_plan(costs, outcome, names[index], stats, space)
-
-
-def _with_plan(
-    costs: MixedCosts, outcome: Outcome, kinds: list[Degrees], stats: Stats, space: str
+    proof: MixedProof | None,
 ) -> MixedResult:
     assert outcome.problem is not None
     rows = sorted(
@@ -203,10 +243,6 @@ def _with_plan(
         pruned=outcome.pruned,
         checked=True,
     )
-    proof = None
-    if outcome.closed is not None:
-        limits = costs.limits
-        proof = MixedProof(pin=limits.pin, forbid=limits.forbid, parts=outcome.closed)
     plan = msgspec.structs.replace(plan, certificate=certificate, proof=proof)
     check_mixed_plan(plan)
     return MixedResult(

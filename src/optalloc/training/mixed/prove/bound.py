@@ -54,9 +54,10 @@ def prove_mixed_bound(plan: MixedPlan) -> int:
 def prove_problems(problems: list[MixedProblem], proof: MixedProof, bound_s: float) -> int:
     """Prove that no plan of the problems, one a micro-batch size, takes less than ``bound_s``."""
     target_s = bound_s * (1.0 - TOLERANCE)
-    shapes = 0
+    shapes, words = 0, None
     for problem in problems:
-        prover = Prover(problem)
+        prover = Prover(problem, words)
+        words = prover.words
         groups = sorted({int(g) for g in problem.group})
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
@@ -67,13 +68,13 @@ def prove_problems(problems: list[MixedProblem], proof: MixedProof, bound_s: flo
 def _prove_groups(prover: Prover, used: tuple[int, ...], proof: MixedProof, target_s: float) -> int:
     """All plans of one micro-batch size on exactly these groups."""
     p = prover.problem
-    if _work_s(prover, used) > target_s:
+    if work_s(prover, used) > target_s:
         return 0
     own = [e for e in proof.parts if (e.micro_batch, e.groups) == (p.micro_batch, used)]
     most = min(p.num_microbatches, sum(p.available[g] for g in used))
     priced = {r for e in own for r in range(e.least, e.most + 1)}
     for replicas in range(1, most + 1):
-        if replicas not in priced and _fits(p, used, replicas):
+        if replicas not in priced and fits(p, used, replicas):
             raise CertificateError(
                 f"nothing proves the bound for micro-batches of {p.micro_batch} on groups "
                 f"{list(used)} with {replicas} replicas"
@@ -81,11 +82,11 @@ def _prove_groups(prover: Prover, used: tuple[int, ...], proof: MixedProof, targ
     return sum(
         prover.prove(entry, target_s)
         for entry in own
-        if any(_fits(p, used, replicas) for replicas in range(entry.least, entry.most + 1))
+        if any(fits(p, used, replicas) for replicas in range(entry.least, entry.most + 1))
     )
 
 
-def _work_s(prover: Prover, used: tuple[int, ...]) -> float:
+def work_s(prover: Prover, used: tuple[int, ...]) -> float:
     """Seconds of a step in which every device of the groups does its best work all the time."""
     p = prover.problem
     bounds = prover.bounds(used, 1, 1, 1.0)
@@ -94,7 +95,7 @@ def _work_s(prover: Prover, used: tuple[int, ...]) -> float:
     return p.num_microbatches / speed * (1.0 - 1e-12) + fixed if speed > 0.0 else float("inf")
 
 
-def _fits(problem: MixedProblem, used: tuple[int, ...], replicas: int) -> bool:
+def fits(problem: MixedProblem, used: tuple[int, ...], replicas: int) -> bool:
     """Whether the devices may have room for the least that so many replicas hold together."""
     own = np.isin(problem.group, used)
     field = {name: problem.layers[own, :, k] for k, name in enumerate(LAYER_FIELDS)}

@@ -33,11 +33,11 @@ _NEVER = -(1 << 40)
 
 
 class Prover:
-    """Proves parts of one problem: one micro-batch size."""
+    """Proves parts of one problem: one micro-batch size; problems of one model share its words."""
 
-    def __init__(self, problem: MixedProblem) -> None:
+    def __init__(self, problem: MixedProblem, words: Words | None = None) -> None:
         self.problem = problem
-        self.words = Words(tuple(int(t) for t in problem.sequence))
+        self.words = words or Words(tuple(int(t) for t in problem.sequence))
         self.ways: dict[int, KindWays] = {}
 
     def bounds(self, groups: tuple[int, ...], least: int, most: int, target_s: float) -> Bounds:

@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 
 FIRST, MIDDLE, LAST, SINGLE = range(4)
 _AT = {name: k for k, name in enumerate(LAYER_FIELDS)}
+#: Share of a device's memory that sums of floats may differ by.
+_ROUNDED = 1e-9
 
 
 class Words:
@@ -53,6 +55,7 @@ class Recomputations:
     """Every way to recompute each word: so many first layers whole, so many behind them in part."""
 
     def __init__(self, words: Words) -> None:
+        self.words = words
         rows, full, core = [], [], []
         types = words.counts.shape[1]
         for index, word in enumerate(words.words):
@@ -68,30 +71,54 @@ class Recomputations:
         #: Layers of each type that are recomputed whole, in part, and not, shape (ways, types).
         self.full, self.core = np.concatenate(full), np.concatenate(core)
         self.stored = words.counts[self.word] - self.full - self.core
-        self.starts = np.flatnonzero(np.diff(self.word, prepend=-1))
 
 
 class KindWays:
-    """Seconds and bytes of each way on one kind of stage."""
+    """For one kind of stage: the least seconds of recomputation by the bytes there are.
 
-    def __init__(self, ways: Recomputations, table: Array) -> None:
-        self.ways = ways
-        column = {name: table[: ways.full.shape[1], k] for name, k in _AT.items()}
-        self.extra = ways.full @ column["extra_full_s"] + ways.core @ column["extra_selective_s"]
-        self.kept = (
-            ways.full @ column["held_full_bytes"]
-            + ways.core @ column["held_selective_bytes"]
-            + ways.stored @ column["held_bytes"]
-        )
-        self.scratch = np.zeros(len(ways.word))
-        for counts, name in ((ways.full, "full"), (ways.core, "selective")):
-            used = column[f"scratch_{name}_bytes"]
-            np.maximum(self.scratch, np.where(counts > 0, used, 0.0).max(axis=1), out=self.scratch)
+    By amount of scratch a table of the ways that may fit, by word and bytes kept, with the least
+    seconds of all that keep no more.
+    """
 
-    def least_extra(self, flight: int, room: Array) -> Array:
-        """Seconds of the quickest way that fits into ``room`` bytes by word; infinite if none."""
-        fits = flight * self.kept + self.scratch <= room[self.ways.word]
-        return np.minimum.reduceat(np.where(fits, self.extra, np.inf), self.ways.starts)
+    def __init__(self, ways: Recomputations, table: Array, capacity: float) -> None:
+        words = ways.words
+        column = {name: table[: words.counts.shape[1], k] for name, k in _AT.items()}
+        held = ("held_bytes", "held_full_bytes", "held_selective_bytes")
+        room = capacity * (1.0 + _ROUNDED) - words.counts @ column["state_bytes"]
+        open_ = words.counts @ np.minimum.reduce([column[name] for name in held]) <= room
+        rows = np.flatnonzero(open_[ways.word])
+        word, full, core = ways.word[rows], ways.full[rows], ways.core[rows]
+        kept = full @ column["held_full_bytes"] + core @ column["held_selective_bytes"]
+        kept = kept + ways.stored[rows] @ column["held_bytes"]
+        extra = full @ column["extra_full_s"] + core @ column["extra_selective_s"]
+        scratch = np.zeros(len(rows))
+        for counts, name in ((full, "full"), (core, "selective")):
+            for own, used in zip(counts.T, column[f"scratch_{name}_bytes"], strict=True):
+                np.maximum(scratch, np.where(own > 0, used, 0.0), out=scratch)
+        # Words are set apart by more bytes than a way that fits keeps.
+        self.apart = 2.0 * capacity
+        self.tables: list[tuple[float, Array, Array]] = []
+        for most in np.unique(scratch):
+            own = np.flatnonzero((scratch == most) & (kept + most <= room[word]))
+            if not len(own):
+                continue
+            own = own[np.lexsort((kept[own], word[own]))]
+            values, rank = np.unique(extra[own], return_inverse=True)
+            begun = word[own] * len(values)
+            least = values[np.minimum.accumulate(rank - begun) + begun]
+            key = np.concatenate([[-np.inf], word[own] * self.apart + kept[own], [np.inf]])
+            self.tables.append((float(most), key, np.concatenate([[np.inf], least])))
+
+    def least_extra(self, flight: int, room: Array, words: Ints) -> Array:
+        """Seconds of the quickest way that fits into ``room`` bytes, of each of the words; infinite
+        if none."""
+        least = np.full(len(words), np.inf)
+        for scratch, key, extra in self.tables:
+            spare = (room - scratch) / flight
+            at = np.searchsorted(key, words * self.apart + spare, side="right") - 1
+            fits = (spare >= 0.0) & (key[at] >= words * self.apart)
+            np.minimum(least, np.where(fits, extra[at], np.inf), out=least)
+        return least
 
 
 class Stages:
@@ -167,7 +194,7 @@ class Stages:
         if role in (LAST, SINGLE):
             room = room - p.logits_bytes[kind]
         # Sums of floats in another order may differ; the bound must not.
-        room = room + 1e-12 * p.capacity_bytes[kind]
+        room = room + _ROUNDED * p.capacity_bytes[kind]
         counts = self.words.counts
         columns = [
             table[: counts.shape[1], _AT[f"held_{k}bytes"]] for k in ("", "full_", "selective_")
@@ -176,8 +203,10 @@ class Stages:
         open_ = np.isinf(extra) & (flight * (counts @ np.minimum.reduce(columns)) <= room)
         if open_.any():
             if kind not in self.ways:
-                self.ways[kind] = KindWays(self.words.recomputations, p.layers[kind])
-            extra = self.ways[kind].least_extra(flight, room)
+                every = self.words.recomputations
+                self.ways[kind] = KindWays(every, p.layers[kind], float(p.capacity_bytes[kind]))
+            some = np.flatnonzero(open_)
+            extra[some] = self.ways[kind].least_extra(flight, room[some], some)
         forward, backward = own["forward_s"], own["backward_s"]
         tail = np.maximum(0.0, own["reduce_s"] + self.hops_s - p.overlap * backward)
         tail = tail + np.maximum(0.0, own["gather_s"] + self.hops_s - p.overlap * forward)

@@ -1,10 +1,10 @@
 #include "serving/anneal.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 
+#include "serving/cooling.hpp"
 #include "serving/random.hpp"
 
 namespace optalloc::serving {
@@ -40,23 +40,16 @@ class Annealer {
     }
 
     double run(std::vector<Range>& ranges, const int* cancel, std::int64_t& steps) {
-        const auto start = std::chrono::steady_clock::now();
+        const Cooling cooling(options_, cancel);
         std::vector<Range> here = ranges, next;
         double flow = 0.0;
         double energy = measure(here, flow);
         double best = flow;
-        const double ratio = options_.cold / options_.hot;
-        for (std::int64_t step = 0; step < options_.steps && best < options_.target; ++step) {
-            if (step % 256 == 0) {
-                if (cancel != nullptr && *cancel != 0) break;
-                const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-                if (options_.seconds > 0.0 && spent.count() > options_.seconds) break;
-            }
+        for (std::int64_t step = 0; cooling.goes_on(step, best); ++step) {
             ++steps;
             next = here;
             if (!move(next)) continue;
-            const double temperature =
-                options_.hot * std::pow(ratio, static_cast<double>(step) / static_cast<double>(options_.steps));
+            const double temperature = cooling.temperature(step);
             double next_flow = 0.0;
             const double next_energy = measure(next, next_flow);
             if (next_flow > best) {

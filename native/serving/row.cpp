@@ -1,11 +1,11 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "serving/anneal.hpp"
+#include "serving/cooling.hpp"
 #include "serving/random.hpp"
 
 namespace optalloc::serving {
@@ -49,22 +49,15 @@ class RowAnnealer {
     }
 
     double run(std::vector<Range>& ranges, const int* cancel, std::int64_t& steps) {
-        const auto start = std::chrono::steady_clock::now();
+        const Cooling cooling(options_, cancel);
         double best = flow_.value(ranges), flow = 0.0;
         Row here = row_of(ranges), next;
         double energy = measure(here, std::numeric_limits<double>::infinity(), flow);
-        const double ratio = options_.cold / options_.hot;
-        for (std::int64_t step = 0; step < options_.steps && best < options_.target; ++step) {
-            if (step % 256 == 0) {
-                if (cancel != nullptr && *cancel != 0) break;
-                const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-                if (options_.seconds > 0.0 && spent.count() > options_.seconds) break;
-            }
+        for (std::int64_t step = 0; cooling.goes_on(step, best); ++step) {
             ++steps;
             next = here;
             if (!move(next)) continue;
-            const double temperature =
-                options_.hot * std::pow(ratio, static_cast<double>(step) / static_cast<double>(options_.steps));
+            const double temperature = cooling.temperature(step);
             const double most = energy - temperature * std::log(std::max(1e-300, random_.unit()));
             const double found = measure(next, most, flow);
             if (flow > best) {

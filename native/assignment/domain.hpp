@@ -25,6 +25,7 @@ class Domain {
     void undo(std::size_t mark);
 
     bool allowed(int unit, int task) const { return allowed_[instance_->at(unit, task)] != 0; }
+    bool allowed(std::size_t pair) const { return allowed_[pair] != 0; }
     int count(int task) const { return count_[static_cast<std::size_t>(task)]; }
     int unit_of(int task) const { return unit_of_[static_cast<std::size_t>(task)]; }  // -1: free
     Int residual(int unit) const { return residual_[static_cast<std::size_t>(unit)]; }

@@ -84,9 +84,4 @@ Int cost_ceiling(const Instance& instance) {
     return total;
 }
 
-Int scaled_multiplier(double multiplier, Int ceiling, Int scale) {
-    const double high = 2.0 * (static_cast<double>(ceiling) + 1.0);
-    return std::llround(std::clamp(multiplier, 0.0, high) * static_cast<double>(scale));
-}
-
 }  // namespace optalloc::assignment

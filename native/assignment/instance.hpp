@@ -1,6 +1,7 @@
 // The integer assignment instance and its normal form.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -49,7 +50,10 @@ Int cost_ceiling(const Instance& instance);
 
 // A multiplier as an integer. Below the cheapest cost (0) or far above every assignment's cost none can help; clamping
 // keeps all sums within 64 bits.
-Int scaled_multiplier(double multiplier, Int ceiling, Int scale);
+inline Int scaled_multiplier(double multiplier, Int ceiling, Int scale) {
+    const double high = 2.0 * (static_cast<double>(ceiling) + 1.0);
+    return static_cast<Int>(std::clamp(multiplier, 0.0, high) * static_cast<double>(scale) + 0.5);
+}
 
 // Division that rounds up, right for negative numerators; the denominator is positive.
 constexpr Int ceil_div(Int numerator, Int denominator) {

@@ -16,6 +16,8 @@ constexpr Int kCellsPerNode = 256;              // table cells computed in the t
 constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
 constexpr std::int64_t kItemWork = 30, kNodeWork = 20;  // nanoseconds, about
 constexpr std::size_t kCellsPerWork = 4;
+constexpr std::size_t kMovesPerItem = 8;            // of an insertion sort, before it is given up
+constexpr Int kProducts = Int{1} << 61;
 constexpr Int kNarrow = std::numeric_limits<std::int32_t>::max();
 
 // out[y] = max(skip[y], take[y] + profit): the hot loop of every table.
@@ -61,88 +63,112 @@ Int sum(std::span<const Int> values) {
 
 }  // namespace
 
-Knapsack::Linear Knapsack::relax(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
-    Linear linear;
+// Items in the order of profit per load. Those that come nearly sorted cost little.
+template <typename Product>
+void Knapsack::sort(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
+    const auto ahead = [&](int one, int other) {
+        const auto a = static_cast<std::size_t>(one), b = static_cast<std::size_t>(other);
+        if (load[a] == 0 || load[b] == 0) return load[b] != 0;
+        return static_cast<Product>(profit[a]) * load[b] > static_cast<Product>(profit[b]) * load[a];
+    };
+    const auto insert_all = [&](std::size_t most) {
+        std::size_t moves = 0;
+        for (std::size_t k = 1; k < order_.size(); ++k) {
+            const int item = order_[k];
+            std::size_t r = k;
+            for (; r > 0 && ahead(item, order_[r - 1]); --r) order_[r] = order_[r - 1];
+            order_[r] = item;
+            moves += k - r;
+            if (moves > most) return false;
+        }
+        return true;
+    };
     order_.clear();
     for (std::size_t q = 0; q < profit.size(); ++q) {
-        if (load[q] > capacity) continue;
+        if (load[q] <= capacity) order_.push_back(static_cast<int>(q));
+    }
+    if (insert_all(kMovesPerItem * order_.size())) return;
+    keys_.clear();
+    for (const int item : order_) {
+        const auto q = static_cast<std::size_t>(item);
         const double ratio = load[q] == 0 ? std::numeric_limits<double>::infinity()
                                           : static_cast<double>(profit[q]) / static_cast<double>(load[q]);
-        order_.emplace_back(-ratio, static_cast<int>(q));
+        keys_.emplace_back(-ratio, item);
     }
-    std::sort(order_.begin(), order_.end());
+    std::sort(keys_.begin(), keys_.end());
+    for (std::size_t k = 0; k < keys_.size(); ++k) order_[k] = keys_[k].second;
     // Rounded ratios may misplace near ties, and the enumeration needs the exact order.
-    for (std::size_t k = 1; k < order_.size(); ++k) {
-        for (std::size_t r = k; r > 0; --r) {
-            const auto a = static_cast<std::size_t>(order_[r - 1].second);
-            const auto b = static_cast<std::size_t>(order_[r].second);
-            if (static_cast<Wide>(profit[b]) * load[a] <= static_cast<Wide>(profit[a]) * load[b]) break;
-            std::swap(order_[r - 1], order_[r]);
-        }
-    }
-    Int room = capacity;
+    insert_all(std::numeric_limits<std::size_t>::max());
+}
+
+template <typename Product>
+Knapsack::Linear<Product> Knapsack::relax(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
+    Linear<Product> linear;
+    sort<Product>(profit, load, capacity);
+    Int room = capacity, value = 0;
     std::size_t k = 0;
-    while (k < order_.size() && load[static_cast<std::size_t>(order_[k].second)] <= room) {
-        room -= load[static_cast<std::size_t>(order_[k].second)];
-        ++k;
+    for (; k < order_.size() && load[static_cast<std::size_t>(order_[k])] <= room; ++k) {
+        room -= load[static_cast<std::size_t>(order_[k])];
+        value += profit[static_cast<std::size_t>(order_[k])];
     }
     if (k == order_.size()) {
         linear.all_fit = true;
-        for (const auto& [key, q] : order_) linear.bound += profit[static_cast<std::size_t>(q)];
-        linear.base = linear.bound;
-        linear.price_profit = 0;
+        linear.bound = value;
         return linear;
     }
-    const auto pivot = static_cast<std::size_t>(order_[k].second);
+    const auto pivot = static_cast<std::size_t>(order_[k]);
     linear.price_profit = profit[pivot];
     linear.price_load = load[pivot];
-    linear.base = static_cast<Wide>(capacity) * linear.price_profit;
-    for (std::size_t q = 0; q < profit.size(); ++q) {
-        const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
-                          static_cast<Wide>(load[q]) * linear.price_profit;
-        if (gain > 0 && load[q] <= capacity) linear.base += gain;
-    }
+    linear.base = static_cast<Product>(value) * linear.price_load + static_cast<Product>(room) * linear.price_profit;
     linear.bound = static_cast<Int>(linear.base / linear.price_load);
     return linear;
 }
 
 Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
                     std::vector<std::uint8_t>& taken) {
-    const std::size_t n = profit.size();
-    work_ += kItemWork * static_cast<std::int64_t>(n + 1);
-    taken.assign(n, 0);
-    const Linear linear = relax(profit, load, capacity);
+    work_ += kItemWork * static_cast<std::int64_t>(profit.size() + 1);
+    const Int most_load = std::max(capacity, max_of(load));
+    const bool is_narrow = sum(profit) < kProducts / (2 * (most_load + 1));
+    return is_narrow ? solve_by<Int>(profit, load, capacity, taken) : solve_by<Wide>(profit, load, capacity, taken);
+}
+
+template <typename Product>
+Int Knapsack::solve_by(std::span<const Int> profit, std::span<const Int> load, Int capacity,
+                       std::vector<std::uint8_t>& taken) {
+    taken.assign(profit.size(), 0);
+    const Linear<Product> linear = relax<Product>(profit, load, capacity);
     if (linear.all_fit) {
-        for (const auto& [ratio, index] : order_) taken[static_cast<std::size_t>(index)] = 1;
+        for (const int index : order_) taken[static_cast<std::size_t>(index)] = 1;
         return linear.bound;
     }
 
     Int greedy = 0, room = capacity;
-    for (const auto& [ratio, index] : order_) {
+    for (const int index : order_) {
         const auto q = static_cast<std::size_t>(index);
-        taken[q] = load[q] <= room;
-        if (taken[q]) {
-            room -= load[q];
-            greedy += profit[q];
-        }
+        if (load[q] > room) continue;
+        taken[q] = 1;
+        room -= load[q];
+        greedy += profit[q];
     }
     if (greedy == linear.bound) return greedy;
 
     // An item whose change against the linear solution cannot beat the greedy set keeps its linear value.
-    const Wide needed = static_cast<Wide>(greedy + 1) * linear.price_load;
+    const auto gain = [&](std::size_t q) {
+        return static_cast<Product>(profit[q]) * linear.price_load - static_cast<Product>(load[q]) * linear.price_profit;
+    };
+    const Product spare = linear.base - static_cast<Product>(greedy + 1) * linear.price_load;
     Int fixed_profit = 0, core_capacity = capacity;
     core_.clear();
     core_profit_.clear();
     core_load_.clear();
-    for (const auto& [ratio, index] : order_) {
+    for (const int index : order_) {
         const auto q = static_cast<std::size_t>(index);
-        const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
-                          static_cast<Wide>(load[q]) * linear.price_profit;
-        if (linear.base - (gain < 0 ? -gain : gain) >= needed) {
+        const Product g = gain(q);
+        if ((g < 0 ? -g : g) <= spare) {
             core_.push_back(index);
             core_profit_.push_back(profit[q]);
             core_load_.push_back(load[q]);
-        } else if (gain > 0) {
+        } else if (g > 0) {
             fixed_profit += profit[q];
             core_capacity -= load[q];
         }
@@ -152,17 +178,17 @@ Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int 
     const Int cells = static_cast<Int>(core_.size()) * (core_capacity + 1);
     const bool tabular = core_capacity < kMaxCells && cells <= kMaxCells;
     const std::int64_t budget = tabular ? cells / kCellsPerNode + 32 : kMaxLeaves;
-    bool exact = enumerate(core_capacity, greedy - fixed_profit, budget);
+    bool exact = enumerate<Product>(core_capacity, greedy - fixed_profit, budget);
     if (!exact && tabular) {
         best_ = sum(core_profit_) < kNarrow ? tabulate<std::int32_t>(core_capacity) : tabulate<Int>(core_capacity);
         exact = true;
     }
     if (best_ + fixed_profit > greedy) {
         greedy = best_ + fixed_profit;
-        for (std::size_t q = 0; q < n; ++q) {
-            const Wide gain = static_cast<Wide>(profit[q]) * linear.price_load -
-                              static_cast<Wide>(load[q]) * linear.price_profit;
-            taken[q] = gain > 0 && load[q] <= capacity;
+        std::fill(taken.begin(), taken.end(), std::uint8_t{0});
+        for (const int index : order_) {
+            const auto q = static_cast<std::size_t>(index);
+            taken[q] = gain(q) > 0;
         }
         for (std::size_t k = 0; k < core_.size(); ++k) {
             taken[static_cast<std::size_t>(core_[k])] = best_chosen_[k];
@@ -173,6 +199,7 @@ Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int 
 
 // Depth first over the core in order of profit per load, bounded by the next item's ratio. False: the budget
 // ended; best_ and best_chosen_ then hold the best set found, best_ = floor when none is better.
+template <typename Product>
 bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
     const std::size_t n = core_.size();
     tail_profit_.assign(n + 1, 0);
@@ -209,8 +236,9 @@ bool Knapsack::enumerate(Int capacity, Int floor, std::int64_t budget) {
                 best_chosen_ = chosen_;
                 for (std::size_t r = k; r < q; ++r) best_chosen_[r] = 1;
             }
-            const Wide slack = static_cast<Wide>(bound_room) * core_profit_[q];
-            descend = bound_value + static_cast<Int>(slack / core_load_[q]) > best_;
+            // bound_value + floor(slack / load) > best_, without a division
+            const Product slack = static_cast<Product>(bound_room) * core_profit_[q];
+            descend = slack >= static_cast<Product>(best_ + 1 - bound_value) * core_load_[q];
         }
         if (descend) {
             if (--budget < 0) {

@@ -21,6 +21,9 @@ class Knapsack {
     Int solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
               std::vector<std::uint8_t>& taken);
 
+    // The items of the last solve() by falling profit per load, but for those left out; all of them where none was.
+    const std::vector<int>& order() const { return order_; }
+
     // Upper bounds of the best profit with one item forced, exact unless an enumeration is cut short:
     // without[q] with item q left out, with[q] with it in. Candidates beyond num_items (profit <= 0) get
     // with[q] alone. Every load is at most the capacity. Returns the best profit, or an upper bound of it.
@@ -33,13 +36,21 @@ class Knapsack {
   private:
     __extension__ using Wide = __int128;
 
+    // Products of a profit and a load are kept in 64 bits where they fit.
+    template <typename Product>
     struct Linear {  // the linear relaxation, priced at the break item's profit per load
         bool all_fit = false;
         Int price_profit = 0, price_load = 1;
-        Wide base = 0;  // bound * price_load
+        Product base = 0;  // bound * price_load
         Int bound = 0;
     };
-    Linear relax(std::span<const Int> profit, std::span<const Int> load, Int capacity);
+    template <typename Product>
+    void sort(std::span<const Int> profit, std::span<const Int> load, Int capacity);
+    template <typename Product>
+    Linear<Product> relax(std::span<const Int> profit, std::span<const Int> load, Int capacity);
+    template <typename Product>
+    Int solve_by(std::span<const Int> profit, std::span<const Int> load, Int capacity, std::vector<std::uint8_t>& taken);
+    template <typename Product>
     bool enumerate(Int capacity, Int floor, std::int64_t budget);
     template <typename Value>
     Int tabulate(Int capacity);
@@ -47,7 +58,8 @@ class Knapsack {
     Int condition_by_table(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items,
                            Int capacity, std::vector<Int>& with, std::vector<Int>& without);
 
-    std::vector<std::pair<double, int>> order_;
+    std::vector<int> order_;
+    std::vector<std::pair<double, int>> keys_;
     std::vector<int> core_;
     std::vector<Int> core_profit_, core_load_, tail_profit_, tail_load_;
     std::vector<std::uint8_t> chosen_, best_chosen_, in_best_;

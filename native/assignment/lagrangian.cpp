@@ -1,63 +1,91 @@
 #include "assignment/lagrangian.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace optalloc::assignment {
 
 Lagrangian::Lagrangian(const Instance& instance, Int scale)
     : instance_(&instance), scale_(scale), cover_(static_cast<std::size_t>(instance.num_tasks), 0) {}
 
+void Lagrangian::look_among(std::vector<std::size_t> pairs) {
+    scope_ = std::move(pairs);
+    everywhere_ = false;
+}
+
 void Lagrangian::refresh(const Domain& domain) {
-    work_ += static_cast<std::int64_t>(instance_->cost.size());
+    work_ += static_cast<std::int64_t>(everywhere_ ? instance_->cost.size() : scope_.size());
     domain_ = &domain;
     first_.clear();
     pair_.clear();
     task_.clear();
     load_.clear();
     scaled_cost_.clear();
-    for (int i = 0; i < instance_->num_units; ++i) {
+    free_.clear();
+    const auto n = static_cast<std::size_t>(instance_->num_tasks);
+    const auto look_at = [&](std::size_t k, int task) {
+        if (!domain.allowed(k) || domain.unit_of(task) >= 0) return;
+        pair_.push_back(k);
+        task_.push_back(task);
+        load_.push_back(instance_->load[k]);
+        scaled_cost_.push_back(scale_ * instance_->cost[k]);
+    };
+    auto next = scope_.begin();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(instance_->num_units); ++i) {
         first_.push_back(pair_.size());
-        for (int j = 0; j < instance_->num_tasks; ++j) {
-            if (!domain.allowed(i, j) || domain.unit_of(j) >= 0) continue;
-            const std::size_t k = instance_->at(i, j);
-            pair_.push_back(k);
-            task_.push_back(j);
-            load_.push_back(instance_->load[k]);
-            scaled_cost_.push_back(scale_ * instance_->cost[k]);
+        if (everywhere_) {
+            for (std::size_t j = 0; j < n; ++j) look_at(i * n + j, static_cast<int>(j));
+        } else {
+            for (; next != scope_.end() && *next < (i + 1) * n; ++next) look_at(*next, static_cast<int>(*next - i * n));
         }
     }
     first_.push_back(pair_.size());
+    turn_.resize(pair_.size());
+    std::iota(turn_.begin(), turn_.end(), std::size_t{0});
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        if (domain.unit_of(j) < 0) free_.push_back(j);
+    }
 }
 
 Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
     Int bound = scale_ * domain_->placed_cost();
-    for (int j = 0; j < instance_->num_tasks; ++j) {
-        if (domain_->unit_of(j) < 0) bound += multiplier[static_cast<std::size_t>(j)];
+    for (const int j : free_) {
+        bound += multiplier[static_cast<std::size_t>(j)];
+        cover_[static_cast<std::size_t>(j)] = 0;
     }
     work_ += static_cast<std::int64_t>(pair_.size());
-    std::fill(cover_.begin(), cover_.end(), 0);
     best_.assign(static_cast<std::size_t>(instance_->num_units), 0);
     picks_.clear();
-    for (int i = 0; i < instance_->num_units; ++i) {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(instance_->num_units); ++i) {
         profit_.clear();
         weight_.clear();
         slot_.clear();
-        for (std::size_t k = first_[static_cast<std::size_t>(i)]; k < first_[static_cast<std::size_t>(i) + 1]; ++k) {
+        rest_.clear();
+        for (std::size_t t = first_[i]; t < first_[i + 1]; ++t) {
+            const std::size_t k = turn_[t];
             const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
-            if (profit <= 0) continue;
+            if (profit <= 0) {
+                rest_.push_back(k);
+                continue;
+            }
             profit_.push_back(profit);
             weight_.push_back(load_[k]);
             slot_.push_back(k);
         }
         if (profit_.empty()) continue;
-        Int& best = best_[static_cast<std::size_t>(i)];
-        best = knapsack_.solve(profit_, weight_, domain_->residual(i), taken_);
-        bound -= best;
+        best_[i] = knapsack_.solve(profit_, weight_, domain_->residual(static_cast<int>(i)), taken_);
+        bound -= best_[i];
         for (std::size_t q = 0; q < slot_.size(); ++q) {
             if (!taken_[q]) continue;
             ++cover_[static_cast<std::size_t>(task_[slot_[q]])];
             picks_.push_back(pair_[slot_[q]]);
         }
+        if (knapsack_.order().size() < slot_.size()) continue;
+        // The next multipliers are much like these: begun from this order, the sorting is nearly done.
+        auto to = turn_.begin() + static_cast<std::ptrdiff_t>(first_[i]);
+        for (const int q : knapsack_.order()) *to++ = slot_[static_cast<std::size_t>(q)];
+        std::copy(rest_.begin(), rest_.end(), to);
     }
     return bound;
 }
@@ -65,9 +93,7 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
 bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int limit, int& removed) {
     removed = 0;
     Int bound = scale_ * domain_->placed_cost();
-    for (int j = 0; j < instance_->num_tasks; ++j) {
-        if (domain_->unit_of(j) < 0) bound += multiplier[static_cast<std::size_t>(j)];
-    }
+    for (const int j : free_) bound += multiplier[static_cast<std::size_t>(j)];
     price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit
     price_out_.assign(pair_.size(), 0);  // of forcing it out
     sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);

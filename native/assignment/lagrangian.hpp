@@ -19,6 +19,9 @@ class Lagrangian {
 
     // Takes over the allowed pairs of the free tasks; call after every change of the domain.
     void refresh(const Domain& domain);
+    // Where refresh() looks from now on: pairs by unit, among them all that the domain allows; or all pairs there are.
+    void look_among(std::vector<std::size_t> pairs);
+    void look_everywhere() { everywhere_ = true; }
 
     // The bound at the multipliers; afterwards the knapsacks' choices are in cover, unit_of_pick and picks.
     Int evaluate(const std::vector<Int>& multiplier);
@@ -29,9 +32,11 @@ class Lagrangian {
 
     const std::vector<Int>& best() const { return best_; }             // by unit: its knapsack
     const std::vector<std::size_t>& first() const { return first_; }   // by unit: where its pairs begin
-    const std::vector<int>& cover() const { return cover_; }           // by task: units that picked it
+    const std::vector<int>& free() const { return free_; }             // tasks that are not placed
+    const std::vector<int>& cover() const { return cover_; }           // by free task: units that picked it
     const std::vector<std::size_t>& picks() const { return picks_; }   // pair indices
     const std::vector<std::size_t>& pairs() const { return pair_; }    // of the free tasks, by unit
+    const Instance& instance() const { return *instance_; }
     Int scale() const { return scale_; }
     std::int64_t work() const { return knapsack_.work() + work_; }
 
@@ -41,7 +46,11 @@ class Lagrangian {
     Int scale_;
     Knapsack knapsack_;
     std::int64_t work_ = 0;
+    bool everywhere_ = true;
+    std::vector<std::size_t> scope_;  // if not everywhere
     std::vector<std::size_t> first_;  // of each unit's pairs
+    std::vector<std::size_t> turn_;   // the pairs of each unit from the best profit per load on, when last evaluated
+    std::vector<int> free_;
     std::vector<std::size_t> pair_;
     std::vector<int> task_;
     std::vector<Int> load_, scaled_cost_;
@@ -49,7 +58,7 @@ class Lagrangian {
     std::vector<Int> best_;
     std::vector<std::size_t> picks_;
     std::vector<Int> profit_, weight_, with_, without_, price_in_, price_out_, sum_out_;
-    std::vector<std::size_t> slot_;
+    std::vector<std::size_t> slot_, rest_;
     std::vector<std::uint8_t> taken_;
 };
 

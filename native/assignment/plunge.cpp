@@ -90,7 +90,7 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
     struct Level {
         std::size_t mark;
         std::vector<double> multiplier;
-        std::vector<std::size_t> batch;
+        std::vector<std::size_t> batch, pairs;
     };
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     const std::size_t base = domain_.mark();
@@ -115,10 +115,11 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
             dead = o == PatternCover::Outcome::kNone;
         }
         if (!dead) {
-            Level level{domain_.mark(), multiplier, {}};
+            Level level{domain_.mark(), multiplier, {}, lagrangian_.pairs()};
             choose_batch(rule, state, level.batch);
             if (!level.batch.empty()) {
                 for (const std::size_t k : level.batch) domain_.place(static_cast<int>(k / n), static_cast<int>(k % n));
+                lagrangian_.look_among(level.pairs);
                 levels.push_back(std::move(level));
                 continue;
             }
@@ -133,6 +134,7 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
         else if (control_->work > last) break;
         Level& level = levels.back();
         domain_.undo(level.mark);
+        lagrangian_.look_among(level.pairs);
         multiplier = level.multiplier;
         if (level.batch.size() == 1) {
             const std::size_t k = level.batch.front();
@@ -143,7 +145,7 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
         level.batch.resize((level.batch.size() + 1) / 2);
         for (const std::size_t k : level.batch) domain_.place(static_cast<int>(k / n), static_cast<int>(k % n));
     }
-    domain_.undo(base);
+    undo(base);
     return result;
 }
 

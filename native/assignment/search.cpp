@@ -106,6 +106,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     std::vector<double> best_multiplier = multiplier;
     direction_.assign(n, 0.0);
+    rounded_.resize(n);
     lagrangian_.refresh(domain_);
     for (const std::size_t k : lagrangian_.pairs()) share_[k] = 0.0;
     weight_ = 0.0;
@@ -119,7 +120,10 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
         if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
         if (domain_.num_free() == 0) break;
-        round(multiplier, rounded_);
+        for (const int j : lagrangian_.free()) {
+            const auto t = static_cast<std::size_t>(j);
+            rounded_[t] = scaled_multiplier(multiplier[t], ceiling_, scale_);
+        }
         const Int bound = lagrangian_.evaluate(rounded_);
         if (bound > scale_ * target_) return closed_by(rounded_);
 
@@ -133,10 +137,10 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
         for (const std::size_t k : lagrangian_.picks()) share_[k] += gain;
 
         bool covered = true, exact = true;
-        for (std::size_t j = 0; j < n; ++j) {
-            if (domain_.unit_of(static_cast<int>(j)) >= 0) continue;
-            covered = covered && lagrangian_.cover()[j] >= 1;
-            exact = exact && lagrangian_.cover()[j] == 1;
+        for (const int j : lagrangian_.free()) {
+            const int count = lagrangian_.cover()[static_cast<std::size_t>(j)];
+            covered = covered && count >= 1;
+            exact = exact && count == 1;
         }
         if (covered) offer_cover();
         else if (how.repair_every > 0 && step % how.repair_every == 0) repair();
@@ -175,22 +179,20 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
             fixed_target = target_;
         }
         if (exact) break;  // the knapsacks agree: no multiplier does better
-
         double norm = 0.0;
-        for (std::size_t j = 0; j < n; ++j) {
-            if (domain_.unit_of(static_cast<int>(j)) >= 0) {
-                direction_[j] = 0.0;
-                continue;
-            }
-            direction_[j] = kDeflection * direction_[j] + 1.0 - lagrangian_.cover()[j];
-            norm += direction_[j] * direction_[j];
+        for (const int j : lagrangian_.free()) {
+            const auto t = static_cast<std::size_t>(j);
+            direction_[t] = kDeflection * direction_[t] + 1.0 - lagrangian_.cover()[t];
+            norm += direction_[t] * direction_[t];
         }
         if (norm <= 0.0) continue;
         const double now = static_cast<double>(bound) / static_cast<double>(scale_);
         const double best_now = static_cast<double>(best_bound_) / static_cast<double>(scale_);
         const double goal = std::min(static_cast<double>(target_) + 1.0, best_now + reach);
         const double stride = theta * std::max(goal - now, 0.5 / static_cast<double>(scale_)) / norm;
-        for (std::size_t j = 0; j < n; ++j) multiplier[j] += stride * direction_[j];
+        for (const int j : lagrangian_.free()) {
+            multiplier[static_cast<std::size_t>(j)] += stride * direction_[static_cast<std::size_t>(j)];
+        }
     }
     multiplier = best_multiplier;
     last_theta_ = theta;
@@ -282,6 +284,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     }
     const Branching choice = choose_pair(bound);
     const bool in = choice.share >= kInFirst;
+    const std::vector<std::size_t> pairs = lagrangian_.pairs();
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     if (record) record->branch(static_cast<int>(choice.pair / n), static_cast<int>(choice.pair % n), in);
     for (const bool side : {in, !in}) {
@@ -290,6 +293,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
             round(multiplier, rounded_);
             return closed_by(rounded_);
         }
+        lagrangian_.look_among(pairs);
         const Outcome child = branch(choice, side, bound, multiplier);
         if (child != Outcome::kClosed) return child;
     }
@@ -345,7 +349,7 @@ Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent&
     subtrees.clear();
     const std::size_t mark = domain_.mark();
     const Outcome outcome = propagate_and_close(multiplier, root);
-    domain_.undo(mark);
+    undo(mark);
     return outcome;
 }
 
@@ -360,12 +364,18 @@ Outcome Search::close_subtree(const Subtree& subtree, Int target) {
     const Outcome outcome = propagate_and_close(subtree.multiplier, below_);
     --depth_;
     std::fill(opened_.begin(), opened_.end(), 0);
-    domain_.undo(mark);
+    undo(mark);
     return outcome;
+}
+
+void Search::undo(std::size_t mark) {
+    domain_.undo(mark);
+    lagrangian_.look_everywhere();
 }
 
 void Search::begin(Int target, std::int64_t node_limit) {
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
+    lagrangian_.look_everywhere();
     if (record) record->clear();
     nodes_ = 0;
     repair_gap_ = kRepairGap;

@@ -89,7 +89,7 @@ class Search {
     Int scale() const { return scale_; }
     Int target() const { return target_; }
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
-    void undo(std::size_t mark) { domain_.undo(mark); }  // what ascend() removed
+    void undo(std::size_t mark);  // what ascend() removed
     void set_target(Int target) { target_ = target; }
     void forget_best() { has_best_ = false; }
     Record* record = nullptr;                       // of decide(): whole when it closes

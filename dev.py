@@ -120,8 +120,8 @@ def _sanitized(env: dict[str, str]) -> int:
     step(
         "Building with sanitizers",
         [PYTHON, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--upgrade",
-         "--target", target, "-C", "cmake.define.OPTALLOC_SANITIZE=ON",
-         "-C", "build-dir=build/sanitized-objects", ROOT],
+         "--target", target, "--config-settings=cmake.define.OPTALLOC_SANITIZE=ON",
+         "--config-settings=build-dir=build/sanitized-objects", ROOT],
         "read the compiler's message above.",
         env,
     )  # fmt: skip

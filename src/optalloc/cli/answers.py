@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from optalloc.result import Result
     from optalloc.stop import StopRule
 
@@ -36,6 +39,21 @@ def add_search(parser: argparse.ArgumentParser, *, output: str) -> None:
 def colored() -> bool:
     """True on a terminal, unless ``NO_COLOR`` is set."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+@contextlib.contextmanager
+def answered(path: str | None, save: Callable[[str], object] | None) -> Iterator[None]:
+    """The answer is printed inside, and then saved where there is something to save.
+
+    So no answer is lost with a file that cannot be written, and no file where the reader of the
+    answer has gone (``| head``).
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        if path is not None and save is not None:
+            save(path)
 
 
 def stop_rule(arguments: argparse.Namespace) -> StopRule | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 
 _MOST_ROWS = 60
 OBJECTIVES = ("sum", "bottleneck", "sum-then-bottleneck", "bottleneck-then-sum")
@@ -98,9 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         tables = [_by_task(problem, result)]
     else:
         tables = _tables(problem, result, prices)
-    print(render(tables, data, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        write_text(arguments.output, canonical_json(data))
+    with answered(arguments.output, lambda path: write_text(path, canonical_json(data))):
+        print(render(tables, data, arguments.format, color=colored()), end="")
     return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 

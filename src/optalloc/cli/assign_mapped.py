@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from optalloc.cli.answers import colored, status
+from optalloc.cli.answers import answered, colored, status
 
 _MOST_ROWS = 20
 
@@ -58,9 +58,8 @@ def run_mapped(arguments: argparse.Namespace, stop: Any) -> int:
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
     data = _plain(source, result, arguments.sense or source.sense)
     tables = [_by_task(source, result) if arguments.format == "csv" else _by_unit(source, data)]
-    print(render(tables, data, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        write_text(arguments.output, canonical_json(data))
+    with answered(arguments.output, lambda path: write_text(path, canonical_json(data))):
+        print(render(tables, data, arguments.format, color=colored()), end="")
     return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 

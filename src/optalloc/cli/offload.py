@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 from optalloc.cli.flags import said_by_flags
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
             stop=stop_rule(arguments),
             on_progress=line,
         )
-    print(render(offload_tables(result), result, arguments.format, color=colored()), end="")
-    if result.best is not None and arguments.output is not None:
-        result.best.save(arguments.output)
-        if arguments.format == "table":
-            print(_next(arguments.output, arguments.tool))
-    return status(result, result.best, require_optimal=arguments.require_optimal)
+    best = result.best
+    with answered(arguments.output, None if best is None else best.save):
+        print(render(offload_tables(result), result, arguments.format, color=colored()), end="")
+    if best is not None and arguments.output is not None and arguments.format == "table":
+        print(_next(arguments.output, arguments.tool))
+    return status(result, best, require_optimal=arguments.require_optimal)
 
 
 def _next(path: str, tool: str) -> str:

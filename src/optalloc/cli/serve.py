@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 
 if TYPE_CHECKING:
     from optalloc.serving.configuration.plan import ServingPlan
@@ -117,22 +117,21 @@ def run(arguments: argparse.Namespace) -> int:
         if workload.percentile is not None:
             met = plan_for_percentile(workload, plan_of)
         result = plan_of(workload) if met is None else met.result
-    if arguments.format == "table":
-        print(report.headline(result))
-        if met is not None and met.simulation is not None:
-            print(percentile_line(met))
     tables = report.result_tables(result, offers)
     if arguments.format == "csv":
         tables = [report.workers_raw(result)]
     facts = report.facts(result, offers)
     if met is not None:
         facts |= {"percentile": percentile_facts(met)}
-    print(render(tables, facts, arguments.format, color=colored()), end="")
     plan = result.best
-    if arguments.format == "table" and plan is not None:
-        print(report.front_text(plan), end="")
-    if arguments.output is not None and plan is not None:
-        plan.save(arguments.output)  # behind the answer, which is then not lost with the file
+    with answered(arguments.output, None if plan is None else plan.save):
+        if arguments.format == "table":
+            print(report.headline(result))
+            if met is not None and met.simulation is not None:
+                print(percentile_line(met))
+        print(render(tables, facts, arguments.format, color=colored()), end="")
+        if arguments.format == "table" and plan is not None:
+            print(report.front_text(plan), end="")
     if arguments.format == "table" and plan is not None:
         print(report.next_command(arguments.output, plan))
     if met is not None and met.missed:

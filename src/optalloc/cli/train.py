@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 
 OBJECTIVES = ("step_time", "price", "energy", "devices")
 
@@ -108,15 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     plan = result.best
     limits = _limits(arguments)
-    if arguments.format == "table":
-        print(report.headline(result, limits))
     tables = report.result_tables(result)
     if arguments.format == "csv" and plan is not None:
         tables = [facts.stages_raw(plan)]
     data = facts.result_facts(result, cpu_s=time.process_time(), limits=limits)
-    print(render(tables, data, arguments.format, color=colored()), end="")
-    if arguments.output is not None and plan is not None:
-        plan.save(arguments.output)  # behind the answer, which is then not lost with the file
+    with answered(arguments.output, None if plan is None else plan.save):
+        if arguments.format == "table":
+            print(report.headline(result, limits))
+        print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.format == "table" and plan is not None:
         targets = targets_of(plan)
         if arguments.tool in targets:

@@ -5,7 +5,6 @@ python -m optalloc.plan.cell     reads a cell as JSON a line, writes its row as 
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from typing import Literal
 
@@ -14,11 +13,11 @@ import msgspec
 from optalloc import __version__, files
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import read_constants
-from optalloc.errors import InputError, OptallocError
+from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
-from optalloc.plan.cells import answer
+from optalloc.plan.cells import answer, row_of
 from optalloc.result import Termination
-from optalloc.stop import StopRule, TimeLimit
+from optalloc.stop import StopRule
 from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
@@ -123,17 +122,13 @@ def solve_cell(cell: Cell) -> Row:
     """
     if cell.cluster is None:
         return empty_row(cell, "error", cell.broken)
-    begin = time.process_time()
-    stop: StopRule | None = None if cell.time_limit_s is None else TimeLimit(cell.time_limit_s)
-    try:
-        result = _planned(cell, cell.cluster, stop)
-        in_time = cell.time_limit_s is None or result.stats.wall_s < cell.time_limit_s
-        if result.termination is Termination.LIMIT and in_time:
-            raise KeyboardInterrupt  # which the search takes for a stop
-        row = _row(cell, result)
-    except OptallocError as error:
-        row = empty_row(cell, "error", str(error))
-    return msgspec.structs.replace(row, cpu_s=round(time.process_time() - begin, 3))
+    cluster = cell.cluster
+    return row_of(
+        lambda stop: _planned(cell, cluster, stop),
+        time_limit_s=cell.time_limit_s,
+        row=lambda result: _row(cell, result),
+        failed=lambda why: empty_row(cell, "error", why),
+    )
 
 
 def _planned(cell: Cell, cluster: Cluster, stop: StopRule | None) -> TrainingResult | MixedResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -17,6 +18,8 @@ import msgspec
 from optalloc.cluster.load import is_file_name, load_cluster
 from optalloc.cluster.topology import Cluster
 from optalloc.errors import InputError, OptallocError
+from optalloc.result import Result, Termination
+from optalloc.stop import StopRule, TimeLimit
 
 
 class AnyCell(Protocol):
@@ -47,6 +50,8 @@ class AnyRow(Protocol):
 
 C = TypeVar("C", bound=AnyCell)
 R = TypeVar("R", bound=AnyRow)
+Planned = TypeVar("Planned", bound=Result)
+RowStruct = TypeVar("RowStruct", bound=msgspec.Struct)
 
 
 class Kind(NamedTuple, Generic[C, R]):
@@ -57,6 +62,32 @@ class Kind(NamedTuple, Generic[C, R]):
     failed: Callable[[C, str], R]
     row: type[R]
     worker: tuple[str, ...]
+
+
+def row_of(
+    plan: Callable[[StopRule | None], Planned],
+    *,
+    time_limit_s: float | None,
+    row: Callable[[Planned], RowStruct],
+    failed: Callable[[str], RowStruct],
+) -> RowStruct:
+    """The row of what ``plan`` finds within the limit, or of what went wrong, with its CPU seconds.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the keyboard ended the search.
+    """
+    begin = time.process_time()
+    try:
+        result = plan(None if time_limit_s is None else TimeLimit(time_limit_s))
+        in_time = time_limit_s is None or result.stats.wall_s < time_limit_s
+        if result.termination is Termination.LIMIT and in_time:
+            raise KeyboardInterrupt  # which the search takes for a stop
+        answered = row(result)
+    except OptallocError as error:
+        answered = failed(str(error))
+    return msgspec.structs.replace(answered, cpu_s=round(time.process_time() - begin, 3))
 
 
 def solved(

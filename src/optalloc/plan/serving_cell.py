@@ -5,7 +5,6 @@ python -m optalloc.plan.serving_cell     reads a cell as JSON a line, writes its
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 
 import msgspec
@@ -13,13 +12,11 @@ import msgspec
 from optalloc import __version__, files
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import read_engine_constants
-from optalloc.errors import OptallocError
 from optalloc.model.spec import ModelSpec
 from optalloc.plan.cell import Status
-from optalloc.plan.cells import answer
+from optalloc.plan.cells import answer, row_of
 from optalloc.result import Termination
 from optalloc.serving.configuration.solve import ServingResult, plan_serving
-from optalloc.stop import TimeLimit
 from optalloc.workload import Serving
 
 
@@ -112,25 +109,22 @@ def solve_serving_cell(cell: ServingCell) -> ServingRow:
     """
     if cell.cluster is None:
         return empty_serving_row(cell, "error", cell.broken)
-    begin = time.process_time()
-    try:
-        result = plan_serving(
+    cluster = cell.cluster
+    return row_of(
+        lambda stop: plan_serving(
             cell.model,
-            cell.cluster,
+            cluster,
             cell.workload,
             objective=cell.objective,
             pin=cell.pin,
             forbid=cell.forbid,
             headroom=cell.headroom,
-            stop=None if cell.time_limit_s is None else TimeLimit(cell.time_limit_s),
-        )
-        in_time = cell.time_limit_s is None or result.stats.wall_s < cell.time_limit_s
-        if result.termination is Termination.LIMIT and in_time:
-            raise KeyboardInterrupt  # which the search takes for a stop
-        row = _row(cell, result)
-    except OptallocError as error:
-        row = empty_serving_row(cell, "error", str(error))
-    return msgspec.structs.replace(row, cpu_s=round(time.process_time() - begin, 3))
+            stop=stop,
+        ),
+        time_limit_s=cell.time_limit_s,
+        row=lambda result: _row(cell, result),
+        failed=lambda why: empty_serving_row(cell, "error", why),
+    )
 
 
 def _row(cell: ServingCell, result: ServingResult) -> ServingRow:

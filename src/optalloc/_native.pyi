@@ -221,27 +221,26 @@ class FleetBound:
         first: _Ints,
         serving: _Ints,
         load: _Reals,
-        kind: _Ints,
         kinds: int,
         use: _Reals,
         /,
     ) -> None: ...
-    # (bound, value, share undone, counts, prices by scenario and kind, prices of limits)
+    # (1: serves, 0: nothing does, -1: stopped; bound; counts; values by scenario and bucket;
+    # prices by scenario and kind; prices of limits)
     def bound(
         self,
         low: _Reals,
         high: _Reals,
         price: _Reals,
-        room: _Reals,
+        time: _Reals,
         spare: _Reals,
+        unit: _Reals,
         limit: _Reals,
-        shortage: float,
         cutoff: float,
-        enough: float,
-        closed: float,
+        rounds: int,
         cancel: _Ints,
         /,
-    ) -> tuple[float, float, float, _Reals, _Reals, _Reals]: ...
+    ) -> tuple[int, float, _Reals, _Reals, _Reals, _Reals]: ...
 
 # -- simulation of requests --
 

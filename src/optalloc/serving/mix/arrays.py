@@ -1,4 +1,4 @@
-"""A fleet problem as arrays: kinds of equal throughput, loads, and what each scenario leaves."""
+"""A fleet problem as arrays: kinds of equal replicas, loads, and what each scenario leaves."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ class FleetArrays:
     def __init__(self, problem: FleetProblem) -> None:
         self.problem = problem
         self.scenarios: tuple[Scenario, ...] = scenarios(problem)
-        rates: dict[tuple[float, ...], int] = {}
+        kinds: dict[tuple[tuple[float, ...], float], int] = {}
         self.kind: Ints = np.array(
-            [rates.setdefault(o.requests_per_s, len(rates)) for o in problem.offers], dtype=np.int32
+            [
+                kinds.setdefault((o.requests_per_s, o.interruption), len(kinds))
+                for o in problem.offers
+            ],
+            dtype=np.int32,
         )
-        self.num_kinds = len(rates)
+        self.num_kinds = len(kinds)
+        self._kind_stays: Reals = np.array([1.0 - interruption for _, interruption in kinds])
         demanded = [j for j, bucket in enumerate(problem.buckets) if bucket.rate_per_s > 0.0]
         first, serving, load = [0], [], []
         total = np.zeros(self.num_kinds)
         self.unserved: list[int] = []
         for j in demanded:
-            for row, k in rates.items():
+            for (row, _), k in kinds.items():
                 if row[j] > 0.0:
                     serving.append(k)
                     load.append(problem.buckets[j].rate_per_s / row[j])
@@ -76,8 +81,10 @@ class FleetArrays:
                 most = min(most, limit.devices // offer.devices)
         return max(most, offer.at_least)
 
-    def left(self, chosen: list[int], low: Counts, high: Counts) -> tuple[Reals, Reals]:
+    def left(self, chosen: list[int], low: Counts, high: Counts) -> tuple[Reals, Reals, Reals]:
         """Time left in scenarios, at most: ``room`` a replica and ``spare`` to take off by kind.
+
+        The third array is the time of a whole replica by kind; what is left is whole replicas.
 
         Of ``y`` replicas of which one fails, ``y - [y >= 1]`` are left. Where ``low >= 1`` that is
         ``y - 1``; from 0 the least concave function above it is ``y (1 - 1 / high)``.
@@ -85,6 +92,7 @@ class FleetArrays:
         offers = len(self.price)
         room = np.zeros((len(chosen), offers))
         spare = np.zeros((len(chosen), self.num_kinds))
+        unit = np.zeros((len(chosen), self.num_kinds))
         for row, s in enumerate(chosen):
             scenario = self.scenarios[s]
             room[row] = scenario.utilization * self.stays
@@ -94,7 +102,8 @@ class FleetArrays:
                 elif high[g] >= 1:
                     room[row, g] *= 1.0 - 1.0 / high[g]
             room[row, list(scenario.whole)] = 0.0
-        return room, spare
+            unit[row] = scenario.utilization * self._kind_stays
+        return room, spare, unit
 
 
 def price_step(problem: FleetProblem) -> Fraction:

@@ -86,8 +86,9 @@ class _Model:
         whole = [p * 10**18 for p in self.price]
         exact = all(p.denominator == 1 for p in whole)
         self.step = Fraction(math.gcd(*map(int, whole)) if exact else 0, 10**18)
-        tables = list(dict.fromkeys(o.requests_per_s for o in offers))
-        self.kind = [tables.index(o.requests_per_s) for o in offers]
+        kinds = list(dict.fromkeys((o.requests_per_s, o.interruption) for o in offers))
+        self.kind = [kinds.index((o.requests_per_s, o.interruption)) for o in offers]
+        self.kind_stays = [1 - Fraction(repr(interruption)) for _, interruption in kinds]
         self.buckets = [j for j, b in enumerate(problem.buckets) if b.rate_per_s > 0.0]
         self.load = [
             [
@@ -96,11 +97,11 @@ class _Model:
                 else None
                 for j in self.buckets
             ]
-            for table in tables
+            for table, _ in kinds
         ]
         self._floats = np.array(
             [[math.inf if x is None else float(x) for x in row] for row in self.load]
-        ).reshape(len(tables), len(self.buckets))
+        ).reshape(len(kinds), len(self.buckets))
         after = problem.utilization_after_failure or problem.utilization
         normal, failed = Fraction(repr(problem.utilization)), Fraction(repr(after))
         everyone = frozenset(range(len(offers)))
@@ -165,23 +166,50 @@ class _Model:
             if time > self.left(g, count, number) * _FULL:
                 raise CertificateError(f"{self.problem.offers[g].name} is used beyond its time")
 
-    def least_price(self, prices: Sequence[int], *, exact: bool) -> int:
-        """At most the cost of serving every bucket where it is cheapest, in units of 1 / _ONE."""
-        if not exact:
-            rows = np.array([float(price) for price in prices])[:, None]
-            with np.errstate(invalid="ignore"):
-                cost = np.where(np.isinf(self._floats), np.inf, rows * self._floats)
-            low = float(cost.min(axis=0, initial=math.inf).sum()) if self.buckets else 0.0
-            # Three roundings a product and one an addition, each of at most 2^-53 of its result.
-            return math.floor(Fraction(low) * (1 - Fraction(len(self.buckets) + 8, 2**52)))
+    def most_profit(
+        self, prices: Sequence[int], values: Sequence[int], share: Fraction, *, exact: bool
+    ) -> int:
+        """At least what whole replicas of all kinds earn beyond their prices, in units of 1 / _ONE.
+
+        ``n`` replicas of time ``u`` each earn at most ``v u n + sum_j max(0, value_j - v load_j)``
+        at any price ``v`` of time. At ``v >= price`` that is, less the price, greatest for the most
+        of some replicas, at ``v <= price`` for the least: every ``split`` bounds all numbers.
+        """
+        if not self.buckets:
+            return 0
+        worth, loads = np.array([float(value) for value in values]), self._floats
+        ratio = worth / loads
+        order = np.argsort(-ratio, axis=1, kind="stable")
+        ratio = np.take_along_axis(ratio, order, axis=1)
+        filled = np.where(np.isinf(loads), 0.0, loads)
+        used = np.cumsum(np.take_along_axis(filled, order, axis=1), axis=1)
         total = 0
-        for j in range(len(self.buckets)):
-            total += min(
-                price * x.numerator // x.denominator
-                for price, row in zip(prices, self.load, strict=True)
-                if (x := row[j]) is not None
-            )
+        for k, price in enumerate(prices):
+            unit = share * self.kind_stays[k]
+            paid = int(np.searchsorted(-ratio[k], -float(price)))  # more than the price is earned
+            split = math.floor((used[k, paid - 1] if paid else 0.0) / float(unit) + 1e-9)
+            most = Fraction(0)
+            for n, above in ((split, True), (split + 1, False)):
+                i = int(np.searchsorted(used[k], n * float(unit)))
+                at = float(ratio[k, i]) if i < len(self.buckets) else 0.0
+                v = max(int(at), price) if above else min(int(at), price)
+                most = max(most, (v - price) * unit * n + self._earned(k, v, values, exact=exact))
+            total += math.ceil(most)
         return total
+
+    def _earned(self, k: int, v: int, values: Sequence[int], *, exact: bool) -> Fraction:
+        """At least ``sum_j max(0, value_j - v load_j)``."""
+        if exact:
+            pairs = zip(values, self.load[k], strict=True)
+            return sum((max(Fraction(0), w - v * x) for w, x in pairs if x is not None), Fraction(0))
+        worth = np.array([float(value) for value in values])
+        part = np.isfinite(self._floats[k])
+        cost = float(v) * self._floats[k][part]
+        earned = worth[part] - cost
+        positive = earned > 0.0
+        # Every term and every addition is off by at most a few 2^-53 of what it is made of.
+        noise = float((worth[part] + cost)[positive].sum()) * (len(self.buckets) + 8) * 2.0**-51
+        return Fraction(float(earned[positive].sum())) + Fraction(noise)
 
     def most(self, g: int) -> int:
         """Replicas of an offer beyond which no fleet has a use for more."""
@@ -208,10 +236,15 @@ class _Bound:
         least = 0
         for entry in proof.prices:
             prices = [int(max(0.0, price) * _ONE) for price in entry.prices]
-            if len(prices) != len(model.load) or not 0 <= entry.scenario < len(model.scenarios):
+            values = [int(max(0.0, value) * _ONE) for value in entry.values]
+            if (
+                len(prices) != len(model.load)
+                or len(values) != len(model.buckets)
+                or not 0 <= entry.scenario < len(model.scenarios)
+            ):
                 raise CertificateError("a proof prices kinds or scenarios that are not there")
-            least += model.least_price(prices, exact=exact)
             share, one, whole = model.scenarios[entry.scenario]
+            least += sum(values) - model.most_profit(prices, values, share, exact=exact)
             for g in offers:
                 worth = Fraction(prices[model.kind[g]], _ONE) * share * model.stays[g]
                 if g not in whole:

@@ -17,10 +17,14 @@ import msgspec
 
 
 class ScenarioPrices(msgspec.Struct, frozen=True):
-    """Prices of one scenario by kind; kinds are numbered in the order of their first offer."""
+    """Prices of one scenario by kind, and values of the buckets that have requests, in order.
+
+    Kinds are numbered in the order of their first offer.
+    """
 
     scenario: int
     prices: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

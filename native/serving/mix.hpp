@@ -1,15 +1,11 @@
-// The least price at which a box of replica counts could serve a load: a linear programme that knows that counts
-// are whole, kind by kind.
+// The least price at which a box of replica counts could serve a load: column generation over ways to split it.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 namespace optalloc::serving {
-
-class Programme;
 
 // What one bucket of requests takes of one kind of replica when all of it goes there, in replicas.
 struct Serve {
@@ -17,56 +13,55 @@ struct Serve {
     double load;
 };
 
-// Buckets and offers, fixed for all boxes.
-struct Fleet {
-    std::vector<std::int32_t> first;  // first[j] .. first[j + 1] index what serves bucket j
-    std::vector<Serve> serves;
-    int kinds, offers, limits;
-    std::vector<double> use;          // limits x offers
-
-    int buckets() const { return static_cast<int>(first.size()) - 1; }
-};
-
-// One call: counts between `low` and `high`. A scenario s asks that the load of kind k fits into
-// time[g][s][k] count_g summed over the offers g, less spare[s][k]. With whole counts that is at least a whole multiple
-// of unit[s][k] into which it fits; a unit of 0 makes no use of this.
+// One call: counts between `low` and `high`. A scenario s asks that the load fits into
+// room[s][g] count_g summed over the offers g of a kind, less spare[s][kind].
 struct Box {
-    std::span<const double> low, high;          // by offer
-    std::span<const double> price;              // by offer
-    std::span<const double> time, spare, unit;  // offers x scenarios x kinds, scenarios x kinds twice
-    std::span<const double> limit;              // by shared limit
-    double cutoff;                              // a bound of at least this ends the work
-    int rounds;                                 // of cuts, at most
+    std::span<const double> low, high;    // by offer
+    std::span<const double> price;        // by offer; all 0 asks for feasibility alone
+    std::span<const double> room, spare;  // scenarios x offers, scenarios x kinds
+    std::span<const double> limit;        // by shared limit
+    double shortage;                      // price of leaving the load of a scenario undone
+    double cutoff;                        // a bound of at least this ends the work,
+    double enough;                        // and so does a value of at most this,
+    double closed;                        // and value and bound this close
 };
 
-enum class Outcome { kServes, kNone, kStopped };
-
-// Values and prices prove the bound, or with prices of 0 for the replicas themselves that the box holds no fleet.
 struct BoxBound {
-    Outcome outcome;
     double bound;                       // no counts in the box cost less
+    double value, short_of;             // of the linear programme; share of the load that nothing serves
     std::vector<double> counts;         // by offer
-    std::vector<double> values;         // scenarios x buckets: of serving all of a bucket
-    std::vector<double> prices;         // scenarios x kinds: of one replica's whole time
+    std::vector<double> prices;         // scenarios x kinds: of one replica's whole time; they prove the bound
     std::vector<double> limit_prices;   // by shared limit
 };
 
-// Holds the last basis and the cuts: both stay useful from box to box.
+// Holds the buckets and every split met so far: splits stay useful from box to box.
 class FleetBound {
   public:
-    explicit FleetBound(Fleet fleet);
-    ~FleetBound();
+    // `first[j] .. first[j + 1]` index what serves bucket j; `kind` is that of each offer; `use` is limits x offers.
+    FleetBound(std::vector<std::int32_t> first, std::vector<Serve> serves, std::vector<std::int32_t> kind, int kinds,
+               std::vector<double> use, int limits);
 
     BoxBound bound(const Box& box, const std::int32_t* cancel);
 
-    const Fleet& fleet() const { return fleet_; }
+    // Least sum of prices over the buckets, each served where it is cheapest; `split` gets the load of each kind.
+    double cheapest(const double* prices, double* split) const;
+
+    int kinds() const { return kinds_; }
+    int offers() const { return static_cast<int>(kind_.size()); }
+    int limits() const { return limits_; }
 
   private:
-    bool cut(const Box& box);
-    BoxBound proven(const Box& box, std::vector<double> multipliers, double weight) const;
+    friend class Programme;
+    friend class Rounds;
+    void forget();
 
-    Fleet fleet_;
-    std::unique_ptr<Programme> programme_;
+    std::vector<std::int32_t> first_, kind_;
+    std::vector<Serve> serves_;
+    std::vector<double> use_;
+    int kinds_, limits_;
+    std::vector<double> splits_;  // split after split, kinds_ loads each
+    std::vector<std::int64_t> used_;
+    std::int64_t calls_ = 0;
 };
 
 }  // namespace optalloc::serving

@@ -10,595 +10,236 @@ namespace optalloc::serving {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kFeasible = 1e-9;  // a value this far outside its bounds is within them
-constexpr double kApart = 1e-7;     // reduced prices that tie are moved this far apart, in units of the largest price
-constexpr double kReduced = 1e-10;  // a reduced price within this of 0 is 0, in units of the largest price
-constexpr double kPivot = 1e-9;     // smaller entries are not divided by, relative to what they are sums of
-constexpr double kNothing = 1e-12;  // time that starts no basis
-constexpr int kRefactor = 64;       // pivots between two inversions
-constexpr int kMostPivots = 20000;
-constexpr int kMostIdle = 3;        // boxes that a cut stays for without holding anything
+constexpr double kPivot = 1e-9;    // smaller entries are not divided by
+constexpr double kReduced = 1e-10; // a reduced price within this of 0 is 0, in units of the largest price
+constexpr double kApart = 1e-10;   // replicas added to a row so that no two meet their bounds at once
+constexpr int kRefactor = 64;      // pivots between two inversions
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
 }  // namespace
 
-Programme::Programme(const Fleet& fleet)
+Programme::Programme(FleetBound& fleet, const Box& box)
     : fleet_(fleet),
-      offers_(fleet.offers),
-      kinds_(fleet.kinds),
-      buckets_(fleet.buckets()),
-      serves_(static_cast<int>(fleet.serves.size())),
-      bucket_(fleet.serves.size()) {
-    for (int j = 0; j < buckets_; ++j) {
-        for (int i = fleet.first[at(j)]; i < fleet.first[at(j + 1)]; ++i) bucket_[at(i)] = j;
-    }
-}
-
-// --- columns
-
-double Programme::low(const Column& column) const { return column.what == kCount ? box_->low[at(column.which)] : 0.0; }
-
-double Programme::high(const Column& column) const {
-    if (column.what == kCount) return box_->high[at(column.which)];
-    return column.what == kSlack ? slack_high_[at(column.which)] : 1.0;
-}
-
-Programme::State& Programme::state(const Column& column) {
-    auto& states = column.what == kCount ? count_state_ : column.what == kSlack ? slack_state_ : share_state_;
-    return states[at(column.which)];
-}
-
-// The entries of a column, dense; those of a share less those of its bucket's key.
-void Programme::entries(const Column& column, std::vector<double>& out) const {
-    std::fill(out.begin(), out.end(), 0.0);
-    if (column.what == kSlack) {
-        out[at(column.which)] = 1.0;
-    } else if (column.what == kShare) {
-        const int s = column.which / serves_, i = column.which % serves_;
-        share_entries(column.which, 1.0, out);
-        share_entries(s * serves_ + key_[at(s * buckets_ + bucket_[at(i)])], -1.0, out);
-    } else {
-        const int rows = scenarios_ * kinds_;
-        const double* time = time_.data() + column.which * rows;
-        for (int r = 0; r < rows; ++r) out[at(r)] = -time[r];
-        for (int p = 0; p < fleet_.limits; ++p) out[at(rows + p)] = fleet_.use[at(p * offers_ + column.which)];
-        for (std::size_t c = 0; c < cuts_.size(); ++c) {
-            const int row = cuts_[c].scenario * kinds_ + cuts_[c].kind;
-            out[at(base_) + c] = -cuts_[c].part / box_->unit[at(row)] * time[row];
+      box_(box),
+      offers_(fleet.offers()),
+      kinds_(fleet.kinds_),
+      scenarios_(static_cast<int>(box.spare.size()) / std::max(1, fleet.kinds_)),
+      block_(kinds_ + 1),
+      rows_(scenarios_ * block_ + fleet.limits_) {
+    scale_ = box.shortage;
+    for (const double price : box.price) scale_ = std::max(scale_, price);
+    right_.assign(at(rows_), 0.0);
+    for (int s = 0; s < scenarios_; ++s) {
+        for (int k = 0; k < kinds_; ++k) {
+            const double apart = std::fmod(0.618033988749895 * (s * block_ + k + 1), 1.0);
+            right_[at(s * block_ + k)] = kApart * (0.5 + apart) - box.spare[at(s * kinds_ + k)];
         }
+        right_[at(s * block_ + kinds_)] = 1.0;
     }
-}
-
-void Programme::share_entries(int share, double sign, std::vector<double>& out) const {
-    const int s = share / serves_, i = share % serves_;
-    const Serve& serve = fleet_.serves[at(i)];
-    out[at(s * kinds_ + serve.kind)] += sign * serve.load;
-    for (std::size_t c = 0; c < cuts_.size(); ++c) {
-        const Cut& cut = cuts_[c];
-        if (cut.scenario != s || cut.kind != serve.kind || cut.has[at(bucket_[at(i)])] == 0) continue;
-        out[at(base_) + c] += sign * serve.load / box_->unit[at(s * kinds_ + serve.kind)];
-    }
-}
-
-// A row of multipliers times the columns of all counts.
-void Programme::count_rates(const double* row, std::vector<double>& out) const {
-    const int rows = scenarios_ * kinds_;
-    std::vector<double> by_kind(row, row + rows);
-    for (std::size_t c = 0; c < cuts_.size(); ++c) {
-        const int kind = cuts_[c].scenario * kinds_ + cuts_[c].kind;
-        by_kind[at(kind)] += row[at(base_) + c] * cuts_[c].part / box_->unit[at(kind)];
-    }
-    out.resize(at(offers_));
-    for (int g = 0; g < offers_; ++g) {
-        const double* time = time_.data() + g * rows;
-        double sum = 0.0;
-        for (int r = 0; r < rows; ++r) sum -= by_kind[at(r)] * time[r];
-        for (int p = 0; p < fleet_.limits; ++p) sum += row[rows + p] * fleet_.use[at(p * offers_ + g)];
-        out[at(g)] = sum;
-    }
-}
-
-void Programme::costs(const double* multipliers, int scenario, double* out) const {
-    const double* by_kind = multipliers + scenario * kinds_;
-    for (int i = 0; i < serves_; ++i) out[i] = fleet_.serves[at(i)].load * by_kind[fleet_.serves[at(i)].kind];
-    for (std::size_t c = 0; c < cuts_.size(); ++c) {
-        const Cut& cut = cuts_[c];
-        const double paid = multipliers[at(base_) + c];
-        if (cut.scenario != scenario || paid == 0.0) continue;
-        const double each = paid / box_->unit[at(scenario * kinds_ + cut.kind)];
-        for (const int i : cut.items) out[i] += each * fleet_.serves[at(i)].load;
-    }
-}
-
-// --- what is asked for
-
-double Programme::objective() const {
-    double sum = 0.0;
-    for (int g = 0; g < offers_; ++g) {
-        const State now = count_state_[at(g)];
-        if (now != kBasic) sum += box_->price[at(g)] * (now == kHigh ? box_->high[at(g)] : box_->low[at(g)]);
-    }
+    for (int p = 0; p < fleet.limits_; ++p) right_[at(scenarios_ * block_ + p)] = box.limit[at(p)];
+    at_high_.assign(at(offers_), 0);
+    // Start: counts at their least, everything left undone.
+    basis_.resize(at(rows_));
     for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kCount) sum += box_->price[at(basis_[at(r)].which)] * values_[at(r)];
+        const bool share = r < scenarios_ * block_ && r % block_ == kinds_;
+        basis_[at(r)] = share ? Column{Column::kShortage, r / block_, 0} : Column{Column::kSlack, r, 0};
     }
-    return sum;
+    in_basis_.assign(at(offers_), 0);
+    inverse_.assign(at(rows_) * at(rows_), 0.0);
+    for (int r = 0; r < rows_; ++r) inverse_[at(r) * at(rows_) + at(r)] = 1.0;
+    recompute();
 }
 
 std::vector<double> Programme::counts() const {
     std::vector<double> counts(at(offers_));
-    for (int g = 0; g < offers_; ++g) counts[at(g)] = count_state_[at(g)] == kHigh ? box_->high[at(g)] : box_->low[at(g)];
+    for (int g = 0; g < offers_; ++g) counts[at(g)] = at_high_[at(g)] != 0 ? box_.high[at(g)] : box_.low[at(g)];
     for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kCount) counts[at(basis_[at(r)].which)] = values_[at(r)];
+        if (basis_[at(r)].what == Column::kCount) counts[at(basis_[at(r)].which)] = values_[at(r)];
     }
     return counts;
 }
 
-std::vector<double> Programme::shares(int scenario) const {
-    std::vector<double> shares(at(serves_), 0.0);
-    const int* key = key_.data() + scenario * buckets_;
-    for (int j = 0; j < buckets_; ++j) shares[at(key[j])] = 1.0;
-    const auto give = [&](int share, double value) {
-        if (share / serves_ != scenario) return;
-        const int i = share % serves_;
-        shares[at(i)] = value;
-        shares[at(key[bucket_[at(i)]])] -= value;
-    };
-    for (const int share : highs_) give(share, 1.0);
+double Programme::short_of() const {
+    double share = 0.0;
     for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kShare) give(basis_[at(r)].which, values_[at(r)]);
+        if (basis_[at(r)].what == Column::kShortage) share = std::max(share, values_[at(r)]);
     }
-    return shares;
+    return share;
 }
 
-std::vector<double> Programme::multipliers() const {
-    std::vector<double> row(at(rows_), 0.0);
-    for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what != kCount) continue;
-        const double price = box_->price[at(basis_[at(r)].which)];
-        const double* inverse = inverse_.data() + at(r) * at(rows_);
-        for (int c = 0; c < rows_; ++c) row[at(c)] -= price * inverse[c];
-    }
-    return row;
+double Programme::cost(const Column& column) const {
+    if (column.what == Column::kCount) return box_.price[at(column.which)];
+    return column.what == Column::kShortage ? box_.shortage : 0.0;
 }
 
-// --- beginning a box
-
-void Programme::start(const Box& box) {
-    box_ = &box;
-    scale_ = 1e-300;
-    for (const double price : box.price) scale_ = std::max(scale_, price);
-    const int scenarios = static_cast<int>(box.spare.size()) / kinds_;
-    const bool same = scenarios == scenarios_ && std::equal(time_.begin(), time_.end(), box.time.begin());
-    time_.assign(box.time.begin(), box.time.end());
-    if (scenarios != scenarios_) {
-        scenarios_ = scenarios;
-        load_.clear();
-        for (int s = 0; s < scenarios; ++s) {
-            for (const Serve& serve : fleet_.serves) load_.push_back(serve.load);
-        }
-        reset();
-    } else {
-        forget();
-        if (!same) refactor();
-        settle();
-    }
-}
-
-void Programme::restart() { reset(); }
-
-// A basis that serves everything in the first scenario where its time is cheapest.
-void Programme::reset() {
-    base_ = scenarios_ * kinds_ + fleet_.limits;
-    rows_ = base_ + static_cast<int>(cuts_.size());
-    basis_.resize(at(rows_));
-    for (int r = 0; r < rows_; ++r) basis_[at(r)] = {kSlack, r};
-    slack_state_.assign(at(rows_), kBasic);
-    count_state_.assign(at(offers_), kLow);
-    share_state_.assign(at(scenarios_ * serves_), kLow);
-    highs_.clear();
-    std::vector<double> price(at(kinds_), kInfinity);
-    std::vector<int> cheapest(at(kinds_), -1);
+double Programme::objective() const {
+    double sum = 0.0;
     for (int g = 0; g < offers_; ++g) {
-        const double* time = time_.data() + g * scenarios_ * kinds_;
-        const auto k = at(static_cast<int>(std::max_element(time, time + kinds_) - time));
-        if (box_->high[at(g)] <= box_->low[at(g)] || time[k] <= kNothing || box_->price[at(g)] / time[k] >= price[k]) continue;
-        price[k] = box_->price[at(g)] / time[k];
-        cheapest[k] = g;
+        if (in_basis_[at(g)] == 0) sum += box_.price[at(g)] * (at_high_[at(g)] != 0 ? box_.high[at(g)] : box_.low[at(g)]);
     }
-    for (int k = 0; k < kinds_; ++k) {
-        if (cheapest[at(k)] < 0) continue;
-        slack_state_[at(k)] = kLow;
-        count_state_[at(cheapest[at(k)])] = kBasic;
-        basis_[at(k)] = {kCount, cheapest[at(k)]};
-    }
-    key_.assign(at(scenarios_ * buckets_), 0);
-    for (int j = 0; j < buckets_; ++j) {
-        int best = fleet_.first[at(j)];
-        double least = kInfinity;
-        for (int i = fleet_.first[at(j)]; i < fleet_.first[at(j + 1)]; ++i) {
-            const double cost = price[at(fleet_.serves[at(i)].kind)] * fleet_.serves[at(i)].load;
-            if (cost < least) {
-                least = cost;
-                best = i;
+    for (int r = 0; r < rows_; ++r) sum += cost(basis_[at(r)]) * values_[at(r)];
+    return sum;
+}
+
+// The entries of a column, dense.
+void Programme::entries(const Column& column, std::vector<double>& out) const {
+    std::fill(out.begin(), out.end(), 0.0);
+    switch (column.what) {
+        case Column::kSlack: out[at(column.which)] = 1.0; break;
+        case Column::kShortage: out[at(column.which * block_ + kinds_)] = 1.0; break;
+        case Column::kCount:
+            for (int s = 0; s < scenarios_; ++s) {
+                out[at(s * block_ + fleet_.kind_[at(column.which)])] = -box_.room[at(s * offers_ + column.which)];
             }
-        }
-        for (int s = 0; s < scenarios_; ++s) {
-            key_[at(s * buckets_ + j)] = best;
-            share_state_[at(s * serves_ + best)] = kKey;
-        }
-    }
-    refactor();
-    settle();
-}
-
-// Every column outside the basis goes to the bound that its reduced price asks for.
-void Programme::settle() {
-    slack_high_.assign(at(rows_), 0.0);
-    right_.assign(at(rows_), 0.0);
-    const int rows = scenarios_ * kinds_;
-    std::vector<double> most(at(rows));
-    for (int r = 0; r < rows; ++r) {
-        most[at(r)] = right_[at(r)] = -box_->spare[at(r)];
-        for (int g = 0; g < offers_; ++g) most[at(r)] += time_[at(g * rows + r)] * box_->high[at(g)];
-        slack_high_[at(r)] = std::max(0.0, most[at(r)]);
-    }
-    for (int p = 0; p < fleet_.limits; ++p) {
-        const int r = rows + p;
-        right_[at(r)] = slack_high_[at(r)] = box_->limit[at(p)];
-    }
-    for (std::size_t c = 0; c < cuts_.size(); ++c) {
-        const Cut& cut = cuts_[c];
-        const int row = cut.scenario * kinds_ + cut.kind;
-        const double each = cut.part / box_->unit[at(row)], whole = cut.whole - cut.part * std::ceil(cut.whole);
-        right_[at(base_) + c] = whole - each * box_->spare[at(row)];
-        slack_high_[at(base_) + c] = std::max(0.0, whole + each * most[at(row)]);
-    }
-    reprice();
-    const double none = kReduced * scale_;
-    const auto place = [&](std::vector<State>& states, const std::vector<double>& nets) {
-        for (std::size_t i = 0; i < states.size(); ++i) {
-            if (states[i] != kBasic && std::abs(nets[i]) > none) states[i] = nets[i] < 0.0 ? kHigh : kLow;
-        }
-    };
-    place(count_state_, net_count_);
-    place(slack_state_, net_slack_);
-    for (const int share : highs_) share_state_[at(share)] = kLow;
-    highs_.clear();
-    std::vector<char> split(key_.size(), 0);
-    for (const Column& column : basis_) {
-        if (column.what == kShare) split[at(column.which / serves_ * buckets_ + bucket_[at(column.which % serves_)])] = 1;
-    }
-    for (int s = 0; s < scenarios_; ++s) {
-        double* net = net_share_.data() + s * serves_;
-        State* states = share_state_.data() + s * serves_;
-        for (int j = 0; j < buckets_; ++j) {
-            const int begin = fleet_.first[at(j)], end = fleet_.first[at(j + 1)];
-            const int best = static_cast<int>(std::min_element(net + begin, net + end) - net);
-            if (net[best] >= -none) continue;
-            int& key = key_[at(s * buckets_ + j)];
-            if (split[at(s * buckets_ + j)] == 0) {
-                states[key] = kLow;
-                states[best] = kKey;
-                key = best;
-                const double less = net[best];
-                for (int i = begin; i < end; ++i) net[i] -= less;
-                continue;
+            for (int p = 0; p < fleet_.limits_; ++p) {
+                out[at(scenarios_ * block_ + p)] = fleet_.use_[at(p * offers_ + column.which)];
             }
-            for (int i = begin; i < end; ++i) {
-                if (states[i] != kLow || net[i] >= -none) continue;
-                states[i] = kHigh;
-                highs_.push_back(s * serves_ + i);
-            }
+            break;
+        case Column::kSplit: {
+            const double* load = fleet_.splits_.data() + at(column.split) * at(kinds_);
+            for (int k = 0; k < kinds_; ++k) out[at(column.which * block_ + k)] = load[k];
+            out[at(column.which * block_ + kinds_)] = 1.0;
+            break;
         }
-    }
-    recompute();
-}
-
-// --- cuts
-
-void Programme::add(std::vector<Cut> cuts) {
-    const int more = static_cast<int>(cuts.size()), old = rows_;
-    const std::size_t n = at(old), m = at(old + more);
-    for (Cut& cut : cuts) cuts_.push_back(std::move(cut));
-    std::vector<double> inverse(m * m, 0.0), column(m);
-    for (std::size_t r = 0; r < n; ++r) std::copy_n(&inverse_[r * n], n, &inverse[r * m]);
-    for (std::size_t r = 0; r < n; ++r) {
-        if (basis_[r].what == kSlack) continue;
-        entries(basis_[r], column);
-        for (std::size_t c = n; c < m; ++c) {
-            if (column[c] == 0.0) continue;
-            for (std::size_t i = 0; i < n; ++i) inverse[c * m + i] -= column[c] * inverse_[r * n + i];
-        }
-    }
-    inverse_ = std::move(inverse);
-    for (int r = old; r < old + more; ++r) {
-        inverse_[at(r) * m + at(r)] = 1.0;
-        basis_.push_back({kSlack, r});
-        slack_state_.push_back(kBasic);
-    }
-    rows_ = old + more;
-    settle();
-}
-
-void Programme::forget() {
-    std::vector<int> place(at(rows_), -1);  // of the row's slack in the basis
-    for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kSlack) place[at(basis_[at(r)].which)] = r;
-    }
-    std::vector<int> row(at(rows_));  // new number of each row, -1: gone
-    std::vector<char> stays(at(rows_), 1);
-    int kept = 0, number = 0;
-    for (int r = 0; r < rows_; ++r) {
-        row[at(r)] = number;
-        if (r >= base_) {
-            Cut& cut = cuts_[at(r - base_)];
-            cut.idle = place[at(r)] >= 0 ? cut.idle + 1 : 0;
-            if (cut.idle > kMostIdle) {
-                row[at(r)] = -1;
-                stays[at(place[at(r)])] = 0;
-                continue;
-            }
-            if (kept != r - base_) cuts_[at(kept)] = std::move(cut);
-            ++kept;
-        }
-        slack_state_[at(number++)] = slack_state_[at(r)];
-    }
-    if (number == rows_) return;
-    cuts_.resize(at(kept));
-    slack_state_.resize(at(number));
-    std::vector<double> inverse;
-    std::vector<Column> basis;
-    inverse.reserve(at(number) * at(number));
-    for (int r = 0; r < rows_; ++r) {
-        if (stays[at(r)] == 0) continue;
-        for (int c = 0; c < rows_; ++c) {
-            if (row[at(c)] >= 0) inverse.push_back(inverse_[at(r) * at(rows_) + at(c)]);
-        }
-        Column column = basis_[at(r)];
-        if (column.what == kSlack) column.which = row[at(column.which)];
-        basis.push_back(column);
-    }
-    inverse_ = std::move(inverse);
-    basis_ = std::move(basis);
-    rows_ = number;
-}
-
-// --- simplex
-
-Outcome Programme::solve(double cutoff, const std::int32_t* cancel) {
-    bool fresh = false, moved = false;
-    int idle = 0, most_idle = 20 + rows_ / 4;
-    for (int pivots = 0; pivots < kMostPivots; ++pivots) {
-        if (since_ >= kRefactor) {
-            refactor();
-            reprice();
-            recompute();
-        }
-        change_keys();
-        bool below = false;
-        const int leave = leaving(below);
-        if (leave < 0) {
-            if (!moved) return Outcome::kServes;
-            moved = false;  // to the end at the true prices
-            settle();
-            continue;
-        }
-        if (objective() >= cutoff || (pivots % 64 == 63 && *cancel != 0)) return Outcome::kStopped;
-        double length = 0.0;
-        const Step step = pivot(leave, below, length);
-        if (step == Step::kNoColumn) return Outcome::kNone;
-        if (step == Step::kNoise) {
-            if (fresh) return Outcome::kStopped;
-            fresh = true;
-            refactor();
-            reprice();
-            recompute();
-            continue;
-        }
-        fresh = false;
-        idle = length > kReduced * scale_ ? 0 : idle + 1;
-        if (idle > most_idle) {
-            move_apart();
-            moved = true;
-            idle = 0;
-            most_idle *= 2;
-        }
-    }
-    return Outcome::kStopped;
-}
-
-// No two columns are to tie.
-void Programme::move_apart() {
-    double part = 0.0;
-    const auto move = [&](std::vector<double>& nets, const std::vector<State>& states) {
-        for (std::size_t i = 0; i < nets.size(); ++i) {
-            part = std::fmod(part + 0.618033988749895, 1.0);
-            if (states[i] == kLow) nets[i] += kApart * scale_ * part;
-            if (states[i] == kHigh) nets[i] -= kApart * scale_ * part;
-        }
-    };
-    move(net_count_, count_state_);
-    move(net_slack_, slack_state_);
-    move(net_share_, share_state_);
-}
-
-// A key below 0 changes places with the largest basic share of its bucket.
-void Programme::change_keys() {
-    left_.resize(key_.size(), 1.0);
-    const auto bucket = [&](int share) { return at(share / serves_ * buckets_ + bucket_[at(share % serves_)]); };
-    for (const int share : highs_) left_[bucket(share)] -= 1.0;
-    for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kShare) left_[bucket(basis_[at(r)].which)] -= values_[at(r)];
-    }
-    for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what != kShare) continue;
-        const std::size_t b = bucket(basis_[at(r)].which);
-        if (left_[b] >= -kFeasible) continue;
-        int best = r;
-        for (int q = r; q < rows_; ++q) {
-            if (basis_[at(q)].what == kShare && bucket(basis_[at(q)].which) == b && values_[at(q)] > values_[at(best)]) best = q;
-        }
-        double* row = inverse_.data() + at(best) * at(rows_);
-        for (int c = 0; c < rows_; ++c) row[c] = -row[c];
-        for (int q = 0; q < rows_; ++q) {
-            if (q == best || basis_[at(q)].what != kShare || bucket(basis_[at(q)].which) != b) continue;
-            const double* other = inverse_.data() + at(q) * at(rows_);
-            for (int c = 0; c < rows_; ++c) row[c] -= other[c];
-        }
-        const int share = basis_[at(best)].which, first = share / serves_ * serves_;
-        basis_[at(best)].which = first + key_[b];
-        share_state_[at(first + key_[b])] = kBasic;
-        share_state_[at(share)] = kKey;
-        key_[b] = share - first;
-        std::swap(values_[at(best)], left_[b]);
-    }
-    for (const int share : highs_) left_[bucket(share)] = 1.0;
-    for (int r = 0; r < rows_; ++r) {
-        if (basis_[at(r)].what == kShare) left_[bucket(basis_[at(r)].which)] = 1.0;
     }
 }
 
-// The row of the basis that is furthest outside its bounds, for its length; -1 if none is.
-int Programme::leaving(bool& below) const {
-    double most = 0.0;
-    int leave = -1;
+// dual = basis prices times the inverse.
+void Programme::reprice() {
+    dual_.assign(at(rows_), 0.0);
     for (int r = 0; r < rows_; ++r) {
-        const Column& column = basis_[at(r)];
-        const double under = low(column) - values_[at(r)];
-        const double over = column.what == kShare ? 0.0 : values_[at(r)] - high(column);
-        const double outside = std::max(under, over);
-        if (outside <= kFeasible) continue;
+        const double price = cost(basis_[at(r)]);
+        if (price == 0.0) continue;
         const double* row = inverse_.data() + at(r) * at(rows_);
-        double size = 0.0;
-        for (int c = 0; c < rows_; ++c) size += row[c] * row[c];
-        if (outside * outside > most * size) {
-            most = outside * outside / size;
-            leave = r;
-            below = under > 0.0;
-        }
+        for (int c = 0; c < rows_; ++c) dual_[at(c)] += price * row[c];
     }
-    return leave;
 }
 
-Programme::Step Programme::pivot(int leave, bool below, double& length) {
-    const double* rho = inverse_.data() + at(leave) * at(rows_);
-    double largest = 0.0;
-    for (int c = 0; c < rows_; ++c) largest = std::max(largest, std::abs(rho[c]));
-    count_rates(rho, rate_count_);
-    rate_slack_.assign(rho, rho + rows_);
-    rate_share_.resize(at(scenarios_ * serves_));
+double Programme::count_price(int g) const {
+    double price = box_.price[at(g)];
     for (int s = 0; s < scenarios_; ++s) {
-        double* rate = rate_share_.data() + s * serves_;
-        costs(rho, s, rate);
-        for (int j = 0; j < buckets_; ++j) {
-            const double key = rate[key_[at(s * buckets_ + j)]];
-            for (int i = fleet_.first[at(j)]; i < fleet_.first[at(j + 1)]; ++i) rate[i] -= key;
-        }
+        price += dual_[at(s * block_ + fleet_.kind_[at(g)])] * box_.room[at(s * offers_ + g)];
     }
-    // Shares in the basis cannot enter; those at their upper bound are tried like counts.
-    std::vector<double> rate_high(highs_.size());
-    for (std::size_t h = 0; h < highs_.size(); ++h) rate_high[h] = std::exchange(rate_share_[at(highs_[h])], 0.0);
-    for (const Column& basic : basis_) {
-        if (basic.what == kShare) rate_share_[at(basic.which)] = 0.0;
+    for (int p = 0; p < fleet_.limits_; ++p) {
+        price -= dual_[at(scenarios_ * block_ + p)] * fleet_.use_[at(p * offers_ + g)];
     }
-    // The first reduced price to reach 0 enters; of those that do so within rounding, the one with the largest entry.
-    const double way = below ? -1.0 : 1.0, slip = kReduced * scale_, least = kPivot * largest;
-    const auto each = [&](auto&& visit) {
+    return price;
+}
+
+// Simplex over the columns known so far.
+void Programme::solve(const std::int32_t* cancel) {
+    std::vector<double> column(at(rows_)), step(at(rows_));
+    int idle = 0;
+    for (int pivots = 0; pivots < 50000; ++pivots) {
+        if (since_ >= kRefactor) refactor();
+        reprice();
+        const bool careful = idle > 3 * rows_ + 50;  // the first column that helps: no cycles
+        Column enter{};
+        double worst = -kReduced * scale_;
+        bool down = false, found = false;
+        const auto offer = [&](double reduced, Column candidate, bool falls) {
+            if (reduced >= worst || (careful && found)) return;
+            worst = reduced;
+            enter = candidate;
+            down = falls;
+            found = true;
+        };
         for (int g = 0; g < offers_; ++g) {
-            if (count_state_[at(g)] == kBasic || box_->high[at(g)] <= box_->low[at(g)]) continue;
-            visit(Column{kCount, g}, count_state_[at(g)] == kHigh, net_count_[at(g)], rate_count_[at(g)]);
+            if (in_basis_[at(g)] != 0 || box_.high[at(g)] <= box_.low[at(g)]) continue;
+            const double reduced = count_price(g);
+            if (at_high_[at(g)] != 0) offer(-reduced, {Column::kCount, g, 0}, true);
+            else offer(reduced, {Column::kCount, g, 0}, false);
         }
         for (int r = 0; r < rows_; ++r) {
-            if (slack_state_[at(r)] == kBasic || slack_high_[at(r)] <= 0.0) continue;
-            visit(Column{kSlack, r}, slack_state_[at(r)] == kHigh, net_slack_[at(r)], rate_slack_[at(r)]);
+            const bool share = r < scenarios_ * block_ && r % block_ == kinds_;
+            if (share) offer(box_.shortage - dual_[at(r)], {Column::kShortage, r / block_, 0}, false);
+            else offer(-dual_[at(r)], {Column::kSlack, r, 0}, false);
         }
-        for (std::size_t h = 0; h < highs_.size(); ++h) {
-            visit(Column{kShare, highs_[h]}, true, net_share_[at(highs_[h])], rate_high[h]);
+        for (int turn = 0; turn < scenarios_; ++turn) {
+            const int s = careful ? turn : next_;
+            const double* dual = dual_.data() + s * block_;
+            const double* load = fleet_.splits_.data();
+            const int number = static_cast<int>(fleet_.used_.size());
+            for (int i = 0; i < number; ++i, load += kinds_) {
+                double reduced = -dual[kinds_];
+                for (int k = 0; k < kinds_; ++k) reduced -= dual[k] * load[k];
+                offer(reduced, {Column::kSplit, s, i}, false);
+            }
+            if (found) break;  // the other scenarios have their turn once this one has nothing to offer
+            next_ = (next_ + 1) % scenarios_;
         }
-    };
-    double reach = kInfinity, size = 0.0;
-    each([&](Column, bool high, double net, double rate) {
-        const double helps = high ? -way * rate : way * rate;
-        if (helps > least) reach = std::min(reach, (std::max(0.0, high ? -net : net) + slip) / helps);
-    });
-    for (std::size_t i = 0; i < rate_share_.size(); ++i) {
-        const double helps = way * rate_share_[i];
-        if (net_share_[i] + slip < reach * helps && helps > least * load_[i]) reach = (std::max(0.0, net_share_[i]) + slip) / helps;
-    }
-    if (reach == kInfinity) {
-        ray_.assign(rho, rho + rows_);
-        if (!below) {
-            for (double& price : ray_) price = -price;
+        if (!found) return;
+        if (pivots % 256 == 255 && *cancel != 0) return;
+        entries(enter, column);
+        for (int r = 0; r < rows_; ++r) {
+            const double* row = inverse_.data() + at(r) * at(rows_);
+            double sum = 0.0;
+            for (int c = 0; c < rows_; ++c) sum += row[c] * column[at(c)];
+            step[at(r)] = down ? -sum : sum;
         }
-        return Step::kNoColumn;
+        // How far the entering column moves before a basic one meets a bound, or itself its other bound.
+        double length = enter.what == Column::kCount ? box_.high[at(enter.which)] - box_.low[at(enter.which)] : kInfinity;
+        int leave = -1;
+        bool to_high = false;
+        double size = 0.0;
+        for (int r = 0; r < rows_; ++r) {
+            const double rate = step[at(r)];
+            if (std::abs(rate) < kPivot) continue;
+            const Column& basic = basis_[at(r)];
+            double room;
+            bool high = false;
+            if (rate > 0.0) {
+                room = values_[at(r)] - (basic.what == Column::kCount ? box_.low[at(basic.which)] : 0.0);
+            } else {
+                if (basic.what != Column::kCount) continue;
+                room = box_.high[at(basic.which)] - values_[at(r)];
+                high = true;
+            }
+            const double ratio = std::max(0.0, room) / std::abs(rate);
+            if (ratio < length - 1e-13 || (ratio <= length && std::abs(rate) > size && leave >= 0)) {
+                length = std::min(length, ratio);
+                leave = r;
+                to_high = high;
+                size = std::abs(rate);
+            }
+        }
+        if (length == kInfinity) {
+            stuck_ = true;
+            return;
+        }
+        idle = length > 1e-12 ? 0 : idle + 1;
+        for (int r = 0; r < rows_; ++r) values_[at(r)] -= length * step[at(r)];
+        if (leave < 0) {  // from one bound to the other
+            at_high_[at(enter.which)] = down ? 0 : 1;
+            continue;
+        }
+        const Column out = basis_[at(leave)];
+        if (out.what == Column::kCount) {
+            in_basis_[at(out.which)] = 0;
+            at_high_[at(out.which)] = to_high ? 1 : 0;
+        }
+        double begin = 0.0;
+        if (enter.what == Column::kCount) {
+            begin = at_high_[at(enter.which)] != 0 ? box_.high[at(enter.which)] : box_.low[at(enter.which)];
+            in_basis_[at(enter.which)] = 1;
+            at_high_[at(enter.which)] = 0;
+        }
+        if (enter.what == Column::kSplit) fleet_.used_[at(enter.split)] = fleet_.calls_;
+        basis_[at(leave)] = enter;
+        values_[at(leave)] = begin + (down ? -length : length);
+        const double pivot = down ? -step[at(leave)] : step[at(leave)];
+        double* pivot_row = inverse_.data() + at(leave) * at(rows_);
+        for (int c = 0; c < rows_; ++c) pivot_row[c] /= pivot;
+        for (int r = 0; r < rows_; ++r) {
+            const double factor = down ? -step[at(r)] : step[at(r)];
+            if (r == leave || factor == 0.0) continue;
+            double* row = inverse_.data() + at(r) * at(rows_);
+            for (int c = 0; c < rows_; ++c) row[c] -= factor * pivot_row[c];
+        }
+        ++since_;
     }
-    Column enter{kSlack, -1};
-    double net_enter = 0.0, rate_enter = 0.0;
-    each([&](Column column, bool high, double net, double rate) {
-        const double helps = high ? -way * rate : way * rate, price = std::max(0.0, high ? -net : net);
-        if (helps <= least || helps <= size || price > reach * helps) return;
-        size = helps;
-        enter = column;
-        net_enter = high ? -price : price;
-        rate_enter = rate;
-    });
-    for (std::size_t i = 0; i < rate_share_.size(); ++i) {
-        const double helps = way * rate_share_[i];
-        if (helps <= size || net_share_[i] > reach * helps || helps <= least * load_[i]) continue;
-        size = helps;
-        enter = {kShare, static_cast<int>(i)};
-        net_enter = std::max(0.0, net_share_[i]);
-        rate_enter = rate_share_[i];
-    }
-    for (std::size_t h = 0; h < highs_.size(); ++h) rate_share_[at(highs_[h])] = rate_high[h];
-    std::vector<double> column(at(rows_)), step(at(rows_));
-    entries(enter, column);
-    std::vector<int> filled;
-    for (int c = 0; c < rows_; ++c) {
-        if (column[at(c)] != 0.0) filled.push_back(c);
-    }
-    for (int r = 0; r < rows_; ++r) {
-        const double* row = inverse_.data() + at(r) * at(rows_);
-        for (const int c : filled) step[at(r)] += row[c] * column[at(c)];
-    }
-    const double by = step[at(leave)];
-    if (std::abs(by - rate_enter) > 1e-6 * std::abs(rate_enter)) return Step::kNoise;
-
-    // Reduced prices.
-    const double price = net_enter / rate_enter;
-    length = std::abs(net_enter);
-    for (int g = 0; g < offers_; ++g) net_count_[at(g)] -= price * rate_count_[at(g)];
-    for (int r = 0; r < rows_; ++r) net_slack_[at(r)] -= price * rate_slack_[at(r)];
-    for (std::size_t i = 0; i < net_share_.size(); ++i) net_share_[i] -= price * rate_share_[i];
-
-    // Values: the leaving column goes to the bound that it is beyond.
-    const Column out = basis_[at(leave)];
-    const double begin = state(enter) == kHigh ? high(enter) : low(enter);
-    const double move = (values_[at(leave)] - (below ? low(out) : high(out))) / by;
-    for (int r = 0; r < rows_; ++r) values_[at(r)] -= move * step[at(r)];
-    values_[at(leave)] = begin + move;
-    if (enter.what == kShare && state(enter) == kHigh) std::erase(highs_, enter.which);
-    state(enter) = kBasic;
-    state(out) = below ? kLow : kHigh;
-    basis_[at(leave)] = enter;
-    for (const Column& basic : basis_) {
-        auto& nets = basic.what == kCount ? net_count_ : basic.what == kSlack ? net_slack_ : net_share_;
-        nets[at(basic.which)] = 0.0;
-    }
-    auto& nets = out.what == kCount ? net_count_ : out.what == kSlack ? net_slack_ : net_share_;
-    nets[at(out.which)] = -price;
-
-    double* pivot_row = inverse_.data() + at(leave) * at(rows_);
-    for (int c = 0; c < rows_; ++c) pivot_row[c] /= by;
-    for (int r = 0; r < rows_; ++r) {
-        const double factor = step[at(r)];
-        if (r == leave || factor == 0.0) continue;
-        double* row = inverse_.data() + at(r) * at(rows_);
-        for (int c = 0; c < rows_; ++c) row[c] -= factor * pivot_row[c];
-    }
-    ++since_;
-    return Step::kDone;
+    stuck_ = true;
 }
 
 // The inverse from scratch, by elimination with the largest pivot of each column.
@@ -617,10 +258,7 @@ void Programme::refactor() {
         for (std::size_t r = c + 1; r < n; ++r) {
             if (std::abs(matrix[r * n + c]) > std::abs(matrix[top * n + c])) top = r;
         }
-        if (std::abs(matrix[top * n + c]) < 1e-14) {  // a count without room left its row: begin anew
-            reset();
-            return;
-        }
+        if (std::abs(matrix[top * n + c]) < 1e-14) return;  // keep the updated inverse
         if (top != c) {
             std::swap_ranges(&matrix[top * n], &matrix[top * n] + n, &matrix[c * n]);
             std::swap_ranges(&inverse[top * n], &inverse[top * n] + n, &inverse[c * n]);
@@ -633,66 +271,29 @@ void Programme::refactor() {
         for (std::size_t r = 0; r < n; ++r) {
             const double factor = matrix[r * n + c];
             if (r == c || factor == 0.0) continue;
-            for (std::size_t k = c; k < n; ++k) matrix[r * n + k] -= factor * matrix[c * n + k];
-            for (std::size_t k = 0; k < n; ++k) inverse[r * n + k] -= factor * inverse[c * n + k];
+            for (std::size_t k = 0; k < n; ++k) {
+                matrix[r * n + k] -= factor * matrix[c * n + k];
+                inverse[r * n + k] -= factor * inverse[c * n + k];
+            }
         }
     }
     inverse_ = std::move(inverse);
+    recompute();
 }
 
-// Values of the basis: inverse times (right side less all that is outside it).
+// Values of the basis: inverse times (right side less the counts outside it).
 void Programme::recompute() {
     std::vector<double> left(right_), column(at(rows_));
-    const auto take = [&](const Column& what, double value) {
-        if (value == 0.0) return;
-        entries(what, column);
-        for (int r = 0; r < rows_; ++r) left[at(r)] -= column[at(r)] * value;
-    };
     for (int g = 0; g < offers_; ++g) {
-        if (count_state_[at(g)] != kBasic) {
-            take({kCount, g}, count_state_[at(g)] == kHigh ? box_->high[at(g)] : box_->low[at(g)]);
-        }
-    }
-    for (int r = 0; r < rows_; ++r) {
-        if (slack_state_[at(r)] == kHigh) left[at(r)] -= slack_high_[at(r)];
-    }
-    for (const int share : highs_) take({kShare, share}, 1.0);
-    for (int s = 0; s < scenarios_; ++s) {
-        for (int j = 0; j < buckets_; ++j) {
-            const Serve& serve = fleet_.serves[at(key_[at(s * buckets_ + j)])];
-            left[at(s * kinds_ + serve.kind)] -= serve.load;
-        }
-    }
-    for (std::size_t c = 0; c < cuts_.size(); ++c) {
-        const Cut& cut = cuts_[c];
-        for (const int i : cut.items) {
-            if (share_state_[at(cut.scenario * serves_ + i)] != kKey) continue;
-            left[at(base_) + c] -= fleet_.serves[at(i)].load / box_->unit[at(cut.scenario * kinds_ + cut.kind)];
-        }
+        const double count = at_high_[at(g)] != 0 ? box_.high[at(g)] : box_.low[at(g)];
+        if (in_basis_[at(g)] != 0 || count == 0.0) continue;
+        entries({Column::kCount, g, 0}, column);
+        for (int r = 0; r < rows_; ++r) left[at(r)] -= column[at(r)] * count;
     }
     values_.assign(at(rows_), 0.0);
     for (int r = 0; r < rows_; ++r) {
         const double* row = inverse_.data() + at(r) * at(rows_);
         for (int c = 0; c < rows_; ++c) values_[at(r)] += row[c] * left[at(c)];
-    }
-}
-
-void Programme::reprice() {
-    net_slack_ = multipliers();
-    count_rates(net_slack_.data(), net_count_);
-    for (int g = 0; g < offers_; ++g) net_count_[at(g)] += box_->price[at(g)];
-    net_share_.resize(at(scenarios_ * serves_));
-    for (int s = 0; s < scenarios_; ++s) {
-        double* net = net_share_.data() + s * serves_;
-        costs(net_slack_.data(), s, net);
-        for (int j = 0; j < buckets_; ++j) {
-            const double key = net[key_[at(s * buckets_ + j)]];
-            for (int i = fleet_.first[at(j)]; i < fleet_.first[at(j + 1)]; ++i) net[i] -= key;
-        }
-    }
-    for (const Column& basic : basis_) {
-        auto& nets = basic.what == kCount ? net_count_ : basic.what == kSlack ? net_slack_ : net_share_;
-        nets[at(basic.which)] = 0.0;
     }
 }
 

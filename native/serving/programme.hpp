@@ -1,4 +1,4 @@
-// The linear programme of one box of counts, solved by the dual simplex method from the last box's basis.
+// The linear programme over the splits of a load that are known so far, solved by the simplex method.
 #pragma once
 
 #include <cstdint>
@@ -8,86 +8,51 @@
 
 namespace optalloc::serving {
 
-// sum over `items` of load / unit x  <=  whole - part (ceil(whole) - m), m the kind's whole replicas in the scenario.
-struct Cut {
-    int scenario, kind;
-    std::vector<int> items;  // indices of serves
-    std::vector<char> has;   // by bucket
-    double whole, part;      // sum of load / unit over the items, and how far it is above a whole number
-    int idle = 0;            // boxes since it last held something
-};
-
-// Columns are counts and slacks (both with two bounds) and what share x of a bucket a kind serves in a scenario. Rows
-// are kinds per scenario, shared limits, and cuts; that the shares of a bucket add up to one is no row: one share of
-// each bucket, its key, is one less the others. As every column is bounded on both sides, every basis can be started
-// from.
+// The programme of one box: columns are counts (bounded), splits of the load per scenario, the shortage of each
+// scenario, and a slack a row. Rows are kinds per scenario, one sum of shares a scenario, and shared limits.
 class Programme {
   public:
-    explicit Programme(const Fleet& fleet);
+    Programme(FleetBound& fleet, const Box& box);
 
-    void start(const Box& box);
-    // kStopped: the objective, a bound, reached `cutoff`, or the end was not found.
-    Outcome solve(double cutoff, const std::int32_t* cancel);
-    void add(std::vector<Cut> cuts);
-    void restart();
+    // Simplex over the columns known so far, from the last basis.
+    void solve(const std::int32_t* cancel);
 
     int scenarios() const { return scenarios_; }
+    double scale() const { return scale_; }  // the largest price
+    bool stuck() const { return stuck_; }    // numerically: the last solve did not end
     double objective() const;
-    std::vector<double> counts() const;                    // by offer
-    std::vector<double> shares(int scenario) const;        // by serve
-    std::vector<double> multipliers() const;               // of the rows, at least 0 but for rounding
-    const std::vector<double>& ray() const { return ray_; }  // multipliers that show that nothing fits
-    const std::vector<Cut>& cuts() const { return cuts_; }
-    int base() const { return base_; }                       // the first cut's row
+    double short_of() const;                 // share of the load that nothing serves
+    std::vector<double> counts() const;      // by offer
 
-    // What all of each bucket pays when each serve costs the multipliers of its rows, by serve.
-    void costs(const double* multipliers, int scenario, double* out) const;
+    // What the rows pay: for a replica's whole time, for all of a scenario's load, for a unit of a shared limit.
+    double kind_price(int scenario, int kind) const { return -dual(scenario * block_ + kind); }
+    double load_price(int scenario) const { return dual(scenario * block_ + kinds_); }
+    double limit_price(int limit) const { return -dual(scenarios_ * block_ + limit); }
 
   private:
-    enum What : char { kCount, kSlack, kShare };
-    enum State : char { kLow, kKey, kBasic, kHigh };
-    enum class Step { kDone, kNoColumn, kNoise };
     struct Column {
-        What what;
-        int which;  // offer, row, or scenario x serves + serve
+        enum What { kSlack, kShortage, kCount, kSplit } what;
+        int which;     // row, scenario, offer, or scenario of the split
+        int split;     // index of the split
     };
 
-    double low(const Column& column) const;
-    double high(const Column& column) const;
-    State& state(const Column& column);
+    double dual(int row) const { return dual_[static_cast<std::size_t>(row)]; }
+    double cost(const Column& column) const;
     void entries(const Column& column, std::vector<double>& out) const;
-    void share_entries(int share, double sign, std::vector<double>& out) const;
-    void count_rates(const double* row, std::vector<double>& out) const;
-    void reset();
-    void forget();  // cuts that have long held nothing
+    void reprice();
+    double count_price(int g) const;
     void refactor();
     void recompute();
-    void reprice();
-    void settle();
-    void change_keys();
-    void move_apart();
-    int leaving(bool& below) const;
-    Step pivot(int leave, bool below, double& length);
 
-    const Fleet& fleet_;
-    const Box* box_ = nullptr;
-    int offers_, kinds_, buckets_, serves_, scenarios_ = 0, base_ = 0, rows_ = 0;
-    double scale_ = 1.0;
-    int since_ = 0;
-    std::vector<int> bucket_;                 // of each serve
-    std::vector<double> load_;                // scenarios x serves
-    std::vector<Cut> cuts_;
-    std::vector<double> time_;                // of the box that the inverse belongs to
-    std::vector<double> right_, slack_high_;  // by row
-    std::vector<double> inverse_, values_;    // rows x rows; of the basis
-    std::vector<double> net_count_, net_slack_, net_share_;           // reduced prices
-    std::vector<double> rate_count_, rate_slack_, rate_share_;        // of the leaving row
+    FleetBound& fleet_;
+    const Box& box_;
+    int offers_, kinds_, scenarios_, block_, rows_;
+    double scale_ = 0.0;
+    bool stuck_ = false;
+    int since_ = 0, next_ = 0;
+    std::vector<double> right_, inverse_, values_, dual_;
     std::vector<Column> basis_;
-    std::vector<State> count_state_, slack_state_, share_state_;
-    std::vector<int> key_;                    // scenarios x buckets: serve
-    std::vector<int> highs_;                  // shares at their upper bound
-    std::vector<double> left_;                // 1 by scenario and bucket but within one call
-    std::vector<double> ray_;
+    std::vector<char> at_high_, in_basis_;
 };
 
 }  // namespace optalloc::serving

@@ -115,9 +115,16 @@ def _scaled(problem: FleetProblem, factor: float) -> FleetProblem:
 def _marginal(problem: FleetProblem) -> float:
     """One hundredth of what the load is worth at the root's prices."""
     arrays = FleetArrays(problem)
-    found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"), rounds=0)
-    total = sum(sum(entry.values) for entry in found.proof.prices)
-    return total / 100.0 if found.proof.weight else 0.0
+    found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"))
+    total = 0.0
+    for entry in found.proof.prices:
+        for j in range(len(arrays.first) - 1):
+            part = slice(arrays.first[j], arrays.first[j + 1])
+            total += min(
+                entry.prices[k] * load
+                for k, load in zip(arrays.serving[part], arrays.load[part], strict=True)
+            )
+    return float(total) / 100.0 if found.proof.weight else 0.0
 
 
 def _after(problem: FleetProblem, price: float, worst: float, stop: StopRule | None) -> Other:

@@ -35,7 +35,6 @@ class FleetArrays:
             dtype=np.int32,
         )
         self.num_kinds = len(kinds)
-        self._kind_stays: Reals = np.array([1.0 - interruption for _, interruption in kinds])
         demanded = [j for j, bucket in enumerate(problem.buckets) if bucket.rate_per_s > 0.0]
         first, serving, load = [0], [], []
         total = np.zeros(self.num_kinds)
@@ -81,10 +80,8 @@ class FleetArrays:
                 most = min(most, limit.devices // offer.devices)
         return max(most, offer.at_least)
 
-    def left(self, chosen: list[int], low: Counts, high: Counts) -> tuple[Reals, Reals, Reals]:
+    def left(self, chosen: list[int], low: Counts, high: Counts) -> tuple[Reals, Reals]:
         """Time left in scenarios, at most: ``room`` a replica and ``spare`` to take off by kind.
-
-        The third array is the time of a whole replica by kind; what is left is whole replicas.
 
         Of ``y`` replicas of which one fails, ``y - [y >= 1]`` are left. Where ``low >= 1`` that is
         ``y - 1``; from 0 the least concave function above it is ``y (1 - 1 / high)``.
@@ -92,7 +89,6 @@ class FleetArrays:
         offers = len(self.price)
         room = np.zeros((len(chosen), offers))
         spare = np.zeros((len(chosen), self.num_kinds))
-        unit = np.zeros((len(chosen), self.num_kinds))
         for row, s in enumerate(chosen):
             scenario = self.scenarios[s]
             room[row] = scenario.utilization * self.stays
@@ -102,8 +98,7 @@ class FleetArrays:
                 elif high[g] >= 1:
                     room[row, g] *= 1.0 - 1.0 / high[g]
             room[row, list(scenario.whole)] = 0.0
-            unit[row] = scenario.utilization * self._kind_stays
-        return room, spare, unit
+        return room, spare
 
 
 def price_step(problem: FleetProblem) -> Fraction:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from optalloc.errors import CertificateError
 from optalloc.serving.mix.certify_serves import least_busy_shares
@@ -25,6 +26,7 @@ _FULL = 1 + Fraction(1, 10**8)
 #: Relative: a bound this close to the claim proves it.
 TOLERANCE = Fraction(1, 10**8)
 _ONE = 2**60  # prices are read in units of this
+Reals = npt.NDArray[np.float64]
 _Box = tuple[list[int], list[int]]
 
 
@@ -102,6 +104,8 @@ class _Model:
         self._floats = np.array(
             [[math.inf if x is None else float(x) for x in row] for row in self.load]
         ).reshape(len(kinds), len(self.buckets))
+        self._serves = np.isfinite(self._floats)
+        self._filled = np.where(self._serves, self._floats, 0.0)
         after = problem.utilization_after_failure or problem.utilization
         normal, failed = Fraction(repr(problem.utilization)), Fraction(repr(after))
         everyone = frozenset(range(len(offers)))
@@ -166,14 +170,32 @@ class _Model:
             if time > self.left(g, count, number) * _FULL:
                 raise CertificateError(f"{self.problem.offers[g].name} is used beyond its time")
 
+    def least_price(self, prices: Sequence[int], *, exact: bool) -> int:
+        """At most the cost of serving every bucket where it is cheapest, in units of 1 / _ONE."""
+        if not exact:
+            rows = np.array([float(price) for price in prices])[:, None]
+            with np.errstate(invalid="ignore"):
+                cost = np.where(np.isinf(self._floats), np.inf, rows * self._floats)
+            low = float(cost.min(axis=0, initial=math.inf).sum()) if self.buckets else 0.0
+            # Three roundings a product and one an addition, each of at most 2^-53 of its result.
+            return math.floor(Fraction(low) * (1 - Fraction(len(self.buckets) + 8, 2**52)))
+        total = 0
+        for j in range(len(self.buckets)):
+            total += min(
+                price * x.numerator // x.denominator
+                for price, row in zip(prices, self.load, strict=True)
+                if (x := row[j]) is not None
+            )
+        return total
+
     def most_profit(
         self, prices: Sequence[int], values: Sequence[int], share: Fraction, *, exact: bool
     ) -> int:
         """At least what whole replicas of all kinds earn beyond their prices, in units of 1 / _ONE.
 
         ``n`` replicas of time ``u`` each earn at most ``v u n + sum_j max(0, value_j - v load_j)``
-        at any price ``v`` of time. At ``v >= price`` that is, less the price, greatest for the most
-        of some replicas, at ``v <= price`` for the least: every ``split`` bounds all numbers.
+        at any price ``v`` of time. Less their price, that is greatest for the most of some
+        replicas at ``v >= price`` and for the least at ``v <= price``: every ``split`` will do.
         """
         if not self.buckets:
             return 0
@@ -181,8 +203,7 @@ class _Model:
         ratio = worth / loads
         order = np.argsort(-ratio, axis=1, kind="stable")
         ratio = np.take_along_axis(ratio, order, axis=1)
-        filled = np.where(np.isinf(loads), 0.0, loads)
-        used = np.cumsum(np.take_along_axis(filled, order, axis=1), axis=1)
+        used = np.cumsum(np.take_along_axis(self._filled, order, axis=1), axis=1)
         total = 0
         for k, price in enumerate(prices):
             unit = share * self.kind_stays[k]
@@ -193,22 +214,26 @@ class _Model:
                 i = int(np.searchsorted(used[k], n * float(unit)))
                 at = float(ratio[k, i]) if i < len(self.buckets) else 0.0
                 v = max(int(at), price) if above else min(int(at), price)
-                most = max(most, (v - price) * unit * n + self._earned(k, v, values, exact=exact))
+                most = max(
+                    most, (v - price) * unit * n + self._earned(k, v, values, worth, exact=exact)
+                )
             total += math.ceil(most)
         return total
 
-    def _earned(self, k: int, v: int, values: Sequence[int], *, exact: bool) -> Fraction:
+    def _earned(
+        self, k: int, v: int, values: Sequence[int], worth: Reals, *, exact: bool
+    ) -> Fraction:
         """At least ``sum_j max(0, value_j - v load_j)``."""
         if exact:
             pairs = zip(values, self.load[k], strict=True)
-            return sum((max(Fraction(0), w - v * x) for w, x in pairs if x is not None), Fraction(0))
-        worth = np.array([float(value) for value in values])
-        part = np.isfinite(self._floats[k])
-        cost = float(v) * self._floats[k][part]
-        earned = worth[part] - cost
-        positive = earned > 0.0
+            return sum(
+                (max(Fraction(0), w - v * x) for w, x in pairs if x is not None), Fraction(0)
+            )
+        cost = float(v) * self._filled[k]
+        earned = worth - cost
+        positive = (earned > 0.0) & self._serves[k]
         # Every term and every addition is off by at most a few 2^-53 of what it is made of.
-        noise = float((worth[part] + cost)[positive].sum()) * (len(self.buckets) + 8) * 2.0**-51
+        noise = float((worth + cost)[positive].sum()) * (len(self.buckets) + 8) * 2.0**-51
         return Fraction(float(earned[positive].sum())) + Fraction(noise)
 
     def most(self, g: int) -> int:
@@ -239,12 +264,15 @@ class _Bound:
             values = [int(max(0.0, value) * _ONE) for value in entry.values]
             if (
                 len(prices) != len(model.load)
-                or len(values) != len(model.buckets)
+                or len(values) not in {0, len(model.buckets)}
                 or not 0 <= entry.scenario < len(model.scenarios)
             ):
                 raise CertificateError("a proof prices kinds or scenarios that are not there")
             share, one, whole = model.scenarios[entry.scenario]
-            least += sum(values) - model.most_profit(prices, values, share, exact=exact)
+            if values:
+                least += sum(values) - model.most_profit(prices, values, share, exact=exact)
+            else:
+                least += model.least_price(prices, exact=exact)
             for g in offers:
                 worth = Fraction(prices[model.kind[g]], _ONE) * share * model.stays[g]
                 if g not in whole:

@@ -11,11 +11,11 @@ from optalloc._native import FleetBound
 from optalloc.serving.mix.arrays import Counts, FleetArrays, Reals
 from optalloc.serving.mix.witness import Proof, ScenarioPrices
 
-_ROUNDS = 40  # of cuts a box
-_PLENTY = 1e9  # times the fleet
-_NOTHING = 1e-12  # replicas: none
-#: Share by which a fleet may be overfull and still count as serving it all.
+#: Share of the load by which a fleet may fall short and still count as serving it all.
 SHORT = 1e-9
+_DEARER, _DEAREST = 1e3, 1e9
+_PLENTY = 1e15  # devices: no limit
+_CLOSED = 1e-9  # relative to the price of the dearest fleet that is considered
 
 
 class Relaxed(msgspec.Struct, frozen=True):
@@ -36,19 +36,17 @@ class Relaxation:
 
     def __init__(self, arrays: FleetArrays) -> None:
         self.arrays = arrays
-        tables = (arrays.first, arrays.serving, arrays.load, arrays.num_kinds)
-        self._boxes = FleetBound(*tables, arrays.use)
-        self._busy = FleetBound(*tables, np.zeros((0, 1)))
+        self._kernel = FleetBound(
+            arrays.first, arrays.serving, arrays.load, arrays.kind, arrays.num_kinds, arrays.use
+        )
         self._active = [0]
         self._cancel = np.zeros(1, dtype=np.int32)
+        self._dear = float(arrays.price @ arrays.high) + 1.0
 
-    def box(self, low: Counts, high: Counts, cutoff: float, *, rounds: int = _ROUNDS) -> Relaxed:
-        """Bound the fleets between ``low`` and ``high``, at least as far as ``cutoff``.
-
-        ``rounds`` limits how often cuts are added: 0 leaves the counts as broken as they are.
-        """
+    def box(self, low: Counts, high: Counts, cutoff: float) -> Relaxed:
+        """Bound the fleets between ``low`` and ``high``, at least as far as ``cutoff``."""
         while True:
-            found = self._solve(low, high, cutoff, rounds)
+            found = self._solve(low, high, cutoff)
             if found.bound >= cutoff:
                 return found
             broken = [s for s in self._others() if not self._fits(s, found.counts, low, high)]
@@ -66,65 +64,88 @@ class Relaxation:
     def _others(self) -> list[int]:
         return [s for s in range(len(self.arrays.scenarios)) if s not in self._active]
 
-    def _solve(self, low: Counts, high: Counts, cutoff: float, rounds: int) -> Relaxed:
+    def _solve(self, low: Counts, high: Counts, cutoff: float) -> Relaxed:
+        shortage = self._dear
+        while True:
+            bound, _, short, counts, prices, limits = self._call(
+                self._active, low, high, self.arrays.price, shortage, cutoff
+            )
+            if bound >= cutoff or short <= SHORT or shortage > _DEAREST * self._dear:
+                return self._relaxed(1, bound, counts, prices, limits, low, high)
+            free = np.zeros_like(self.arrays.price)
+            less, _, _, _, prices, limits = self._call(
+                self._active, low, high, free, 1.0, SHORT / 2.0
+            )
+            if less > 0.0:
+                return self._relaxed(0, math.inf, counts, prices, limits, low, high)
+            shortage *= _DEARER  # all can be served, at more than was asked for leaving it undone
+
+    def _relaxed(
+        self,
+        weight: int,
+        bound: float,
+        counts: Reals,
+        prices: Reals,
+        limits: Reals,
+        low: Counts,
+        high: Counts,
+    ) -> Relaxed:
         arrays = self.arrays
-        room, spare, unit = arrays.left(self._active, low, high)
-        outcome, bound, counts, values, prices, limits = self._boxes.bound(
-            low.astype(np.float64),
-            high.astype(np.float64),
-            arrays.price,
-            self._by_kind(room),
-            spare,
-            unit,
-            arrays.limit,
-            cutoff,
-            rounds,
-            self._cancel,
-        )
-        weight = 1 if outcome else 0
         by_scenario = prices.reshape(len(self._active), arrays.num_kinds)
+        room, _ = arrays.left(self._active, low, high)
         net = weight * arrays.price - (by_scenario[:, arrays.kind] * room).sum(axis=0)
         net += limits @ arrays.use
-        worth = values.reshape(len(self._active), -1)
         proof = Proof(
             weight=weight,
             prices=tuple(
-                ScenarioPrices(s, tuple(row.tolist()), tuple(each.tolist()))
-                for s, row, each in zip(self._active, by_scenario, worth, strict=True)
+                ScenarioPrices(s, tuple(row.tolist()))
+                for s, row in zip(self._active, by_scenario, strict=True)
                 if row.any()
             ),
             limits=tuple(limits.tolist()),
         )
         return Relaxed(bound, counts, proof, net)
 
-    def _by_kind(self, room: Reals) -> Reals:
-        """Time by offer, scenario and kind."""
-        scenarios, offers = room.shape
-        time = np.zeros((offers, scenarios, self.arrays.num_kinds))
-        time[np.arange(offers), :, self.arrays.kind] = room.T
-        return time
-
     def _fits(self, scenario: int, counts: Reals, low: Counts, high: Counts) -> bool:
-        """Whether the load fits into what a scenario leaves of (maybe broken) counts.
+        """Whether the load fits into what a scenario leaves of (maybe broken) counts."""
+        room, spare = self.arrays.left([scenario], low, high)
+        fixed = np.ascontiguousarray(counts, dtype=np.float64)
+        value = self._kernel.bound(
+            fixed,
+            fixed,
+            np.zeros_like(fixed),
+            room,
+            spare,
+            np.full(len(self.arrays.limit), _PLENTY),
+            1.0,
+            2.0 * SHORT,
+            SHORT,
+            0.0,
+            self._cancel,
+        )[1]
+        return value <= SHORT
 
-        The least ``t`` is sought at which it fits into ``t`` times the fleet.
-        """
-        room, spare, unit = self.arrays.left([scenario], low, high)
-        time = -spare[0]
-        np.add.at(time, self.arrays.kind, room[0] * counts)
-        time[time < _NOTHING] = 0.0
-        if not time.any():
-            return not self.arrays.load.size
-        outcome, busy, *_ = self._busy.bound(
-            np.zeros(1),
-            np.full(1, _PLENTY),
-            np.ones(1),
-            time.reshape(1, 1, -1),
-            np.zeros_like(spare),
-            unit,
-            np.zeros(0),
-            1.0 + SHORT,
-            0,
+    def _call(
+        self,
+        chosen: list[int],
+        low: Counts,
+        high: Counts,
+        price: Reals,
+        shortage: float,
+        cutoff: float,
+    ) -> tuple[float, float, float, Reals, Reals, Reals]:
+        room, spare = self.arrays.left(chosen, low, high)
+        scale = min(self._dear, cutoff) if price.any() else 1.0
+        return self._kernel.bound(
+            low.astype(np.float64),
+            high.astype(np.float64),
+            price,
+            room,
+            spare,
+            self.arrays.limit,
+            shortage,
+            cutoff,
+            -1.0,
+            _CLOSED * scale,
             self._cancel,
         )
-        return outcome == 1 and busy <= 1.0 + SHORT

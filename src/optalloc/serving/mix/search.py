@@ -32,14 +32,16 @@ import numpy as np
 
 from optalloc.result import Incumbent
 from optalloc.serving.mix.arrays import Counts, FleetArrays
-from optalloc.serving.mix.branch import Branching
+from optalloc.serving.mix.branch import Branching, Dearest, Tried
 from optalloc.serving.mix.relax import Relaxation, Relaxed
+from optalloc.serving.mix.whole import WholeRelaxation
 from optalloc.serving.mix.witness import FleetWitness, Node, Proof
 from optalloc.stop import OnProgress, Progress, StopRule
 
 #: Relative gap at which value and bound are one.
 TOLERANCE = 2e-9
 _WHOLE = 1e-6  # a count this close to a whole number is one
+_MANY = 12  # kinds from which bounds for whole counts pay
 _EARLY, _EVERY = 20, 10  # nodes at which a fleet is made by rounding
 
 
@@ -52,8 +54,14 @@ class Search:
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self.arrays, self.relaxation = arrays, Relaxation(arrays)
-        self._branching = Branching(arrays, self.relaxation)
+        self.arrays = arrays
+        self.relaxation: Relaxation | WholeRelaxation
+        self._branching: Branching
+        if len(arrays.scenarios) == 1 and arrays.num_kinds >= _MANY:
+            self.relaxation = whole = WholeRelaxation(arrays)
+            self._branching = Tried(arrays, whole)
+        else:
+            self.relaxation, self._branching = Relaxation(arrays), Dearest(arrays)
         self.counts: Counts | None = None
         self.value, self.bound = math.inf, 0.0
         self.incumbents: list[Incumbent] = []
@@ -130,7 +138,7 @@ class Search:
         heapq.heappush(self._open, (bound, node, low, high, found))
 
     def _cut(self, bound: float, node: int, low: Counts, high: Counts, found: Relaxed) -> None:
-        """Cut an open box in two and bound both parts."""
+        """Cut an open box in two; bound both parts at once where that starts from this one."""
         low, high = self._narrowed(found, low, high)
         offer, at = self._branching.where(found, low, high, self._cutoff())
         below, above = high.copy(), low.copy()
@@ -138,15 +146,21 @@ class Search:
         proof = self._nodes[node].proof
         down, up = self._node(proof), self._node(proof)
         self._nodes[node] = Node(proof=proof, offer=offer, at=at, below=down, above=up)
-        self._enter(bound, down, low, below)
-        self._enter(bound, up, above, high)
+        for part in ((down, low, below), (up, above, high)):
+            if isinstance(self.relaxation, WholeRelaxation):
+                self._enter(bound, *part)
+            else:
+                heapq.heappush(self._open, (bound, *part, None))
 
     def _bounded(self, low: Counts, high: Counts) -> Relaxed:
         if not (self.arrays.use @ low <= self.arrays.limit).all():
             return self._limit_broken(low)
+        before = self.value
         found = self.relaxation.box(low, high, self._cutoff())
         if found.bound < self._cutoff():
             self._find_fleets(found, low, high)
+        if found.bound < self._cutoff() and self.value < before:
+            found = self.relaxation.box(low, high, self._cutoff())
         if found.bound < self._cutoff() and (low == high).all() and self.relaxation.serves(low):
             price = float(self.arrays.price @ low)
             return Relaxed(price, found.counts, Proof(weight=1, prices=()), self.arrays.price)

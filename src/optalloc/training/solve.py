@@ -175,11 +175,9 @@ def _fewest(
 ) -> Outcome:
     """Device counts, ascending; the first that has a plan below the ceiling is the fewest."""
     stems = StemFacts(cost, space, np.ones(space.num_devices + 1))
-    shapes, _, _, late, full = stems.promising(np.inf, float(np.nextafter(ceiling, np.inf)))
+    shapes, *_, excluded = stems.promising(np.inf, float(np.nextafter(ceiling, np.inf)))
     sizes = np.unique(shapes.num_devices)
-    pruned = {
-        name: count for name, count in (("shape work bound", late), ("memory", full)) if count
-    }
+    pruned = {name: count for name, count in excluded.items() if count}
     nodes, total = 0, stems.configurations
     for count in sizes:
         limits = msgspec.structs.replace(

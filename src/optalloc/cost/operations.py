@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.collective import all_reduce_s, all_to_all_s, gather_s
+from optalloc.cost.collective import Group, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.flops import attended
 from optalloc.cost.memory import core_bytes_per_token
@@ -263,8 +263,9 @@ class Operations(Shares):
         seen, begun = 1.0 - c.tp_overlap, np.where(keys.tp > 1, c.collective_s, 0.0)
         if self.tp_network.is_free:
             begun = np.zeros_like(self.tp)
-        gather = seen * gather_s(self.tp_network, keys.tp, 1, full) + begun
-        reduce = seen * all_reduce_s(self.tp_network, keys.tp, 1, full) + begun
+        group = Group(self.tp_network, keys.tp, 1)
+        gather = seen * group.gather_s(full) + begun
+        reduce = seen * group.all_reduce_s(full) + begun
         sharded = keys.sequence > 0
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)

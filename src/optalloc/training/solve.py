@@ -17,7 +17,7 @@ from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
 from optalloc.training.bounds import Array, Ints, StemFacts
 from optalloc.training.certify import check_plan
-from optalloc.training.estimate import build_plan
+from optalloc.training.estimate import build_plan, share_layer_costs
 from optalloc.training.infeasible import explain_infeasible
 from optalloc.training.plan import Certificate, TrainingPlan
 from optalloc.training.search import Outcome, Search
@@ -227,6 +227,7 @@ def _with_plan(
         pruned=outcome.pruned,
         checked=True,
     )
+    share_layer_costs(cost, [one.strategy for one in outcome.found])
     plan = build_plan(cost, outcome.found[0].strategy, certificate)
     check_plan(plan)
     rivals = alternatives(cost, plan, outcome.found, goal.name, error)

@@ -48,7 +48,13 @@ from optalloc.cost.meshes import REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.model import CostModel
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes
+from optalloc.training.bounds import (
+    MeshFacts,
+    ShapeFacts,
+    StemFacts,
+    memory_excludes,
+    states_exclude,
+)
 from optalloc.training.found import Found, group_of, strategy_of
 from optalloc.training.space import Space
 from optalloc.training.strategy import Strategy
@@ -208,6 +214,9 @@ class Search:
         alive = np.flatnonzero(left)
         sharded, row = self.space.sharded(shapes.take(alive))
         row = alive[row]
+        full = states_exclude(self.cost, sharded)
+        self._count("memory", left[row[full]].sum())
+        sharded, row = sharded.take(~full), row[~full]
         # Memory does not depend on the schedule: one table for all of them.
         tables = self.cost.tables(sharded)
         full = memory_excludes(self.cost, sharded, tables)

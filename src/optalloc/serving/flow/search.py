@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 from optalloc.serving.flow.fitting import cover_by_fitting
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind
-from optalloc.serving.flow.regions import Region, RegionProgramme, regions_of
+from optalloc.serving.flow.paths import path_of_stages
+from optalloc.serving.flow.regions import Region, regions_of
 from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 
 _VARIETY = 50
 _NODES = 50  # of one programme in whole numbers
 MOST_REGIONS = 6  # among which paths are looked for
-_QUANTILES = (0.6, 0.3)
-_TRIES = 8
+_QUANTILES = (0.5, 0.8, 0.3)  # of the links between two regions
+_REGIONS_TOLERANCE = 0.004
 _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
-_REGIONS_S = 2.5  # CPU seconds after which no further path through regions is tried
+_REGIONS_S = 3.5  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -67,29 +68,24 @@ def search_fitting(journal: Journal) -> None:
 
 
 def search_regions(journal: Journal, seed: int) -> None:
-    """Offer paths of stages through regions, each polished by annealing, at flows halfway between
-    what was missed and what was reached; first near the bound if the best is."""
-    low, high = max(journal.value, 0.05 * journal.bound), journal.bound
-    flow = high * 0.995 if journal.value > _NEAR * high else math.sqrt(low * high)
+    """Offer paths of stages through regions, each polished by annealing, by bisection between what
+    is reached and the bound; for links taken to be as good as some quantile of them."""
     late = journal.within(_REGIONS_S)
-    for _ in range(_TRIES):
-        if journal.closed() or late() or high - low <= 0.01 * high:
-            return
-        regions = regions_of(journal.arrays, flow)
-        if len(regions) > MOST_REGIONS:
-            return
-        reached = 0.0
-        for quantile in _QUANTILES:
-            programme = RegionProgramme(journal.arrays, regions, flow, quantile)
-            found = programme.reach(most_nodes=_NODES, variety=2)
-            if found is not None:
-                reached = max(reached, journal.offer(found), _polish(journal, found, flow, seed))
-            if reached >= 0.98 * flow or late():
-                break
-        if reached < 0.98 * flow:
-            high = flow
-        low = max(low, reached)
-        flow = math.sqrt(low * high)
+    for quantile in _QUANTILES:
+        low, high = max(journal.value, 0.05 * journal.bound), journal.bound
+        flow = high * 0.999 if low > _NEAR * high else math.sqrt(low * high)
+        while high - low > _REGIONS_TOLERANCE * high:
+            if journal.closed() or late():
+                return
+            regions = regions_of(journal.arrays, flow)
+            if len(regions) > MOST_REGIONS:
+                return
+            found = path_of_stages(journal.arrays, regions, flow, quantile, seed)
+            if found is None:
+                high = flow
+            else:
+                low = max(flow, journal.offer(found), _polish(journal, found, flow, seed))
+            flow = math.sqrt(low * high)
 
 
 def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> float:

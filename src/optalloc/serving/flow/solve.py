@@ -114,9 +114,8 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
     expired, regions = journal.expired, len(regions_at(journal))
     if regions > 1:
         expired = journal.within(_SEARCH_S)
-        climb_rows(journal, seed, steps, journal.within(_ROWS_S))
         search_regions(journal, seed)
-        climb_rows(journal, seed + 1, steps, expired)
+        climb_rows(journal, seed, steps, expired)
         if not journal.closed():
             _bound_across(journal, 1e-3)
     if not journal.closed() and not 1 < regions <= MOST_REGIONS:

@@ -352,7 +352,7 @@ bool Solver::fits() const {
 }
 
 void Solver::solve_single() {
-    if (!fits()) {
+    if (limit_ == kInf && !fits()) {  // below a limit `reaches` looks at memory and time together
         answer_.outcome = Outcome::kMemory;
         return;
     }

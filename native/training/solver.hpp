@@ -28,7 +28,7 @@ struct Chain {
     std::vector<double> scratch_full, scratch_selective;  // of each layer
     std::vector<std::size_t> run_end;                     // first layer of another type behind each layer
     bool equal_cores = true;                              // one working set of the core for all layers
-    bool whole_is_least = true;                           // no layer keeps less than when recomputed whole
+    bool whole_is_least = true;  // a layer keeps least when recomputed whole, most when stored
 
     Chain(const MeshCost& mesh, std::span<const int> sequence) {
         at.resize(sequence.size() + 1);
@@ -58,7 +58,8 @@ struct Chain {
             scratch_full[e] = cost.scratch_full;
             scratch_selective[e] = cost.scratch_selective;
             equal_cores = equal_cores && cost.scratch_selective == scratch_selective[0];
-            whole_is_least = whole_is_least && cost.held_full <= std::min(cost.held, cost.held_selective);
+            whole_is_least =
+                whole_is_least && cost.held_full <= cost.held_selective && cost.held_selective <= cost.held;
         }
         for (std::size_t& end : run_end) end = end == 0 ? sequence.size() : end;
     }
@@ -145,6 +146,11 @@ class Solver {
     }
     bool crowded() const;
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
+    // Peak of a stage: states and held activations, and what comes on top, the larger of the two.
+    struct Bytes {
+        double base = 0.0, working = 0.0, logits = 0.0;
+    };
+    Bytes bytes(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;
     double memory(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;
     int least_selective(int stage, std::span<const Range> chunks, int full, int largest, int hint) const;
     template <typename Visit>
@@ -208,7 +214,15 @@ class Solver {
     std::vector<double> entry_, least_, peak_;  // [stage][layers done]
     std::vector<double> stage_end_, f_, b_, w_, l_;
     Pick current_;
-    std::vector<std::vector<StageOption>> choices_;  // of each stage of a layout
+    // A stage of the last layout that looked at it, by the chunks it had then.
+    struct Known {
+        std::vector<Range> chunks;
+        double least_extra = 0.0;
+        bool listed = false;
+        std::vector<StageOption> choices;
+    };
+    bool same_stage(std::span<const Range> a, std::span<const Range> b) const;
+    std::vector<Known> known_;
     std::vector<double> before_, own_;               // of a layout: least path to each stage, its own work
 };
 

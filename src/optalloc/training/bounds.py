@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.layers import LayerTable
+from optalloc.cost.meshes import Meshes, MeshTables, distinct
 from optalloc.cost.model import CostModel
 from optalloc.training.space import Space
 
@@ -145,7 +146,8 @@ class ShapeFacts:
     def __init__(self, cost: CostModel, shapes: Meshes) -> None:
         self.cost, self.shapes = cost, shapes
         self.m = cost.num_microbatches(shapes)
-        self.work = _work_of_keys(cost, shapes)
+        table, row = cost.layer_costs(shapes)
+        self.work = _work_of_keys(cost, table)[row]
 
     def bounds(self, choices: Sequence[tuple[int, int]]) -> Array:
         """A bound of the step time of each shape with each schedule, seconds, (choices, n)."""
@@ -155,13 +157,11 @@ class ShapeFacts:
         return bound
 
 
-def _work_of_keys(cost: CostModel, shapes: Meshes) -> Array:
-    """:func:`work_of` of each shape, before what ZeRO adds."""
-    table, row = cost.layer_costs(shapes)
+def _work_of_keys(cost: CostModel, table: LayerTable) -> Array:
+    """:func:`work_of` of each key, before what ZeRO adds."""
     hop_s = min(level.latency_s for level in cost.network.levels)
     hops = np.full(len(table.forward_s), hop_s)
-    by_key = work_of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
-    return by_key[row]
+    return work_of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
 
 
 class StemFacts:
@@ -172,7 +172,11 @@ class StemFacts:
 
         T >= m max( S / pp, ceil(L / pp) t ) + fixed
 
-    for the mean stage works S / pp on each micro-batch and some stage has ceil(L / pp) layers.
+    for the mean stage works S / pp on each micro-batch and some stage has ceil(L / pp) layers. The
+    shapes that it leaves are bounded by the least of :func:`path_bounds` over the schedules they
+    can have (``least_path_bound``). Of an interleaved one with any number v of chunks the sum over
+    the stages is least where q is, at the largest v, and a middle stage has v q >= ceil(L / pp)
+    layers, or v where all cuts are tried, two at least.
 
     Parameters
     ----------
@@ -183,32 +187,41 @@ class StemFacts:
     def __init__(self, cost: CostModel, space: Space, weight: Array) -> None:
         self.cost, self.stems = cost, space.stems()
         self.m = cost.num_microbatches(self.stems)
-        table = np.arange(space.most_stages + 1)
+        counts = np.arange(space.most_stages + 1)
         devices = np.arange(space.num_devices + 1)
-        self.room_bytes, arrays = self._memory()
-        work = _work_of_keys(cost, self.stems)
-        layers, row = cost.layer_costs(self.stems)
-        again = (layers.forward_s[:, 1:-1] @ cost.type_counts[1:-1])[row]
+        table, row = cost.layer_costs(self.stems)
+        again = table.forward_s[:, 1:-1] @ cost.type_counts[1:-1]
+        # States and choices of sharding depend on few things, activations of a stem on its key.
+        stems = self.stems
+        first, number = distinct(stems.tp, stems.cp * stems.dp, stems.ep)
+        some = stems.take(first)
+        least, states = (values[number] for values in self._states(some, table, row[first]))
+        held = (table.held_bytes @ cost.type_counts)[row]
+        kept = np.minimum(table.input_bytes, table.held_bytes) @ cost.type_counts
+        short = kept[row]
         self._stems = (
-            self.stems.tp * self.stems.cp * self.stems.dp,
-            self.stems.pp,
+            stems.tp * stems.cp * stems.dp,
+            stems.pp,
             self.m,
-            space.num_shardings(self.stems),
-            work[:, :3].sum(axis=1),
-            work[:, 3:6].sum(axis=1),
+            space.num_shardings(some)[number],
+            row,
+            _work_of_keys(cost, table),
             again,
-            *arrays,
+            short + least,
+            states,
+            held,
+            short,
         )
         most = space.most_stages
-        few = table >= most - 2
+        few = counts >= most - 2
         few[[k for k in _FEW_STAGES if k <= most]] = True
         self._stages = (
             weight,
             space.limits.keep("num_devices", devices).view(np.uint8),
-            space.limits.keep("pp", table).view(np.uint8),
+            space.limits.keep("pp", counts).view(np.uint8),
             few.view(np.uint8),
-            space.num_schedules.ravel(),
-            self.room_bytes,
+            *(choices.ravel() for choices in space.schedule_choices),
+            cost.room_bytes / cost.fragmentation,
             cost.constants.fixed_s,
             cost.num_layers,
         )
@@ -217,33 +230,33 @@ class StemFacts:
         )
         self.seeds = self._shapes(*seeds)
 
-    def promising(self, goal: float, ceiling_s: float) -> tuple[Meshes, Array, Ints, int, int]:
-        """The shapes whose bound lies below ``goal`` and whose weight times ``ceiling_s`` does not,
-        and whose states fit: shapes, bounds, configurations of each; and how many configurations of
-        others the bound and memory excluded.
+    def promising(
+        self, goal: float, ceiling_s: float
+    ) -> tuple[Meshes, Array, Ints, dict[str, int]]:
+        """The shapes whose bounds lie below ``goal`` and their weight times ``ceiling_s``, and
+        whose states fit: shapes, bounds, configurations of each; and how many configurations of
+        others each bound excluded.
         """
-        stem, stages, counts, bounds, late, full = _native.promising_shapes(
+        stem, stages, counts, bounds, *excluded = _native.promising_shapes(
             *self._stems, *self._stages, self._floors, self._counts, goal, ceiling_s
         )
-        return self._shapes(stem, stages), bounds, counts, late, full
+        names = ("shape work bound", "memory", "schedule path bound")
+        return self._shapes(stem, stages), bounds, counts, dict(zip(names, excluded, strict=True))
 
     def _shapes(self, stem: Ints, stages: Ints) -> Meshes:
         return msgspec.structs.replace(self.stems.take(stem), pp=stages)
 
-    def _memory(self) -> tuple[float, tuple[Array, ...]]:
-        """The memory of one device that a plan may fill, and bytes of each stem over all stages:
+    def _states(self, stems: Meshes, table: LayerTable, row: Ints) -> tuple[Array, Array]:
+        """Bytes of the model's states over all stages of each stem, given its row in the table.
 
-        the least that any sharding and recomputation leave, which excludes; and for the estimate
-        that orders the search and proves nothing (equal stages under 1F1B with sharded optimizer
-        states): states, activations of one micro-batch stored, and recomputed.
+        The least that any sharding leaves, which excludes; and with sharded optimizer states, for
+        the estimate that orders the search and proves nothing.
         """
-        cost, shapes = self.cost, self.stems
-        table, row = cost.layer_costs(shapes)
-        counts = cost.type_counts
-        group = (shapes.dp * shapes.cp).astype(np.float64)
-        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
+        cost, counts = self.cost, self.cost.type_counts
+        group = (stems.dp * stems.cp).astype(np.float64)
+        spread = np.maximum(1.0, stems.tp * group / stems.ep)
         dense, expert, own_dense, own_experts = (
-            (values @ counts)[row]
+            values[row] @ counts
             for values in (
                 table.dense_parameters,
                 table.expert_parameters,
@@ -251,19 +264,17 @@ class StemFacts:
                 table.trained_experts,
             )
         )
-        held = (table.held_bytes @ counts)[row]
-        short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        tied = cost.graph.tied_parameters / shapes.tp
+        tied = cost.graph.tied_parameters / stems.tp
         lora = cost.workload.lora_rank > 0
+        least, states = np.zeros((2, len(stems)))
         # Sharded by stage 3 over everything is the least of all layouts. The tied matrix may exist
         # once, frozen or not.
-        least, states = short, np.zeros_like(short)
         for whole, own, shared, n in (
             (dense, own_dense, tied, group),
             (expert, own_experts, 0.0, spread),
         ):
             frozen = whole - own
-            least = least + (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
-            least = least + (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
+            least += (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
+            least += (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
             states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
-        return cost.room_bytes / cost.fragmentation, (least, states, held, short)
+        return least, states

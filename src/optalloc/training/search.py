@@ -170,9 +170,9 @@ class Search:
 
     def _promising(self, stems: StemFacts) -> tuple[Meshes, Array, Ints]:
         """The shapes that bounds leave, in the order of their bounds, and their refinements."""
-        shapes, bounds, counts, late, full = stems.promising(self._goal(), self.ceiling_s)
-        self._count("shape work bound", late)
-        self._count("memory", full)
+        shapes, bounds, counts, excluded = stems.promising(self._goal(), self.ceiling_s)
+        for name, count in excluded.items():
+            self._count(name, count)
         order = np.argsort(bounds, kind="stable")
         return shapes.take(order), bounds[order], counts[order]
 
@@ -183,12 +183,12 @@ class Search:
         while position < len(shapes):
             self.floor = float(bounds[position])
             if self.floor >= self._goal():  # in ascending order
-                self._count("shape work bound", counts[position:].sum())
+                self._count("schedule path bound", counts[position:].sum())
                 return
             part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
             block = min(block + 1, len(_BLOCKS) - 1)
             inside = bounds[part] < self._goals(weight[part])
-            self._count("shape work bound", counts[part[~inside]].sum())
+            self._count("schedule path bound", counts[part[~inside]].sum())
             self._refine(shapes.take(part[inside]), counts[part[inside]])
             position += len(part)
             self._report(float(bounds[position]) if position < len(shapes) else np.inf)

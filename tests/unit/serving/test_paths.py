@@ -53,13 +53,14 @@ def test_stages_of_a_region_cover_most_layers(seed: int) -> None:
         if covered < 0:
             continue
         ends = [stage for stage in (first, last) if stage is not None]
-        row = ends[:1] if first is last and first else [*ends, *layers.between(ends)]
+        alone = into is not None and out is not None and last is None
+        row = ends if alone else [*ends, *layers.between(ends)]
         assert sum(stage.layers for stage in row) == covered
         for t, kind in enumerate(kinds):
             assert sum(stage.nodes().get(t, 0) for stage in row) <= len(kind.nodes)
         for stage in row:
             assert rate_of(stage, kinds, flow) >= flow * (1.0 - 1e-9)
-        for end, cap in ((first, into), (last, out)):
+        for end, cap in ((first, into), (first if alone else last, out)):
             if end is not None and cap is not None:
                 assert rate_of(end, kinds, cap * flow) >= flow * (1.0 - 1e-9)
     free = tuple(len(kind.nodes) for kind in kinds)

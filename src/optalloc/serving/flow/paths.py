@@ -68,13 +68,11 @@ def path_of_stages(
         _, first, last = layers[r].best(into, out)
         if first is not None:
             row.append((r, first, False))
-        if first is None or first is not last:
-            row += [
-                (r, stage, True)
-                for stage in layers[r].between([s for s in (first, last) if s is not None])
-            ]
-            if last is not None:
-                row.append((r, last, False))
+        if out is None or last is not None:
+            ends = [stage for stage in (first, last) if stage is not None]
+            row += [(r, stage, True) for stage in layers[r].between(ends)]
+        if last is not None:
+            row.append((r, last, False))
     spare = covered - arrays.problem.num_layers
     for entry in sorted(row, key=lambda entry: entry[1].layers):
         if entry[2] and entry[1].layers <= spare:

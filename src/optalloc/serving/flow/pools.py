@@ -118,7 +118,8 @@ class Layers:
 
     def best(self, into: float | None, out: float | None) -> tuple[int, Stage | None, Stage | None]:
         """Most layers with a first stage whose lanes take in at most ``into`` each and a last one
-        whose lanes give out at most ``out``, and those two; one stage may be both. -1: none."""
+        whose lanes give out at most ``out``, and those two. -1: none. Where one stage is both, it
+        is all there is, and given as the first alone."""
         if into is None and out is None:
             return int(self._most[tuple(self.counts)]), None, None
         if into is None or out is None:
@@ -132,7 +133,7 @@ class Layers:
         both = self.pools[min(into, out)]
         if both.stages:
             one = both.stages[p := int(both.layers.argmax())]
-            found = int(both.layers[p]), one, one
+            found = int(both.layers[p]), one, None
         first, last = self.pools[into], self.pools[out]
         if first.stages and last.stages:
             rest = self.counts - first.nodes[:, None, :] - last.nodes[None, :, :]

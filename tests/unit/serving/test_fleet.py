@@ -23,7 +23,7 @@ from optalloc.serving.mix.route import route
 from optalloc.serving.mix.search import Search
 from optalloc.serving.mix.solve import plan_fleet
 from optalloc.serving.mix.whole import WholeRelaxation
-from optalloc.stop import NodeLimit
+from optalloc.stop import NodeLimit, TimeLimit
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -155,6 +155,13 @@ def test_stopped_search_keeps_a_fleet_and_a_valid_bound(kinds: int) -> None:
     assert result.bounds.primal is not None
     assert result.bounds.dual is not None
     assert result.bounds.dual <= best <= result.bounds.primal + 1e-9
+
+
+def test_search_without_time_still_finds_a_fleet() -> None:
+    """The box of all counts is bounded, and a fleet made by rounding, before time counts."""
+    result = plan_fleet(random_fleet(0, 60, 8), stop=TimeLimit(0.0))
+    assert result.termination is Termination.LIMIT
+    assert 0.0 < result.bounds.gap < 0.2
 
 
 def test_more_capacity_never_costs_more() -> None:

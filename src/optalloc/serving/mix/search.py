@@ -112,7 +112,7 @@ class Search:
     def _explore(self) -> None:
         while self._open:
             bound, node, low, high, found = self._open[0]
-            if bound >= self._cutoff() or self._expired(bound):
+            if bound >= self._cutoff() or (self.visited and self._expired(bound)):
                 return
             heapq.heappop(self._open)
             try:

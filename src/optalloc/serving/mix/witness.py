@@ -8,14 +8,15 @@ throughputs and interruption are one kind), values ``v_sj >= 0`` of serving all 
                + sum_g min over y_g of [ (w p_g + sum_P nu_P n_g) y_g - sum_s pi_sk(g) c_sg(y_g) ]
 
 with ``c_sg`` the time that is left of offer ``g`` in scenario ``s``, and ``E_sk`` the most that a
-whole number of replicas of a kind can earn from the values beyond their price,
+whole number of replicas of a kind, of time ``u`` each, earn from the values beyond their price:
 
-    E_sk = max over n of max { sum_j (v_sj - pi_sk load_jk) x_j - pi_sk (u n - sum_j load_jk x_j) },
+    E_sk = max over whole n and 0 <= x <= 1 with sum_j load_jk x_j <= u n
+           of sum_j v_sj x_j - pi_sk u n
 
-over ``0 <= x <= 1`` with ``sum_j load_jk x_j <= u n``: what is served is worth ``sum_j v_sj``, and
-the replicas that serve it earn no more than their price and ``E``. Values of at most ``pi load``
-earn nothing; larger ones use that replicas are whole. With ``w = 1`` the right side is a bound;
-with ``w = 0`` a positive right side shows that the box holds no fleet that serves.
+What is served is worth ``sum_j v_sj``, and no kind serves more of that worth than its time costs
+plus ``E``. Values of at most ``pi load`` earn nothing (``E = 0``); larger ones use that
+replicas are whole. With ``w = 1`` the right side is a bound; with ``w = 0`` a positive right side
+shows that the box holds no fleet that serves.
 """
 
 from __future__ import annotations

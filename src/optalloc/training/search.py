@@ -56,7 +56,7 @@ from optalloc.training.bounds import (
     states_exclude,
 )
 from optalloc.training.found import Found, group_of, strategy_of
-from optalloc.training.space import Space
+from optalloc.training.space import Space, joined
 from optalloc.training.strategy import Strategy
 
 Array = NDArray[np.float64]
@@ -249,12 +249,15 @@ class Search:
         waiting = sorted(self.open, key=lambda entry: entry[0])
         self.open = []
         for k, (bound, mesh) in enumerate(waiting):
+            if k % _CALL == 0:
+                tables = self.cost.tables(joined([m for _, m in waiting[k : k + _CALL]]))
             best = self._best()
             if best is not None and bound >= best * (1.0 + self.margin):
                 self._count("cut search", 1)
                 continue
             try:
-                self._solve(mesh, self.cost.tables(mesh), np.array([bound]), work_limit)
+                own = tables.take(np.array([k % _CALL]))
+                self._solve(mesh, own, np.array([bound]), work_limit)
                 self._report(waiting[k + 1][0] if k + 1 < len(waiting) else np.inf)
             except _Stopped:
                 self.open += waiting[k + 1 :]

@@ -5,11 +5,14 @@
 #include <limits>
 #include <utility>
 
+#include "clones.hpp"
+
 namespace optalloc::serving {
 
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kFar = 1e100;       // no column enters at such a price
 constexpr double kFeasible = 1e-9;  // a value this far outside its bounds is within them
 constexpr double kApart = 1e-7;     // reduced prices that tie are moved this far apart, in units of the largest price
 constexpr double kReduced = 1e-10;  // a reduced price within this of 0 is 0, in units of the largest price
@@ -19,7 +22,21 @@ constexpr int kRefactor = 64;       // pivots between two inversions
 constexpr int kMostPivots = 20000;
 constexpr int kMostIdle = 3;        // boxes that a cut stays for without holding anything
 
+constexpr std::size_t kBlock = 32;  // shares that are looked at together
+
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
+
+OPTALLOC_CLONES void multiply(double* __restrict out, const double* load, const std::int32_t* kind,
+                              const double* by_kind, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = load[i] * by_kind[kind[i]];
+}
+
+// Whether any reduced price falls to 0 before `reach`.
+OPTALLOC_CLONES bool any_within(const double* net, const double* rate, double reach, std::size_t n) {
+    int found = 0;
+    for (std::size_t i = 0; i < n; ++i) found += net[i] < reach * rate[i] ? 1 : 0;
+    return found != 0;
+}
 
 }  // namespace
 
@@ -30,6 +47,10 @@ DualSimplex::DualSimplex(const Fleet& fleet)
       buckets_(fleet.buckets()),
       serves_(static_cast<int>(fleet.serves.size())),
       bucket_(fleet.serves.size()) {
+    for (const Serve& serve : fleet.serves) {
+        load_.push_back(serve.load);
+        kind_.push_back(serve.kind);
+    }
     for (int j = 0; j < buckets_; ++j) {
         for (int i = fleet.first[at(j)]; i < fleet.first[at(j + 1)]; ++i) bucket_[at(i)] = j;
     }
@@ -88,12 +109,12 @@ void DualSimplex::count_rates(const double* row, std::vector<double>& out) const
 }
 
 void DualSimplex::costs(const double* multipliers, double* out) const {
-    for (int i = 0; i < serves_; ++i) out[i] = fleet_.serves[at(i)].load * multipliers[fleet_.serves[at(i)].kind];
+    multiply(out, load_.data(), kind_.data(), multipliers, load_.size());
     for (std::size_t c = 0; c < cuts_.size(); ++c) {
         const Cut& cut = cuts_[c];
         const double each = multipliers[at(base_) + c] / cut.unit;
         if (each == 0.0) continue;
-        for (const int i : cut.items) out[i] += each * fleet_.serves[at(i)].load;
+        for (const int i : cut.items) out[i] += each * load_[at(i)];
     }
 }
 
@@ -474,11 +495,19 @@ DualSimplex::Step DualSimplex::pivot(int leave, bool below, double& length) {
         const double helps = high ? -way * rate : way * rate;
         if (helps > least) reach = std::min(reach, (std::max(0.0, high ? -net : net) + slip) / helps);
     });
-    for (std::size_t i = 0; i < rate_share_.size(); ++i) {
-        const double helps = way * rate_share_[i];
-        if (net_share_[i] + slip < reach * helps && helps > least * fleet_.serves[i].load) reach = (std::max(0.0, net_share_[i]) + slip) / helps;
+    std::vector<int> close;  // shares that may be first
+    reach = std::min(reach, kFar);
+    for (std::size_t begin = 0; begin < rate_share_.size(); begin += kBlock) {
+        const std::size_t end = std::min(begin + kBlock, rate_share_.size());
+        if (!any_within(&net_share_[begin], &rate_share_[begin], way * reach, end - begin)) continue;
+        for (std::size_t i = begin; i < end; ++i) {
+            const double helps = way * rate_share_[i], price = std::max(0.0, net_share_[i]);
+            if (helps <= least * load_[i] || price > reach * helps) continue;
+            close.push_back(static_cast<int>(i));
+            reach = std::min(reach, (price + slip) / helps);
+        }
     }
-    if (reach == kInfinity) {
+    if (reach >= kFar) {
         ray_.assign(rho, rho + rows_);
         if (!below) {
             for (double& price : ray_) price = -price;
@@ -495,13 +524,13 @@ DualSimplex::Step DualSimplex::pivot(int leave, bool below, double& length) {
         net_enter = high ? -price : price;
         rate_enter = rate;
     });
-    for (std::size_t i = 0; i < rate_share_.size(); ++i) {
-        const double helps = way * rate_share_[i];
-        if (helps <= size || net_share_[i] > reach * helps || helps <= least * fleet_.serves[i].load) continue;
+    for (const int i : close) {
+        const double helps = way * rate_share_[at(i)], price = std::max(0.0, net_share_[at(i)]);
+        if (helps <= size || price > reach * helps) continue;
         size = helps;
-        enter = {kShare, static_cast<int>(i)};
-        net_enter = std::max(0.0, net_share_[i]);
-        rate_enter = rate_share_[i];
+        enter = {kShare, i};
+        net_enter = price;
+        rate_enter = rate_share_[at(i)];
     }
     for (std::size_t h = 0; h < highs_.size(); ++h) rate_share_[at(highs_[h])] = rate_high[h];
     std::vector<double> column(at(rows_)), step(at(rows_));

@@ -76,6 +76,8 @@ class DualSimplex {
     double scale_ = 1.0;
     int since_ = 0;
     std::vector<int> bucket_;                 // of each serve
+    std::vector<double> load_;                // of each serve
+    std::vector<std::int32_t> kind_;          // of each serve
     std::vector<Cut> cuts_;
     std::vector<double> time_;                // of the box that the inverse belongs to
     std::vector<double> right_, slack_high_;  // by row

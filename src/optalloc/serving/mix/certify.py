@@ -25,6 +25,7 @@ from optalloc.serving.mix.witness import FleetWitness, Proof
 _FULL = 1 + Fraction(1, 10**8)
 #: Relative: a bound this close to the claim proves it.
 TOLERANCE = Fraction(1, 10**8)
+_LITTLE = 1e-13  # of the value of all buckets
 _ONE = 2**60  # prices are read in units of this
 Reals = npt.NDArray[np.float64]
 _Box = tuple[list[int], list[int]]
@@ -199,24 +200,27 @@ class _Model:
         """
         if not self.buckets:
             return 0
-        worth, loads = np.array([float(value) for value in values]), self._floats
-        ratio = worth / loads
-        order = np.argsort(-ratio, axis=1, kind="stable")
-        ratio = np.take_along_axis(ratio, order, axis=1)
-        used = np.cumsum(np.take_along_axis(self._filled, order, axis=1), axis=1)
+        worth = np.array([float(value) for value in values])
+        paid = np.array([[float(price)] for price in prices])
+        plain = np.where(self._serves, worth - paid * self._filled, 0.0).clip(0.0).sum(axis=1)
         total = 0
         for k, price in enumerate(prices):
+            if plain[k] <= _LITTLE * worth.sum():  # broken replicas earn next to nothing, too
+                total += math.ceil(self._earned(k, price, values, worth, exact=exact))
+                continue
+            ratio = worth / self._floats[k]
+            order = np.argsort(-ratio, kind="stable")
+            ratio, used = ratio[order], np.cumsum(self._filled[k][order])
             unit = share * self.kind_stays[k]
-            paid = int(np.searchsorted(-ratio[k], -float(price)))  # more than the price is earned
-            split = math.floor((used[k, paid - 1] if paid else 0.0) / float(unit) + 1e-9)
+            dear = int(np.searchsorted(-ratio, -float(price)))  # buckets worth more than the price
+            split = math.floor((used[dear - 1] if dear else 0.0) / float(unit) + 1e-9)
             most = Fraction(0)
             for n, above in ((split, True), (split + 1, False)):
-                i = int(np.searchsorted(used[k], n * float(unit)))
-                at = float(ratio[k, i]) if i < len(self.buckets) else 0.0
-                v = max(int(at), price) if above else min(int(at), price)
-                most = max(
-                    most, (v - price) * unit * n + self._earned(k, v, values, worth, exact=exact)
-                )
+                i = int(np.searchsorted(used, n * float(unit)))
+                at = int(ratio[i]) if i < len(self.buckets) else 0
+                v = max(at, price) if above else min(at, price)
+                earned = self._earned(k, v, values, worth, exact=exact)
+                most = max(most, (v - price) * unit * n + earned)
             total += math.ceil(most)
         return total
 

@@ -19,6 +19,7 @@ STUDIES = {
         "compare assignment methods with brute force on random small instances",
     ),
     "layer-flow": ("benchmarks.layer_flow", "place layers over mixed nodes, with bounds"),
+    "flow-instances": ("benchmarks.flow_instances", "write random clusters for layer-flow"),
     "offload": ("benchmarks.offload", "offload on random machines, beside what other tools do"),
     "fleet": ("benchmarks.fleet", "rent the cheapest replicas, beside the programme of Mélange"),
     "serving-accuracy": (

@@ -123,7 +123,8 @@ def rows(
                     str(arguments.time_limit), str(arguments.threads), str(arguments.seed),
                 ]  # fmt: skip
                 limit = arguments.time_limit * (1 + GRACE) + GRACE_S
-                usage = run_limited(command, limit, Path(folder) / "log")
+                log = Path(folder) / "log"
+                usage = run_limited(command, limit, log, threads=arguments.threads)
                 yield row_of(file, problem, method, usage)
 
 

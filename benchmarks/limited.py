@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _LOOK_S = 0.1
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Usage(NamedTuple):
@@ -28,7 +29,9 @@ class Usage(NamedTuple):
     killed: bool
 
 
-def run_limited(command: Sequence[str], cpu_limit_s: float, log: Path) -> Usage:
+def run_limited(
+    command: Sequence[str], cpu_limit_s: float, log: Path, *, threads: int = 1
+) -> Usage:
     """Run until the command ends, or its group has used ``cpu_limit_s`` of CPU time.
 
     Parameters
@@ -40,10 +43,13 @@ def run_limited(command: Sequence[str], cpu_limit_s: float, log: Path) -> Usage:
         give a program that keeps the time itself some seconds to write its answer.
     log : Path
         Where standard output goes (it is read back); standard error is passed on.
+    threads : int
+        Threads that the libraries of linear algebra start, which else take every core.
     """
     begin = time.perf_counter()
+    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
     with log.open("wb") as out:
-        child = subprocess.Popen(list(command), stdout=out, start_new_session=True)
+        child = subprocess.Popen(list(command), stdout=out, start_new_session=True, env=environment)
     killed = False
     try:
         while True:

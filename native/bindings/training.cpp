@@ -2,6 +2,7 @@
 #include "bindings/families.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.hpp"
@@ -63,25 +64,41 @@ std::vector<tr::MeshCost> mesh_costs(const Array<std::int32_t, 2>& ints, const A
 // The arguments of both kernels over stems, checked: no array may be shorter than what indexes it.
 struct StemInput {
     tr::Stems stems;
+    std::vector<double> fullest;
     tr::Stages stages;
 
-    StemInput(const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
-              const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+    StemInput(const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Longs& key,
+              const Array<double, 2>& work, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
               const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
-              const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
-              int layers)
-        : stems{view(ranks), view(most),        view(micro),       view(shardings),  view(work),       view(least),
-                view(again), view(least_bytes), view(state_bytes), view(held_bytes), view(short_bytes)},
-          stages{view(weight), view(devices), view(allowed), view(tried), view(schedules), room_bytes, fixed_s,
-                 layers} {
+              const Flags& allowed, const Flags& tried, const Longs& schedules, const Flags& kinds,
+              const Longs& chunks, double room_bytes, double fixed_s, int layers)
+        : stems{view(ranks),
+                view(most),
+                view(micro),
+                view(shardings),
+                view(key),
+                {work.data(), work.size()},
+                view(again),
+                view(least_bytes),
+                view(state_bytes),
+                view(held_bytes),
+                view(short_bytes)},
+          fullest(allowed.shape(0)),
+          stages{view(weight), view(devices), view(allowed), view(tried), view(schedules), view(kinds),
+                 view(chunks), fullest,       room_bytes,    fixed_s,     layers} {
+        for (std::size_t pp = 1; pp < fullest.size(); ++pp) {
+            fullest[pp] = std::ceil(static_cast<double>(layers) / static_cast<double>(pp));
+        }
         const std::size_t n = ranks.shape(0), most_stages = allowed.shape(0);
-        bool fits = most.shape(0) == n && micro.shape(0) == n && shardings.shape(0) == n && work.shape(0) == n &&
-                    least.shape(0) == n && again.shape(0) == n && least_bytes.shape(0) == n &&
-                    state_bytes.shape(0) == n && held_bytes.shape(0) == n && short_bytes.shape(0) == n &&
-                    tried.shape(0) == most_stages && schedules.shape(0) == 2 * most_stages &&
-                    weight.shape(0) == devices.shape(0);
+        const auto keys = static_cast<std::int64_t>(work.shape(0));
+        bool fits = most.shape(0) == n && micro.shape(0) == n && shardings.shape(0) == n && key.shape(0) == n &&
+                    work.shape(1) == tr::kWorkFields && again.shape(0) == work.shape(0) &&
+                    least_bytes.shape(0) == n && state_bytes.shape(0) == n && held_bytes.shape(0) == n &&
+                    short_bytes.shape(0) == n && tried.shape(0) == most_stages &&
+                    schedules.shape(0) == 2 * most_stages && kinds.shape(0) == 2 * most_stages &&
+                    chunks.shape(0) == 2 * most_stages && weight.shape(0) == devices.shape(0);
         for (std::size_t k = 0; fits && k < n; ++k) {
-            fits = stems.ranks[k] > 0 && stems.most[k] < static_cast<std::int64_t>(most_stages) &&
+            fits = stems.ranks[k] > 0 && stems.key[k] >= 0 && stems.key[k] < keys && stems.most[k] < static_cast<std::int64_t>(most_stages) &&
                    stems.ranks[k] * stems.most[k] < static_cast<std::int64_t>(weight.shape(0));
         }
         if (!fits) throw nb::value_error("tables of stems have the wrong shape");
@@ -112,36 +129,36 @@ void bind_training(nb::module_& m) {
     });
     // (configurations, least bound, least bound of each stem, configurations of each, stems and stages of the seeds)
     m.def("survey_stems",
-          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
-             const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Longs& key,
+             const Array<double, 2>& work, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
              const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
-             const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
-             int layers, std::size_t num_seeds) {
-              const StemInput in(ranks, most, micro, shardings, work, least, again, least_bytes, state_bytes,
-                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, room_bytes,
-                                 fixed_s, layers);
+             const Flags& allowed, const Flags& tried, const Longs& schedules, const Flags& kinds,
+             const Longs& chunks, double room_bytes, double fixed_s, int layers, std::size_t num_seeds) {
+              const StemInput in(ranks, most, micro, shardings, key, work, again, least_bytes, state_bytes,
+                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, kinds, chunks,
+                                 room_bytes, fixed_s, layers);
               tr::Survey out = tr::survey(in.stems, in.stages, num_seeds);
               return nb::make_tuple(out.configurations, out.floor, given(std::move(out.floors)),
                                     given(std::move(out.counts)), given(std::move(out.seed_stem)),
                                     given(std::move(out.seed_stages)));
           });
-    // (stem, stages, configurations, bound of each shape, configurations that the bound and memory exclude)
+    // (stem, stages, configurations, bound of each shape, configurations that work, memory and paths exclude)
     m.def("promising_shapes",
-          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Reals& work,
-             const Reals& least, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
+          [](const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Longs& key,
+             const Array<double, 2>& work, const Reals& again, const Reals& least_bytes, const Reals& state_bytes,
              const Reals& held_bytes, const Reals& short_bytes, const Reals& weight, const Flags& devices,
-             const Flags& allowed, const Flags& tried, const Longs& schedules, double room_bytes, double fixed_s,
-             int layers, const Reals& floors, const Longs& counts, double goal, double ceiling) {
-              const StemInput in(ranks, most, micro, shardings, work, least, again, least_bytes, state_bytes,
-                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, room_bytes,
-                                 fixed_s, layers);
+             const Flags& allowed, const Flags& tried, const Longs& schedules, const Flags& kinds,
+             const Longs& chunks, double room_bytes, double fixed_s, int layers, const Reals& floors, const Longs& counts, double goal, double ceiling) {
+              const StemInput in(ranks, most, micro, shardings, key, work, again, least_bytes, state_bytes,
+                                 held_bytes, short_bytes, weight, devices, allowed, tried, schedules, kinds, chunks,
+                                 room_bytes, fixed_s, layers);
               if (floors.shape(0) != ranks.shape(0) || counts.shape(0) != ranks.shape(0)) {
                   throw nb::value_error("tables of stems have the wrong shape");
               }
               tr::Promising out = tr::promising(in.stems, in.stages, view(floors), view(counts), goal, ceiling);
               return nb::make_tuple(given(std::move(out.stem)), given(std::move(out.stages)),
-                                    given(std::move(out.counts)), given(std::move(out.bounds)), out.pruned_by_bound,
-                                    out.pruned_by_memory);
+                                    given(std::move(out.counts)), given(std::move(out.bounds)), out.pruned_by_work,
+                                    out.pruned_by_memory, out.pruned_by_path);
           });
     nb::class_<tr::ShapeCache>(m, "ShapeCache").def(nb::init<>());
     m.def(

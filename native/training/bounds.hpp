@@ -21,14 +21,20 @@ inline constexpr int kWorkFields = 7;
 // A lower bound of the pipeline's time, seconds (proof: path_bounds in training/bounds.py).
 double path_bound(const Work& work, int schedule, int chunks, std::int64_t stages, std::int64_t micro, int layers);
 
+// A lower bound of path_bound over the schedules that a shape can have: a bit of `kinds` for each (by its number), and at
+// most `chunks` of an interleaved one (proof: least_path_bound in training/bounds.py).
+double least_path_bound(const Work& work, std::uint8_t kinds, std::int64_t chunks, std::int64_t stages,
+                        std::int64_t micro, int layers);
+
 // Stems: everything of a shape but its number of stages. Arrays of one length.
 struct Stems {
     std::span<const std::int64_t> ranks;      // devices of one stage
     std::span<const std::int64_t> most;       // stages at most
     std::span<const std::int64_t> micro;      // micro-batches of one replica
     std::span<const std::int64_t> shardings;  // choices of ZeRO stage and shard group
-    std::span<const double> work, least;      // of one micro-batch: all layers; the cheapest layer
-    std::span<const double> again;            // recomputing all layers
+    std::span<const std::int64_t> key;        // row of `work`, which stems share
+    std::span<const double> work;             // kWorkFields each
+    std::span<const double> again;            // recomputing all layers, by key
     // Over all stages together: states at their least with the least activations of one micro-batch; states with
     // the optimizer's sharded; activations of one micro-batch, stored and recomputed.
     std::span<const double> least_bytes, state_bytes, held_bytes, short_bytes;
@@ -40,7 +46,11 @@ struct Stages {
     std::span<const std::uint8_t> devices;     // allowed
     std::span<const std::uint8_t> allowed;     // number of stages
     std::span<const std::uint8_t> tried;       // for the seeds
-    std::span<const std::int64_t> schedules;   // 2 each: micro-batches not divided by the stages, and divided
+    // 2 each, micro-batches not divided by the stages, and divided: how many choices, which schedules, most chunks.
+    std::span<const std::int64_t> schedules;
+    std::span<const std::uint8_t> kinds;
+    std::span<const std::int64_t> chunks;
+    std::span<const double> fullest;           // layers of the largest stage at least, by number of stages
     double room_bytes;                         // of one device
     double fixed_s;
     int layers;
@@ -60,10 +70,10 @@ Survey survey(const Stems& stems, const Stages& stages, std::size_t num_seeds);
 struct Promising {
     std::vector<std::int64_t> stem, stages, counts;
     std::vector<double> bounds;
-    std::int64_t pruned_by_bound = 0, pruned_by_memory = 0;  // configurations
+    std::int64_t pruned_by_work = 0, pruned_by_memory = 0, pruned_by_path = 0;  // configurations
 };
 
-// The shapes whose bound lies below both `goal` and their weight times `ceiling`, and whose states fit.
+// The shapes whose bounds lie below both `goal` and their weight times `ceiling`, and whose states fit.
 Promising promising(const Stems& stems, const Stages& stages, std::span<const double> floors,
                     std::span<const std::int64_t> counts, double goal, double ceiling);
 

@@ -32,23 +32,39 @@ void Solver::try_layout(std::span<const int> sizes) {
     // What memory surely costs a stage, before the choices are listed.
     for (std::size_t i = 0; i < pp; ++i) {
         take(i);
-        if (before_[i] + mesh_.shape.num_micro * (own_[i] + least_extra(static_cast<int>(i), mine)) >= limit_) {
+        Known& known = known_[i];
+        if (!same_stage(known.chunks, mine)) {
+            known.chunks = mine;
+            known.least_extra = least_extra(static_cast<int>(i), mine);
+            known.listed = false;
+        }
+        if (before_[i] + mesh_.shape.num_micro * (own_[i] + known.least_extra) >= limit_) {
             any_fits_ = true;
             return;
         }
     }
     for (std::size_t i = 0; i < pp; ++i) {
         take(i);
-        options(static_cast<int>(i), mine, choices_[i]);
-        if (choices_[i].empty()) return;
+        Known& known = known_[i];
+        if (!known.listed) options(static_cast<int>(i), mine, known.choices);
+        known.listed = true;
+        if (known.choices.empty()) return;
         // The least recomputation of this stage behind earlier ones without any.
-        if (before_[i] + mesh_.shape.num_micro * choices_[i].front().work() >= limit_) {
+        if (before_[i] + mesh_.shape.num_micro * known.choices.front().work() >= limit_) {
             any_fits_ = true;
             return;
         }
     }
     any_fits_ = true;
     combine(0);
+}
+
+// Whether a stage with these chunks costs what it did with those: the same layers, or as many where all are alike.
+bool Solver::same_stage(std::span<const Range> a, std::span<const Range> b) const {
+    const bool alike = chain_.run_end.front() == static_cast<std::size_t>(num_layers_);
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](const Range& x, const Range& y) {
+        return x.size() == y.size() && (alike || x.begin == y.begin);
+    });
 }
 
 // The bound of `path_excludes` for every stage without recomputation, from sums over the chain alone; leaves the path
@@ -95,7 +111,7 @@ bool Solver::path_excludes(std::size_t stage) const {
 // Every combination of the stages' choices.
 void Solver::combine(std::size_t stage) {
     if (stage == current_.options.size()) return offer(current_);
-    for (const StageOption& o : choices_[stage]) {
+    for (const StageOption& o : known_[stage].choices) {
         work_ += kWorkOfOption;
         if (stopped_ || work_ >= work_limit_ || cancelled()) {
             stopped_ = true;
@@ -112,7 +128,7 @@ void Solver::solve_interleaved() {
     const int count = pp_ * v_, middle = count - 2;
     current_.chunks.resize(static_cast<std::size_t>(count));
     current_.options.resize(static_cast<std::size_t>(pp_));
-    choices_.resize(static_cast<std::size_t>(pp_));
+    known_.resize(static_cast<std::size_t>(pp_));
     before_.resize(static_cast<std::size_t>(pp_));
     own_.resize(static_cast<std::size_t>(pp_));
     std::vector<int> sizes(static_cast<std::size_t>(count));

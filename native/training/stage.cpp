@@ -17,8 +17,10 @@ double Solver::link(int chunk, int layers_done) const {
                 : mesh_.link_latency_far + factor * mesh_.link_transfer_far;
 }
 
-double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective, bool working) const {
-    double state = 0.0, scratch = 0.0;
+Solver::Bytes Solver::bytes(int stage, std::span<const Range> chunks, int full, int selective, bool working) const {
+    const bool splits = mesh_.shape.splits_backward();
+    double state = 0.0;
+    Bytes out;
     double held[2][64];
     for (std::size_t c = 0; c < chunks.size(); ++c) {
         const Range r = chunks[c];
@@ -30,7 +32,7 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         state += at[e].state - at[b].state;
         const bool first = stage == 0 && c == 0;
         const bool last = stage == pp_ - 1 && c + 1 == chunks.size();
-        double all = at[e].held - at[b].held;
+        double all = splits ? at[e].held - at[b].held : 0.0;
         double kept = at[c1].held_full - at[b].held_full + at[c2].held_selective -
                       at[c1].held_selective + at[e].held - at[c2].held;
         if (first) {
@@ -46,21 +48,28 @@ double Solver::memory(int stage, std::span<const Range> chunks, int full, int se
         held[0][c] = kept;
         held[1][c] = all;
         if (!working) continue;
-        scratch = std::max({scratch, chain_.largest(chain_.scratch_full, b, c1),
-                            chain_.largest(chain_.scratch_selective, c1, c2)});
+        out.working = std::max({out.working, chain_.largest(chain_.scratch_full, b, c1),
+                                chain_.largest(chain_.scratch_selective, c1, c2)});
     }
+    // With whole backwards nothing waits for its weight gradients: the second half of each vector is 0.
     const auto& vectors = facts_.held[static_cast<std::size_t>(stage)];
-    const auto width = static_cast<std::size_t>(2 * v_);
+    const auto v = static_cast<std::size_t>(v_), width = 2 * v;
     double peak = 0.0;
     for (std::size_t k = 0; k < vectors.size(); k += width) {
         double sum = 0.0;
-        for (std::size_t c = 0; c < static_cast<std::size_t>(v_); ++c) {
-            sum += vectors[k + c] * held[0][c] + vectors[k + c + static_cast<std::size_t>(v_)] * held[1][c];
-        }
+        for (std::size_t c = 0; c < v; ++c) sum += vectors[k + c] * held[0][c];
+        for (std::size_t c = 0; splits && c < v; ++c) sum += vectors[k + v + c] * held[1][c];
         peak = std::max(peak, sum);
     }
+    out.base = state + peak;
     // The logits are gone before the first layer is recomputed.
-    return state + peak + std::max(scratch, stage == pp_ - 1 ? mesh_.logits : 0.0);
+    if (stage == pp_ - 1) out.logits = mesh_.logits;
+    return out;
+}
+
+double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective, bool working) const {
+    const Bytes b = bytes(stage, chunks, full, selective, working);
+    return b.base + std::max(b.working, b.logits);
 }
 
 void Solver::chunk_times(const Range& r, bool first, bool last, int full, int selective,
@@ -170,12 +179,26 @@ void Solver::each_choice(int stage, std::span<const Range> chunks, const Visit& 
         if (memory(stage, chunks, full, selective) <= mesh_.capacity) visit(full, selective);
         return;
     }
-    if (chain_.whole_is_least && memory(stage, chunks, 0, 0) > mesh_.capacity &&
-        memory(stage, chunks, largest, 0, false) > mesh_.capacity) {
-        return;  // not even with every layer recomputed whole in no space at all
+    const auto fits = [&](int full, int selective, bool working) {
+        return memory(stage, chunks, full, selective, working) <= mesh_.capacity;
+    };
+    int full = 0;
+    if (chain_.whole_is_least) {
+        if (fits(0, 0, true)) {
+            visit(0, 0);
+            return;
+        }
+        // The fewest whole layers with which all others in their core would fit, without their working sets.
+        int high = largest;
+        if (!fits(high, 0, false)) return;
+        while (full < high) {
+            const int middle = (full + high) / 2;
+            if (fits(middle, largest - middle, false)) high = middle;
+            else full = middle + 1;
+        }
     }
     int hint = largest;  // with more layers recomputed whole, fewer need the other kind
-    for (int full = 0; full <= largest; ++full) {
+    for (; full <= largest; ++full) {
         const int selective = least_selective(stage, chunks, full, largest, hint);
         if (selective < 0) continue;
         if (visit(full, selective) || selective == 0) return;  // more whole layers only add time
@@ -190,7 +213,9 @@ StageOption Solver::option(int stage, std::span<const Range> chunks) const {
     each_choice(stage, chunks, [&](int full, int selective) {
         const StageOption o = timed(chunks, stage, full, selective);
         if (!best.feasible || o.backward < best.backward) best = o;
-        return false;
+        double next[3];  // one more whole layer and nothing else: no later choice is faster
+        chunk_times(chunks[0], stage == 0, stage == pp_ - 1, full + 1, 0, next);
+        return next[1] >= best.backward;
     });
     return best;
 }
@@ -200,9 +225,10 @@ bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
     if (mesh_.recompute_rule == 0) {
         int largest = 0;
         for (const Range& r : chunks) largest = std::max(largest, r.size());
-        if (memory(stage, chunks, largest, 0) <= mesh_.capacity) return true;
+        const Bytes whole = bytes(stage, chunks, largest, 0);
+        if (whole.base + std::max(whole.working, whole.logits) <= mesh_.capacity) return true;
+        if (chain_.whole_is_least && whole.base + whole.logits > mesh_.capacity) return false;
         if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
-        if (chain_.whole_is_least && memory(stage, chunks, largest, 0, false) > mesh_.capacity) return false;
     }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });
@@ -221,27 +247,33 @@ double Solver::least_extra(int stage, std::span<const Range> chunks) const {
 void Solver::options(int stage, std::span<const Range> chunks, std::vector<StageOption>& out) const {
     out.clear();
     std::vector<std::vector<double>> times;  // backward of each chunk
-    each_choice(stage, chunks, [&](int full, int selective) {
+    const auto chunk_backwards = [&](int full, int selective) {
         std::vector<double> own;
         for (const Range& r : chunks) {
             double t[3];
             chunk_times(r, false, false, full, selective, t);
             own.push_back(t[1]);
         }
-        const auto no_slower = [](const std::vector<double>& a, const std::vector<double>& b) {
-            return std::equal(a.begin(), a.end(), b.begin(), std::less_equal<>());
-        };
-        for (const auto& other : times) {
-            if (no_slower(other, own)) return false;
+        return own;
+    };
+    const auto no_slower = [](const std::vector<double>& a, const std::vector<double>& b) {
+        return std::equal(a.begin(), a.end(), b.begin(), std::less_equal<>());
+    };
+    const auto matched = [&](const std::vector<double>& own) {
+        return std::any_of(times.begin(), times.end(), [&](const auto& other) { return no_slower(other, own); });
+    };
+    each_choice(stage, chunks, [&](int full, int selective) {
+        std::vector<double> own = chunk_backwards(full, selective);
+        if (!matched(own)) {
+            for (std::size_t k = times.size(); k-- > 0;) {
+                if (!no_slower(own, times[k])) continue;
+                times.erase(times.begin() + static_cast<std::ptrdiff_t>(k));
+                out.erase(out.begin() + static_cast<std::ptrdiff_t>(k));
+            }
+            times.push_back(std::move(own));
+            out.push_back(timed(chunks, stage, full, selective));
         }
-        for (std::size_t k = times.size(); k-- > 0;) {
-            if (!no_slower(own, times[k])) continue;
-            times.erase(times.begin() + static_cast<std::ptrdiff_t>(k));
-            out.erase(out.begin() + static_cast<std::ptrdiff_t>(k));
-        }
-        times.push_back(std::move(own));
-        out.push_back(timed(chunks, stage, full, selective));
-        return false;
+        return matched(chunk_backwards(full + 1, 0));  // no later choice is faster in any chunk
     });
     std::sort(out.begin(), out.end(),
               [](const StageOption& a, const StageOption& b) { return a.backward < b.backward; });

@@ -17,18 +17,18 @@ def path_bounds(
     work: _Reals, schedules: _Ints, chunks: _Ints, stages: _Longs, micro: _Longs, layers: int, /
 ) -> _Reals: ...
 
-# Eleven arrays of stems, then eight tables and figures by number of stages and devices (Stems and
-# Stages in native/training/bounds.hpp), then how many seeds. Returns (configurations, least bound,
-# least bound of each stem, configurations of each, stems and stages of the seeds).
+# Eleven arrays of stems and keys, then ten tables and figures by number of stages and devices
+# (Stems and Stages in native/training/bounds.hpp), then how many seeds. Returns (configurations,
+# least bound, least bound of each stem, configurations of each, stems and stages of the seeds).
 def survey_stems(
     *arguments: _Longs | _Reals | _Bytes | float,
 ) -> tuple[int, float, _Reals, _Longs, _Longs, _Longs]: ...
 
 # The same with the bounds and counts of stems, goal and ceiling. Returns (stem, stages,
-# configurations, bound of each shape, configurations excluded by the bound and by memory).
+# configurations, bound of each shape, configurations excluded by work, by memory and by paths).
 def promising_shapes(
     *arguments: _Longs | _Reals | _Bytes | float,
-) -> tuple[_Longs, _Longs, _Longs, _Reals, int, int]: ...
+) -> tuple[_Longs, _Longs, _Longs, _Reals, int, int, int]: ...
 
 class ShapeCache:
     def __init__(self) -> None: ...

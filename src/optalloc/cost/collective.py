@@ -105,53 +105,72 @@ def effective(cluster: Cluster, link: str, constants: Constants) -> tuple[Networ
     return network, at(levels[-1], c.send_efficiency)
 
 
-def gather_s(network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array) -> Array:
-    """All-gather (or reduce-scatter) of a buffer of ``full_bytes`` in total, seconds.
+class Group:
+    """Ranks that exchange one buffer in several ways, each of a time affine in its bytes.
 
-    The better of two ways, q being the size of the group:
-
-    - rings over all ranks, one a rail: ``(q-1)/q n / W``, W the least over the levels crossed of
-      bandwidth times ranks joined inside, and the latency of q - 1 hops, each at its level;
-    - level by level: ``(r-1) alpha + (r-1)/r (n/g) / W`` for r parties of g ranks, added up.
+    Parameters
+    ----------
+    size, stride : int or ndarray of int
+        As many ranks, so many devices apart.
     """
-    spans = network.spans(size, stride)
-    q = np.asarray(size, dtype=np.float64)
-    hops = np.zeros(np.broadcast(q, full_bytes).shape)
-    stepped = np.zeros_like(hops)
-    for span in spans:
-        r = span.ranks
-        hops = hops + q / span.joined * (1.0 - 1.0 / r) * span.latency_s
-        moved = (r - 1) / r * full_bytes / span.joined
-        stepped = stepped + (r - 1) * span.latency_s + moved / span.bandwidth_bytes_per_s
-    ring = hops + (q - 1) / q * full_bytes / _rail_bandwidth(spans, hops.shape)
-    faster: Array = np.minimum(ring, stepped)
-    return faster
+
+    def __init__(self, network: Network, size: Ints | int, stride: Ints | int) -> None:
+        self._spans = network.spans(size, stride)
+        q = np.asarray(size, dtype=np.float64)
+        # Seconds to begin, and seconds a byte of the whole buffer, on rings and level by level.
+        self._ring_s, self._step_s = np.zeros(q.shape), np.zeros(q.shape)
+        self._ring_byte_s, self._step_byte_s = (q - 1) / q * self._rail_s(), np.zeros(q.shape)
+        for span in self._spans:
+            left = 1.0 - 1.0 / span.ranks
+            self._ring_s = self._ring_s + q / span.joined * left * span.latency_s
+            self._step_s = self._step_s + (span.ranks - 1) * span.latency_s
+            each_s = left / span.joined / span.bandwidth_bytes_per_s
+            self._step_byte_s = self._step_byte_s + each_s
+
+    def _rail_s(self) -> Array | float:
+        """Seconds a byte on a ring or tree that uses all rails; none for a group of one."""
+        slowest: Array | float = 0.0
+        for span in self._spans:
+            each_s = 1.0 / (span.bandwidth_bytes_per_s * span.joined)
+            slowest = np.maximum(slowest, np.where(span.ranks > 1, each_s, 0.0))
+        return slowest
+
+    def gather_s(self, full_bytes: Array) -> Array:
+        """All-gather (or reduce-scatter) of a buffer of ``full_bytes`` in total, seconds.
+
+        The better of two ways, q being the size of the group:
+
+        - rings over all ranks, one a rail: ``(q-1)/q n / W``, W the least over the levels crossed
+          of bandwidth times ranks joined inside, and the latency of q - 1 hops, each at its level;
+        - level by level: ``(r-1) alpha + (r-1)/r (n/g) / W`` for r parties of g ranks, added up.
+        """
+        ring = self._ring_s + self._ring_byte_s * full_bytes
+        faster: Array = np.minimum(ring, self._step_s + self._step_byte_s * full_bytes)
+        return faster
+
+    def all_reduce_s(self, full_bytes: Array) -> Array:
+        """All-reduce, seconds: reduce-scatter then all-gather, or a tree where latency dominates.
+
+        Tree: ``2 log2(r) alpha`` for the r parties of every level, ``+ 2 n/W`` with W as in a ring.
+        """
+        begun: Array | float = 0.0
+        for span in self._spans:
+            begun = begun + np.log2(span.ranks) * span.latency_s
+        tree = begun + self._rail_s() * full_bytes
+        faster: Array = 2.0 * np.minimum(self.gather_s(full_bytes), tree)
+        return faster
 
 
-def _rail_bandwidth(spans: list[Span], shape: tuple[int, ...]) -> Array:
-    """Bytes per second of a ring or tree that uses all rails; infinite for a group of one."""
-    slowest = np.full(shape, np.inf)
-    for span in spans:
-        here = np.where(span.ranks > 1, span.bandwidth_bytes_per_s * span.joined, np.inf)
-        slowest = np.minimum(slowest, here)
-    return slowest
+def gather_s(network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array) -> Array:
+    """:meth:`Group.gather_s` of ranks that exchange nothing else."""
+    return Group(network, size, stride).gather_s(full_bytes)
 
 
 def all_reduce_s(
     network: Network, size: Ints | int, stride: Ints | int, full_bytes: Array
 ) -> Array:
-    """All-reduce, seconds: reduce-scatter then all-gather, or a tree where latency dominates.
-
-    Tree: ``2 log2(r) alpha`` for the r parties of every level, ``+ 2 n/W`` with W as in a ring.
-    """
-    spans = network.spans(size, stride)
-    q = np.asarray(size, dtype=np.float64)
-    tree = np.zeros(np.broadcast(q, full_bytes).shape)
-    for span in spans:
-        tree = tree + 2 * np.log2(span.ranks) * span.latency_s
-    tree = tree + 2 * full_bytes / _rail_bandwidth(spans, tree.shape)
-    faster: Array = np.minimum(2 * gather_s(network, size, stride, full_bytes), tree)
-    return faster
+    """:meth:`Group.all_reduce_s` of ranks that exchange nothing else."""
+    return Group(network, size, stride).all_reduce_s(full_bytes)
 
 
 def all_to_all_s(

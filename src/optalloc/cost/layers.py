@@ -19,6 +19,7 @@ from optalloc.model.graph import Graph
 from optalloc.workload import Training
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,20 +51,34 @@ def layer_table(
     network: Network,
     keys: Keys,
     free: tuple[str, ...] = (),
+    without_ep: tuple[Keys, Ints] | None = None,
 ) -> LayerTable:
     """Evaluate every layer type for every key.
 
     The figures of ``graph``, ``work``, ``unit`` and ``network`` are numbers, or arrays of one entry
     a key where the keys belong to different problems of equal structure. ``free`` names what an
     account of time leaves out: the exchanges of an axis ("tp", "cp", "ep"), the floor that the host
-    sets ("host"), or a class of operations, with all they hold.
+    sets ("host"), or a class of operations, with all they hold. ``without_ep`` are the distinct
+    keys but for expert parallelism, and each key's row in them: what does not depend on it is
+    evaluated for those.
 
     Complexity: O(num_keys * number of operations over all layer types), vectorised.
     """
     setting = Setting.of(work) if isinstance(work, Training) else work
-    columns = [
-        Operations(layer, graph, setting, unit, network, keys, free).row() for layer in graph.types
-    ]
+    few = keys if without_ep is None else without_ep[0]
+    columns = []
+    for layer in graph.types:
+        part = Operations(layer, graph, setting, unit, network, few, free)
+        experts = [op for op in layer.ops if part.divides_experts(op)]
+        part.add(op for op in layer.ops if op not in experts)
+        part.tensor_parallel()
+        if without_ep is not None and experts:
+            part = part.spread(keys, without_ep[1])
+        part.add(experts)
+        column = part.row()
+        if without_ep is not None and not experts:
+            column = {name: values[without_ep[1]] for name, values in column.items()}
+        columns.append(column)
     return LayerTable(
         **{
             name: np.stack([column[name] for column in columns], axis=1)

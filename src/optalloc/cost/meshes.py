@@ -112,3 +112,25 @@ class MeshTables(msgspec.Struct, frozen=True, kw_only=True):
         """One column of ``reals``."""
         column: Array = self.reals[:, REAL_FIELDS.index(name)]
         return column
+
+
+def distinct(*columns: Ints) -> tuple[Ints, Ints]:
+    """Where each distinct row first occurs, in the order of the rows, and the number of each row.
+
+    Columns hold integers of at least 0, mostly few different ones: then O(n + largest value).
+    """
+    code, size = np.zeros(len(columns[0]), np.int64), 1
+    for column in columns:
+        present = np.zeros(int(column.max(initial=0)) + 1, bool)
+        present[column] = True
+        rank = np.cumsum(present) - 1
+        size *= int(rank[-1]) + 1
+        code *= rank[-1] + 1
+        code += rank[column]
+    if size > 4 * len(code) + 1_000_000:
+        _, first, number = np.unique(code, return_index=True, return_inverse=True)
+        return first, number
+    first = np.full(size, -1)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    used = first >= 0
+    return first[used], (np.cumsum(used) - 1)[code]

@@ -28,7 +28,7 @@ from optalloc.cost.constants import (
 from optalloc.cost.flops import forward_flops, tokens_of
 from optalloc.cost.layers import LayerTable, layer_table
 from optalloc.cost.memory import StateBytes, fragmentation, logit_bytes, working_bytes
-from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables
+from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables, distinct
 from optalloc.cost.setting import Setting
 from optalloc.cost.sharding import Groups, Traffic, column
 from optalloc.cost.shares import Keys
@@ -45,6 +45,9 @@ Ints = NDArray[np.int64]
 # Software whose ranks of a tensor-parallel group each send a part of what all of them hold to the
 # next stage, which gathers the parts: Megatron-LM (Narayanan et al., 2021, section 4.1), DeepSpeed.
 _SCATTERING = ("megatron-lm", "megatron-deepspeed")
+
+# What the cost of a layer depends on, and a number above all values of each: 63 bits.
+_KEY = {"tp": 1 << 12, "sequence": 2, "cp": 1 << 17, "ep": 1 << 12, "micro_batch": 1 << 21}
 
 
 class CostModel:
@@ -155,21 +158,19 @@ class CostModel:
         What ``free`` names costs nothing (see :func:`optalloc.cost.layers.layer_table`): what a
         breakdown compares with.
         """
-        names = ("tp", "sequence", "cp", "ep", "micro_batch")
-        limits = (1 << 12, 2, 1 << 17, 1 << 12, 1 << 21)  # 63 bits
-        code = np.zeros(len(meshes), np.int64)
-        for name, limit in zip(names, limits, strict=True):
-            code = code * limit + np.minimum(getattr(meshes, name), limit - 1)
         known = self._known.get(free)
         if known is not None:
+            code = _code(meshes)
             row = np.minimum(np.searchsorted(known[0], code), len(known[0]) - 1)
             if np.array_equal(known[0][row], code):
                 return known[1], row
-        codes, first, row = np.unique(code, return_index=True, return_inverse=True)
-        keys = Keys(**{name: getattr(meshes, name)[first] for name in names})
-        table = layer_table(self.graph, self.setting, self.unit, self.network, keys, free)
-        if len(codes) and (known is None or len(codes) > len(known[0])):
-            self._known[free] = (codes, table)
+        first, row = distinct(*(getattr(meshes, name) for name in _KEY))
+        some = meshes.take(first)
+        table = layer_table(
+            self.graph, self.setting, self.unit, self.network, _keys(some), free, _without_ep(some)
+        )
+        if len(first) and (known is None or len(first) > len(known[0])):
+            self._known[free] = (_code(some), table)
         return table, row
 
     def tables(self, meshes: Meshes) -> MeshTables:
@@ -386,3 +387,21 @@ def _groups(meshes: Meshes) -> Groups:
     return Groups.of(
         dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
     )
+
+
+def _code(meshes: Meshes) -> Ints:
+    """One number for the key of each mesh, in the order of the keys."""
+    code = np.zeros(len(meshes), np.int64)
+    for name, limit in _KEY.items():
+        code = code * limit + np.minimum(getattr(meshes, name), limit - 1)
+    return code
+
+
+def _keys(meshes: Meshes) -> Keys:
+    return Keys(**{name: getattr(meshes, name) for name in _KEY})
+
+
+def _without_ep(meshes: Meshes) -> tuple[Keys, Ints]:
+    """The distinct keys but for expert parallelism, and each mesh's row in them."""
+    first, row = distinct(*(getattr(meshes, name) for name in _KEY if name != "ep"))
+    return _keys(meshes.take(first)), row

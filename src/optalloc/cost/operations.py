@@ -6,18 +6,21 @@ and the floor that the host sets come last.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.collective import all_reduce_s, all_to_all_s, gather_s
+from optalloc.cost.collective import Group, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.flops import attended
 from optalloc.cost.memory import core_bytes_per_token
-from optalloc.cost.shares import Shares
+from optalloc.cost.shares import Keys, Shares
 from optalloc.model.graph import Op
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # Bytes moved per logit by a fused cross entropy in fp32 over 16-bit logits: read 2, write the fp32
 # copy 4, read it again 4; backward read 4, write the 16-bit gradient 2.
@@ -28,12 +31,31 @@ _LOSS_BACKWARD_BYTES = 6.0
 # Bytes that adding a 16-bit gradient to a 16-bit sum moves: two read, one written.
 _SUM_BYTES = 6.0
 
+# What operations add to.
+_SUMS = (
+    "forward",
+    "backward",
+    "weight",
+    "core_s",
+    "core_bytes",
+    "held",
+    "dense",
+    "expert",
+    "experts",
+    "fallbacks",
+    "trained_dense",
+    "trained_experts",
+    "kept",
+    "again_s",
+)
+
 
 class Operations(Shares):
     """Accumulates the operations of one layer type over all keys."""
 
-    def row(self) -> dict[str, Array]:
-        for op in self.layer.ops:
+    def add(self, ops: Iterable[Op]) -> None:
+        """Add some operations of the layer."""
+        for op in ops:
             if self.layer.op_class(op) in self.free:
                 continue
             before = self.forward.copy()
@@ -49,9 +71,25 @@ class Operations(Shares):
             self.again_s += op.again * (self.forward - before)
             self._parameters(op)
             self._store(op)
+
+    @staticmethod
+    def divides_experts(op: Op) -> bool:
+        """Whether what the op costs depends on expert parallelism."""
+        return op.shard == "expert" or op.kind == "dispatch"
+
+    def spread(self, keys: Keys, row: Ints) -> Operations:
+        """What was added so far for other keys, each of which costs as much as a row of these."""
+        graph, network = self.graph, self.network
+        other = Operations(self.layer, graph, self.setting, self.unit, network, keys, self.free)
+        for name in _SUMS:
+            values = getattr(self, name)
+            setattr(other, name, values[row] if isinstance(values, np.ndarray) else values)
+        return other
+
+    def row(self) -> dict[str, Array]:
+        """The columns of the layer when all its operations and exchanges have been added."""
         if self.setting.dropout:
             self.held += self._masks()
-        self._tensor_parallel()
         if "host" not in self.free:
             self._host()
         held = self.held + self.core_bytes
@@ -223,7 +261,7 @@ class Operations(Shares):
         if not self.frozen:
             self.weight = np.maximum(self.weight + c.layer_gap_s, half * host)
 
-    def _tensor_parallel(self) -> None:
+    def tensor_parallel(self) -> None:
         """Sums over the tensor-parallel group.
 
         Without sequence parallelism: one all-reduce forward after every row-sharded matrix, one
@@ -237,8 +275,9 @@ class Operations(Shares):
         seen, begun = 1.0 - c.tp_overlap, np.where(keys.tp > 1, c.collective_s, 0.0)
         if self.tp_network.is_free:
             begun = np.zeros_like(self.tp)
-        gather = seen * gather_s(self.tp_network, keys.tp, 1, full) + begun
-        reduce = seen * all_reduce_s(self.tp_network, keys.tp, 1, full) + begun
+        group = Group(self.tp_network, keys.tp, 1)
+        gather = seen * group.gather_s(full) + begun
+        reduce = seen * group.all_reduce_s(full) + begun
         sharded = keys.sequence > 0
         if self.layer.stack == "head":
             self.forward += np.where(sharded, gather, 0.0)

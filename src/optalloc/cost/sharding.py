@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from optalloc.cost.collective import Network, all_reduce_s, gather_s
+from optalloc.cost.collective import Group, Network
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -98,11 +98,12 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         for every, own, (whole, shards, stride) in zip(parameters, trained, sharing, strict=True):
             gradients = own * self.gradient_bytes
             weights = np.where(zero_stage >= 3, every, own) * self.weight_bytes
-            scatter += gather_s(self.network, shards, stride, gradients)
-            apart = whole // shards
-            outer += all_reduce_s(self.network, apart, stride * shards, gradients / shards)
-            gather += gather_s(self.network, shards, stride, weights)
-            everything += all_reduce_s(self.network, whole, stride, gradients)
+            inner = Group(self.network, shards, stride)
+            scatter += inner.gather_s(gradients)
+            gather += inner.gather_s(weights)
+            apart = Group(self.network, whole // shards, stride * shards)
+            outer += apart.all_reduce_s(gradients / shards)
+            everything += Group(self.network, whole, stride).all_reduce_s(gradients)
         once = np.where(zero_stage == 1, scatter + outer, outer)
         reduce = np.where(zero_stage == 0, everything, once)
         collect = np.where((zero_stage == 1) | (zero_stage == 2), gather, 0.0)

@@ -42,7 +42,7 @@ class Shares:
         free: tuple[str, ...],
     ) -> None:
         self.layer, self.setting, self.unit = layer, setting, unit
-        self.free = free
+        self.graph, self.network, self.free = graph, network, free
         idle = network.free()
         self.tp_network, self.cp_network, self.ep_network = (
             idle if axis in free else network for axis in ("tp", "cp", "ep")

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc import _native
-from optalloc.cost.meshes import Meshes, MeshTables
+from optalloc.cost.layers import LayerTable
+from optalloc.cost.meshes import Meshes, MeshTables, distinct
 from optalloc.cost.model import CostModel
+from optalloc.cost.sharding import Groups
 from optalloc.training.space import Space
 
 Array = NDArray[np.float64]
@@ -139,13 +141,63 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
     return excluded
 
 
+def least_states(
+    cost: CostModel, meshes: Meshes, zero_stage: Array, shards: Array, expert_shards: Array
+) -> Array:
+    """Bytes of the model's states over all stages at least; the tied matrix may exist once.
+
+    Parameters
+    ----------
+    zero_stage, shards, expert_shards : ndarray of float64
+        ZeRO stage, and the ranks that share dense parameters and experts; of one entry or n.
+    """
+    table, row = cost.layer_costs(meshes)
+    sums = (
+        table.dense_parameters,
+        table.trained_dense,
+        table.expert_parameters,
+        table.trained_experts,
+    )
+    dense, own_dense, expert, own_experts = ((part @ cost.type_counts)[row] for part in sums)
+    tied = cost.graph.tied_parameters / meshes.tp
+    dense = dense - tied
+    if cost.workload.lora_rank == 0:
+        own_dense = own_dense - tied
+    bytes_ = np.zeros(len(meshes))
+    for every, own, ranks in ((dense, own_dense, shards), (expert, own_experts, expert_shards)):
+        bytes_ += own * cost.states.total(zero_stage, ranks)
+        if cost.workload.lora_rank:
+            bytes_ += (every - own) * cost.states.frozen(zero_stage, ranks)
+    return bytes_
+
+
+def states_exclude(cost: CostModel, meshes: Meshes) -> NDArray[np.bool_]:
+    """Some of what :func:`memory_excludes`, before any table is made: O(1) numbers a mesh."""
+    table, row = cost.layer_costs(meshes)
+    groups = Groups.of(
+        dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
+    )
+    shards, expert_shards = (
+        ranks[:, 0].astype(np.float64) for ranks in (groups.shards, groups.expert_shards)
+    )
+    least = least_states(cost, meshes, meshes.zero_stage.astype(np.float64), shards, expert_shards)
+    kept = np.minimum(table.input_bytes, table.held_bytes) @ cost.type_counts
+    least += kept[row] + cost.logits_bytes(meshes)
+    # Capacity is what working memory leaves of the room.
+    excluded: NDArray[np.bool_] = cost.fragmentation * least > (
+        meshes.pp * cost.room_bytes * (1.0 + 1e-9)
+    )
+    return excluded
+
+
 class ShapeFacts:
     """What holds for every refinement of each shape, by schedule."""
 
     def __init__(self, cost: CostModel, shapes: Meshes) -> None:
         self.cost, self.shapes = cost, shapes
         self.m = cost.num_microbatches(shapes)
-        self.work = _work_of_keys(cost, shapes)
+        table, row = cost.layer_costs(shapes)
+        self.work = _work_of_keys(cost, table)[row]
 
     def bounds(self, choices: Sequence[tuple[int, int]]) -> Array:
         """A bound of the step time of each shape with each schedule, seconds, (choices, n)."""
@@ -155,13 +207,11 @@ class ShapeFacts:
         return bound
 
 
-def _work_of_keys(cost: CostModel, shapes: Meshes) -> Array:
-    """:func:`work_of` of each shape, before what ZeRO adds."""
-    table, row = cost.layer_costs(shapes)
+def _work_of_keys(cost: CostModel, table: LayerTable) -> Array:
+    """:func:`work_of` of each key, before what ZeRO adds."""
     hop_s = min(level.latency_s for level in cost.network.levels)
     hops = np.full(len(table.forward_s), hop_s)
-    by_key = work_of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
-    return by_key[row]
+    return work_of(cost, (table.forward_s, table.backward_s, table.weight_s), hops)
 
 
 class StemFacts:
@@ -172,7 +222,11 @@ class StemFacts:
 
         T >= m max( S / pp, ceil(L / pp) t ) + fixed
 
-    for the mean stage works S / pp on each micro-batch and some stage has ceil(L / pp) layers.
+    for the mean stage works S / pp on each micro-batch and some stage has ceil(L / pp) layers. The
+    shapes that it leaves are bounded by the least of :func:`path_bounds` over the schedules they
+    can have (``least_path_bound``). Of an interleaved one with any number v of chunks the sum over
+    the stages is least where q is, at the largest v, and a middle stage has v q >= ceil(L / pp)
+    layers, or v where all cuts are tried, two at least.
 
     Parameters
     ----------
@@ -183,32 +237,47 @@ class StemFacts:
     def __init__(self, cost: CostModel, space: Space, weight: Array) -> None:
         self.cost, self.stems = cost, space.stems()
         self.m = cost.num_microbatches(self.stems)
-        table = np.arange(space.most_stages + 1)
+        counts = np.arange(space.most_stages + 1)
         devices = np.arange(space.num_devices + 1)
-        self.room_bytes, arrays = self._memory()
-        work = _work_of_keys(cost, self.stems)
-        layers, row = cost.layer_costs(self.stems)
-        again = (layers.forward_s[:, 1:-1] @ cost.type_counts[1:-1])[row]
+        table, row = cost.layer_costs(self.stems)
+        again = table.forward_s[:, 1:-1] @ cost.type_counts[1:-1]
+        # States and choices of sharding depend on few things, activations of a stem on its key.
+        stems = self.stems
+        first, number = distinct(stems.tp, stems.cp * stems.dp, stems.ep)
+        some = stems.take(first)
+        group = (some.dp * some.cp).astype(np.float64)
+        spread = np.maximum(1.0, some.tp * group / some.ep)
+        # Stage 3 over everything leaves the least of all layouts; sharded optimizer states are for
+        # the estimate that orders the search and proves nothing.
+        least, states = (
+            least_states(cost, some, zero, group, spread)[number] for zero in (_THREE, _ONE)
+        )
+        held = (table.held_bytes @ cost.type_counts)[row]
+        kept = np.minimum(table.input_bytes, table.held_bytes) @ cost.type_counts
+        short = kept[row]
         self._stems = (
-            self.stems.tp * self.stems.cp * self.stems.dp,
-            self.stems.pp,
+            stems.tp * stems.cp * stems.dp,
+            stems.pp,
             self.m,
-            space.num_shardings(self.stems),
-            work[:, :3].sum(axis=1),
-            work[:, 3:6].sum(axis=1),
+            space.num_shardings(some)[number],
+            row,
+            _work_of_keys(cost, table),
             again,
-            *arrays,
+            short + least,
+            states,
+            held,
+            short,
         )
         most = space.most_stages
-        few = table >= most - 2
+        few = counts >= most - 2
         few[[k for k in _FEW_STAGES if k <= most]] = True
         self._stages = (
             weight,
             space.limits.keep("num_devices", devices).view(np.uint8),
-            space.limits.keep("pp", table).view(np.uint8),
+            space.limits.keep("pp", counts).view(np.uint8),
             few.view(np.uint8),
-            space.num_schedules.ravel(),
-            self.room_bytes,
+            *(choices.ravel() for choices in space.schedule_choices),
+            cost.room_bytes / cost.fragmentation,
             cost.constants.fixed_s,
             cost.num_layers,
         )
@@ -217,53 +286,18 @@ class StemFacts:
         )
         self.seeds = self._shapes(*seeds)
 
-    def promising(self, goal: float, ceiling_s: float) -> tuple[Meshes, Array, Ints, int, int]:
-        """The shapes whose bound lies below ``goal`` and whose weight times ``ceiling_s`` does not,
-        and whose states fit: shapes, bounds, configurations of each; and how many configurations of
-        others the bound and memory excluded.
+    def promising(
+        self, goal: float, ceiling_s: float
+    ) -> tuple[Meshes, Array, Ints, dict[str, int]]:
+        """The shapes whose bounds lie below ``goal`` and their weight times ``ceiling_s``, and
+        whose states fit: shapes, bounds, configurations of each; and how many configurations of
+        others each bound excluded.
         """
-        stem, stages, counts, bounds, late, full = _native.promising_shapes(
+        stem, stages, counts, bounds, *excluded = _native.promising_shapes(
             *self._stems, *self._stages, self._floors, self._counts, goal, ceiling_s
         )
-        return self._shapes(stem, stages), bounds, counts, late, full
+        names = ("shape work bound", "memory", "schedule path bound")
+        return self._shapes(stem, stages), bounds, counts, dict(zip(names, excluded, strict=True))
 
     def _shapes(self, stem: Ints, stages: Ints) -> Meshes:
         return msgspec.structs.replace(self.stems.take(stem), pp=stages)
-
-    def _memory(self) -> tuple[float, tuple[Array, ...]]:
-        """The memory of one device that a plan may fill, and bytes of each stem over all stages:
-
-        the least that any sharding and recomputation leave, which excludes; and for the estimate
-        that orders the search and proves nothing (equal stages under 1F1B with sharded optimizer
-        states): states, activations of one micro-batch stored, and recomputed.
-        """
-        cost, shapes = self.cost, self.stems
-        table, row = cost.layer_costs(shapes)
-        counts = cost.type_counts
-        group = (shapes.dp * shapes.cp).astype(np.float64)
-        spread = np.maximum(1.0, shapes.tp * group / shapes.ep)
-        dense, expert, own_dense, own_experts = (
-            (values @ counts)[row]
-            for values in (
-                table.dense_parameters,
-                table.expert_parameters,
-                table.trained_dense,
-                table.trained_experts,
-            )
-        )
-        held = (table.held_bytes @ counts)[row]
-        short = (np.minimum(table.input_bytes, table.held_bytes) @ counts)[row]
-        tied = cost.graph.tied_parameters / shapes.tp
-        lora = cost.workload.lora_rank > 0
-        # Sharded by stage 3 over everything is the least of all layouts. The tied matrix may exist
-        # once, frozen or not.
-        least, states = short, np.zeros_like(short)
-        for whole, own, shared, n in (
-            (dense, own_dense, tied, group),
-            (expert, own_experts, 0.0, spread),
-        ):
-            frozen = whole - own
-            least = least + (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
-            least = least + (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
-            states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
-        return cost.room_bytes / cost.fragmentation, (least, states, held, short)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -12,9 +13,9 @@ from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.meshes import LAYER_FIELDS, SCHEDULES, Meshes, MeshTables
 from optalloc.cost.model import CostModel
-from optalloc.cost.predict import recomputations
 from optalloc.model.spec import ModelSpec
 from optalloc.training.plan import Certificate, Chunk, Degrees, StagePlan, TrainingPlan
+from optalloc.training.space import joined
 from optalloc.training.strategy import Recompute, Strategy
 from optalloc.training.valid import check_strategy
 from optalloc.workload import Training
@@ -31,6 +32,9 @@ BREAKDOWN = (
     "optimizer",
     "fixed",
 )
+
+# Axes whose exchanges are accounted for one after another.
+_AXES = {"tp": "tensor_parallel", "cp": "context_parallel", "ep": "expert_parallel"}
 
 
 def estimate(
@@ -75,6 +79,8 @@ def with_least_recompute(cost: CostModel, strategy: Strategy) -> Strategy:
 
     Complexity: O(layers of the largest chunk) evaluations of the written configuration.
     """
+    from optalloc.cost.predict import recomputations  # what measurements are predicted with
+
     strategy = complete(strategy, cost.num_layers)
     check_strategy(cost, strategy)
     tables = cost.tables(meshes_of(strategy))
@@ -104,6 +110,15 @@ def build_plan(
     strategy = complete(strategy, cost.num_layers)
     check_strategy(cost, strategy)
     return _Builder(cost, strategy).plan(certificate)
+
+
+def share_layer_costs(cost: CostModel, strategies: Sequence[Strategy]) -> None:
+    """Evaluate at once what the plans of some strategies account for; ``cost`` remembers it."""
+    meshes = joined([meshes_of(strategy) for strategy in strategies])
+    for k, axis in enumerate(_AXES, 1):
+        some = meshes.take(getattr(meshes, axis) > 1)
+        if len(some):
+            cost.layer_costs(some, tuple(_AXES)[:k])
 
 
 def complete(strategy: Strategy, num_layers: int) -> Strategy:
@@ -309,7 +324,7 @@ class _Builder:
     def _breakdown(self) -> dict[str, float]:
         """The step of the stage that ends last, by cause; sums to the step time."""
         tails = [self._tail(i) for i in range(self.strategy.pp)]
-        last = self.last()
+        last = self._last(tails)
         counts = self._counts(last).astype(np.float64)
         m = self.micro
         parts = dict.fromkeys(BREAKDOWN, 0.0)
@@ -317,11 +332,10 @@ class _Builder:
         sharded = self._sum(last, "forward_s") + self._sum(last, "backward_s")
         sharded += self._sum(last, "weight_s")
         parts["data_parallel"] = m * (sharded - before) + tails[last]["data_parallel"]
-        free: tuple[str, ...] = ()
-        axes = {"tp": "tensor_parallel", "cp": "context_parallel", "ep": "expert_parallel"}
-        for axis, name in axes.items():
-            free = (*free, axis)
-            after = self._work_s(counts, free)
+        for k, (axis, name) in enumerate(_AXES.items(), 1):
+            if getattr(self.strategy, axis) == 1:  # exchanges nothing
+                continue
+            after = self._work_s(counts, tuple(_AXES)[:k])
             parts[name] = m * (before - after)
             before = after
         parts["compute"] = m * before
@@ -334,8 +348,11 @@ class _Builder:
 
     def last(self) -> int:
         """The stage that ends last."""
-        tails = [sum(self._tail(i).values()) for i in range(self.strategy.pp)]
-        return int(np.argmax([end + tail for end, tail in zip(self.ends_s, tails, strict=True)]))
+        return self._last([self._tail(i) for i in range(self.strategy.pp)])
+
+    def _last(self, tails: list[dict[str, float]]) -> int:
+        pairs = zip(self.ends_s, tails, strict=True)
+        return int(np.argmax([end + sum(tail.values()) for end, tail in pairs]))
 
     def _work_s(
         self, counts: np.ndarray[tuple[int], np.dtype[np.float64]], free: tuple[str, ...]

@@ -48,7 +48,13 @@ from optalloc.cost.meshes import REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.model import CostModel
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes
+from optalloc.training.bounds import (
+    MeshFacts,
+    ShapeFacts,
+    StemFacts,
+    memory_excludes,
+    states_exclude,
+)
 from optalloc.training.found import Found, group_of, strategy_of
 from optalloc.training.space import Space
 from optalloc.training.strategy import Strategy
@@ -170,9 +176,9 @@ class Search:
 
     def _promising(self, stems: StemFacts) -> tuple[Meshes, Array, Ints]:
         """The shapes that bounds leave, in the order of their bounds, and their refinements."""
-        shapes, bounds, counts, late, full = stems.promising(self._goal(), self.ceiling_s)
-        self._count("shape work bound", late)
-        self._count("memory", full)
+        shapes, bounds, counts, excluded = stems.promising(self._goal(), self.ceiling_s)
+        for name, count in excluded.items():
+            self._count(name, count)
         order = np.argsort(bounds, kind="stable")
         return shapes.take(order), bounds[order], counts[order]
 
@@ -183,12 +189,12 @@ class Search:
         while position < len(shapes):
             self.floor = float(bounds[position])
             if self.floor >= self._goal():  # in ascending order
-                self._count("shape work bound", counts[position:].sum())
+                self._count("schedule path bound", counts[position:].sum())
                 return
             part = np.arange(position, min(position + _BLOCKS[block], len(shapes)))
             block = min(block + 1, len(_BLOCKS) - 1)
             inside = bounds[part] < self._goals(weight[part])
-            self._count("shape work bound", counts[part[~inside]].sum())
+            self._count("schedule path bound", counts[part[~inside]].sum())
             self._refine(shapes.take(part[inside]), counts[part[inside]])
             position += len(part)
             self._report(float(bounds[position]) if position < len(shapes) else np.inf)
@@ -208,6 +214,9 @@ class Search:
         alive = np.flatnonzero(left)
         sharded, row = self.space.sharded(shapes.take(alive))
         row = alive[row]
+        full = states_exclude(self.cost, sharded)
+        self._count("memory", left[row[full]].sum())
+        sharded, row = sharded.take(~full), row[~full]
         # Memory does not depend on the schedule: one table for all of them.
         tables = self.cost.tables(sharded)
         full = memory_excludes(self.cost, sharded, tables)

@@ -17,7 +17,7 @@ from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
 from optalloc.training.bounds import Array, Ints, StemFacts
 from optalloc.training.certify import check_plan
-from optalloc.training.estimate import build_plan
+from optalloc.training.estimate import build_plan, share_layer_costs
 from optalloc.training.infeasible import explain_infeasible
 from optalloc.training.plan import Certificate, TrainingPlan
 from optalloc.training.search import Outcome, Search
@@ -175,11 +175,9 @@ def _fewest(
 ) -> Outcome:
     """Device counts, ascending; the first that has a plan below the ceiling is the fewest."""
     stems = StemFacts(cost, space, np.ones(space.num_devices + 1))
-    shapes, _, _, late, full = stems.promising(np.inf, float(np.nextafter(ceiling, np.inf)))
+    shapes, *_, excluded = stems.promising(np.inf, float(np.nextafter(ceiling, np.inf)))
     sizes = np.unique(shapes.num_devices)
-    pruned = {
-        name: count for name, count in (("shape work bound", late), ("memory", full)) if count
-    }
+    pruned = {name: count for name, count in excluded.items() if count}
     nodes, total = 0, stems.configurations
     for count in sizes:
         limits = msgspec.structs.replace(
@@ -229,6 +227,7 @@ def _with_plan(
         pruned=outcome.pruned,
         checked=True,
     )
+    share_layer_costs(cost, [one.strategy for one in outcome.found])
     plan = build_plan(cost, outcome.found[0].strategy, certificate)
     check_plan(plan)
     rivals = alternatives(cost, plan, outcome.found, goal.name, error)

@@ -210,14 +210,14 @@ class Space:
     def stems(self) -> Meshes:
         """Every combination of the degrees but pp, which is the largest that the devices allow.
 
-        Complexity: O(number of stems), vectorised over ep and micro-batch.
+        Complexity: O(number of stems), vectorised over dp, ep and micro-batch.
         """
         blocks = [np.zeros((7, 0), np.int64), *self._stem_blocks()]
         rows = np.concatenate(blocks, axis=1)
         names = ("tp", "sequence", "cp", "pp", "dp", "ep", "micro_batch")
         columns = {name: rows[k] for k, name in enumerate(names)}
         zeros = np.zeros(rows.shape[1], np.int64)
-        stems = Meshes(
+        return Meshes(
             **columns,
             zero_stage=zeros,
             shard_group=zeros,
@@ -225,28 +225,36 @@ class Space:
             schedule=zeros + ONE_F_ONE_B,
             recompute_rule=zeros,
         )
-        kept = np.ones(len(stems), bool)
-        for name in ("dp", "ep", "micro_batch"):
-            kept &= self.limits.keep(name, columns[name])
-        return stems if kept.all() else stems.take(kept)
 
     def _stem_blocks(self) -> Iterator[NDArray[np.int64]]:
-        batch = self.workload.global_batch
+        """Stems of each tp, cp and sequence parallelism, by dp, ep and micro-batch ascending."""
+        batch, limits = self.workload.global_batch, self.limits
+        dp = np.array([d for d in divisors(batch) if limits.allows("dp", d)], np.int64)
+        ep = np.array(divisors(self.experts) or [1], np.int64)
+        micros = [
+            [b for b in divisors(batch // d) if limits.allows("micro_batch", b)]
+            for d in dp.tolist()
+        ]
+        micro = np.array([b for some in micros for b in some], np.int64)
+        count = np.array([len(some) for some in micros], np.int64)
+        begin = np.cumsum(count) - count
         for tp in self.tensor_degrees():
             for cp in self.context_degrees():
+                ranks = tp * cp * dp
+                fits = (ranks[:, None] % ep == 0) & (ranks <= self.num_devices)[:, None]
+                row, column = np.nonzero(fits & limits.keep("ep", ep))
+                many = count[row]  # micro-batches of each dp and ep
+                before = np.cumsum(many) - many
+                some = np.repeat(row, many)
+                block = np.empty((7, len(some)), np.int64)
+                block[0], block[2] = tp, cp
+                block[3] = np.minimum(self.num_devices // ranks[some], self.most_stages)
+                block[4] = dp[some]
+                block[5] = np.repeat(ep[column], many)
+                block[6] = micro[np.arange(len(some)) + np.repeat(begin[row] - before, many)]
                 for sequence in self.sequence_choices(tp, cp):
-                    for dp in divisors(batch):
-                        ranks = tp * cp * dp
-                        most = min(self.num_devices // ranks, self.most_stages)
-                        if most < 1:
-                            break
-                        micro = divisors(batch // dp)
-                        ep = [e for e in divisors(self.experts) if ranks % e == 0] or [1]
-                        block = np.empty((7, len(ep) * len(micro)), np.int64)
-                        block[:5] = np.array([[tp], [sequence], [cp], [most], [dp]])
-                        block[5] = np.repeat(ep, len(micro))
-                        block[6] = np.tile(micro, len(ep))
-                        yield block
+                    block[1] = sequence
+                    yield block.copy()
 
     def pipelines(self, stems: Meshes, pp: Ints) -> NDArray[np.bool_]:
         """Which numbers of stages each stem can have, shape (stems, pp)."""
@@ -276,15 +284,21 @@ class Space:
         return total
 
     @cached_property
-    def num_schedules(self) -> Ints:
-        """Choices of schedule, chunks and recomputation by pp and by whether pp divides the number
-        of micro-batches (0 or 1), shape (most_stages + 1, 2)."""
+    def schedule_choices(self) -> tuple[Ints, NDArray[np.uint8], Ints]:
+        """Choices by pp and by whether pp divides the number of micro-batches (0 or 1).
+
+        How many of schedule, chunks and recomputation there are, which schedules (a bit for each),
+        and the most chunks of an interleaved one; each of shape (most_stages + 1, 2).
+        """
         pp = np.arange(self.most_stages + 1)
         total = np.zeros((len(pp), 2), np.int64)
+        kinds, chunks = np.zeros(total.shape, np.uint8), np.ones_like(total)
         for divides in (0, 1):
-            for *_, fits in self._schedules(pp, np.full(len(pp), divides, bool)):
+            for schedule, v, _, fits in self._schedules(pp, np.full(len(pp), divides, bool)):
                 total[:, divides] += fits
-        return total
+                kinds[fits, divides] |= 1 << schedule
+                chunks[fits, divides] = np.maximum(chunks[fits, divides], v)
+        return total, kinds, chunks
 
     def schedules(self, shapes: Meshes) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
         """Schedule, chunks per stage, recomputation rule, and the shapes that can have them."""

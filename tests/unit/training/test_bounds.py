@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.model import CostModel
 from optalloc.model.load import load_model
-from optalloc.training.bounds import MeshFacts, ShapeFacts
+from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts
 from optalloc.training.estimate import build_plan, meshes_of
 from optalloc.training.solve import plan_training
-from optalloc.training.space import ONE_F_ONE_B
+from optalloc.training.space import ONE_F_ONE_B, Space, parse_limits
 from optalloc.training.strategy import Strategy
 from optalloc.workload import Training
 
@@ -65,3 +66,21 @@ def test_the_short_output_of_a_decoder_is_bounded() -> None:
     meshes = meshes_of(strategy)
     known = MeshFacts(cost, meshes, cost.tables(meshes))
     assert known.bounds([(ONE_F_ONE_B, 1)])[0, 0] <= time_s
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-3.1-70b"])
+@pytest.mark.parametrize("pins", [[], ["virtual_stages=3,5"], ["schedule=gpipe,zb-h1"]])
+def test_the_bound_of_a_shape_holds_for_each_of_its_schedules(name: str, pins: list[str]) -> None:
+    """Of the shallow model all interleaved cuts are tried, of the deep one only some."""
+    cluster, workload = load_cluster("32xh100-sxm"), Training(global_batch=96, sequence_length=512)
+    cost = CostModel(load_model(name), cluster, workload)
+    space = Space(cost.graph, cluster, workload, parse_limits(pins, []))
+    weight = np.ones(cluster.num_devices + 1)
+    shapes, bounds, *_ = StemFacts(cost, space, weight).promising(np.inf, np.inf)
+    facts, least = ShapeFacts(cost, shapes), np.full(len(shapes), np.inf)
+    for schedule, v, _, fits in space.schedules(shapes):
+        of_schedule = facts.bounds([(schedule, v)])[0]
+        least[fits] = np.minimum(least[fits], of_schedule[fits])
+    assert len(shapes) > 500
+    assert np.all(bounds <= least * (1.0 + 1e-9))
+    assert np.mean(bounds > 0.9 * least) > 0.5

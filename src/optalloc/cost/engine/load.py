@@ -27,7 +27,8 @@ from optalloc.cost.engine.constants import Value
 from optalloc.cost.engine.step import StepModel
 from optalloc.errors import InputError
 
-_ROUNDS = 6
+ROUNDS = 6
+"""Repetitions that find the times of a closed loop."""
 
 
 class EngineEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +87,7 @@ def closed_loop_times(
     lag = step.lag_iterations
     ttft, tpot = prompt_s, prompt_s
     share: Value = 0.0
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         tpot = mixed_s(
             step, decoding, np.maximum(0.0, decoding - 1.0), input_len, output_len, prefix_len
         )
@@ -310,7 +311,7 @@ def disaggregated_times(
     c = prefill.constants
     decoding = np.minimum(concurrency / places, fit)
     ttft, tpot, share = prompt_s, prompt_s, np.zeros_like(prompt_s)
-    for _ in range(2 * _ROUNDS):
+    for _ in range(2 * ROUNDS):
         batch = np.maximum(1.0, decoding / decode.work.pp)
         tpot = decode.decode_s(batch, context) / decode.tokens_per_step
         answer = (output_len - 1.0) * tpot + transfer_s

@@ -80,12 +80,14 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         dense = self._roof(
             w.dense_bytes / self._bandwidth, w.dense_flops * tokens / self._matrix_speed
         )
-        experts = self._roof(
-            w.routed_bytes
-            * self.experts_read(met)
-            / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
-            w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
-        )
+        experts: Value = 0.0
+        if np.any(w.routed_flops):
+            experts = self._roof(
+                w.routed_bytes
+                * self.experts_read(met)
+                / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+                w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
+            )
         head = self._roof(
             w.head_bytes / self._bandwidth,
             w.head_flops * sequences / (w.plain_flops_per_s * c.gemm_efficiency),
@@ -237,8 +239,9 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
 
     def _roof(self, stream: Value, compute: Value) -> Value:
         p = self.constants.sharpness
-        most = np.maximum(np.maximum(stream, compute), 1e-30)
-        return most * ((stream / most) ** p + (compute / most) ** p) ** (1.0 / p)
+        most, least = np.maximum(stream, compute), np.minimum(stream, compute)
+        most = np.maximum(most, 1e-30)
+        return most * (1.0 + (least / most) ** p) ** (1.0 / p)
 
     def _links_s(self, tokens: Value, met: Value) -> Value:
         w, c = self.work, self.constants

@@ -88,7 +88,7 @@ def search(
             here = rows.take(part)
             times = timed(problem, table, here)
             parts.append((part, times))
-            options = _joined([options, _options(problem, table, here, times, part)])
+            options = Options.joined([options, _options(problem, table, here, times, part)])
             if single or done + len(part) >= len(order):
                 best = choose(problem, options)
             done += len(part)  # last: an interrupt before leaves the bound of this block
@@ -108,7 +108,7 @@ def search(
     where[index] = np.arange(len(index))
     return Found(
         rows=rows.take(index),
-        times=_all_times([times for _, times in parts]),
+        times=Timed.joined([times for _, times in parts]) if parts else _no_times(),
         options=_renumbered(options, where),
         best=None
         if best is None
@@ -247,16 +247,6 @@ def none() -> Options:
     )
 
 
-def _joined(parts: list[Options]) -> Options:
-    return Options(
-        **{n: np.concatenate([getattr(p, n) for p in parts]) for n in Options.__struct_fields__}
-    )
-
-
-def _all_times(parts: list[Timed]) -> Timed:
-    return Timed(
-        **{
-            n: np.concatenate([getattr(p, n) for p in parts]) if parts else np.zeros(0)
-            for n in Timed.__struct_fields__
-        }
-    )
+def _no_times() -> Timed:
+    real = np.zeros(0)
+    return Timed(ttft_s=real, tpot_s=real, request_s=real, rate_per_s=real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import msgspec
@@ -22,3 +23,9 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     def take(self, index: Ints | Flags) -> Self:
         """Some of the rows, by number or by flag."""
         return type(self)(**{name: getattr(self, name)[index] for name in self.__struct_fields__})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows of at least one table, one after another."""
+        names = cls.__struct_fields__
+        return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})

@@ -6,8 +6,8 @@ Group g takes q_g of the Q requests. Its n equal engines e hold at most ceil(q_g
 and every request goes at the pace of the fullest engine. T_e(l) is the least time of a request,
 over chunk and batch and within the targets, with l requests in engine e            (:mod:`fastest`)
 
-    sum_g q_g = Q,  q_g whole                                                             (_split)
-    one (e, n) at most a group, n <= q_g and <= engines that fit; the same software in all (_parts)
+    sum_g q_g = Q,  q_g whole                                                    (parts.best_split)
+    one (e, n) at most a group, n <= q_g and <= engines that fit; the same software in all
 
     throughput   max  sum q_g O / T_g           devices   min  sum n d_e
     price        min  sum USD / tokens          latency   min  max T_g,   T_g = T_e(ceil(q_g / n))
@@ -15,38 +15,31 @@ over chunk and batch and within the targets, with l requests in engine e        
 Why it is exact
 ---------------
 Devices and money do not depend on chunk and batch, so of one engine and load only T counts, and of
-one group and q only the least cost over its (e, n). Costs add up, or the largest counts, under one
-sum of whole numbers: dynamic programming over the groups tries every split. The price is a ratio of
-sums, found by Dinkelbach's iteration from the fastest deployment on (see :mod:`combine`).
+one group and q only the least cost over its (e, n); :mod:`parts` tries every split. No objective is
+better with longer times. So the best split with the times found so far is a plan, the best with
+floors of all times is a bound, and a T that is not known matters only where the best split through
+it, with floors, beats the plan (parts.least_costs). Such T are found, the most promising first,
+until there is none. The plan and the bound hold at any time. Of equally short latencies that of the
+fewest devices is found in the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from optalloc.serving.configuration.aggregated import Found, none
 from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.combine import Deployment, Options, deployment
-from optalloc.serving.configuration.fastest import Fastest, fastest
+from optalloc.serving.configuration.fastest import Fastest
+from optalloc.serving.configuration.parts import Choice, Goal, best_split, least_costs
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
-from optalloc.serving.configuration.rows import Rows, counts, timed
+from optalloc.serving.configuration.rows import Rows, timed
 from optalloc.serving.configuration.table import EngineTable
 
 _TIE = 1e-12
-_Choice = tuple[int, int, int]  # engine, how many, requests in flight that they carry
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """The best engines of one group for each number of requests from 0: their cost (infinite where
-    there are none) and devices, the engine and how many of it."""
-
-    cost: Floats
-    devices: Ints
-    engine: Ints
-    count: Ints
+_FIRST, _MOST, _GROWS = 512, 16384, 4
 
 
 def search(
@@ -54,167 +47,154 @@ def search(
     table: EngineTable,
     stopped: Callable[[float | None, float | None, int], bool],
 ) -> tuple[Found, int]:
-    """The best deployment of the requests in flight, and how many rows there are; a search that is
-    stopped has no bound.
+    """The best deployment of the requests in flight, and how many rows there are.
 
-    Complexity: what :func:`fastest` takes, and O(Q m + G Q^2) for Q requests, m pairs of an engine
-    and a number, and G groups.
+    ``stopped(value, bound, rows timed)`` is asked between blocks of times.
+
+    Complexity: a few times that of :func:`parts.best_split`, and what the times take that matter
+    (:meth:`Fastest.find`).
     """
-    least = fastest(problem, table, lambda rows: stopped(None, None, rows))
-    less = OBJECTIVES[problem.objective][1]
-    best: Deployment | None = None
-    rows = _rows(least, ())
-    for software in np.unique(table.software):
-        chosen = _best(problem, table, least, np.flatnonzero(table.software == software))
-        if chosen:
-            made = _deployment(problem, table, least, chosen)
-            if made.better(best, less):
-                best, rows = made, _rows(least, chosen)
+    split = _Split(problem, table)
+    halt = False
+    try:
+        halt = split.run(stopped)
+    except KeyboardInterrupt:
+        halt = True
+        split.improve()
+    best, times = split.best, split.times
+    rows = _rows(times, () if split.found is None else split.found[1])
     found = Found(
         rows=rows,
         times=timed(problem, table, rows),
         options=none() if best is None else best.options,
         best=best,
-        bound=None if best is None or least.stopped else best.value,
-        pruned=least.rows - least.timed,
-        stopped=least.stopped,
+        bound=split.bound() if halt else None if best is None else best.value,
+        pruned=times.rows - times.timed,
+        stopped=halt,
     )
-    return found, least.rows
+    return found, times.rows
 
 
-def _best(
-    problem: Problem, table: EngineTable, least: Fastest, engines: Ints
-) -> tuple[_Choice, ...]:
-    """The best choice of some engines; empty where they do not carry the load."""
+class _Split:
+    """The search: the times as far as they are known, and the best split of them."""
 
-    def solved(goal: str, mu: float = 0.0, most_s: float = np.inf) -> tuple[_Choice, ...]:
-        parts = [
-            _part(problem, table, least, engines[table.group[engines] == group], goal, mu, most_s)
-            for group in range(len(problem.cluster.nodes))
-        ]
-        if not problem.several_kinds:
-            return _whole(parts)
-        return _split(parts, np.maximum if goal == "latency" else np.add)
+    def __init__(self, problem: Problem, table: EngineTable) -> None:
+        self.problem, self.table = problem, table
+        self.less = OBJECTIVES[problem.objective][1]
+        self.times = Fastest(problem, table)
+        self.software = [np.flatnonzero(table.software == s) for s in np.unique(table.software)]
+        self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
 
-    if problem.objective in ("throughput", "devices"):
-        return solved(problem.objective)
-    if problem.objective == "latency":
-        chosen = solved("latency")
-        if not chosen:
-            return ()
-        slowest = max(least.request_s[e, -(-q // n) - 1] for e, n, q in chosen)
-        return solved("devices", most_s=float(slowest))
-    kept: tuple[_Choice, ...] = ()
-    chosen, best = solved("throughput"), np.inf
-    while chosen:
-        value = _deployment(problem, table, least, chosen).value
-        if value >= best * (1.0 - _TIE):
-            break
-        kept, best = chosen, value
-        chosen = solved("price", value)
-    return kept
+    def run(self, stopped: Callable[[float | None, float | None, int], bool]) -> bool:
+        """Find times until no other matters; whether it was stopped before."""
+        for refine in (False, True) if self.problem.objective == "latency" else (False,):
+            for engines in self.software:
+                size = _FIRST
+                while len(wanted := self._wanted(engines, refine=refine)):
+                    e, place = np.divmod(wanted[:size], self.times.floor_s.shape[1])
+                    self.times.find(e, place)
+                    self.improve()
+                    value = None if self.best is None else self.best.value
+                    if stopped(value, self.bound(), self.times.timed):
+                        return True
+                    size = min(_MOST, _GROWS * size)
+        return False
 
+    @property
+    def best(self) -> Deployment | None:
+        """The best deployment so far."""
+        return None if self.found is None else self.found[0]
 
-def _part(
-    problem: Problem,
-    table: EngineTable,
-    least: Fastest,
-    engines: Ints,
-    goal: str,
-    mu: float,
-    most_s: float,
-) -> _Part:
-    """The best engines of one group for every number of requests, none slower than ``most_s``."""
-    flight = least.request_s.shape[1]
-    cost, devices = np.full(flight + 1, np.inf), np.zeros(flight + 1, np.int64)
-    engine, count = np.full(flight + 1, -1), np.zeros(flight + 1, np.int64)
-    cost[0] = -np.inf if goal == "latency" else 0.0
-    for e in engines[np.isfinite(least.request_s[engines]).any(axis=1)].tolist():
-        for n in counts(problem, min(int(table.most[e]), flight)):
-            q = np.arange(n, flight + 1)
-            request = least.request_s[e, -(-q // n) - 1]
-            size, usd = n * int(table.devices[e]), n * float(table.usd_per_h[e])
-            if goal == "devices":
-                here = np.full(len(q), float(size))
-            elif goal == "latency":
-                here = request.copy()
-            elif goal == "throughput":
-                here = -q / request
-            else:
-                here = usd - mu * q / request * 3600.0 * problem.workload.output_len / 1e6
-            here[~(request <= most_s) | np.isinf(request)] = np.inf
-            old, held = cost[n:], devices[n:]
-            wins = (here < old) | ((here == old) & np.isfinite(here) & (size < held))
-            for column, value in ((old, here), (held, size), (engine[n:], e), (count[n:], n)):
-                np.copyto(column, value, where=wins)
-    return _Part(cost, devices, engine, count)
+    def _goal(self, *, refine: bool) -> tuple[Goal, float]:
+        """What is to be less, and than what."""
+        objective, best = self.problem.objective, self.best
+        if best is None:
+            return Goal(objective="throughput" if objective == "price" else objective), np.inf
+        if refine:
+            return Goal(objective="devices", most_s=best.value), float(best.devices)
+        if objective == "price":
+            return Goal(objective=objective, mu=best.value), 0.0
+        if objective == "throughput":
+            return Goal(objective=objective), -best.rate_per_s
+        return Goal(objective=objective), best.value
 
+    def _wanted(self, engines: Ints, *, refine: bool) -> Ints:
+        """Engines and loads, as indices of the table of times, that are not known and may be part
+        of something better; the most promising first."""
+        goal, limit = self._goal(refine=refine)
+        least = least_costs(self.problem, self.table, self.times.floor_s, engines, goal)
+        scale = abs(limit) if limit else 1.0
+        may = ~self.times.known & (least < limit - (_TIE * scale if np.isfinite(limit) else 0.0))
+        wanted = np.flatnonzero(may)
+        return wanted[np.argsort(least.ravel()[wanted], kind="stable")]
 
-def _whole(parts: list[_Part]) -> tuple[_Choice, ...]:
-    """The best group that carries the whole load alone."""
-    part = min(parts, key=lambda p: (p.cost[-1], p.devices[-1]))
-    if np.isinf(part.cost[-1]):
-        return ()
-    return ((int(part.engine[-1]), int(part.count[-1]), len(part.cost) - 1),)
+    def improve(self) -> None:
+        """The best deployment with the times that were found."""
+        for engines in self.software:
+            chosen = self._best(self.times.request_s, engines)
+            if chosen:
+                made = self._deployment(self.times.request_s, chosen)
+                if made.better(self.best, self.less):
+                    self.found = made, chosen
 
+    def bound(self) -> float | None:
+        """What no deployment beats; None where none carries the load."""
+        values = []
+        for engines in self.software:
+            chosen = self._best(self.times.floor_s, engines)
+            if chosen:
+                values.append(self._deployment(self.times.floor_s, chosen).value)
+        if not values:
+            return None
+        return min(values) if self.less else max(values)
 
-def _split(parts: list[_Part], together: np.ufunc) -> tuple[_Choice, ...]:
-    """The best split of the load over the groups; ties go to fewer devices."""
-    first, *others = parts
-    cost, devices = first.cost, first.devices
-    flight = len(cost) - 1
-    taken: list[Ints] = []
-    for part in others:
-        new = np.full(flight + 1, np.inf)
-        held, here = np.zeros((2, flight + 1), np.int64)
-        for total in range(flight if part is others[-1] else 0, flight + 1):
-            both = together(part.cost[: total + 1], cost[total::-1])
-            size = part.devices[: total + 1] + devices[total::-1]
-            least = both.min()
-            if least < np.inf:
-                ties = np.flatnonzero(both == least)
-                q = int(ties[np.argmin(size[ties])])
-                new[total], held[total], here[total] = least, size[q], q
-        cost, devices = new, held
-        taken.append(here)
-    if np.isinf(cost[flight]):
-        return ()
-    chosen, left = [], flight
-    for part, here in zip(parts[::-1], [*taken[::-1], np.arange(flight + 1)], strict=True):
-        q = int(here[left])
-        if q:
-            chosen.append((int(part.engine[q]), int(part.count[q]), q))
-        left -= q
-    return tuple(reversed(chosen))
+    def _best(self, request_s: Floats, engines: Ints) -> tuple[Choice, ...]:
+        """The best choice of some engines with such times; empty where they do not carry the
+        load."""
 
+        def solved(goal: Goal) -> tuple[Choice, ...]:
+            return best_split(self.problem, self.table, request_s, engines, goal)
 
-def _deployment(
-    problem: Problem, table: EngineTable, least: Fastest, chosen: Sequence[_Choice]
-) -> Deployment:
-    engine, count, flight = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
-    load = -(-flight // count)
-    request = least.request_s[engine, load - 1]
-    return deployment(
-        problem,
-        Options(
-            row=np.arange(len(chosen)),
-            count=count,
-            flight=flight,
-            group=table.group[engine],
-            software=table.software[engine],
-            devices=count * table.devices[engine],
-            rate_per_s=flight / request,
-            ttft_s=least.ttft_s[engine, load - 1],
-            tpot_s=least.tpot_s[engine, load - 1],
-            request_s=request,
-            usd_per_h=count * table.usd_per_h[engine],
-        ),
-    )
+        objective = self.problem.objective
+        first = solved(Goal(objective="throughput" if objective == "price" else objective))
+        if not first or objective in ("throughput", "devices"):
+            return first
+        value = self._deployment(request_s, first).value
+        if objective == "latency":
+            return solved(Goal(objective="devices", most_s=value))
+        kept, best = first, np.inf
+        while value < best * (1.0 - _TIE):
+            kept, best = first, value
+            first = solved(Goal(objective="price", mu=value))
+            value = self._deployment(request_s, first).value
+        return kept
+
+    def _deployment(self, request_s: Floats, chosen: Sequence[Choice]) -> Deployment:
+        """The deployment of a choice with such times."""
+        table = self.table
+        engine, count, flight = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
+        load = -(-flight // count)
+        request = request_s[engine, load - 1]
+        return deployment(
+            self.problem,
+            Options(
+                row=np.arange(len(chosen)),
+                count=count,
+                flight=flight,
+                group=table.group[engine],
+                software=table.software[engine],
+                devices=count * table.devices[engine],
+                rate_per_s=flight / request,
+                ttft_s=self.times.found[1, engine, load - 1],
+                tpot_s=self.times.found[2, engine, load - 1],
+                request_s=request,
+                usd_per_h=count * table.usd_per_h[engine],
+            ),
+        )
 
 
-def _rows(least: Fastest, chosen: Sequence[_Choice]) -> Rows:
+def _rows(times: Fastest, chosen: Sequence[Choice]) -> Rows:
     e, n, q = np.array(chosen, np.int64).reshape(len(chosen), 3).T
     load = -(-q // np.maximum(1, n))
-    return Rows(
-        engine=e, chunk=least.chunk[e, load - 1], batch=least.batch[e, load - 1], load=load, count=n
-    )
+    chunk, batch = times.found[3:, e, load - 1].astype(np.int64)
+    return Rows(engine=e, chunk=chunk, batch=batch, load=load, count=n)

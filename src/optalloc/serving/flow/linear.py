@@ -1,8 +1,8 @@
-"""Linear programmes for the searches: one that grows by columns, and rows by name (HiGHS)."""
+"""A linear programme that grows by columns (HiGHS)."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import highspy
 import numpy as np
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from optalloc.assignment.milp import QuietHighs
 
 INFINITY: float = highspy.kHighsInf
-
-#: Entries of a column by the names of their rows.
-Entries = dict[Hashable, float]
 
 
 class GrowingLP:
@@ -85,41 +82,3 @@ class GrowingLP:
         self._highs.run()
         values = self.values
         return values if len(values) == self.num_columns and values.any() else None
-
-
-class NamedProgramme:
-    """Rows by any name and columns by what they mean: for programmes that are built in parts."""
-
-    def __init__(self) -> None:
-        self._rows: dict[Hashable, tuple[int, float, float]] = {}
-        self._columns: list[tuple[float, Entries, float]] = []
-        self.meanings: list[tuple[object, ...]] = []
-
-    def row(self, name: Hashable, low: float, high: float) -> None:
-        """A row with its sides; a name that is known keeps its first sides."""
-        self._rows.setdefault(name, (len(self._rows), low, high))
-
-    def has_row(self, name: Hashable) -> bool:
-        """Whether there is a row of this name."""
-        return name in self._rows
-
-    def column(self, meaning: tuple[object, ...], gain: float, upper: float, use: Entries) -> None:
-        """A column and its entries by row name."""
-        self.meanings.append(meaning)
-        self._columns.append((gain, use, upper))
-
-    def solve_whole(self, most_nodes: int, *, enough: float) -> list[int] | None:
-        """Whole column values that gain at least ``enough``, or None where none were found."""
-        sides = list(self._rows.values())
-        lp = GrowingLP([high for _, _, high in sides], [low for _, low, _ in sides])
-        for gain, use, upper in self._columns:
-            rows = [self._rows[name][0] for name in use]
-            lp.add(gain, rows, list(use.values()), upper=upper)
-        if lp.solve() < enough * (1.0 - 1e-9):
-            return None
-        values = lp.solve_whole(most_nodes, enough=enough)
-        if values is None:
-            return None
-        whole: list[int] = np.rint(values).astype(int).tolist()
-        gains = sum(column[0] * n for column, n in zip(self._columns, whole, strict=True))
-        return whole if gains >= enough - 1e-6 else None

@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from optalloc.serving.flow.arrays import Moves
 from optalloc.serving.flow.fitting import cover_by_fitting
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind
-from optalloc.serving.flow.regions import Region, RegionProgramme, regions_of
+from optalloc.serving.flow.paths import path_of_stages
+from optalloc.serving.flow.regions import Region, regions_of
 from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 
 _VARIETY = 50
 _NODES = 50  # of one programme in whole numbers
 MOST_REGIONS = 6  # among which paths are looked for
-_QUANTILES = (0.6, 0.3)
-_TRIES = 8
+_QUANTILES = (0.5, 0.8, 0.3)  # of the links between two regions
+_BISECTION = 0.004
+_POLISH: tuple[tuple[Moves, int, float], ...] = (("swaps", 20_000, 0.2), ("any", 20_000, 0.1))
 _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
-_REGIONS_S = 2.5  # CPU seconds after which no further path through regions is tried
+_REGIONS_S = 3.5  # CPU seconds after which no further path through regions is tried
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -31,13 +34,11 @@ def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
     return rate
 
 
-def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float:
+def search_stages(journal: Journal, programme: StageProgramme, rate: float) -> float:
     """Offer rows of stages up to the bound; returns the largest rate reached without links.
 
     ``rate`` is one that is reached already.
     """
-    num_layers = journal.arrays.problem.num_layers
-    programme = StageProgramme(kinds, num_layers)
     low, high = rate, journal.bound
     flow = high * (1.0 - 0.1 * TOLERANCE)
     while high - low > 1e-4 * high and not journal.expired():
@@ -46,7 +47,7 @@ def search_stages(journal: Journal, kinds: Sequence[Kind], rate: float) -> float
             high = flow
         else:
             low = flow
-            low = max(low, journal.offer(in_a_row(kinds, num_layers, row)))
+            low = max(low, journal.offer(programme.placed(row)))
         flow = (low + high) / 2.0
     return low
 
@@ -66,41 +67,58 @@ def search_fitting(journal: Journal) -> None:
             low = max(flow, journal.offer(found))
 
 
-def search_regions(journal: Journal, seed: int) -> None:
-    """Offer paths of stages through regions, each polished by annealing, at flows halfway between
-    what was missed and what was reached; first near the bound if the best is."""
-    low, high = max(journal.value, 0.05 * journal.bound), journal.bound
-    flow = high * 0.995 if journal.value > _NEAR * high else math.sqrt(low * high)
+def search_rows_over_links(journal: Journal, programme: StageProgramme, seed: int) -> None:
+    """Offer rows of stages made without regard to links, with nodes exchanged until links do."""
     late = journal.within(_REGIONS_S)
-    for _ in range(_TRIES):
-        if journal.closed() or late() or high - low <= 0.01 * high:
-            return
-        regions = regions_of(journal.arrays, flow)
-        if len(regions) > MOST_REGIONS:
-            return
+
+    def row_at(flow: float) -> dict[int, tuple[int, int]] | None:
+        row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
+        return None if row is None else programme.placed(row)
+
+    _bisect(journal, row_at, seed, late)
+
+
+def search_regions(journal: Journal, seed: int) -> None:
+    """Offer paths of stages through regions, for links taken to be as good as some quantile."""
+    late = journal.within(_REGIONS_S)
+    for quantile in _QUANTILES:
+
+        def path_at(flow: float, quantile: float = quantile) -> dict[int, tuple[int, int]] | None:
+            regions = regions_of(journal.arrays, flow)
+            if len(regions) > MOST_REGIONS:
+                return None
+            return path_of_stages(journal.arrays, regions, flow, quantile, seed)
+
+        _bisect(journal, path_at, seed, late)
+
+
+def _bisect(
+    journal: Journal,
+    made_for: Callable[[float], dict[int, tuple[int, int]] | None],
+    seed: int,
+    late: Callable[[], bool],
+) -> None:
+    """Offer what is made for flows between the best and the bound, each polished by annealing."""
+    low, high = max(journal.value, 0.05 * journal.bound), journal.bound
+    flow = high * 0.999 if low > _NEAR * high else math.sqrt(low * high)
+    while high - low > _BISECTION * high and not journal.closed() and not late():
+        found = made_for(flow)
         reached = 0.0
-        for quantile in _QUANTILES:
-            programme = RegionProgramme(journal.arrays, regions, flow, quantile)
-            found = programme.reach(most_nodes=_NODES, variety=2)
-            if found is not None:
-                reached = max(reached, journal.offer(found), _polish(journal, found, flow, seed))
-            if reached >= 0.98 * flow or late():
-                break
-        if reached < 0.98 * flow:
-            high = flow
+        if found is not None:
+            reached = max(journal.offer(found), _polish(journal, found, flow, seed))
         low = max(low, reached)
+        if reached < flow * (1.0 - TOLERANCE):
+            high = flow
         flow = math.sqrt(low * high)
 
 
 def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> float:
-    swapped, _ = journal.arrays.improve(
-        start, target=flow, steps=5_000, seed=seed, hot=0.05, cold=0.002, moves="swaps"
-    )
-    better, _ = journal.arrays.improve(
-        swapped, target=flow, steps=20_000, seed=seed, hot=0.1, cold=0.002
-    )
-    journal.steps += 25_000
-    return journal.offer(better)
+    for moves, steps, hot in _POLISH:
+        start, _ = journal.arrays.improve(
+            start, target=flow, steps=steps, seed=seed, hot=hot, cold=0.002, moves=moves
+        )
+        journal.steps += steps
+    return journal.offer(start)
 
 
 def climb_rows(journal: Journal, seed: int, steps: int, expired: Callable[[], bool]) -> None:

@@ -28,8 +28,10 @@ from optalloc.serving.flow.search import (
     search_chain,
     search_fitting,
     search_regions,
+    search_rows_over_links,
     search_stages,
 )
+from optalloc.serving.flow.stages import StageProgramme
 from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
 from optalloc.stop import OnProgress, StopRule
 
@@ -114,20 +116,23 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
     expired, regions = journal.expired, len(regions_at(journal))
     if regions > 1:
         expired = journal.within(_SEARCH_S)
-        climb_rows(journal, seed, steps, journal.within(_ROWS_S))
         search_regions(journal, seed)
-        climb_rows(journal, seed + 1, steps, expired)
+        climb_rows(journal, seed, steps, expired)
         if not journal.closed():
             _bound_across(journal, 1e-3)
     if not journal.closed() and not 1 < regions <= MOST_REGIONS:
         if len(kinds) > _MOST_KINDS:
             search_fitting(journal)
         else:
-            reached = search_stages(journal, kinds, max(reached, journal.value))
-        _bound(journal, kinds, journal.value, _BOUND_S)
+            programme = StageProgramme(kinds, journal.arrays.problem.num_layers)
+            reached = search_stages(journal, programme, max(reached, journal.value))
+            if journal.value < reached * (1.0 - TOLERANCE):  # links keep less than that
+                search_rows_over_links(journal, programme, seed)
+        if reached < journal.bound * (1.0 - TOLERANCE):  # else covers allow the bound
+            _bound(journal, kinds, journal.value, _BOUND_S)
     if not journal.closed():
         anneal(journal, seed, steps, expired)
-    if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):  # links keep less than that
+    if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):
         climb_rows(journal, seed, steps, journal.within(_ROWS_S))
     if not journal.closed() and journal.value > 0.0:
         _branch(journal, kinds)

@@ -133,6 +133,10 @@ class StageProgramme:
             row += [stage] * amount
         return row if sum(stage.layers for stage in row) >= self.num_layers else None
 
+    def placed(self, row: Sequence[Stage]) -> dict[int, tuple[int, int]]:
+        """Ranges for stages of this programme one after another."""
+        return in_a_row(self.kinds, self.num_layers, row)
+
     def _longest(self) -> int:
         return max(_LONGEST, max((len(kind.table) for kind in self.kinds), default=1))
 

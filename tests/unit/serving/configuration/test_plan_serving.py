@@ -224,11 +224,16 @@ def test_sweep_has_a_row_a_cell_and_says_what_went_wrong() -> None:
     assert any(row.front for row in rows)
 
 
-def test_a_stopped_search_keeps_its_plan_and_a_bound() -> None:
+@pytest.mark.parametrize(
+    ("shorthand", "concurrency"), [("8xh100-sxm", None), ("2xh100-sxm+4xl40s", 700)]
+)
+def test_a_stopped_search_keeps_its_plan_and_a_bound(
+    shorthand: str, concurrency: int | None
+) -> None:
     result = oa.plan_serving(
         oa.load_model("qwen3-30b-a3b"),
-        oa.load_cluster("8xh100-sxm"),
-        oa.Serving(input_len=2000, output_len=200),
+        oa.load_cluster(shorthand),
+        oa.Serving(input_len=2000, output_len=200, concurrency=concurrency),
         pin=("mode=aggregated",),
         stop=oa.NodeLimit(1),
     )
@@ -248,7 +253,9 @@ def test_a_stop_is_asked_for_between_the_sizes_of_split_phases() -> None:
         stop=oa.NodeLimit(0),
     )
     assert result.termination is Termination.LIMIT
-    assert result.bounds.dual is None
+    assert result.bounds.dual is not None
+    assert result.bounds.primal is not None
+    assert result.bounds.dual >= result.bounds.primal
 
 
 def test_a_cluster_too_large_for_one_search_is_refused() -> None:
@@ -265,7 +272,12 @@ def test_engines_whose_sizes_divide_each_other_fill_nodes_by_their_sum() -> None
     assert not _packs(8, 1, [(3, 3)])
 
 
-def test_an_interrupted_search_keeps_its_plan_and_a_bound() -> None:
+@pytest.mark.parametrize(
+    ("shorthand", "concurrency"), [("8xh100-sxm", None), ("2xh100-sxm+4xl40s", 700)]
+)
+def test_an_interrupted_search_keeps_its_plan_and_a_bound(
+    shorthand: str, concurrency: int | None
+) -> None:
     """Ctrl-C after the first block of rows: the best of it, and a bound for the rest."""
 
     def interrupt(progress: oa.Progress) -> None:  # noqa: ARG001
@@ -273,8 +285,8 @@ def test_an_interrupted_search_keeps_its_plan_and_a_bound() -> None:
 
     result = oa.plan_serving(
         oa.load_model("qwen3-30b-a3b"),
-        oa.load_cluster("8xh100-sxm"),
-        oa.Serving(input_len=2000, output_len=200),
+        oa.load_cluster(shorthand),
+        oa.Serving(input_len=2000, output_len=200, concurrency=concurrency),
         on_progress=interrupt,
     )
     assert result.termination is Termination.LIMIT

@@ -10,7 +10,7 @@ import pytest
 
 import optalloc as oa
 from optalloc.serving.configuration import aggregated
-from optalloc.serving.configuration.fastest import fastest
+from optalloc.serving.configuration.fastest import Fastest
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Rows, all_rows, floors, timed
 from optalloc.serving.configuration.search import Search
@@ -100,7 +100,8 @@ def test_every_decode_worker_left_out_is_dominated_by_one_that_is_kept() -> None
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
-    """Of every engine and load, over every chunk and batch timed without a floor."""
+    """Of every engine and load, over every chunk and batch timed without a floor; no floor that was
+    known before lies above."""
     r = random.Random(seed)
     work = Serving(
         input_len=r.choice((100, 3000, 9000)),
@@ -113,8 +114,8 @@ def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
     p = problem(seed, model=oa.load_model(model), workload=work)
     p = msgspec.structs.replace(p, cluster=oa.load_cluster("1xh100-sxm+2xl40s"))
     table = Search(p).table("serve")
-    found = fastest(p, table, lambda _: False)
-    wanted = np.full(found.request_s.shape, np.inf)
+    found = Fastest(p, table)
+    floor_s, wanted = found.floor_s.copy(), np.full(found.floor_s.shape, np.inf)
     load = np.arange(1, (work.concurrency or 0) + 1)
     full = -(-load // table.groups[:, None])[:, None, :]
     sizes = np.array(BATCHES)[:, None]
@@ -127,4 +128,8 @@ def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
         times = timed(p, table, rows)
         fine = keeps & (times.ttft_s <= p.ttft_s) & (times.tpot_s <= p.tpot_s)
         np.minimum.at(wanted, (engine[fine], place[fine]), times.request_s[fine])
+    assert np.all(floor_s <= wanted)
+    exists = np.isfinite(wanted)
+    assert np.median(floor_s[exists] / wanted[exists]) > 0.7
+    found.find(*np.nonzero(~found.known))
     assert np.array_equal(found.request_s, wanted)

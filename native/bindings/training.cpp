@@ -2,6 +2,7 @@
 #include "bindings/families.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.hpp"
@@ -63,6 +64,7 @@ std::vector<tr::MeshCost> mesh_costs(const Array<std::int32_t, 2>& ints, const A
 // The arguments of both kernels over stems, checked: no array may be shorter than what indexes it.
 struct StemInput {
     tr::Stems stems;
+    std::vector<double> fullest;
     tr::Stages stages;
 
     StemInput(const Longs& ranks, const Longs& most, const Longs& micro, const Longs& shardings, const Longs& key,
@@ -81,8 +83,12 @@ struct StemInput {
                 view(state_bytes),
                 view(held_bytes),
                 view(short_bytes)},
+          fullest(allowed.shape(0)),
           stages{view(weight), view(devices), view(allowed), view(tried), view(schedules), view(kinds),
-                 view(chunks), room_bytes,    fixed_s,       layers} {
+                 view(chunks), fullest,       room_bytes,    fixed_s,     layers} {
+        for (std::size_t pp = 1; pp < fullest.size(); ++pp) {
+            fullest[pp] = std::ceil(static_cast<double>(layers) / static_cast<double>(pp));
+        }
         const std::size_t n = ranks.shape(0), most_stages = allowed.shape(0);
         const auto keys = static_cast<std::int64_t>(work.shape(0));
         bool fits = most.shape(0) == n && micro.shape(0) == n && shardings.shape(0) == n && key.shape(0) == n &&

@@ -70,8 +70,7 @@ void each_shape(const Stems& stems, const Stages& s, std::size_t k, const Visit&
         const bool divides = static_cast<std::int32_t>(micro) % static_cast<std::int32_t>(pp) == 0;
         const std::size_t row = 2 * p + (divides ? 1 : 0);
         const std::int64_t count = s.schedules[row] * stems.shardings[k];
-        const std::int64_t fullest = (s.layers + pp - 1) / pp;
-        const double time = std::max(all / static_cast<double>(pp), one * static_cast<double>(fullest));
+        const double time = std::max(all / static_cast<double>(pp), one * s.fullest[p]);
         visit(pp, row, count, s.weight[used] * (time + s.fixed_s));
     }
 }

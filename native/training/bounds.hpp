@@ -50,6 +50,7 @@ struct Stages {
     std::span<const std::int64_t> schedules;
     std::span<const std::uint8_t> kinds;
     std::span<const std::int64_t> chunks;
+    std::span<const double> fullest;           // layers of the largest stage at least, by number of stages
     double room_bytes;                         // of one device
     double fixed_s;
     int layers;

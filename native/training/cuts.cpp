@@ -153,9 +153,10 @@ bool Solver::reaches(double limit) const {
 bool Solver::suffix_tables(double limit) {
     const auto n = static_cast<std::size_t>(num_layers_) + 1;
     const Shape& s = mesh_.shape;
-    std::fill(entry_.begin(), entry_.end(), -kInf);
-    std::fill(least_.begin(), least_.end(), kInf);
-    std::fill(peak_.begin(), peak_.end(), kInf);
+    const std::size_t cells = static_cast<std::size_t>(pp_) * n;
+    entry_.assign(cells, -kInf);
+    least_.assign(cells, kInf);
+    peak_.assign(cells, kInf);
     set_window(limit);
     if (slack() < 0) return false;
     work_ += kWorkOfOption * pp_ * (std::min(slack(), num_layers_) + 1);
@@ -356,11 +357,7 @@ void Solver::solve_single() {
         answer_.outcome = Outcome::kMemory;
         return;
     }
-    const auto n = static_cast<std::size_t>(num_layers_) + 1;
     const auto stages = static_cast<std::size_t>(pp_);
-    entry_.resize(stages * n);
-    least_.resize(stages * n);
-    peak_.resize(stages * n);
     current_.chunks.resize(stages);
     current_.options.resize(stages);
     for (auto* values : {&f_, &b_, &w_, &l_, &stage_end_}) values->resize(stages);

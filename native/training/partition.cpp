@@ -13,39 +13,10 @@ Answer Solver::solve(double floor, double threshold, std::int64_t work_limit, co
     limit_ = threshold;
     work_limit_ = work_limit;
     cancel_ = cancel;
-    if (crowded()) return answer_;
     if (v_ > 1) solve_interleaved(); else solve_single();
     answer_.bound = tightest_;
     if (stopped_) answer_.outcome = Outcome::kLimit;
     return answer_;
-}
-
-// True if the layers of one type alone are too many for all stages together: a stage that recomputes one of them
-// whole holds its working set and each layer's least, one that recomputes only cores the same of those. The first
-// stage holds the embedding as well, the last one the head, and the logits or the working set.
-bool Solver::crowded() const {
-    for (std::size_t t = 1; t + 1 < mesh_.layer.size(); ++t) {
-        const LayerCost& cost = mesh_.layer[t];
-        const double core = std::min(cost.held, cost.held_selective);
-        double most = 0.0;
-        for (std::size_t i = 0; i < facts_.in_flight.size(); ++i) {
-            const int in_flight = facts_.in_flight[i];
-            double room = mesh_.capacity, logits = 0.0;
-            if (i == 0) room -= mesh_.layer.front().state + in_flight * mesh_.layer.front().held;
-            if (i + 1 == facts_.in_flight.size()) {
-                room -= mesh_.layer.back().state + in_flight * mesh_.layer.back().held;
-                logits = mesh_.logits;
-            }
-            const auto layers = [&](double working, double held) {
-                const double each = std::max(cost.state + in_flight * held, 1e-300);
-                return std::floor(std::max(0.0, room - std::max(working, logits)) / each * (1.0 + 1e-9));
-            };
-            most += std::max({layers(cost.scratch_full, std::min(core, cost.held_full)),
-                              layers(cost.scratch_selective, core), layers(0.0, cost.held)});
-        }
-        if (most < counts_[t]) return true;
-    }
-    return false;
 }
 
 ShapeFacts::ShapeFacts(const Shape& shape) : clock(shape) {
@@ -143,6 +114,34 @@ std::vector<double> evaluate_cuts(const MeshCost& mesh, std::span<const int> seq
 
 namespace {
 
+// True if the layers of one type alone are too many for all stages together: a stage that recomputes one of them
+// whole holds its working set and each layer's least, one that recomputes only cores the same of those. The first
+// stage holds the embedding as well, the last one the head, and the logits or the working set.
+bool crowded(const MeshCost& mesh, const ShapeFacts& facts, std::span<const int> counts) {
+    for (std::size_t t = 1; t < counts.size(); ++t) {
+        const LayerCost& cost = mesh.layer[t];
+        const double core = std::min(cost.held, cost.held_selective);
+        double most = 0.0;
+        for (std::size_t i = 0; i < facts.in_flight.size(); ++i) {
+            const int in_flight = facts.in_flight[i];
+            double room = mesh.capacity, logits = 0.0;
+            if (i == 0) room -= mesh.layer.front().state + in_flight * mesh.layer.front().held;
+            if (i + 1 == facts.in_flight.size()) {
+                room -= mesh.layer.back().state + in_flight * mesh.layer.back().held;
+                logits = mesh.logits;
+            }
+            const auto layers = [&](double working, double held) {
+                const double each = std::max(cost.state + in_flight * held, 1e-300);
+                return std::floor(std::max(0.0, room - std::max(working, logits)) / each * (1.0 + 1e-9));
+            };
+            most += std::max({layers(cost.scratch_full, std::min(core, cost.held_full)),
+                              layers(cost.scratch_selective, core), layers(0.0, cost.held)});
+        }
+        if (most < counts[t]) return true;
+    }
+    return false;
+}
+
 // Values at or above this make no leader.
 double goal_of(const std::vector<Leader>& leaders, std::size_t num_leaders, double margin) {
     if (leaders.size() < num_leaders) return kInf;
@@ -157,6 +156,11 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
                                 const int* cancel) {
     std::vector<Answer> answers(input.meshes.size());
     Memo memo;
+    std::vector<int> counts;  // layers of each type
+    for (const int type : sequence) {
+        counts.resize(std::max(counts.size(), static_cast<std::size_t>(type) + 1));
+        ++counts[static_cast<std::size_t>(type)];
+    }
     for (std::size_t k = 0; k < input.meshes.size(); ++k) {
         const std::int64_t group = input.groups[k];
         const auto mine = std::find_if(leaders.begin(), leaders.end(),
@@ -171,7 +175,9 @@ std::vector<Answer> solve_block(const BlockInput& input, std::span<const int> se
         }
         const double threshold = goal == kInf ? kInf : goal / input.weights[k] - input.fixed[k];
         const double floor = input.bounds[k] / input.weights[k] - input.fixed[k];
-        Solver solver(input.meshes[k], sequence, boundary, cache.get(input.meshes[k].shape), memo);
+        ShapeFacts& facts = cache.get(input.meshes[k].shape);
+        if (crowded(input.meshes[k], facts, counts)) continue;  // memory, as answers begin
+        Solver solver(input.meshes[k], sequence, boundary, facts, memo);
         answer = solver.solve(floor, threshold, input.work_limit, cancel);
         answer.bound = input.weights[k] * (answer.bound + input.fixed[k]);
         if (answer.layers_per_chunk.empty()) continue;

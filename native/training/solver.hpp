@@ -30,7 +30,9 @@ struct Chain {
     bool equal_cores = true;                              // one working set of the core for all layers
     bool whole_is_least = true;  // a layer keeps least when recomputed whole, most when stored
 
-    Chain(const MeshCost& mesh, std::span<const int> sequence) {
+    // The same storage for another mesh.
+    Chain& set(const MeshCost& mesh, std::span<const int> sequence) {
+        equal_cores = whole_is_least = true;
         at.resize(sequence.size() + 1);
         at[0] = LayerCost{};
         scratch_full.resize(sequence.size());
@@ -62,6 +64,7 @@ struct Chain {
                 whole_is_least && cost.held_full <= cost.held_selective && cost.held_selective <= cost.held;
         }
         for (std::size_t& end : run_end) end = end == 0 ? sequence.size() : end;
+        return *this;
     }
 
     // Largest value among layers begin..end-1.
@@ -77,8 +80,10 @@ struct Range {
     int size() const { return end - begin; }
 };
 
-// Options of stages with one chunk, each valid where its stamp is the present one; storage that outlives a mesh.
+// Storage that outlives a mesh: its chain, and options of stages with one chunk, each valid where its stamp is the
+// present one.
 struct Memo {
+    Chain chain;
     std::vector<StageOption> options;
     std::vector<std::uint32_t> stamps;
     std::uint32_t now = 0;
@@ -103,12 +108,10 @@ class Solver {
           boundary_(boundary),
           facts_(facts),
           memo_(memo),
-          chain_(mesh, sequence),
+          chain_(memo.chain.set(mesh, sequence)),
           num_layers_(static_cast<int>(sequence.size())),
           pp_(mesh.shape.num_stages),
-          v_(mesh.shape.chunks_per_stage),
-          counts_(mesh.layer.size(), 0) {
-        for (const int type : sequence) ++counts_[static_cast<std::size_t>(type)];
+          v_(mesh.shape.chunks_per_stage) {
         // One micro-batch down and back over all stages, without recomputation.
         const LayerCost &all = chain_.at.back(), &head = mesh.layer.back(), &tail = mesh.layer.front();
         round_ = all.forward + all.backward + head.forward + head.backward + tail.forward + tail.backward;
@@ -144,7 +147,6 @@ class Solver {
         if (mesh_.shape.schedule == Schedule::kGpipe) return chunks;
         return static_cast<std::int64_t>(std::min(mesh_.shape.num_micro, 3 * pp_)) * chunks / 4 + chunks;
     }
-    bool crowded() const;
     bool cancelled() const { return cancel_ != nullptr && *static_cast<const volatile int*>(cancel_) != 0; }
     // Peak of a stage: states and held activations, and what comes on top, the larger of the two.
     struct Bytes {
@@ -195,9 +197,8 @@ class Solver {
     std::span<const double> boundary_;
     ShapeFacts& facts_;
     Memo& memo_;
-    Chain chain_;
+    const Chain& chain_;
     int num_layers_, pp_, v_;
-    std::vector<int> counts_;  // layers of each type
     double round_ = 0.0;
     int nearest_ = 0;  // layers before the boundary that is cheapest to cross
     double price_ = kInf;  // least time of recomputation for each byte that it saves of one micro-batch

@@ -14,7 +14,6 @@ Infeasible is a result, never an exception.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -96,6 +95,8 @@ class ExportError(OptallocError):
 
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """Known words closest to ``word``, best first, for "did you mean" hints."""
+    import difflib  # only where a word is wrong
+
     lowered = {name.lower(): name for name in known}
     return [lowered[m] for m in difflib.get_close_matches(word.lower(), lowered, count, 0.5)]
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import tomllib
 import types
 import typing
@@ -270,10 +269,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
+        name = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
-            yield Path(name)
+            yield name
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(name, 0o666 & ~umask)

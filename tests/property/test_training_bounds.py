@@ -12,7 +12,14 @@ from tests.property.training_problems import every_mesh, random_cluster, random_
 from optalloc import _native
 from optalloc.cost.meshes import SCHEDULES
 from optalloc.cost.model import CostModel
-from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes, path_bounds
+from optalloc.training.bounds import (
+    MeshFacts,
+    ShapeFacts,
+    StemFacts,
+    memory_excludes,
+    path_bounds,
+    states_exclude,
+)
 from optalloc.training.enumerate import best_of_tables
 from optalloc.training.space import Space
 from optalloc.workload import Training
@@ -42,6 +49,7 @@ def _compare(random: np.random.Generator, folder: Path) -> int:
     by_mesh = MeshFacts(cost, meshes, tables).bounds(choices)
     by_shape = ShapeFacts(cost, meshes).bounds(choices)
     excluded = memory_excludes(cost, meshes, tables)
+    assert not np.any(states_exclude(cost, meshes) & ~excluded)
     stems = StemFacts(cost, Space(cost.graph, cluster, workload), np.ones(cluster.num_devices + 1))
     shapes, bounds, *_ = stems.promising(np.inf, np.inf)
     names = ("tp", "sequence", "cp", "pp", "dp", "ep", "micro_batch")

@@ -59,7 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from optalloc.cli.progress import progress_line
     from optalloc.cli.training_inputs import cost_model, read_inputs
-    from optalloc.export.pins import plan_for_target, targets_of
     from optalloc.report import training as report
     from optalloc.report import training_facts as facts
     from optalloc.report.table import render
@@ -71,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         target_s = parse_duration(arguments.target, path="--target")
     plan_with = plan_training
     if arguments.tool is not None:
+        from optalloc.export.pins import plan_for_target
+
         plan_with = partial(plan_for_target, arguments.tool)
     if arguments.robust:
         from optalloc.training.robust import plan_robust
@@ -117,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(report.headline(result, limits))
         print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.format == "table" and plan is not None:
+        from optalloc.export.pins import targets_of
+
         targets = targets_of(plan)
         if arguments.tool in targets:
             targets = (arguments.tool,)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +17,9 @@ FileT = TypeVar("FileT")
 
 DEFAULT = "roofline-2"
 """The cost model of this version."""
+
+FITTED = Path(__file__).with_name("fitted")
+"""The data files that ship with the package."""
 
 
 class Constant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,15 +154,14 @@ def _read_path(path: str) -> ConstantsFile:
 
 def read_shipped(name: str, form: type[FileT], refusal: str, default: str) -> FileT:
     """A data file that ships with the package; InputError with ``refusal`` if there is none."""
-    resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.toml"
-    if not resource.is_file():
+    path = FITTED / f"{name}.toml"
+    if not path.is_file():
         raise InputError(
             refusal,
             path="calibration",
             fix=f"use {default}, or the path of a .toml file that 'optalloc calibrate' wrote",
         )
-    with importlib.resources.as_file(resource) as path:
-        return files.read_toml(path, form)
+    return files.read_toml(path, form)
 
 
 def check_names(constants: Iterable[str], fields: Iterable[str], path: str) -> None:

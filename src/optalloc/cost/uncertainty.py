@@ -13,7 +13,6 @@ deviation: 0.25 says that an efficiency may be a factor 1.25 less or more than t
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,7 +21,7 @@ import msgspec
 
 from optalloc import files
 from optalloc.cluster.topology import Cluster, Link
-from optalloc.cost.constants import DEFAULT
+from optalloc.cost.constants import DEFAULT, FITTED
 from optalloc.errors import InputError
 
 #: The efficiencies of the box, in the order of a corner.
@@ -64,9 +63,7 @@ class Uncertainty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def stated_uncertainty(name: str = DEFAULT) -> Uncertainty:
     """The stated errors of a cost model; a calibration of one's own has those of the package."""
     name = DEFAULT if name.endswith(".toml") else name
-    resource = importlib.resources.files("optalloc.cost") / "fitted" / f"{name}.uncertainty.toml"
-    with importlib.resources.as_file(resource) as path:
-        return files.read_toml(path, Uncertainty)
+    return files.read_toml(FITTED / f"{name}.uncertainty.toml", Uncertainty)
 
 
 def scaled(cluster: Cluster, corner: tuple[float, ...]) -> Cluster:

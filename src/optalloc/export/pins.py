@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,13 +16,14 @@ from optalloc.export.base import artefacts, check_target, export_targets
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
-from optalloc.training.mixed.alike import ALIKE_RULES, plan_alike
-from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.solve import TrainingResult, plan_training
 from optalloc.training.space import divisors
 from optalloc.training.ties import Alternative, alternative
 from optalloc.workload import Training
+
+if TYPE_CHECKING:
+    from optalloc.training.mixed.solve import MixedResult
 
 # What each target can express, whatever else is decided. Without a pipeline all shard more.
 _PIPELINE = ("zero_stage=0,1",)
@@ -164,6 +166,9 @@ def plan_mixed_for_target(
     InputError
         If no target has that name, or an input is wrong.
     """
+    from optalloc.training.mixed.alike import ALIKE_RULES, plan_alike
+    from optalloc.training.mixed.solve import plan_mixed
+
     check_target(target, "--for")
     pins = _without(_MIXED[target], _pinned(pin))
     planner: Callable[..., MixedResult] = plan_mixed

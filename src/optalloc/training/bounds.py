@@ -19,6 +19,7 @@ from optalloc import _native
 from optalloc.cost.layers import LayerTable
 from optalloc.cost.meshes import Meshes, MeshTables, distinct
 from optalloc.cost.model import CostModel
+from optalloc.cost.sharding import Groups
 from optalloc.training.space import Space
 
 Array = NDArray[np.float64]
@@ -140,6 +141,55 @@ def memory_excludes(cost: CostModel, meshes: Meshes, tables: MeshTables) -> NDAr
     return excluded
 
 
+def least_states(
+    cost: CostModel, meshes: Meshes, zero_stage: Array, shards: Array, expert_shards: Array
+) -> Array:
+    """Bytes of the model's states over all stages at least; the tied matrix may exist once.
+
+    Parameters
+    ----------
+    zero_stage, shards, expert_shards : ndarray of float64
+        ZeRO stage, and the ranks that share dense parameters and experts; of one entry or n.
+    """
+    table, row = cost.layer_costs(meshes)
+    sums = (
+        table.dense_parameters,
+        table.trained_dense,
+        table.expert_parameters,
+        table.trained_experts,
+    )
+    dense, own_dense, expert, own_experts = ((part @ cost.type_counts)[row] for part in sums)
+    tied = cost.graph.tied_parameters / meshes.tp
+    dense = dense - tied
+    if cost.workload.lora_rank == 0:
+        own_dense = own_dense - tied
+    bytes_ = np.zeros(len(meshes))
+    for every, own, ranks in ((dense, own_dense, shards), (expert, own_experts, expert_shards)):
+        bytes_ += own * cost.states.total(zero_stage, ranks)
+        if cost.workload.lora_rank:
+            bytes_ += (every - own) * cost.states.frozen(zero_stage, ranks)
+    return bytes_
+
+
+def states_exclude(cost: CostModel, meshes: Meshes) -> NDArray[np.bool_]:
+    """Some of what :func:`memory_excludes`, before any table is made: O(1) numbers a mesh."""
+    table, row = cost.layer_costs(meshes)
+    groups = Groups.of(
+        dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
+    )
+    shards, expert_shards = (
+        ranks[:, 0].astype(np.float64) for ranks in (groups.shards, groups.expert_shards)
+    )
+    least = least_states(cost, meshes, meshes.zero_stage.astype(np.float64), shards, expert_shards)
+    kept = np.minimum(table.input_bytes, table.held_bytes) @ cost.type_counts
+    least += kept[row] + cost.logits_bytes(meshes)
+    # Capacity is what working memory leaves of the room.
+    excluded: NDArray[np.bool_] = cost.fragmentation * least > (
+        meshes.pp * cost.room_bytes * (1.0 + 1e-9)
+    )
+    return excluded
+
+
 class ShapeFacts:
     """What holds for every refinement of each shape, by schedule."""
 
@@ -195,7 +245,13 @@ class StemFacts:
         stems = self.stems
         first, number = distinct(stems.tp, stems.cp * stems.dp, stems.ep)
         some = stems.take(first)
-        least, states = (values[number] for values in self._states(some, table, row[first]))
+        group = (some.dp * some.cp).astype(np.float64)
+        spread = np.maximum(1.0, some.tp * group / some.ep)
+        # Stage 3 over everything leaves the least of all layouts; sharded optimizer states are for
+        # the estimate that orders the search and proves nothing.
+        least, states = (
+            least_states(cost, some, zero, group, spread)[number] for zero in (_THREE, _ONE)
+        )
         held = (table.held_bytes @ cost.type_counts)[row]
         kept = np.minimum(table.input_bytes, table.held_bytes) @ cost.type_counts
         short = kept[row]
@@ -245,36 +301,3 @@ class StemFacts:
 
     def _shapes(self, stem: Ints, stages: Ints) -> Meshes:
         return msgspec.structs.replace(self.stems.take(stem), pp=stages)
-
-    def _states(self, stems: Meshes, table: LayerTable, row: Ints) -> tuple[Array, Array]:
-        """Bytes of the model's states over all stages of each stem, given its row in the table.
-
-        The least that any sharding leaves, which excludes; and with sharded optimizer states, for
-        the estimate that orders the search and proves nothing.
-        """
-        cost, counts = self.cost, self.cost.type_counts
-        group = (stems.dp * stems.cp).astype(np.float64)
-        spread = np.maximum(1.0, stems.tp * group / stems.ep)
-        dense, expert, own_dense, own_experts = (
-            values[row] @ counts
-            for values in (
-                table.dense_parameters,
-                table.expert_parameters,
-                table.trained_dense,
-                table.trained_experts,
-            )
-        )
-        tied = cost.graph.tied_parameters / stems.tp
-        lora = cost.workload.lora_rank > 0
-        least, states = np.zeros((2, len(stems)))
-        # Sharded by stage 3 over everything is the least of all layouts. The tied matrix may exist
-        # once, frozen or not.
-        for whole, own, shared, n in (
-            (dense, own_dense, tied, group),
-            (expert, own_experts, 0.0, spread),
-        ):
-            frozen = whole - own
-            least += (own - (0.0 if lora else shared)) * cost.states.total(_THREE, n)
-            least += (frozen - (shared if lora else 0.0)) * cost.states.frozen(_THREE, n)
-            states += own * cost.states.total(_ONE, n) + frozen * cost.states.frozen(_ONE, n)
-        return least, states

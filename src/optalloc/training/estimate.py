@@ -13,7 +13,6 @@ from optalloc.cluster.topology import Cluster
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.meshes import LAYER_FIELDS, SCHEDULES, Meshes, MeshTables
 from optalloc.cost.model import CostModel
-from optalloc.cost.predict import recomputations
 from optalloc.model.spec import ModelSpec
 from optalloc.training.plan import Certificate, Chunk, Degrees, StagePlan, TrainingPlan
 from optalloc.training.space import joined
@@ -80,6 +79,8 @@ def with_least_recompute(cost: CostModel, strategy: Strategy) -> Strategy:
 
     Complexity: O(layers of the largest chunk) evaluations of the written configuration.
     """
+    from optalloc.cost.predict import recomputations  # what measurements are predicted with
+
     strategy = complete(strategy, cost.num_layers)
     check_strategy(cost, strategy)
     tables = cost.tables(meshes_of(strategy))

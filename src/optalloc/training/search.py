@@ -48,9 +48,15 @@ from optalloc.cost.meshes import REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.model import CostModel
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.bounds import MeshFacts, ShapeFacts, StemFacts, memory_excludes
+from optalloc.training.bounds import (
+    MeshFacts,
+    ShapeFacts,
+    StemFacts,
+    memory_excludes,
+    states_exclude,
+)
 from optalloc.training.found import Found, group_of, strategy_of
-from optalloc.training.space import Space
+from optalloc.training.space import Space, joined
 from optalloc.training.strategy import Strategy
 
 Array = NDArray[np.float64]
@@ -208,6 +214,9 @@ class Search:
         alive = np.flatnonzero(left)
         sharded, row = self.space.sharded(shapes.take(alive))
         row = alive[row]
+        full = states_exclude(self.cost, sharded)
+        self._count("memory", left[row[full]].sum())
+        sharded, row = sharded.take(~full), row[~full]
         # Memory does not depend on the schedule: one table for all of them.
         tables = self.cost.tables(sharded)
         full = memory_excludes(self.cost, sharded, tables)
@@ -240,12 +249,15 @@ class Search:
         waiting = sorted(self.open, key=lambda entry: entry[0])
         self.open = []
         for k, (bound, mesh) in enumerate(waiting):
+            if k % _CALL == 0:
+                tables = self.cost.tables(joined([m for _, m in waiting[k : k + _CALL]]))
             best = self._best()
             if best is not None and bound >= best * (1.0 + self.margin):
                 self._count("cut search", 1)
                 continue
             try:
-                self._solve(mesh, self.cost.tables(mesh), np.array([bound]), work_limit)
+                own = tables.take(np.array([k % _CALL]))
+                self._solve(mesh, own, np.array([bound]), work_limit)
                 self._report(waiting[k + 1][0] if k + 1 < len(waiting) else np.inf)
             except _Stopped:
                 self.open += waiting[k + 1 :]

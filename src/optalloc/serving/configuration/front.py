@@ -10,13 +10,14 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from optalloc.serving.configuration import split
 from optalloc.serving.configuration.build import setup_words
 from optalloc.serving.configuration.columns import Floats
 from optalloc.serving.configuration.plan import Mode, Point
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import all_rows, floors, timed
 from optalloc.serving.configuration.search import Choice, Pick, Search
+from optalloc.serving.configuration.split import sides_of
+from optalloc.serving.configuration.split_search import front_pairs
 
 _SIZES = tuple(2**k for k in range(12))
 
@@ -115,11 +116,11 @@ def _disaggregated(search: Search, free: Problem) -> list[tuple[float, float, Ch
     if not len(left) or not len(right) or free.workload.output_len < 2:
         return []
     sizes = tuple(b for b in _SIZES if free.limits.allows("batch", b, "decode"))
-    pairs, _, _ = split.all_pairs(free, left, right, sizes, goal="price")
+    pairs = front_pairs(free, sides_of(free, left, right, sizes))
     user = 1.0 / pairs.tpot_s
     device = pairs.rate_per_s * free.workload.output_len / pairs.devices
     found = []
-    for i in _kept(user, device):
+    for i in range(len(pairs)):
         picks = [
             Pick(
                 role=role,

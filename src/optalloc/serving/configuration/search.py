@@ -19,11 +19,9 @@ from optalloc.serving.configuration.limits import MODES
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import all_rows, floors
+from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
-
-# Devices up to which split phases are searched whole.
-_WHOLE = 256
 
 
 class Pick(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +91,7 @@ class Search:
     def run(self) -> Outcome:
         """Search both modes as far as the limits leave them."""
         bounds: list[float] = []
+        less = OBJECTIVES[self.problem.objective][1]
         stopped, unknown = False, False
         modes = [m for m in MODES if self.problem.limits.allows("mode", m)]
         if "aggregated" in modes:
@@ -101,12 +100,11 @@ class Search:
             bounds += [] if bound is None else [bound]
             unknown = stopped and bound is None
         if "disaggregated" in modes:
-            choices, halted = self._disaggregated()
+            choices, bound, halted = self._disaggregated(bounds)
             self._found += choices
-            bounds += [choices[0].value] if choices else []
-            stopped, unknown = stopped or halted, unknown or halted
+            bounds += [] if bound is None else [bound]
+            stopped = stopped or halted
         self._found.sort(key=self._rank)
-        less = OBJECTIVES[self.problem.objective][1]
         return Outcome(
             best=self._found[0] if self._found else None,
             rivals=tuple(self._found[1:]),
@@ -186,33 +184,39 @@ class Search:
             tpot_s=float(o.tpot_s.max()),
         )
 
-    def _disaggregated(self) -> tuple[list[Choice], bool]:
-        """The best deployment of split phases, then the best of each other pair of widths; whether
-        the search was stopped before it had them all."""
+    def _disaggregated(self, others: list[float]) -> tuple[list[Choice], float | None, bool]:
+        """The best deployment of split phases, then the best of each other pair of widths, their
+        bound, and whether the search was stopped before it had them; ``others`` are bounds of
+        deployments of another mode."""
         p, left, right = self.problem, self.table("prefill"), self.table("decode")
         if not len(left) or not len(right) or p.workload.output_len < 2:
-            return [], False
-        pairs, counted, stopped = split.all_pairs(p, left, right, halted=self._due)
-        self.configurations += counted
-        if not stopped:
-            self._count("dominated workers", counted - len(pairs))
-        if not len(pairs):
-            return [], stopped
+            return [], None, False
         sign = 1.0 if OBJECTIVES[p.objective][1] else -1.0
+        values_before = [choice.value for choice in self._found]
+
+        def best(one: float | None, others: list[float]) -> float | None:
+            keys = [sign * v for v in (one, *others) if v is not None]
+            return sign * min(keys) if keys else None
+
+        def halted(value: float | None, bound: float | None) -> bool:
+            return self._halted(
+                best(value, values_before), best(bound, others), self.configurations
+            )
+
+        found = best_pairs(p, left, right, halted)
+        pairs = found.pairs
+        self.configurations += found.counted
+        self._count("objective bound" if not found.stopped else "not reached", found.left_out)
+        self._count("dominated workers", max(0, found.counted - found.left_out - len(pairs)))
+        if not len(pairs):
+            return [], found.bound, found.stopped
         values = split.values(p, pairs)
         order = np.lexsort((-pairs.rate_per_s, pairs.devices, sign * values))
         shape = left.devices[pairs.prefill] * 2**20 + right.devices[pairs.decode]
         _, first = np.unique(shape[order], return_index=True)
         chosen = order[np.sort(first)]
-        return [_pair_choice(pairs, values, int(i)) for i in chosen[:8]], stopped
-
-    def _due(self) -> bool:
-        """Whether to stop between sizes of workers. On few devices all of them take tenths of a
-        second, and ended whole they give a bound."""
-        if self.problem.cluster.num_devices <= _WHOLE:
-            return False
-        best = min(self._found, key=self._rank, default=None)
-        return self._halted(None if best is None else best.value, None, self.configurations)
+        choices = [_pair_choice(pairs, values, int(i)) for i in chosen[:8]]
+        return choices, found.bound, found.stopped
 
     def _count(self, name: str, number: int) -> None:
         self.pruned[name] = self.pruned.get(name, 0) + int(number)

@@ -33,7 +33,7 @@ the fewest of each, and the least latency the most prefill workers beside the fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,89 +73,87 @@ class Pairs(Columns, frozen=True, kw_only=True):
     usd_per_h: Floats
 
 
-def all_pairs(
+class Kind(NamedTuple):
+    """Workers of equal devices on one group of nodes, with the same software and type of cache."""
+
+    group: int
+    devices: int
+    software: str
+    kv_dtype: str
+
+    def alike(self, other: Kind) -> bool:
+        """True if prefill workers of this kind may send to decode workers of the other."""
+        return self[2:] == other[2:]
+
+
+class Sides(NamedTuple):
+    """The workers of both phases that another of their kind does not dominate.
+
+    ``numbers`` are those of each kind before, ``usd_per_h`` the prices of the engines.
+    """
+
+    prefill: dict[Kind, Prefill]
+    decode: dict[Kind, Decode]
+    numbers: tuple[dict[Kind, int], dict[Kind, int]]
+    usd_per_h: tuple[Floats, Floats]
+
+    def number(self, one: Kind, other: Kind) -> int:
+        """Pairs of workers of two kinds."""
+        return self.numbers[0][one] * self.numbers[1][other]
+
+    @property
+    def counted(self) -> int:
+        """Pairs of workers of all kinds that go together."""
+        return sum(self.number(p, d) for p in self.prefill for d in self.decode if p.alike(d))
+
+
+def sides_of(
     problem: Problem,
     prefill_table: EngineTable,
     decode_table: EngineTable,
     sizes: tuple[int, ...] = (),
-    goal: str = "",
-    halted: Callable[[], bool] = lambda: False,
-) -> tuple[Pairs, int, bool]:
-    """Every deployment of split phases that no rule removes, and the number of pairs of workers.
-
-    ``goal`` is the objective that the numbers of workers are chosen for; default: the problem's.
-    ``halted`` is asked before each pair of sizes; the last value says whether it ended the search.
-
-    Complexity: O(groups^2 * sizes^2 * prefill workers * decode workers * n_p) array entries, where
-    the workers are those undominated of one size.
-    """
-    left, right = (
-        prefill_workers(problem, prefill_table),
-        decode_workers(problem, decode_table, sizes),
-    )
-    found: list[Pairs] = []
-    kinds_p = kinds(prefill_table, left.engine)
-    kinds_d = kinds(decode_table, right.engine)
-    move_s = float(left.bytes.max(initial=0.0)) / min(
-        link_bytes_per_s(problem.cluster, a, b)
-        for a in range(len(problem.cluster.nodes))
-        for b in range(len(problem.cluster.nodes))
-    )
-    best_p = {k: undominated_prefill(left.take(i)) for k, i in kinds_p.items()}
-    length = problem.workload.output_len
-    best_d = {k: right.take(i) for k, i in kinds_d.items()}
+) -> Sides:
+    """The workers of a space; ``sizes`` gives other batches than those of the space."""
+    left = prefill_workers(problem, prefill_table)
+    right = decode_workers(problem, decode_table, sizes)
+    kinds_p = {Kind(*k): i for k, i in kinds(prefill_table, left.engine).items()}
+    kinds_d = {Kind(*k): i for k, i in kinds(decode_table, right.engine).items()}
+    groups = range(len(problem.cluster.nodes))
+    slowest = min(link_bytes_per_s(problem.cluster, a, b) for a in groups for b in groups)
+    move_s = float(left.bytes.max(initial=0.0)) / slowest
+    decode = {k: right.take(i) for k, i in kinds_d.items()}
     if problem.workload.concurrency is None or np.isinf(problem.ttft_s):
-        best_d = {k: undominated_decode(d, length, move_s) for k, d in best_d.items()}
-    stopped = False
-    for (group, devices, *same), prefill in best_p.items():
-        stopped = stopped or halted()
-        for (other, size, *alike), decode in best_d.items():
-            if same == alike and not stopped:
-                found.append(
-                    _counted(
-                        problem,
-                        prefill_table,
-                        decode_table,
-                        prefill,
-                        decode,
-                        (group, devices),
-                        (other, size),
-                        goal or problem.objective,
-                    )
-                )
-    total = sum(
-        len(i) * len(j) for k, i in kinds_p.items() for m, j in kinds_d.items() if k[2:] == m[2:]
+        length = problem.workload.output_len
+        decode = {k: undominated_decode(d, length, move_s) for k, d in decode.items()}
+    return Sides(
+        prefill={k: undominated_prefill(left.take(i)) for k, i in kinds_p.items()},
+        decode=decode,
+        numbers=({k: len(i) for k, i in kinds_p.items()}, {k: len(i) for k, i in kinds_d.items()}),
+        usd_per_h=(prefill_table.usd_per_h, decode_table.usd_per_h),
     )
-    return joined(found), total, stopped
 
 
-def _counted(
-    problem: Problem,
-    prefill_table: EngineTable,
-    decode_table: EngineTable,
-    prefill: Prefill,
-    decode: Decode,
-    left: tuple[int, int],
-    right: tuple[int, int],
-    goal: str,
+def pairs_of_kinds(
+    problem: Problem, sides: Sides, one: Kind, other: Kind, decode: Decode, goal: str
 ) -> Pairs:
-    """Deployments of workers of two kinds (group, devices), with the numbers worth trying."""
-    (group, first), (other, second) = left, right
-    nodes = problem.cluster.nodes
-    most = most_engines(nodes[group], first)
+    """Deployments of workers of two kinds, of the second ``decode`` alone, with the numbers worth
+    trying."""
+    prefill, first, second = sides.prefill[one], one.devices, other.devices
+    left, right = (one.group, first), (other.group, second)
+    most = most_engines(problem.cluster.nodes[one.group], first)
     numbers = [n for n in range(1, most + 1) if problem.limits.allows("replicas", n, "prefill")]
     room = [_beside(problem, left, n, right) for n in numbers]
     n_p = np.array([n for n, r in zip(numbers, room, strict=True) if r > 0], np.int64)
     top = np.array([r for r in room if r > 0], np.int64)
-    link = link_bytes_per_s(problem.cluster, group, other)
-    i, j = _grid(len(prefill.engine), len(decode.engine))
+    link = link_bytes_per_s(problem.cluster, one.group, other.group)
+    i, j = _grid(len(prefill), len(decode))
     p, d = prefill.take(i), decode.take(j)
     useful = np.isin(n_p, _prefill_numbers(problem, Operating(problem, p, d, link), n_p, goal))
     n_p, top = n_p[useful], top[useful]
-    i, j, k = _grid(len(prefill.engine), len(decode.engine), len(n_p))
+    i, j, k = _grid(len(prefill), len(decode), len(n_p))
     p, d = prefill.take(i), decode.take(j)
     times = Operating(problem, p, d, link)
-    usd = tuple(table.usd_per_h[w.engine] for table, w in ((prefill_table, p), (decode_table, d)))
+    usd = sides.usd_per_h[0][p.engine], sides.usd_per_h[1][d.engine]
     made = []
     for a, b in _numbers(problem, times, n_p[k], top[k], goal):
         fine = (a > 0) & (b > 0)

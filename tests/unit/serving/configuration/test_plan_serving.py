@@ -253,7 +253,9 @@ def test_a_stop_is_asked_for_between_the_sizes_of_split_phases() -> None:
         stop=oa.NodeLimit(0),
     )
     assert result.termination is Termination.LIMIT
-    assert result.bounds.dual is None
+    assert result.bounds.dual is not None
+    assert result.bounds.primal is not None
+    assert result.bounds.dual >= result.bounds.primal
 
 
 def test_a_cluster_too_large_for_one_search_is_refused() -> None:

@@ -21,7 +21,7 @@ from optalloc.errors import CertificateError
 from optalloc.training.mixed.problem import MixedProblem
 from optalloc.training.mixed.proof import PartProof
 from optalloc.training.mixed.prove.cuts import Cuts
-from optalloc.training.mixed.prove.shapes import Bounds, Shapes, needs, worths
+from optalloc.training.mixed.prove.shapes import Bounds, Shapes, needs, undominated, worths
 from optalloc.training.mixed.prove.words import KindWays, Stages, Words
 
 Ints = NDArray[np.int64]
@@ -39,11 +39,12 @@ class Prover:
         self.problem = problem
         self.words = words or Words(tuple(int(t) for t in problem.sequence))
         self.ways: dict[int, KindWays] = {}
+        self.kinds = undominated(problem)
 
     def bounds(self, groups: tuple[int, ...], least: int, most: int, target_s: float) -> Bounds:
         """The bounds of a part for steps of ``target_s``."""
         stages = Stages(self.problem, self.words, self.ways, groups, least, most)
-        return Bounds(stages, target_s - stages.fixed_s)
+        return Bounds(stages, target_s - stages.fixed_s, self.kinds)
 
     def prove(self, part: PartProof, target_s: float) -> int:
         """The number of shapes shown not to take more than they cost.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -51,13 +52,13 @@ class Shapes(msgspec.Struct, frozen=True):
 
 
 class Bounds:
-    """The bounds of shapes in one part at one target, seconds."""
+    """The bounds of shapes in one part at one target, seconds; of stages of ``kinds``."""
 
-    def __init__(self, stages: Stages, target_s: float) -> None:
+    def __init__(self, stages: Stages, target_s: float, kinds: Sequence[int]) -> None:
         self.stages, self.target_s = stages, target_s
         p = stages.problem
         self.num_layers = len(p.sequence)
-        kinds = [k for k in undominated(p) if int(p.group[k]) in stages.groups]
+        kinds = [k for k in kinds if int(p.group[k]) in stages.groups]
         sizes: dict[tuple[int, int], list[int]] = {}
         for k in kinds:
             sizes.setdefault((int(p.group[k]), int(p.devices[k])), []).append(k)
@@ -171,31 +172,48 @@ class Bounds:
 
     def links_s(self, shapes: Shapes) -> Array:
         """The least seconds that one micro-batch spends on links, there and back."""
-        p = self.stages.problem
-        cross = float(p.boundary.min())
-        sent = np.array([p.sent_bytes[m].min() for m in self.members])
+        inside, between = self._inside_s(int(shapes.count.max(initial=0))), self._between_s
         total = np.zeros(len(shapes))
         for block in range(shapes.family.shape[1]):
-            f, count = shapes.family[:, block], shapes.count[:, block]
+            f = shapes.family[:, block]
             here = f >= 0
-            g = self.group[f]
-            domain = np.array(p.domain)[g]
-            size = self.devices[f] * np.maximum(count, 1)
-            near = (size == domain) | ((domain % size == 0) & ((size & (size - 1)) == 0))
-            for level, rows in ((p.near, near), (p.far, ~near)):
-                latency = np.array([w.latency_s for w in level])[g]
-                rate = np.array([w.bandwidth_bytes_per_s for w in level])[g]
-                own = 2.0 * (count - 1) * (latency + cross * sent[f] / rate)
-                total += np.where(here & rows, own, 0.0)
+            total += np.where(here, inside[f, shapes.count[:, block]], 0.0)
             if block + 1 < shapes.family.shape[1]:
                 after = shapes.family[:, block + 1]
-                both = here & (after >= 0)
-                for a, b in itertools.permutations(self.stages.groups, 2):
-                    rows = both & (g == a) & (self.group[after] == b)
-                    hop_s, speed = self.stages.link(a, b)
-                    most = np.maximum(sent[f], sent[after])
-                    total += np.where(rows, 2.0 * (hop_s + cross * most / speed), 0.0)
+                total += np.where(here & (after >= 0), between[f, after], 0.0)
         return total
+
+    def _inside_s(self, most: int) -> Array:
+        """The same inside a block, by family and number of stages."""
+        p, g, count = self.stages.problem, self.group, np.arange(most + 1)
+        domain = np.array(p.domain)[g][:, None]
+        size = self.devices[:, None] * np.maximum(count, 1)
+        near = (size == domain) | ((domain % size == 0) & ((size & (size - 1)) == 0))
+        each = []
+        for level in (p.near, p.far):
+            latency = np.array([w.latency_s for w in level])[g]
+            rate = np.array([w.bandwidth_bytes_per_s for w in level])[g]
+            each.append((latency + self._sent / rate)[:, None])
+        seconds: Array = 2.0 * (count - 1) * np.where(near, *each)
+        return seconds
+
+    @cached_property
+    def _between_s(self) -> Array:
+        """The same between two blocks, by their families."""
+        g, seconds = self.group, np.zeros((len(self.group), len(self.group)))
+        most = np.maximum(self._sent[:, None], self._sent)
+        for a, b in itertools.permutations(self.stages.groups, 2):
+            hop_s, speed = self.stages.link(a, b)
+            here = (g[:, None] == a) & (g == b)
+            seconds = np.where(here, 2.0 * (hop_s + most / speed), seconds)
+        return seconds
+
+    @cached_property
+    def _sent(self) -> Array:
+        """Bytes that cross the cheapest boundary, by family, at least."""
+        p = self.stages.problem
+        sent: Array = np.array([p.sent_bytes[m].min() for m in self.members])
+        return float(p.boundary.min()) * sent
 
     def by_rates(self, shapes: Shapes, need: Ints, links_s: Array) -> Bools:
         """True where no cut takes ``need`` micro-batches in the target; see the module."""

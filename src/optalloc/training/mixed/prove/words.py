@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +39,9 @@ class Words:
         self.length = np.array([len(word) for word in self.words], np.int64)
         types = max(sequence) + 1
         self.counts = np.array([np.bincount(word, minlength=types) for word in known], float)
+        self._by_length = np.argsort(self.length, kind="stable")
+        # There are words of every length.
+        self._begins = np.searchsorted(self.length[self._by_length], np.arange(size + 1))
 
     @cached_property
     def recomputations(self) -> Recomputations:
@@ -46,8 +50,7 @@ class Words:
 
     def least(self, values: Array) -> Array:
         """By number of layers, the least value of all words of that length."""
-        rows = np.full(int(self.length.max()) + 1, np.inf)
-        np.minimum.at(rows, self.length, values)
+        rows: Array = np.minimum.reduceat(values[self._by_length], self._begins)
         return rows
 
 
@@ -121,6 +124,19 @@ class KindWays:
         return least
 
 
+class Placed(msgspec.Struct, frozen=True, kw_only=True):
+    """Stages of one kind in one role by word: seconds of a micro-batch and of the tail without
+    recomputation, the room for activations, and the bytes of one micro-batch: of the ends of the
+    model, of the word's layers stored, and at least."""
+
+    seconds: Array
+    tail: Array
+    room: Array
+    ends_held: float
+    held: Array
+    least_held: Array
+
+
 class Stages:
     """Times of stages in a part: plans on ``groups`` with ``least`` to ``most`` replicas, each cost
     as low as with any of these."""
@@ -137,6 +153,7 @@ class Stages:
         self.problem, self.words, self.ways = problem, words, ways
         self.groups, self.least, self.most = groups, least, most
         self._known: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+        self._placed: dict[tuple[int, int], Placed] = {}
         latency, rate = self._exchange
         ring = least if least <= 8 else 2 * _power(least) - 1
         shards = most if most <= 8 else _power(most)
@@ -181,39 +198,51 @@ class Stages:
         return self._known[key]
 
     def _times(self, kind: int, flight: int, role: int) -> tuple[Array, Array]:
+        if (kind, role) not in self._placed:
+            self._placed[kind, role] = self._place(kind, role)
+        one = self._placed[kind, role]
+        room = one.room - flight * one.ends_held
+        extra = np.where(flight * one.held <= room, 0.0, np.inf)
+        open_ = np.isinf(extra) & (flight * one.least_held <= room)
+        if open_.any():
+            if kind not in self.ways:
+                every, capacity = self.words.recomputations, self.problem.capacity_bytes[kind]
+                self.ways[kind] = KindWays(every, self.problem.layers[kind], float(capacity))
+            some = np.flatnonzero(open_)
+            extra[some] = self.ways[kind].least_extra(flight, room[some], some)
+        return one.seconds + extra, np.where(np.isfinite(extra), one.tail, np.inf)
+
+    def _place(self, kind: int, role: int) -> Placed:
+        """What does not depend on the micro-batches that are kept."""
         p, table = self.problem, self.layers[kind]
         ends = np.zeros(table.shape[1])
         if role in (FIRST, SINGLE):
             ends = ends + table[0]
         if role in (LAST, SINGLE):
             ends = ends + table[-1 if role == SINGLE else -2]
-        total = self.words.counts @ table[: self.words.counts.shape[1]] + ends
+        counts = self.words.counts
+        inner = table[: counts.shape[1]]
+        total = counts @ inner + ends
         own = {name: total[:, k] for name, k in _AT.items()}
         room = p.capacity_bytes[kind] - own["state_bytes"]
-        room = room - flight * ends[_AT["held_bytes"]]
         if role in (LAST, SINGLE):
             room = room - p.logits_bytes[kind]
-        # Sums of floats in another order may differ; the bound must not.
-        room = room + _ROUNDED * p.capacity_bytes[kind]
-        counts = self.words.counts
-        columns = [
-            table[: counts.shape[1], _AT[f"held_{k}bytes"]] for k in ("", "full_", "selective_")
-        ]
-        extra = np.where(flight * (counts @ columns[0]) <= room, 0.0, np.inf)
-        open_ = np.isinf(extra) & (flight * (counts @ np.minimum.reduce(columns)) <= room)
-        if open_.any():
-            if kind not in self.ways:
-                every = self.words.recomputations
-                self.ways[kind] = KindWays(every, p.layers[kind], float(p.capacity_bytes[kind]))
-            some = np.flatnonzero(open_)
-            extra[some] = self.ways[kind].least_extra(flight, room[some], some)
         forward, backward = own["forward_s"], own["backward_s"]
         tail = np.maximum(0.0, own["reduce_s"] + self.hops_s - p.overlap * backward)
         tail = tail + np.maximum(0.0, own["gather_s"] + self.hops_s - p.overlap * forward)
         tail = tail + own["update_s"]
         if role in (FIRST, LAST):
             tail = tail + self.tied_s[kind]
-        return forward + backward + extra, np.where(np.isfinite(extra), tail, np.inf)
+        held = [inner[:, _AT[f"held_{k}bytes"]] for k in ("", "full_", "selective_")]
+        return Placed(
+            seconds=forward + backward,
+            tail=tail,
+            # Sums of floats in another order may differ; the bound must not.
+            room=room + _ROUNDED * p.capacity_bytes[kind],
+            ends_held=float(ends[_AT["held_bytes"]]),
+            held=counts @ held[0],
+            least_held=counts @ np.minimum.reduce(held),
+        )
 
 
 def _power(number: int) -> int:

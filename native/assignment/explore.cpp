@@ -100,7 +100,7 @@ bool Explorer::fix_below(const Assignment& known, Assignment& out) {
 }
 
 // Over the pairs that something better than the best known may use; the target itself may lie above it.
-bool Explorer::plunge_to(Int target, Assignment& out) {
+bool Explorer::plunge_to(Int target, bool by_unit, Assignment& out) {
     plunger_.forget_best();
     plunger_.set_target(target);
     const auto spread = [this](double low, double high) { return low * std::pow(high / low, draw(state_)); };
@@ -111,6 +111,14 @@ bool Explorer::plunge_to(Int target, Assignment& out) {
     rule.cell.patterns = static_cast<std::size_t>(spread(4e3, 24e3));
     rule.patience = spread(0.25, 8.0);
     rule.cell.nodes = static_cast<std::int64_t>(spread(200.0, 4e3));
+    if (by_unit) {
+        rule.by_unit = true;
+        rule.noise *= 0.3;
+        rule.balance = spread(1.0, 8.0);
+        rule.give = std::max(0.0, 2.0 * draw(state_) - 1.0);
+        rule.cell.patterns = static_cast<std::size_t>(spread(8e3, 64e3));
+        rule.cell.nodes = static_cast<std::int64_t>(spread(1e3, 2e4));
+    }
     plunger_.plunge(plunge_multiplier_, rule, state_);
     if (!plunger_.has_best() || plunger_.best().cost > target) return false;
     out = plunger_.best();
@@ -118,11 +126,12 @@ bool Explorer::plunge_to(Int target, Assignment& out) {
 }
 
 // Towards a cost drawn between the bound and the best known.
-bool Explorer::plunge(const Assignment& known, Int floor, Assignment& out) {
+bool Explorer::plunge(const Assignment& known, Int floor, bool by_unit, Assignment& out) {
     if (known.cost - 1 < plunge_target_ && fix_below(known, out)) return true;
     if (refused_) return false;
-    const auto room = static_cast<double>(plunge_target_ + 1 - floor);
-    if (!plunge_to(floor + static_cast<Int>(draw(state_) * room), out)) return false;
+    double room = static_cast<double>(plunge_target_ + 1 - floor);
+    if (by_unit) room *= std::max(0.0, 2.0 * draw(state_) - 1.0);  // the bound itself, as often as not
+    if (!plunge_to(floor + static_cast<Int>(draw(state_) * room), by_unit, out)) return false;
     improver_.polish(out);
     return true;
 }
@@ -132,7 +141,7 @@ bool Explorer::set_out(const Assignment& known) {
     if (known.cost < walker_known_) {
         walker_ = known;
     } else if (groups_.stalled()) {
-        if (!plunge_to(known.cost + detour_, walker_)) {
+        if (!plunge_to(known.cost + detour_, false, walker_)) {
             detour_ = 2 * detour_ + 1;
             return false;
         }
@@ -159,7 +168,7 @@ bool Explorer::regroup(const Assignment& known, Int floor, Assignment& out) {
 Explorer::Way Explorer::next_way(bool known) const {
     if (!known) return kDive;
     Way chosen = kDive;
-    for (const Way way : {kGroups, kPlunge}) {
+    for (const Way way : {kGroups, kPlunge, kFill}) {
         if (refused_ || (way == kGroups && exhausted_)) continue;
         if (static_cast<double>(efforts_[way].work) * efforts_[chosen].weight <
             static_cast<double>(efforts_[chosen].work) * efforts_[way].weight) {
@@ -182,9 +191,9 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
         if (way == kDive) {
             ++control_->nodes;
             gained = dive(trial) && (!known || trial.cost < known->cost);
-        } else if (way == kPlunge) {
+        } else if (way == kPlunge || way == kFill) {
             ++control_->nodes;
-            gained = plunge(*known, floor, trial);
+            gained = plunge(*known, floor, way == kFill, trial);
         } else {
             gained = regroup(*known, floor, trial);
         }

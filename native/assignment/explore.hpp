@@ -34,20 +34,20 @@ class Explorer {
         Int cost;
     };
     // The ways to a better assignment, each with the work spent on it and its part of the work to come.
-    enum Way { kDive = 0, kGroups = 1, kPlunge = 2, kWays = 3 };
+    enum Way { kDive = 0, kGroups = 1, kPlunge = 2, kFill = 3, kWays = 4 };
     struct Effort {
         std::int64_t work = 0;
         double weight = 1.0;
     };
     Way next_way(bool known) const;
     // True: an assignment better than the known one.
-    bool plunge(const Assignment& known, Int floor, Assignment& out);
+    bool plunge(const Assignment& known, Int floor, bool by_unit, Assignment& out);
     bool regroup(const Assignment& known, Int floor, Assignment& out);
     bool fix_below(const Assignment& known, Assignment& out);
     // True: the groups have an assignment to descend from.
     bool set_out(const Assignment& known);
     // True: an assignment of cost at most the target.
-    bool plunge_to(Int target, Assignment& out);
+    bool plunge_to(Int target, bool by_unit, Assignment& out);
     DiveRule next_rule();
 
     const Instance* instance_;

@@ -116,7 +116,8 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
         }
         if (!dead) {
             Level level{domain_.mark(), multiplier, {}, lagrangian_.pairs()};
-            choose_batch(rule, state, level.batch);
+            if (rule.by_unit) choose_filling(rule, state, level.batch);
+            else choose_batch(rule, state, level.batch);
             if (!level.batch.empty()) {
                 for (const std::size_t k : level.batch) domain_.place(static_cast<int>(k / n), static_cast<int>(k % n));
                 lagrangian_.look_among(level.pairs);

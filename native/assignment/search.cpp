@@ -11,6 +11,8 @@ constexpr double kShrink = 0.6;
 constexpr double kLeastTheta = 0.002;
 constexpr double kMemory = 0.9;       // of the averaged knapsack solutions
 constexpr double kDeflection = 0.5;
+constexpr double kWorthwhile = 0.02;  // part of what the bound lacks that an ascent must have won to ascend on
+constexpr int kLonger = 4;            // times the steps and the patience
 constexpr double kHugeWeight = 1e100;
 constexpr double kInFirst = 0.4;
 constexpr double kLeastChange = 0.05;  // of a share, that a rise of the bound is put down to
@@ -207,6 +209,21 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     return Outcome::kOpen;
 }
 
+// Better multipliers for a decision that turns out to be hard: they fix more pairs, and every node starts from them.
+Outcome Search::refine(std::vector<double>& multiplier, Ascent how) {
+    double lacked = std::numeric_limits<double>::infinity();  // of the bound to close the node
+    Outcome outcome = ascend(multiplier, how);
+    while (outcome == Outcome::kOpen && how.patience < how.most_patience) {
+        const auto lacks = static_cast<double>(scale_ * target_ + 1 - best_bound_);
+        if (lacked - lacks < kWorthwhile * lacked) break;
+        lacked = lacks;
+        how.steps *= kLonger;
+        how.patience *= kLonger;
+        outcome = ascend(multiplier, how);
+    }
+    return outcome;
+}
+
 // What the last branching added to the bound, up to what closes a node.
 void Search::learn(Int bound) {
     if (!step_.taken) return;
@@ -260,7 +277,8 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
         if (control_->stopped) return Outcome::kStopped;
     }
     std::vector<double> multiplier = parent;
-    const Outcome outcome = ascend(multiplier, how);
+    const Outcome outcome = refine(multiplier, how);
+    if (how.most_patience > 0 && when_refined) when_refined(multiplier);
     if (outcome == Outcome::kClosed) learn(scale_ * target_ + 1);
     if (outcome != Outcome::kOpen) return outcome;
     const Int bound = best_bound_;

@@ -34,10 +34,14 @@ struct Ascent {
     int repair_every = 0;  // 0: never
     double theta = 0.5;
     int patience = 25;     // steps without a better bound before theta shrinks
+    int most_patience = 0;  // of the longer ascents that follow, each while the one before it has won
 };
 
 // How a plunge places tasks, see Search::plunge().
 struct PlungeRule {
+    bool by_unit = false;    // all tasks of one unit at once, see Search::choose_filling()
+    double balance = 2.0;    // by unit: how strongly to the loads that the units left can hold
+    double give = 0.0;       // by unit: part of the room that the choice may cost
     double fraction = 0.1;   // of the free tasks, placed at once
     double noise = 0.0;      // added to shares at most
     int steps = 24;          // of the ascent between two placings
@@ -93,18 +97,21 @@ class Search {
     void set_target(Int target) { target_ = target; }
     void forget_best() { has_best_ = false; }
     Record* record = nullptr;                       // of decide(): whole when it closes
+    std::function<void(const std::vector<double>&)> when_refined;  // told where a root of longer ascents has ended
     std::function<void()> between_nodes;            // may offer better assignments
     int split_depth = 0;                            // from which decide() leaves subtrees for later; 0: never
     std::vector<Subtree> subtrees;                  // those left; the others are closed
 
   private:
     Outcome climb(std::vector<double>& multiplier, const Ascent& how);
+    Outcome refine(std::vector<double>& multiplier, Ascent how);
     Outcome close(const std::vector<double>& parent, const Ascent& how);
     void begin(Int target, std::int64_t node_limit);
     Outcome closed_by(const std::vector<Int>& multiplier);
     PatternCover::Outcome cover_by_patterns(const PatternCover::Limits& limits);
     bool close_by_patterns();
     void choose_batch(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch) const;
+    void choose_filling(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch);
     Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
     struct Branching {
         std::size_t pair = 0;
@@ -123,6 +130,7 @@ class Search {
     Control* control_;
     Domain domain_;
     Lagrangian lagrangian_;
+    Knapsack filler_;          // of choose_filling()
     Improver improver_;
     PatternCover patterns_;
     std::vector<int> twin_;    // see find_twins()

@@ -23,11 +23,10 @@ constexpr Int kFirstStep = 256;              // first target above the bound, as
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
 constexpr std::int64_t kEarlyNodes = 50;     // of a decision before its multipliers are refined
 constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};  // of a decision
-constexpr Ascent kSettledRoot{.steps = 100, .fix_every = 25, .theta = 0.05, .patience = 10};  // its multipliers refined
-constexpr int kMostPatience = 640;           // of the ascents that refine them
-constexpr double kWorthwhile = 0.02;         // part of what the bound lacks that an ascent must have won to ascend on
-constexpr double kExploreShare = 0.5;        // of all work, for heuristics while plan and bound are apart
-constexpr double kLeastShare = 0.2;          // for those that have not gained for long where they nearly meet
+constexpr Ascent kLongRoot{.steps = 1200, .fix_every = 25, .theta = 0.5, .patience = 40, .most_patience = 640};
+constexpr double kExploreShare = 0.5;        // of all work, for heuristics that gain
+constexpr double kLeastShare = 0.3;          // for those that have not gained for long
+constexpr double kLeastNear = 0.2;           // where plan and bound nearly meet
 constexpr Int kRange = Int{1} << 61;
 constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 
@@ -64,7 +63,6 @@ class Solver {
     void raise_from_zero();
     void offer_start();
     Outcome look_for_any(std::int64_t node_limit);
-    void refine(Int target);
     Outcome decide(Int target);
     void explore(std::int64_t budget);
     Status decide_all();
@@ -216,44 +214,28 @@ void Solver::explore(std::int64_t budget) {
     if (search_.has_best() && search_.best().cost < known) gained_ = explored_;
 }
 
-// Better multipliers for a decision that turns out to be hard: they fix more pairs, and every node starts from them.
-void Solver::refine(Int target) {
-    const std::size_t mark = search_.domain().mark();
-    search_.set_target(target);
-    double lacked = std::numeric_limits<double>::infinity();  // of the bound to close the root
-    Ascent how = kRoot;
-    while (how.patience < kMostPatience) {
-        how.steps *= 4;
-        how.patience *= 4;
-        if (search_.ascend(multiplier_, how) != Outcome::kOpen) break;
-        const auto lacks = static_cast<double>(scale_ * target + 1 - search_.best_bound());
-        if (lacked - lacks < kWorthwhile * lacked) break;
-        lacked = lacks;
-    }
-    search_.undo(mark);
-}
-
-// Begins anew from better multipliers when the first nodes do not close it.
+// Begins anew with a longer ascent when the first nodes do not close it.
 Outcome Solver::decide(Int target) {
     search_.split_depth = 0;
     const Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
     if (outcome != Outcome::kStopped || control_.stopped) return outcome;
-    refine(target);
-    if (control_.stopped) return Outcome::kStopped;
-    explorer_.set_multiplier(multiplier_);
-    if (team_) team_->set_multiplier(multiplier_);
     search_.split_depth = team_ ? split_depth_ : 0;
-    return search_.decide(target, multiplier_, kSettledRoot, kUnlimited);
+    return search_.decide(target, multiplier_, kLongRoot, kUnlimited);
 }
 
 // Decisions at rising targets until the bound meets the best assignment.
 Status Solver::decide_all() {
     search_.between_nodes = [this] {
         const auto explored = static_cast<double>(explored_);
-        const double gaining = std::max(kLeastShare, kExploreShare * static_cast<double>(gained_) / std::max(explored, 1.0));
-        const bool far = !search_.has_best() || search_.best().cost - bound_ > 1;  // the tree alone is not enough
-        const double share = far ? kExploreShare : gaining;
+        const bool near = search_.has_best() && search_.best().cost - bound_ <= 1;  // the tree alone may be enough
+        const double gaining = kExploreShare * static_cast<double>(gained_) / std::max(explored, 1.0);
+        const double share = std::max(near ? kLeastNear : kLeastShare, gaining);
         if (explored < share * static_cast<double>(control_.work)) explore(kTurn);
+    };
+    search_.when_refined = [this](const std::vector<double>& multiplier) {
+        multiplier_ = multiplier;
+        explorer_.set_multiplier(multiplier_);
+        if (team_) team_->set_multiplier(multiplier_);
     };
     while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;

@@ -11,6 +11,7 @@ void bind_assignment(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_serving(nanobind::module_& m);
 void bind_mix(nanobind::module_& m);
+void bind_whole(nanobind::module_& m);
 void bind_simulation(nanobind::module_& m);
 
 }  // namespace optalloc::bindings

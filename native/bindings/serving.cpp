@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/mix.hpp"
 #include "serving/walk.hpp"
+#include "serving/whole.hpp"
 
 namespace optalloc::bindings {
 
@@ -141,6 +142,50 @@ void bind_mix(nb::module_& m) {
                                    cancel.data());
             }
             return nb::make_tuple(found.bound, found.value, found.short_of, given(std::move(found.counts)),
+                                  given(std::move(found.prices)), given(std::move(found.limit_prices)));
+        });
+}
+
+// The bound for whole counts holds its buckets, its last basis and its cuts; each call answers for one box of counts with
+// (1: it serves, 0: nothing does, -1: stopped; bound; counts; values of buckets; prices; prices of limits).
+void bind_whole(nb::module_& m) {
+    nb::class_<sv::WholeBound>(m, "WholeBound")
+        .def("__init__",
+             [](sv::WholeBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
+                const Array<double, 1>& load, int kinds, const Array<double, 2>& use) {
+                 const std::size_t n = serving.shape(0);
+                 bool fits = first.shape(0) >= 1 && load.shape(0) == n && kinds >= 1 &&
+                             first.data()[0] == 0 && first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
+                 for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
+                 for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
+                 if (!fits) throw nb::value_error("fleet tables have the wrong shape");
+                 std::vector<sv::Serve> serves(n);
+                 for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
+                 new (self) sv::WholeBound({{first.data(), first.data() + first.shape(0)},
+                                            std::move(serves),
+                                            kinds,
+                                            static_cast<int>(use.shape(1)),
+                                            static_cast<int>(use.shape(0)),
+                                            {use.data(), use.data() + use.size()}});
+             })
+        .def("bound", [](sv::WholeBound& self, const Array<double, 1>& low, const Array<double, 1>& high,
+                         const Array<double, 1>& price, const Array<double, 2>& time, const Array<double, 1>& unit, const Array<double, 1>& limit, double cutoff, int rounds,
+                         const Array<std::int32_t, 1>& cancel) {
+            const sv::Fleet& fleet = self.fleet();
+            const auto offers = static_cast<std::size_t>(fleet.offers), kinds = static_cast<std::size_t>(fleet.kinds);
+            if (low.shape(0) != offers || high.shape(0) != offers || price.shape(0) != offers ||
+                time.shape(0) != offers || time.shape(1) != kinds || unit.shape(0) != kinds ||
+                limit.shape(0) != static_cast<std::size_t>(fleet.limits) || cancel.shape(0) == 0) {
+                throw nb::value_error("the box of a fleet has the wrong shape");
+            }
+            sv::WholeBoxBound found;
+            {
+                nb::gil_scoped_release release;
+                found = self.bound({view(low), view(high), view(price), {time.data(), time.size()}, view(unit), view(limit), cutoff, rounds},
+                                   cancel.data());
+            }
+            const int outcome = found.outcome == sv::Outcome::kServes ? 1 : found.outcome == sv::Outcome::kNone ? 0 : -1;
+            return nb::make_tuple(outcome, found.bound, given(std::move(found.counts)), given(std::move(found.values)),
                                   given(std::move(found.prices)), given(std::move(found.limit_prices)));
         });
 }

@@ -243,6 +243,26 @@ class FleetBound:
         /,
     ) -> tuple[float, float, float, _Reals, _Reals, _Reals]: ...
 
+class WholeBound:
+    def __init__(
+        self, first: _Ints, serving: _Ints, load: _Reals, kinds: int, use: _Reals, /
+    ) -> None: ...
+    # (1: serves, 0: nothing does, -1: stopped; bound; counts; values of buckets; prices by kind;
+    # prices of limits)
+    def bound(
+        self,
+        low: _Reals,
+        high: _Reals,
+        price: _Reals,
+        time: _Reals,
+        unit: _Reals,
+        limit: _Reals,
+        cutoff: float,
+        rounds: int,
+        cancel: _Ints,
+        /,
+    ) -> tuple[int, float, _Reals, _Reals, _Reals, _Reals]: ...
+
 # -- simulation of requests --
 
 # (status, ticks of arrival, start, first token, hand-over and end, preemptions, hits, rank, second

@@ -22,7 +22,8 @@ from optalloc.serving.mix.result import FleetResult
 from optalloc.serving.mix.route import route
 from optalloc.serving.mix.search import Search
 from optalloc.serving.mix.solve import plan_fleet
-from optalloc.stop import NodeLimit
+from optalloc.serving.mix.whole import WholeRelaxation
+from optalloc.stop import NodeLimit, TimeLimit
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
@@ -91,16 +92,32 @@ def test_one_gpu_is_shared_by_all_units_that_use_it() -> None:
         _ = result.counts
 
 
-def test_kernel_bound_is_the_linear_programme() -> None:
-    """The bound of a box is the price at which HiGHS serves the load with broken counts there."""
+@pytest.mark.parametrize("seed", range(24))
+def test_whole_replicas_search_equals_the_cheapest_of_all_counts(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search that many kinds get, on fleets of few."""
+    monkeypatch.setattr("optalloc.serving.mix.search._MANY", 1)
+    problem = tiny_fleet(seed)
+    most = max(FleetArrays(problem).high.tolist())
+    if (most + 1) ** len(problem.offers) > 3000:
+        pytest.skip("too many counts to try")
+    best = cheapest(problem, most)
+    result = plan_fleet(problem)
+    if best is None:
+        assert result.termination is Termination.INFEASIBLE
+    else:
+        assert result.termination is Termination.OPTIMAL
+        assert result.bounds.primal == pytest.approx(best, abs=1e-9)
+
+
+def test_kernel_bounds_are_linear_programmes() -> None:
+    """Broken counts serve every bucket where that is cheapest; whole ones cost more, never above
+    the best fleet.
+    """
     for seed in range(6):
         problem = random_fleet(seed, 25, 4)
         arrays = FleetArrays(problem)
-        found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"))
-        # Broken counts serve exactly what they are busy with: scale each to its own use.
-        whole = Search(arrays)
-        whole.run()
-        assert found.bound <= whole.value * (1.0 + 1e-9)
         cheapest_way = sum(
             min(
                 bucket.rate_per_s / offer.requests_per_s[j] * offer.price_usd_per_h
@@ -109,7 +126,13 @@ def test_kernel_bound_is_the_linear_programme() -> None:
             )
             for j, bucket in enumerate(problem.buckets)
         )
-        assert found.bound == pytest.approx(cheapest_way, rel=1e-8)
+        box = (arrays.low, arrays.high, float("inf"))
+        broken, whole = Relaxation(arrays), WholeRelaxation(arrays)
+        assert broken.box(*box).bound == pytest.approx(cheapest_way, rel=1e-8)
+        assert whole.box(*box, rounds=0).bound == pytest.approx(cheapest_way, rel=1e-8)
+        search = Search(arrays)
+        search.run()
+        assert cheapest_way < whole.box(*box).bound <= search.value * (1.0 + 1e-9)
 
 
 @pytest.mark.parametrize("redundancy", RULES)
@@ -121,9 +144,10 @@ def test_large_fleet_is_proven(redundancy: Redundancy) -> None:
     assert (result.headroom or 0.0) >= -1e-8
 
 
-def test_stopped_search_keeps_a_fleet_and_a_valid_bound() -> None:
+@pytest.mark.parametrize("kinds", [8, 12])
+def test_stopped_search_keeps_a_fleet_and_a_valid_bound(kinds: int) -> None:
     """After five boxes the bound is below the optimum and the fleet above it."""
-    problem = random_fleet(0, 100, 8)
+    problem = random_fleet(0, 60, kinds)
     best = plan_fleet(problem).bounds.primal
     result = plan_fleet(problem, stop=NodeLimit(5))
     assert result.termination is Termination.LIMIT
@@ -131,6 +155,13 @@ def test_stopped_search_keeps_a_fleet_and_a_valid_bound() -> None:
     assert result.bounds.primal is not None
     assert result.bounds.dual is not None
     assert result.bounds.dual <= best <= result.bounds.primal + 1e-9
+
+
+def test_search_without_time_still_finds_a_fleet() -> None:
+    """The box of all counts is bounded, and a fleet made by rounding, before time counts."""
+    result = plan_fleet(random_fleet(0, 60, 8), stop=TimeLimit(0.0))
+    assert result.termination is Termination.LIMIT
+    assert 0.0 < result.bounds.gap < 0.2
 
 
 def test_more_capacity_never_costs_more() -> None:
@@ -191,6 +222,28 @@ def test_certificate_refuses_what_is_not_so(solved: tuple[FleetProblem, FleetRes
     )
     with pytest.raises(CertificateError):
         _certify(msgspec.structs.replace(problem, offers=faster), result, value=value / 2.0)
+
+
+def test_certificate_refuses_values_that_replicas_earn_more_from() -> None:
+    """Values of the buckets one per cent up, at the same prices of replicas."""
+    problem = random_fleet(3, 40, 12)
+    result = plan_fleet(problem)
+    assert result.witness is not None
+    _certify(problem, result)
+    proofs = tuple(
+        msgspec.structs.replace(
+            proof,
+            prices=tuple(
+                msgspec.structs.replace(one, values=tuple(1.01 * value for value in one.values))
+                for one in proof.prices
+            ),
+        )
+        for proof in result.witness.proofs
+    )
+    assert any(one.values for proof in proofs for one in proof.prices)
+    broken = msgspec.structs.replace(result.witness, proofs=proofs)
+    with pytest.raises(CertificateError, match="does not exclude"):
+        _certify(problem, msgspec.structs.replace(result, witness=broken))
 
 
 def test_shares_fill_no_offer_and_serve_all(solved: tuple[FleetProblem, FleetResult]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from optalloc.serving.mix.arrays import FleetArrays
 from optalloc.serving.mix.infeasible import limit_use
 from optalloc.serving.mix.problem import FleetProblem, scenarios
+from optalloc.serving.mix.relax import Relaxation
 from optalloc.serving.mix.route import route
 from optalloc.serving.mix.search import Search
 from optalloc.stop import StopRule
@@ -112,9 +113,9 @@ def _scaled(problem: FleetProblem, factor: float) -> FleetProblem:
 
 
 def _marginal(problem: FleetProblem) -> float:
-    """One hundredth of the load's price at the root's prices, ``sum_j d_j min_k pi_k / R_kj``."""
+    """One hundredth of what the load is worth at the root's prices."""
     arrays = FleetArrays(problem)
-    found = Search(arrays).relaxation.box(arrays.low, arrays.high, float("inf"))
+    found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"))
     total = 0.0
     for entry in found.proof.prices:
         for j in range(len(arrays.first) - 1):

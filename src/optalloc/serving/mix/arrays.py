@@ -1,4 +1,4 @@
-"""A fleet problem as arrays: kinds of equal throughput, loads, and what each scenario leaves."""
+"""A fleet problem as arrays: kinds of equal replicas, loads, and what each scenario leaves."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ class FleetArrays:
     def __init__(self, problem: FleetProblem) -> None:
         self.problem = problem
         self.scenarios: tuple[Scenario, ...] = scenarios(problem)
-        rates: dict[tuple[float, ...], int] = {}
+        kinds: dict[tuple[tuple[float, ...], float], int] = {}
         self.kind: Ints = np.array(
-            [rates.setdefault(o.requests_per_s, len(rates)) for o in problem.offers], dtype=np.int32
+            [
+                kinds.setdefault((o.requests_per_s, o.interruption), len(kinds))
+                for o in problem.offers
+            ],
+            dtype=np.int32,
         )
-        self.num_kinds = len(rates)
+        self.num_kinds = len(kinds)
         demanded = [j for j, bucket in enumerate(problem.buckets) if bucket.rate_per_s > 0.0]
         first, serving, load = [0], [], []
         total = np.zeros(self.num_kinds)
         self.unserved: list[int] = []
         for j in demanded:
-            for row, k in rates.items():
+            for (row, _), k in kinds.items():
                 if row[j] > 0.0:
                     serving.append(k)
                     load.append(problem.buckets[j].rate_per_s / row[j])

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from optalloc.errors import CertificateError
 from optalloc.serving.mix.certify_serves import least_busy_shares
@@ -25,6 +26,7 @@ _FULL = 1 + Fraction(1, 10**8)
 #: Relative: a bound this close to the claim proves it.
 TOLERANCE = Fraction(1, 10**8)
 _ONE = 2**60  # prices are read in units of this
+Reals = npt.NDArray[np.float64]
 _Box = tuple[list[int], list[int]]
 
 
@@ -86,8 +88,9 @@ class _Model:
         whole = [p * 10**18 for p in self.price]
         exact = all(p.denominator == 1 for p in whole)
         self.step = Fraction(math.gcd(*map(int, whole)) if exact else 0, 10**18)
-        tables = list(dict.fromkeys(o.requests_per_s for o in offers))
-        self.kind = [tables.index(o.requests_per_s) for o in offers]
+        kinds = list(dict.fromkeys((o.requests_per_s, o.interruption) for o in offers))
+        self.kind = [kinds.index((o.requests_per_s, o.interruption)) for o in offers]
+        self.kind_stays = [1 - Fraction(repr(interruption)) for _, interruption in kinds]
         self.buckets = [j for j, b in enumerate(problem.buckets) if b.rate_per_s > 0.0]
         self.load = [
             [
@@ -96,11 +99,13 @@ class _Model:
                 else None
                 for j in self.buckets
             ]
-            for table in tables
+            for table, _ in kinds
         ]
         self._floats = np.array(
             [[math.inf if x is None else float(x) for x in row] for row in self.load]
-        ).reshape(len(tables), len(self.buckets))
+        ).reshape(len(kinds), len(self.buckets))
+        self._serves = np.isfinite(self._floats)
+        self._filled = np.where(self._serves, self._floats, 0.0)
         after = problem.utilization_after_failure or problem.utilization
         normal, failed = Fraction(repr(problem.utilization)), Fraction(repr(after))
         everyone = frozenset(range(len(offers)))
@@ -183,6 +188,54 @@ class _Model:
             )
         return total
 
+    def most_profit(
+        self, prices: Sequence[int], values: Sequence[int], share: Fraction, *, exact: bool
+    ) -> int:
+        """At least what whole replicas of all kinds earn beyond their prices, in units of 1 / _ONE.
+
+        ``n`` replicas of time ``u`` each earn at most ``v u n + sum_j max(0, value_j - v load_j)``
+        at any price ``v`` of time. Less their price, that is greatest for the most of some
+        replicas at ``v >= price`` and for the least at ``v <= price``: every ``split`` will do.
+        """
+        if not self.buckets:
+            return 0
+        worth, loads = np.array([float(value) for value in values]), self._floats
+        ratio = worth / loads
+        order = np.argsort(-ratio, axis=1, kind="stable")
+        ratio = np.take_along_axis(ratio, order, axis=1)
+        used = np.cumsum(np.take_along_axis(self._filled, order, axis=1), axis=1)
+        total = 0
+        for k, price in enumerate(prices):
+            unit = share * self.kind_stays[k]
+            paid = int(np.searchsorted(-ratio[k], -float(price)))  # more than the price is earned
+            split = math.floor((used[k, paid - 1] if paid else 0.0) / float(unit) + 1e-9)
+            most = Fraction(0)
+            for n, above in ((split, True), (split + 1, False)):
+                i = int(np.searchsorted(used[k], n * float(unit)))
+                at = float(ratio[k, i]) if i < len(self.buckets) else 0.0
+                v = max(int(at), price) if above else min(int(at), price)
+                most = max(
+                    most, (v - price) * unit * n + self._earned(k, v, values, worth, exact=exact)
+                )
+            total += math.ceil(most)
+        return total
+
+    def _earned(
+        self, k: int, v: int, values: Sequence[int], worth: Reals, *, exact: bool
+    ) -> Fraction:
+        """At least ``sum_j max(0, value_j - v load_j)``."""
+        if exact:
+            pairs = zip(values, self.load[k], strict=True)
+            return sum(
+                (max(Fraction(0), w - v * x) for w, x in pairs if x is not None), Fraction(0)
+            )
+        cost = float(v) * self._filled[k]
+        earned = worth - cost
+        positive = (earned > 0.0) & self._serves[k]
+        # Every term and every addition is off by at most a few 2^-53 of what it is made of.
+        noise = float((worth + cost)[positive].sum()) * (len(self.buckets) + 8) * 2.0**-51
+        return Fraction(float(earned[positive].sum())) + Fraction(noise)
+
     def most(self, g: int) -> int:
         """Replicas of an offer beyond which no fleet has a use for more."""
         offer = self.problem.offers[g]
@@ -208,10 +261,18 @@ class _Bound:
         least = 0
         for entry in proof.prices:
             prices = [int(max(0.0, price) * _ONE) for price in entry.prices]
-            if len(prices) != len(model.load) or not 0 <= entry.scenario < len(model.scenarios):
+            values = [int(max(0.0, value) * _ONE) for value in entry.values]
+            if (
+                len(prices) != len(model.load)
+                or len(values) not in {0, len(model.buckets)}
+                or not 0 <= entry.scenario < len(model.scenarios)
+            ):
                 raise CertificateError("a proof prices kinds or scenarios that are not there")
-            least += model.least_price(prices, exact=exact)
             share, one, whole = model.scenarios[entry.scenario]
+            if values:
+                least += sum(values) - model.most_profit(prices, values, share, exact=exact)
+            else:
+                least += model.least_price(prices, exact=exact)
             for g in offers:
                 worth = Fraction(prices[model.kind[g]], _ONE) * share * model.stays[g]
                 if g not in whole:

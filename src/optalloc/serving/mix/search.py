@@ -32,13 +32,16 @@ import numpy as np
 
 from optalloc.result import Incumbent
 from optalloc.serving.mix.arrays import Counts, FleetArrays
+from optalloc.serving.mix.branch import Branching, Dearest, Tried
 from optalloc.serving.mix.relax import Relaxation, Relaxed
+from optalloc.serving.mix.whole import WholeRelaxation
 from optalloc.serving.mix.witness import FleetWitness, Node, Proof
 from optalloc.stop import OnProgress, Progress, StopRule
 
 #: Relative gap at which value and bound are one.
 TOLERANCE = 2e-9
 _WHOLE = 1e-6  # a count this close to a whole number is one
+_MANY = 12  # kinds from which bounds for whole counts pay
 _EARLY, _EVERY = 20, 10  # nodes at which a fleet is made by rounding
 
 
@@ -51,7 +54,14 @@ class Search:
         stop: StopRule | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self.arrays, self.relaxation = arrays, Relaxation(arrays)
+        self.arrays = arrays
+        self.relaxation: Relaxation | WholeRelaxation
+        self._branching: Branching
+        if len(arrays.scenarios) == 1 and arrays.num_kinds >= _MANY:
+            self.relaxation = whole = WholeRelaxation(arrays)
+            self._branching = Tried(arrays, whole)
+        else:
+            self.relaxation, self._branching = Relaxation(arrays), Dearest(arrays)
         self.counts: Counts | None = None
         self.value, self.bound = math.inf, 0.0
         self.incumbents: list[Incumbent] = []
@@ -74,7 +84,9 @@ class Search:
                 box = (np.maximum(low, np.where(np.arange(len(low)) < g, avoid, low)), high.copy())
                 box[1][g] = avoid[g] - 1
                 boxes.append(box)
-        self._open = [(0.0, self._node(None), low, high) for low, high in boxes]
+        self._open: list[tuple[float, int, Counts, Counts, Relaxed | None]] = [
+            (0.0, self._node(None), low, high, None) for low, high in boxes
+        ]
         try:
             self._explore()
         except KeyboardInterrupt:
@@ -99,35 +111,46 @@ class Search:
 
     def _explore(self) -> None:
         while self._open:
-            bound, node, low, high = self._open[0]
-            if bound >= self._cutoff() or self._expired(bound):
+            bound, node, low, high, found = self._open[0]
+            if bound >= self._cutoff() or (self.visited and self._expired(bound)):
                 return
             heapq.heappop(self._open)
             try:
-                self._visit(bound, node, low, high)
+                if found is None:
+                    self._enter(bound, node, low, high)
+                else:
+                    self._cut(bound, node, low, high, found)
             except KeyboardInterrupt:
-                heapq.heappush(self._open, (bound, node, low, high))
+                heapq.heappush(self._open, (bound, node, low, high, found))
                 raise
 
-    def _visit(self, bound: float, node: int, low: Counts, high: Counts) -> None:
+    def _enter(self, bound: float, node: int, low: Counts, high: Counts) -> None:
+        """Bound a box, and keep it open if that does not close it."""
         self.visited += 1
         found = self._bounded(low, high)
-        proof = self._keep(found.proof)
+        self._nodes[node] = Node(proof=self._keep(found.proof))
         if found.bound >= self._cutoff():
-            self._nodes[node] = Node(proof=proof)
             return
+        bound = max(bound, found.bound)
         if (low == high).all():  # neither served nor shown not to be: within the noise of floats
-            self._unresolved = min(self._unresolved, found.bound)
+            self._unresolved = min(self._unresolved, bound)
             return
+        heapq.heappush(self._open, (bound, node, low, high, found))
+
+    def _cut(self, bound: float, node: int, low: Counts, high: Counts, found: Relaxed) -> None:
+        """Cut an open box in two; bound both parts at once where that starts from this one."""
         low, high = self._narrowed(found, low, high)
-        offer, at = self._where(found, low, high)
+        offer, at = self._branching.where(found, low, high, self._cutoff())
         below, above = high.copy(), low.copy()
         below[offer], above[offer] = at, at + 1
+        proof = self._nodes[node].proof
         down, up = self._node(proof), self._node(proof)
         self._nodes[node] = Node(proof=proof, offer=offer, at=at, below=down, above=up)
-        bound = max(bound, found.bound)
-        heapq.heappush(self._open, (bound, up, above, high))
-        heapq.heappush(self._open, (bound, down, low, below))
+        for part in ((down, low, below), (up, above, high)):
+            if isinstance(self.relaxation, WholeRelaxation):
+                self._enter(bound, *part)
+            else:
+                heapq.heappush(self._open, (bound, *part, None))
 
     def _bounded(self, low: Counts, high: Counts) -> Relaxed:
         if not (self.arrays.use @ low <= self.arrays.limit).all():
@@ -186,18 +209,6 @@ class Search:
             np.where(found.net < 0.0, np.maximum(low, high - steps), low),
             np.where(found.net > 0.0, np.minimum(high, low + steps), high),
         )
-
-    def _where(self, found: Relaxed, low: Counts, high: Counts) -> tuple[int, int]:
-        """The offer to branch on and where: the dearest fraction, else the widest range."""
-        counts = np.clip(found.counts, low, high)
-        part = counts - np.floor(counts)
-        part = np.minimum(part, 1.0 - part)
-        score = np.where((high > low) & (part > _WHOLE), part * self.arrays.price, -1.0)
-        g = int(score.argmax())
-        if score[g] >= 0.0:
-            return g, math.floor(counts[g])
-        g = int((high - low).argmax())
-        return g, min(round(counts[g]), int(high[g]) - 1)
 
     def _limit_broken(self, low: Counts) -> Relaxed:
         """The least counts of a box already take more devices than there are."""

@@ -1,14 +1,22 @@
 """What proves that no fleet is cheaper: a tree over the counts with prices at every node.
 
 Prices ``pi_sk >= 0`` of a replica's whole time, by scenario ``s`` and kind ``k`` (offers of equal
-throughputs are one kind), and ``nu_P >= 0`` of a shared device, bound the price of every fleet
-whose counts lie in a box (weak duality of the problem's linear programme, per scenario):
+throughputs and interruption are one kind), values ``v_sj >= 0`` of serving all of a bucket, and
+``nu_P >= 0`` of a shared device, bound the price of every fleet whose counts lie in a box:
 
-    w p y  >=  sum_s sum_j d_j min_k pi_sk / R_kj  -  sum_P nu_P C_P
+    w p y  >=  sum_s (sum_j v_sj - sum_k E_sk) - sum_P nu_P C_P
                + sum_g min over y_g of [ (w p_g + sum_P nu_P n_g) y_g - sum_s pi_sk(g) c_sg(y_g) ]
 
-with ``c_sg`` the time that is left of offer ``g`` in scenario ``s``. With ``w = 1`` the right side
-is a bound; with ``w = 0`` a positive right side shows that the box holds no fleet that serves.
+with ``c_sg`` the time that is left of offer ``g`` in scenario ``s``, and ``E_sk`` the most that a
+whole number of replicas of a kind, of time ``u`` each, earn from the values beyond their price:
+
+    E_sk = max over whole n and 0 <= x <= 1 with sum_j load_jk x_j <= u n
+           of sum_j v_sj x_j - pi_sk u n
+
+What is served is worth ``sum_j v_sj``, and no kind serves more of that worth than its time costs
+plus ``E``. Values of at most ``pi load`` earn nothing (``E = 0``); larger ones use that
+replicas are whole. With ``w = 1`` the right side is a bound; with ``w = 0`` a positive right side
+shows that the box holds no fleet that serves.
 """
 
 from __future__ import annotations
@@ -17,10 +25,15 @@ import msgspec
 
 
 class ScenarioPrices(msgspec.Struct, frozen=True):
-    """Prices of one scenario by kind; kinds are numbered in the order of their first offer."""
+    """Prices of one scenario by kind, and values of the buckets that have requests, in order.
+
+    Kinds are numbered in the order of their first offer. Without values each bucket is worth what
+    it costs where it is cheapest.
+    """
 
     scenario: int
     prices: tuple[float, ...]
+    values: tuple[float, ...] = ()
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

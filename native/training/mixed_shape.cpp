@@ -218,9 +218,19 @@ bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro
         double beta = room(tail) / num_micro;
         if (num_micro > 1 && beta > 0.0) beta = std::min(beta, (room(tail) - least_pass(shape, beta)) / (num_micro - 1));
         const int widest = step_of(beta);
-        if (widest < first_step_ || pass_within(shape, widest, kTailSteps) == kInfinity) return false;
-        // The stages that hold the layers take their time, which leaves less for the slowest of them, and so on.
+        if (widest < first_step_) return false;
         double pass = pass_within(shape, widest, tail);
+        if (pass == kInfinity) {
+            if (pass_within(shape, widest, kTailSteps) == kInfinity) return false;
+            int bad = tail, good = kTailSteps;
+            while (bad + 1 < good) {
+                const int middle = (bad + good) / 2;
+                (pass_within(shape, widest, middle) < kInfinity ? good : bad) = middle;
+            }
+            tail = good;
+            continue;
+        }
+        // The stages that hold the layers take their time, which leaves less for the slowest of them, and so on.
         for (int step = widest; pass <= room(tail);) {
             const int next = num_micro > 1 ? step_of((room(tail) - pass) / (num_micro - 1)) : step;
             if (next >= step) return true;
@@ -228,14 +238,7 @@ bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro
             step = next;
             pass = pass_within(shape, step, tail);
         }
-        int bad = tail, good = tail + 1;
-        if (pass_within(shape, widest, tail) == kInfinity) {
-            for (good = kTailSteps; bad + 1 < good;) {
-                const int middle = (bad + good) / 2;
-                (pass_within(shape, widest, middle) < kInfinity ? good : bad) = middle;
-            }
-        }
-        tail = good;
+        ++tail;
     }
     return false;
 }

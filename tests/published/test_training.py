@@ -32,7 +32,7 @@ def predictions(shared_data: Path) -> list[Scored]:
 MEDIANS = {
     "megatron_bridge": 0.12,
     "llm_foundry": 0.07,
-    "vtrain_single": 0.07,
+    "vtrain_single": 0.05,
     "vtrain_multi": 0.06,
     "bigscience": 0.06,
     "nemo_docs": 0.11,

@@ -95,6 +95,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     softmax_fallback: float
     fallback_host_s: float
     unaligned: float
+    unaligned_product: float
     accumulate_bytes: float
     memory_efficiency: float
     launch_s: float

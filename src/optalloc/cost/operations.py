@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,6 +114,8 @@ class Operations(Shares):
         # The router and the logits stay in 16 bits.
         inner = self.layer.stack != "head" and op.name != "router"
         unit = self.unit if inner else self.unit.plain()
+        if self.layer.stack == "head":
+            unit = self._over_vocabulary(unit, op)
         m = self._rows(op)
         n = self._columns(op)
         k = op.k / self.tp if op.shard == "row" else op.k + np.zeros_like(self.tp)
@@ -129,6 +132,15 @@ class Operations(Shares):
             self.forward += unit.gemm_s(m, r, k, groups) + unit.gemm_s(m, n, r, groups)
             self.backward += unit.gemm_s(m, r, n, groups) + unit.gemm_s(m, k, r, groups)
             self.weight += unit.gemm_s(r, n, m, groups) + unit.gemm_s(k, r, m, groups)
+
+    def _over_vocabulary(self, unit: Unit, op: Op) -> Unit:
+        """Matrix instructions read eight 16-bit values of a row at a time; a rank's part of a
+        vocabulary that nobody pads may begin at any, and each halving of what divides it costs.
+        """
+        part = np.floor(op.n / self.tp).astype(np.int64)
+        halvings = np.where(self.setting.padded, 0.0, 3.0 - np.log2(np.gcd(part, 8)))
+        share = unit.constants.unaligned_product ** (halvings / 3.0)
+        return msgspec.structs.replace(unit, matrix_efficiency=unit.matrix_efficiency * share)
 
     def _weight_gradient(
         self, unit: Unit, groups: Array | float, m: Array, n: Array, k: Array

@@ -40,6 +40,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     gradient_bytes: Array | float
     fused_gradient: NDArray[np.bool_] | bool
     biases_apart: NDArray[np.bool_] | bool
+    padded: NDArray[np.bool_] | bool
     workload: Training | None
 
     @staticmethod
@@ -61,6 +62,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             gradient_bytes=4.0 if workload.gradient_dtype == "fp32" else element_bytes(workload),
             fused_gradient=accumulates_in_product(workload),
             biases_apart=workload.framework == "megatron",
+            padded=pads_vocabulary(workload),
             workload=workload,
         )
 
@@ -71,6 +73,15 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         if layer.stack == "embedding":
             return self.source + self.target
         return self.source if layer.stack == "encoder" else self.target
+
+
+UNPADDED = "unpadded"
+"""The release of a fork of Megatron that leaves the vocabulary as it is (vTrain's, on one node)."""
+
+
+def pads_vocabulary(workload: Training) -> bool:
+    """Whether the software rounds the vocabulary up, as Megatron does to 128 for each rank."""
+    return workload.framework.startswith("megatron") and workload.release != UNPADDED
 
 
 def accumulates_in_product(workload: Training) -> bool:

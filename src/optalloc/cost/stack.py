@@ -106,6 +106,7 @@ class Stack(CostModel):
             gradient_bytes=_array(settings, lambda s: s.gradient_bytes),
             fused_gradient=_array(settings, lambda s: s.fused_gradient).astype(bool),
             biases_apart=_array(settings, lambda s: s.biases_apart).astype(bool),
+            padded=_array(settings, lambda s: s.padded).astype(bool),
             workload=None,
         )
         states = [cost.states for cost in costs]

@@ -350,3 +350,28 @@ def test_keys_together_equal_keys_alone(moe: ModelSpec) -> None:
         alone = _table(moe, **row)
         for name in LayerTable.__struct_fields__:
             assert getattr(together, name)[k].tolist() == getattr(alone, name)[0].tolist()
+
+
+def _odd_vocabulary_s(model: ModelSpec, entries: int, framework: str, tp: int = 1) -> float:
+    """Seconds of the head's input gradient beyond a vocabulary of as many whole eights."""
+    own = msgspec.structs.replace(CONSTANTS, unaligned_product=1 / 8, gemm_tile_s=0.0, launch_s=0.0)
+    unit = Unit.of(device("h100-sxm"), "bf16", own)
+    keys = Keys(**{name: np.array([value]) for name, value in (MESH | {"tp": tp}).items()})
+    found = []
+    for software in (framework, "megatron"):
+        work = msgspec.structs.replace(WORK, framework=software)
+        wide = msgspec.structs.replace(model, vocabulary=entries)
+        table = layer_table(lower(wide), work, unit, _network(1e30), keys)
+        found.append(float(table.backward_s[0, -1]))
+    return found[0] - found[1]
+
+
+def test_every_halving_of_what_divides_a_vocabulary_costs_the_same_factor(llama: ModelSpec) -> None:
+    """With an eighth of the speed for odd ones: twice the product for 4 x odd, 8 times for odd;
+    half of 32008 on each of two ranks is 4 x odd. Megatron pads."""
+    once = _odd_vocabulary_s(llama, 32004, "fsdp2")
+    assert once > 1e-4
+    assert _odd_vocabulary_s(llama, 32001, "fsdp2") == pytest.approx(7 * once, rel=1e-3)
+    assert _odd_vocabulary_s(llama, 32008, "fsdp2", tp=2) == pytest.approx(once / 2, rel=1e-3)
+    assert _odd_vocabulary_s(llama, 32008, "fsdp2") == 0.0
+    assert _odd_vocabulary_s(llama, 32001, "megatron-deepspeed") == 0.0

@@ -159,6 +159,9 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     assert problem_of(BARE).site == ""
     table = tmp_path / "rows.csv"
     table.write_text(
-        "source,layers,hidden,gpu,n_gpus,seq_len,zero_stage\nbigscience,4,64,V100,8,9,0\n"
+        "source,layers,hidden,gpu,n_gpus,seq_len,zero_stage,recompute\n"
+        "bigscience,4,64,V100,8,9,0,full\nvtrain_single,4,64,A100,8,9,0,full\n"
     )
-    assert problem_of(read_rows(table)[0]).meshes.zero_stage.tolist() == [1]
+    site, node = map(problem_of, read_rows(table))
+    assert site.meshes.zero_stage.tolist() == [1]
+    assert (site.recompute, node.recompute) == ("full", "none")

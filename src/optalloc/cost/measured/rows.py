@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from optalloc.cost.setting import UNPADDED
 from optalloc.errors import InputError
 
 Row = dict[str, str]
@@ -70,9 +71,13 @@ def reconciled(rows: list[Row]) -> list[Row]:
     return result
 
 
-# What a source says of all of its runs, its tables of some of them otherwise: memory falls with dp
-# in every one of these, as ZeRO stage 1 makes it.
-_STATED = {"bigscience": {"zero_stage": "1"}}
+# What ran in a source, whatever its tables say. bigscience: memory falls with dp in every one of
+# its runs, as ZeRO stage 1 makes it. vtrain_single: recomputation is stated for the simulator of
+# its authors; with a fourth pass the products of a wide layer would run above the device's peak.
+_STATED = {
+    "bigscience": {"zero_stage": "1"},
+    "vtrain_single": {"recompute": "none", "release": UNPADDED},
+}
 
 _DIMENSIONS = [
     "arch",

@@ -58,15 +58,16 @@ class _Doctor:
             self.conflict.append("the limits, targets and load together")
         return tuple(self.conflict), tuple(self.fixes)
 
-    def _found(self, problem: Problem) -> Choice | None:
-        """The best deployment of a changed problem."""
+    def _found(self, problem: Problem, stop: StopRule | None = None) -> Choice | None:
+        """The best deployment of a changed problem, or the best by when it is stopped."""
         elapsed = time.perf_counter() - self._begin
         if self._stop is not None and self._stop(Progress(elapsed_s=elapsed)):
             raise _OutOfTime
-        return Search(problem).run().best
+        return Search(problem, stop).run().best
 
     def _feasible(self, problem: Problem) -> bool:
-        return self._found(msgspec.structs.replace(problem, objective="devices")) is not None
+        problem = msgspec.structs.replace(problem, objective="devices")
+        return self._found(problem, lambda progress: progress.incumbent is not None) is not None
 
     # -- memory
 
@@ -87,7 +88,7 @@ class _Doctor:
         device = p.cluster.nodes[int(table.group[best])].device
         self.conflict.append(
             f"the weights ({engine.weight_dtype}) and the cache of one request need "
-            f"{format_bytes(round(float(missing[best])))} more on each device than a "
+            f"{format_bytes(round(float(missing[best])))} more on each device than one "
             f"{device.name} offers, even with tp {engine.tp}, pp {engine.pp}"
             + (f", ep {engine.moe_ep}" if engine.moe_ep > 1 else "")
         )
@@ -116,7 +117,8 @@ class _Doctor:
             if limits != problem.limits and self._feasible(
                 msgspec.structs.replace(problem, limits=limits)
             ):
-                self.fixes.append(Fix(what=" and ".join(words), cost="accuracy may suffer"))
+                what = " ".join(f"--pin {word}" for word in words)
+                self.fixes.append(Fix(what=what, cost="accuracy may suffer"))
                 return
 
     def _larger(self, problem: Problem) -> None:

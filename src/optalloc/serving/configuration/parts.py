@@ -139,11 +139,15 @@ def joined(goal: Goal, one: Floats, other: Floats, *, last: bool = False) -> tup
     the first."""
     flight = len(one) - 1
     cost, taken = np.full(flight + 1, np.inf), np.zeros(flight + 1, np.int64)
+    most, rest = (int(np.flatnonzero(column < np.inf)[-1]) for column in (one, other))
     both = np.empty(flight + 1)
-    for total in range(flight if last else 0, flight + 1):
-        here = goal.join(one[: total + 1], other[total::-1], out=both[: total + 1])
+    for total in range(flight if last else 0, min(flight, most + rest) + 1):
+        low, high = max(0, total - rest), min(total, most) + 1
+        here = goal.join(
+            one[low:high], other[total - high + 1 : total - low + 1][::-1], out=both[: high - low]
+        )
         q = int(here.argmin())
-        cost[total], taken[total] = here[q], q
+        cost[total], taken[total] = here[q], low + q
     return cost, taken
 
 

@@ -205,9 +205,13 @@ class Search:
 
         found = best_pairs(p, left, right, halted)
         pairs = found.pairs
+        left_out = found.left_out
+        if found.stopped:  # what was not reached is neither searched nor excluded
+            self.configurations -= left_out
+        else:
+            self._count("objective bound", left_out)
         self.configurations += found.counted
-        self._count("objective bound" if not found.stopped else "not reached", found.left_out)
-        self._count("dominated workers", max(0, found.counted - found.left_out - len(pairs)))
+        self._count("dominated workers", max(0, found.counted - left_out - len(pairs)))
         if not len(pairs):
             return [], found.bound, found.stopped
         values = split.values(p, pairs)

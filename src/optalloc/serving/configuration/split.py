@@ -281,12 +281,7 @@ def joined(parts: list[Pairs]) -> Pairs:
         request_s=real,
         usd_per_h=real,
     )
-    return Pairs(
-        **{
-            name: np.concatenate([getattr(part, name) for part in (empty, *parts)])
-            for name in Pairs.__struct_fields__
-        }
-    )
+    return Pairs.joined([empty, *parts])
 
 
 def values(problem: Problem, pairs: Pairs) -> Floats:

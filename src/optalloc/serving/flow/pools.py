@@ -23,7 +23,8 @@ from optalloc.serving.flow.stages import Lanes, Stage
 
 _LONGEST = 24  # layers of a stage with lanes of several nodes
 _MOST_LANES = 14
-_MOST_STAGES = 400  # of one length
+_MOST_STAGES = 150  # of one length
+_MOST_ENDS = 50  # stages tried at a crossing, with as many at the other end of the region
 _MOST_STATES = 30_000  # numbers of free nodes of all kinds
 
 Floats = NDArray[np.float64]
@@ -48,11 +49,13 @@ class Pool:
             for kind, number in stage.nodes().items():
                 nodes[p, kind] = number
         layers: Ints = np.array([stage.layers for stage in found], dtype=np.int64)
-        kept = list[int]()
-        for p in np.lexsort((nodes.sum(axis=1), -layers)).tolist():
-            if (nodes[p] <= counts).all() and not (nodes[kept] <= nodes[p]).all(axis=1).any():
-                kept.append(p)
-        self.stages = [found[p] for p in kept]
+        kept = np.flatnonzero((nodes <= counts).all(axis=1))
+        kept = kept[np.lexsort((nodes[kept].sum(axis=1), -layers[kept]))]
+        outdone = np.tri(len(kept), k=-1, dtype=bool)  # [p, q]: q is before p and needs no more
+        for column in nodes[kept].T:
+            outdone &= column[None, :] <= column[:, None]
+        kept = kept[~outdone.any(axis=1)]
+        self.stages = [found[p] for p in kept.tolist()]
         self.layers, self.nodes = layers[kept], nodes[kept]
 
 
@@ -64,17 +67,19 @@ def _side_by_side(kinds: Sequence[Kind], flow: float, most: float, layers: int) 
         if layers <= len(kind.table) and kind.table[layers - 1] > 0.0
     ]
     able.sort(reverse=True)
+    rest = [sum(weight * count for weight, count, _ in able[place:]) for place in range(len(able))]
     found = list[Stage]()
 
     def add(place: int, lacks: float, lanes: tuple[tuple[tuple[int, int], ...], ...]) -> None:
         if lacks <= 1e-12:
             found.append(Stage(layers, lanes, flow))
-        elif place < len(able) and len(lanes) < _MOST_LANES and len(found) < _MOST_STAGES:
+        elif place < len(able) and len(found) < _MOST_STAGES:
             weight, count, kind = able[place]
-            top = min(count, _MOST_LANES - len(lanes), math.ceil(lacks / weight - 1e-12))
-            for number in range(top, -1, -1):
-                more = (((kind, layers),),) * number
-                add(place + 1, lacks - number * weight, lanes + more)
+            free = _MOST_LANES - len(lanes)
+            if lacks <= min(rest[place], free * weight) + 1e-12:
+                for number in range(min(count, free, math.ceil(lacks / weight - 1e-12)), -1, -1):
+                    more = (((kind, layers),),) * number
+                    add(place + 1, lacks - number * weight, lanes + more)
 
     add(0, 1.0, ())
     return found
@@ -119,14 +124,14 @@ class Layers:
     def best(self, into: float | None, out: float | None) -> tuple[int, Stage | None, Stage | None]:
         """Most layers with a first stage whose lanes take in at most ``into`` each and a last one
         whose lanes give out at most ``out``, and those two. -1: none. Where one stage is both, it
-        is all there is, and given as the first alone."""
+        is all there is, and given as the first alone. Two are chosen among the best ones alone."""
         if into is None and out is None:
             return int(self._most[tuple(self.counts)]), None, None
         if into is None or out is None:
             pool = self.pools[into or out or 1.0]
             if not pool.stages:
                 return -1, None, None
-            gains = pool.layers + self._most[tuple((self.counts - pool.nodes).T)]
+            gains = self._with(pool)
             one = pool.stages[p := int(gains.argmax())]
             return int(gains[p]), one if out is None else None, one if into is None else None
         found: tuple[int, Stage | None, Stage | None] = (-1, None, None)
@@ -136,18 +141,29 @@ class Layers:
             found = int(both.layers[p]), one, None
         first, last = self.pools[into], self.pools[out]
         if first.stages and last.stages:
-            rest = self.counts - first.nodes[:, None, :] - last.nodes[None, :, :]
+            begins, ends = self._best_of(first), self._best_of(last)
+            rest = self.counts - first.nodes[begins, None, :] - last.nodes[None, ends, :]
             gains = np.where(
                 (rest >= 0).all(axis=2),
-                first.layers[:, None]
-                + last.layers
+                first.layers[begins, None]
+                + last.layers[None, ends]
                 + self._most[tuple(np.moveaxis(np.maximum(rest, 0), 2, 0))],
                 -1,
             )
-            p, q = divmod(int(gains.argmax()), len(last.stages))
+            p, q = divmod(int(gains.argmax()), len(ends))
             if gains[p, q] > found[0]:
-                found = int(gains[p, q]), first.stages[p], last.stages[q]
+                found = int(gains[p, q]), first.stages[begins[p]], last.stages[ends[q]]
         return found
+
+    def _with(self, pool: Pool) -> Ints:
+        """The most layers with each stage of a pool."""
+        gains: Ints = pool.layers + self._most[tuple((self.counts - pool.nodes).T)]
+        return gains
+
+    def _best_of(self, pool: Pool) -> Ints:
+        """Stages of a pool with which most layers are covered."""
+        order: Ints = np.argsort(-self._with(pool), kind="stable")[:_MOST_ENDS]
+        return order
 
     def between(self, ends: Sequence[Stage]) -> list[Stage]:
         """Stages that cover most layers on the nodes that ``ends`` leave."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from optalloc.serving.flow.arrays import Moves
 from optalloc.serving.flow.fitting import cover_by_fitting
@@ -23,7 +24,8 @@ _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
-_REGIONS_S = 3.5  # CPU seconds after which no further path through regions is tried
+_REGIONS_S, _OVER_LINKS_S = 4.0, 5.0  # CPU seconds after which no other path or row is tried
+_GOLDEN = 0.618034
 
 
 def search_chain(journal: Journal, kinds: Sequence[Kind]) -> float:
@@ -69,27 +71,41 @@ def search_fitting(journal: Journal) -> None:
 
 def search_rows_over_links(journal: Journal, programme: StageProgramme, seed: int) -> None:
     """Offer rows of stages made without regard to links, with nodes exchanged until links do."""
-    late = journal.within(_REGIONS_S)
 
     def row_at(flow: float) -> dict[int, tuple[int, int]] | None:
         row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
         return None if row is None else programme.placed(row)
 
+    late = journal.within(_OVER_LINKS_S)
     _bisect(journal, row_at, seed, late)
+    turn = 1
+    while not journal.closed() and not late():
+        part = _GOLDEN * turn % 1.0  # of the way to the bound
+        flow = journal.value + 0.6 * part * (journal.bound - journal.value)
+        if (found := row_at(flow)) is not None:
+            journal.offer(found)
+            _polish(journal, found, flow, seed + turn)
+        turn += 1
 
 
 def search_regions(journal: Journal, seed: int) -> None:
     """Offer paths of stages through regions, for links taken to be as good as some quantile."""
     late = journal.within(_REGIONS_S)
-    for quantile in _QUANTILES:
+    before = -1.0
+    while journal.value > before and not late():
+        before = journal.value
+        for quantile in _QUANTILES:
+            _bisect(journal, partial(_path_at, journal, quantile, seed), seed, late)
+        seed += 1
 
-        def path_at(flow: float, quantile: float = quantile) -> dict[int, tuple[int, int]] | None:
-            regions = regions_of(journal.arrays, flow)
-            if len(regions) > MOST_REGIONS:
-                return None
-            return path_of_stages(journal.arrays, regions, flow, quantile, seed)
 
-        _bisect(journal, path_at, seed, late)
+def _path_at(
+    journal: Journal, quantile: float, seed: int, flow: float
+) -> dict[int, tuple[int, int]] | None:
+    regions = regions_of(journal.arrays, flow)
+    if len(regions) > MOST_REGIONS:
+        return None
+    return path_of_stages(journal.arrays, regions, flow, quantile, seed)
 
 
 def _bisect(

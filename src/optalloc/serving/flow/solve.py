@@ -126,7 +126,8 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
         else:
             programme = StageProgramme(kinds, journal.arrays.problem.num_layers)
             reached = search_stages(journal, programme, max(reached, journal.value))
-            if journal.value < reached * (1.0 - TOLERANCE):  # links keep less than that
+            narrow = journal.value < reached * (1.0 - TOLERANCE)  # links keep less than that
+            if narrow and journal.arrays.limit_s == math.inf:
                 search_rows_over_links(journal, programme, seed)
         if reached < journal.bound * (1.0 - TOLERANCE):  # else covers allow the bound
             _bound(journal, kinds, journal.value, _BOUND_S)

@@ -2,9 +2,10 @@
 
 The cost model knows means; what a percentile of the requests meets, only a simulation does. A plan
 for the targets on the mean is simulated under its own load; where its percentile misses a target,
-the target on the mean is divided by how much it missed, and planned again, with the same random
-numbers. Among the plans that meet the percentile the least tightened one is kept: between the last
-that failed and the first that met, the tightening is bisected.
+the target on the mean is divided by how much it missed, or by less where that leaves no plan, and
+planned again, with the same random numbers. Among the plans that meet the percentile the least
+tightened one is kept: between the last that failed and the first that met, the tightening is
+bisected.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from optalloc.simulate.requests.plans import asked_of, deployment_of, load_of
 from optalloc.simulate.requests.simulate import simulate_requests
 from optalloc.workload import Serving
 
-_MOST_TIGHTENED = 5
+_MOST_TIGHTENED = 8
 _BISECTED = 3
 _ROUNDS = 10
 
@@ -56,7 +57,7 @@ def plan_for_percentile(
     plan_of : callable
         The best plan for targets on the mean.
 
-    Complexity: at most 9 plans and simulations.
+    Complexity: at most 11 plans and simulations.
     """
     made = 0
 
@@ -80,6 +81,9 @@ def plan_for_percentile(
     while found.missed and made < _MOST_TIGHTENED:
         loose, tight = tight, _scaled(tight, found.missed)
         found = attempt(tight)
+        while found.simulation is None and made < _MOST_TIGHTENED:
+            tight = _between(loose, tight)
+            found = attempt(tight)
         if found.simulation is not None and _worst(found) < _worst(best):
             best = found
     if loose is tight or best.missed:

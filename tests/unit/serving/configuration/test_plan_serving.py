@@ -146,7 +146,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_helps() -> None:
     result = planned("8xh100-sxm", "llama-3.1-405b")
     assert result.termination is Termination.INFEASIBLE
     assert "GiB more on each device" in result.conflict[0]
-    assert [fix.what for fix in result.fixes] == ["weights=fp8", "16 devices"]
+    assert [fix.what for fix in result.fixes] == ["--pin weights=fp8", "16 devices"]
     with pytest.raises(NoPlan, match="GiB more"):
         _ = result.plan
 

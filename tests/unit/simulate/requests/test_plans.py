@@ -150,6 +150,26 @@ def test_targets_out_of_reach_give_the_result_that_says_so() -> None:
     assert found.simulation is None
 
 
+def test_where_a_tightened_target_leaves_no_plan_it_is_loosened_again() -> None:
+    """The second targets that are tried have no plan: the third lie between them and the first."""
+    workload = Serving(
+        input_len=500, output_len=100, concurrency=64, tpot_s=0.0098, percentile=99.0
+    )
+    tried: list[float] = []
+
+    def plan_of(asked: Serving) -> ServingResult:
+        tried.append(asked.tpot_s or 0.0)
+        result = _tightens(asked)
+        if len(tried) == 2:
+            return msgspec.structs.replace(result, best=None)
+        return result
+
+    found = plan_for_percentile(workload, plan_of)
+    assert not found.missed
+    assert found.simulation is not None
+    assert tried[0] > tried[2] > tried[1]
+
+
 def test_a_percentile_that_no_tightening_meets_gives_the_nearest() -> None:
     """The first token within 1 ms more than a prompt takes alone: some of 64 requests wait."""
     workload = Serving(input_len=500, output_len=100, concurrency=64, ttft_s=0.05, percentile=99.0)

@@ -1,7 +1,9 @@
 // The linear programme of one box of counts, solved by the dual simplex method from the last box's basis.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "serving/whole.hpp"
@@ -43,6 +45,10 @@ class DualSimplex {
     void costs(const double* multipliers, double* out) const;
 
   private:
+    static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    static constexpr double kReduced = 1e-10;  // a reduced price within this of 0 is 0, in units of the largest price
+    static std::size_t at(int index) { return static_cast<std::size_t>(index); }
+
     enum What : char { kCount, kSlack, kShare };
     enum State : char { kLow, kKey, kBasic, kHigh };
     enum class Step { kDone, kNoColumn, kNoise };
@@ -59,16 +65,18 @@ class DualSimplex {
     void count_rates(const double* row, std::vector<double>& out) const;
     void reset();
     void forget();  // cuts that have long held nothing
-    void refactor();
-    void recompute();
-    void reprice();
-    void beyond_keys(const double* multipliers, std::vector<double>& out) const;
     const double* time_of(int offer) const { return time_.data() + static_cast<std::size_t>(offer * kinds_); }
     void settle();
+
+    // dual_pivots.cpp: one exchange of the basis after the other, and the inverse.
     void change_keys();
     void move_apart();
     int leaving(bool& below) const;
     Step pivot(int leave, bool below, double& length);
+    void beyond_keys(const double* multipliers, std::vector<double>& out) const;
+    void refactor();
+    void recompute();
+    void reprice();
 
     const Fleet& fleet_;
     const WholeBox* box_ = nullptr;

@@ -9,7 +9,8 @@ namespace optalloc::assignment {
 
 namespace {
 
-constexpr Int kFiner = 4096;         // parts of a scaled profit, to tell equal knapsacks apart
+constexpr double kFiner = 4096.0;    // parts of a scaled profit at most, to tell equal knapsacks apart
+constexpr double kMostProfit = 0x1p60;  // of all items together
 constexpr double kTieBreak = 0.4;    // of a scaled profit, for all items of a unit together
 constexpr double kManyUnits = 3.0;   // other units that make a task as easy to place as any
 
@@ -23,6 +24,7 @@ void Search::choose_filling(const PlungeRule& rule, std::uint64_t& state, std::v
     const std::vector<std::size_t>&first = lagrangian_.first(), &pairs = lagrangian_.pairs();
     const auto others = [&](std::size_t k) { return domain_.count(static_cast<int>(k % n)) - 1; };
     const auto load = [&](std::size_t k) { return static_cast<double>(instance_->load[k]); };
+    const auto worth_of = [&](std::size_t k) { return best_rounded_[k % n] - scale_ * instance_->cost[k]; };
     batch.clear();
     std::size_t unit = 0;
     double fewest = -1.0, units_left = 0.0, room = 0.0, expected = 0.0;
@@ -47,15 +49,22 @@ void Search::choose_filling(const PlungeRule& rule, std::uint64_t& state, std::v
     double usual = rule.balance * (expected / std::max(room, 1.0) - 1.0);
     for (std::size_t t = first[unit]; t < first[unit + 1]; ++t) usual += easy(pairs[t]) / size;
     const auto gap = static_cast<double>(std::max<Int>(0, scale_ * target_ - best_bound_));
-    const double weight = static_cast<double>(kFiner) * std::max(kTieBreak, rule.give * gap / units_left) / size;
+    const double weight = std::max(kTieBreak, rule.give * gap / units_left) / size;
+    std::vector<double> bonus;
+    double total = 1.0;
+    for (std::size_t t = first[unit]; t < first[unit + 1]; ++t) {
+        bonus.push_back(weight * (usual - easy(pairs[t]) + rule.noise * draw(state)));
+        total += static_cast<double>(std::max<Int>(0, worth_of(pairs[t]))) + std::abs(bonus.back());
+    }
+    const double finer = std::floor(std::min(kFiner, kMostProfit / total));
+    if (finer < 1.0) return;
     std::vector<Int> profit, loads;
     std::vector<std::size_t> items;
     for (std::size_t t = first[unit]; t < first[unit + 1]; ++t) {
         const std::size_t k = pairs[t];
-        const double bonus = weight * (usual - easy(k) + rule.noise * draw(state));
-        const Int worth = kFiner * (best_rounded_[k % n] - scale_ * instance_->cost[k]) + static_cast<Int>(bonus);
-        if (worth <= 0) continue;
-        profit.push_back(worth);
+        const Int parts = static_cast<Int>(finer) * worth_of(k) + static_cast<Int>(finer * bonus[t - first[unit]]);
+        if (parts <= 0) continue;
+        profit.push_back(parts);
         loads.push_back(instance_->load[k]);
         items.push_back(k);
     }

@@ -86,7 +86,7 @@ bool Search::close_by_patterns() {
     return true;
 }
 
-Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state) {
+void Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state) {
     struct Level {
         std::size_t mark;
         std::vector<double> multiplier;
@@ -99,12 +99,8 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
     std::int64_t last = -1;          // work to stop at, known from the first dead end
     double few = PatternCover::kMostTasks;  // free tasks from which patterns are tried
     const Ascent how{.steps = rule.steps};
-    Outcome result = Outcome::kOpen;
     while (true) {
-        if (control_->poll()) {
-            result = Outcome::kStopped;
-            break;
-        }
+        if (control_->poll()) break;
         bool dead = !domain_.propagate();
         if (!dead) dead = ascend(multiplier, how) == Outcome::kClosed;
         if (control_->stopped) continue;
@@ -127,10 +123,7 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
             dead = true;
         }
         // Refused: half as many tasks at the last placing, or, of a single one, the opposite.
-        if (levels.empty()) {
-            result = Outcome::kClosed;
-            break;
-        }
+        if (levels.empty()) break;
         if (last < 0) last = control_->work + static_cast<std::int64_t>(rule.patience * static_cast<double>(control_->work - begin));
         else if (control_->work > last) break;
         Level& level = levels.back();
@@ -147,7 +140,6 @@ Outcome Search::plunge(std::vector<double> multiplier, const PlungeRule& rule, s
         for (const std::size_t k : level.batch) domain_.place(static_cast<int>(k / n), static_cast<int>(k % n));
     }
     undo(base);
-    return result;
 }
 
 }  // namespace optalloc::assignment

@@ -69,7 +69,7 @@ class Search {
     // Places tasks a few at a time where the averaged knapsacks agree, as a dive, but gives up what the bound
     // refuses and places less: a search for an assignment of cost at most the target, not a proof. The present
     // domain is left as it was.
-    Outcome plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state);
+    void plunge(std::vector<double> multiplier, const PlungeRule& rule, std::uint64_t& state);
 
     // Closes what decide() has split off, from the root domain; below the target.
     Outcome close_subtree(const Subtree& subtree, Int target);

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "serving/inverse.hpp"
+
 namespace optalloc::serving {
 
 namespace {
@@ -242,7 +244,7 @@ void Programme::solve(const std::int32_t* cancel) {
     stuck_ = true;
 }
 
-// The inverse from scratch, by elimination with the largest pivot of each column.
+// The inverse from scratch.
 void Programme::refactor() {
     since_ = 0;
     const std::size_t n = at(rows_);
@@ -251,32 +253,8 @@ void Programme::refactor() {
         entries(basis_[c], column);
         for (std::size_t r = 0; r < n; ++r) matrix[r * n + c] = column[r];
     }
-    std::vector<double> inverse(n * n, 0.0);
-    for (std::size_t r = 0; r < n; ++r) inverse[r * n + r] = 1.0;
-    for (std::size_t c = 0; c < n; ++c) {
-        std::size_t top = c;
-        for (std::size_t r = c + 1; r < n; ++r) {
-            if (std::abs(matrix[r * n + c]) > std::abs(matrix[top * n + c])) top = r;
-        }
-        if (std::abs(matrix[top * n + c]) < 1e-14) return;  // keep the updated inverse
-        if (top != c) {
-            std::swap_ranges(&matrix[top * n], &matrix[top * n] + n, &matrix[c * n]);
-            std::swap_ranges(&inverse[top * n], &inverse[top * n] + n, &inverse[c * n]);
-        }
-        const double pivot = matrix[c * n + c];
-        for (std::size_t k = 0; k < n; ++k) {
-            matrix[c * n + k] /= pivot;
-            inverse[c * n + k] /= pivot;
-        }
-        for (std::size_t r = 0; r < n; ++r) {
-            const double factor = matrix[r * n + c];
-            if (r == c || factor == 0.0) continue;
-            for (std::size_t k = 0; k < n; ++k) {
-                matrix[r * n + k] -= factor * matrix[c * n + k];
-                inverse[r * n + k] -= factor * inverse[c * n + k];
-            }
-        }
-    }
+    std::vector<double> inverse = inverse_of(std::move(matrix), n);
+    if (inverse.empty()) return;  // keep the updated one
     inverse_ = std::move(inverse);
     recompute();
 }

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit
+from optalloc.cost.keys import Keys
 from optalloc.cost.operations import Operations
 from optalloc.cost.setting import Setting
-from optalloc.cost.shares import Keys
 from optalloc.model.graph import Graph
 from optalloc.workload import Training
 

@@ -26,12 +26,12 @@ from optalloc.cost.constants import (
     resolved,
 )
 from optalloc.cost.flops import forward_flops, tokens_of
+from optalloc.cost.keys import Keys, codes_of, distinct_keys
 from optalloc.cost.layers import LayerTable, layer_table
 from optalloc.cost.memory import StateBytes, fragmentation, logit_bytes, working_bytes
-from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables, distinct
+from optalloc.cost.meshes import LAYER_FIELDS, REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.setting import Setting
 from optalloc.cost.sharding import Groups, Traffic, column
-from optalloc.cost.shares import Keys
 from optalloc.cost.stages import links, tied_s, update_s
 from optalloc.errors import InputError
 from optalloc.model.graph import Graph
@@ -45,9 +45,6 @@ Ints = NDArray[np.int64]
 # Software whose ranks of a tensor-parallel group each send a part of what all of them hold to the
 # next stage, which gathers the parts: Megatron-LM (Narayanan et al., 2021, section 4.1), DeepSpeed.
 _SCATTERING = ("megatron-lm", "megatron-deepspeed")
-
-# What the cost of a layer depends on, and a number above all values of each: 63 bits.
-_KEY = {"tp": 1 << 12, "sequence": 2, "cp": 1 << 17, "ep": 1 << 12, "micro_batch": 1 << 21}
 
 
 class CostModel:
@@ -160,17 +157,23 @@ class CostModel:
         """
         known = self._known.get(free)
         if known is not None:
-            code = _code(meshes)
+            code = codes_of(meshes)
             row = np.minimum(np.searchsorted(known[0], code), len(known[0]) - 1)
             if np.array_equal(known[0][row], code):
                 return known[1], row
-        first, row = distinct(*(getattr(meshes, name) for name in _KEY))
-        some = meshes.take(first)
+        some, row = distinct_keys(meshes)
+        few, row_without_ep = distinct_keys(some, but="ep")
         table = layer_table(
-            self.graph, self.setting, self.unit, self.network, _keys(some), free, _without_ep(some)
+            self.graph,
+            self.setting,
+            self.unit,
+            self.network,
+            Keys.of(some),
+            free,
+            (Keys.of(few), row_without_ep),
         )
-        if len(first) and (known is None or len(first) > len(known[0])):
-            self._known[free] = (_code(some), table)
+        if len(some) and (known is None or len(some) > len(known[0])):
+            self._known[free] = (codes_of(some), table)
         return table, row
 
     def tables(self, meshes: Meshes) -> MeshTables:
@@ -387,21 +390,3 @@ def _groups(meshes: Meshes) -> Groups:
     return Groups.of(
         dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
     )
-
-
-def _code(meshes: Meshes) -> Ints:
-    """One number for the key of each mesh, in the order of the keys."""
-    code = np.zeros(len(meshes), np.int64)
-    for name, limit in _KEY.items():
-        code = code * limit + np.minimum(getattr(meshes, name), limit - 1)
-    return code
-
-
-def _keys(meshes: Meshes) -> Keys:
-    return Keys(**{name: getattr(meshes, name) for name in _KEY})
-
-
-def _without_ep(meshes: Meshes) -> tuple[Keys, Ints]:
-    """The distinct keys but for expert parallelism, and each mesh's row in them."""
-    first, row = distinct(*(getattr(meshes, name) for name in _KEY if name != "ep"))
-    return _keys(meshes.take(first)), row

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from optalloc.cost.collective import Group, all_to_all_s, gather_s
 from optalloc.cost.compute import Unit
 from optalloc.cost.flops import attended
+from optalloc.cost.keys import Keys
 from optalloc.cost.memory import core_bytes_per_token
-from optalloc.cost.shares import Keys, Shares
+from optalloc.cost.shares import Shares
 from optalloc.model.graph import Op
 
 Array = NDArray[np.float64]

@@ -5,27 +5,17 @@ One entry per mesh key (tp, sequence parallel, cp, ep, micro-batch).
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit
+from optalloc.cost.keys import Keys
 from optalloc.cost.setting import Setting
 from optalloc.model.graph import Graph, LayerGraph, Op
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class Keys(msgspec.Struct, frozen=True, kw_only=True):
-    """Mesh keys: integer arrays of shape (num_keys,)."""
-
-    tp: Ints
-    sequence: Ints
-    cp: Ints
-    ep: Ints
-    micro_batch: Ints
 
 
 class Shares:

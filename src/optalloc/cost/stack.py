@@ -19,12 +19,12 @@ from optalloc.cluster.topology import Level
 from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit, peak_flops_per_s
 from optalloc.cost.constants import Constants
+from optalloc.cost.keys import Keys
 from optalloc.cost.layers import LayerTable, layer_table
 from optalloc.cost.memory import StateBytes
 from optalloc.cost.meshes import Meshes
 from optalloc.cost.model import CostModel
 from optalloc.cost.setting import Setting
-from optalloc.cost.shares import Keys
 from optalloc.model.graph import Graph, LayerGraph, Op
 
 Array = NDArray[np.float64]

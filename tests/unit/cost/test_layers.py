@@ -16,8 +16,8 @@ from optalloc.cost.collective import Network
 from optalloc.cost.compute import Unit
 from optalloc.cost.constants import read_constants, values
 from optalloc.cost.flops import attended, tokens_of
+from optalloc.cost.keys import Keys
 from optalloc.cost.layers import LayerTable, layer_table
-from optalloc.cost.shares import Keys
 from optalloc.model.graph import Op
 from optalloc.model.lower import lower
 from optalloc.model.spec import Experts, ModelSpec

@@ -274,13 +274,8 @@ void DualSimplex::beyond_keys(const double* multipliers, std::vector<double>& ou
 // The inverse from scratch.
 void DualSimplex::refactor() {
     since_ = 0;
-    const std::size_t n = at(rows_);
-    std::vector<double> matrix(n * n), column(n);
-    for (std::size_t c = 0; c < n; ++c) {
-        entries(basis_[c], column);
-        for (std::size_t r = 0; r < n; ++r) matrix[r * n + c] = column[r];
-    }
-    std::vector<double> inverse = inverse_of(std::move(matrix), n);
+    std::vector<double> inverse = inverse_of(
+        at(rows_), [&](std::size_t c, std::vector<double>& column) { entries(basis_[c], column); });
     if (inverse.empty()) return reset();  // a count without room left its row: begin anew
     inverse_ = std::move(inverse);
 }

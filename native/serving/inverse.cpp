@@ -5,8 +5,12 @@
 
 namespace optalloc::serving {
 
-std::vector<double> inverse_of(std::vector<double> matrix, std::size_t n) {
-    std::vector<double> inverse(n * n, 0.0);
+std::vector<double> inverse_of(std::size_t n, const std::function<void(std::size_t, std::vector<double>&)>& entries) {
+    std::vector<double> matrix(n * n), inverse(n * n, 0.0), column(n);
+    for (std::size_t c = 0; c < n; ++c) {
+        entries(c, column);
+        for (std::size_t r = 0; r < n; ++r) matrix[r * n + c] = column[r];
+    }
     for (std::size_t r = 0; r < n; ++r) inverse[r * n + r] = 1.0;
     for (std::size_t c = 0; c < n; ++c) {
         std::size_t top = c;

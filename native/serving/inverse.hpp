@@ -2,12 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 namespace optalloc::serving {
 
-// The inverse of an n x n matrix in rows, by elimination with the largest pivot of each column; empty where it is
-// singular.
-std::vector<double> inverse_of(std::vector<double> matrix, std::size_t n);
+// The inverse, in rows, of the n x n matrix whose column c is written by entries(c, column), by elimination with the
+// largest pivot of each column; empty where it is singular.
+std::vector<double> inverse_of(std::size_t n, const std::function<void(std::size_t, std::vector<double>&)>& entries);
 
 }  // namespace optalloc::serving

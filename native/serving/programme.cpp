@@ -247,13 +247,8 @@ void Programme::solve(const std::int32_t* cancel) {
 // The inverse from scratch.
 void Programme::refactor() {
     since_ = 0;
-    const std::size_t n = at(rows_);
-    std::vector<double> matrix(n * n), column(n);
-    for (std::size_t c = 0; c < n; ++c) {
-        entries(basis_[c], column);
-        for (std::size_t r = 0; r < n; ++r) matrix[r * n + c] = column[r];
-    }
-    std::vector<double> inverse = inverse_of(std::move(matrix), n);
+    std::vector<double> inverse = inverse_of(
+        at(rows_), [&](std::size_t c, std::vector<double>& column) { entries(basis_[c], column); });
     if (inverse.empty()) return;  // keep the updated one
     inverse_ = std::move(inverse);
     recompute();

@@ -34,11 +34,8 @@ def melange() -> FleetProblem:
     return load_fleet(EXAMPLES / "melange.json")
 
 
-@pytest.mark.parametrize("redundancy", RULES)
-@pytest.mark.parametrize("seed", range(24))
-def test_search_equals_the_cheapest_of_all_counts(seed: int, redundancy: Redundancy) -> None:
+def check_against_all_counts(problem: FleetProblem) -> None:
     """Price, proof and infeasibility against an enumeration that shares no code."""
-    problem = tiny_fleet(seed, redundancy)
     most = max(FleetArrays(problem).high.tolist())
     if (most + 1) ** len(problem.offers) > 3000:
         pytest.skip("too many counts to try")
@@ -52,6 +49,13 @@ def test_search_equals_the_cheapest_of_all_counts(seed: int, redundancy: Redunda
         assert result.termination is Termination.OPTIMAL
         assert result.bounds.gap == 0.0
         assert result.bounds.primal == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("redundancy", RULES)
+@pytest.mark.parametrize("seed", range(24))
+def test_search_equals_the_cheapest_of_all_counts(seed: int, redundancy: Redundancy) -> None:
+    """Under every rule of failures."""
+    check_against_all_counts(tiny_fleet(seed, redundancy))
 
 
 def test_example_of_melange_costs_4_68_at_full_load(melange: FleetProblem) -> None:
@@ -98,17 +102,7 @@ def test_whole_replicas_search_equals_the_cheapest_of_all_counts(
 ) -> None:
     """The search that many kinds get, on fleets of few."""
     monkeypatch.setattr("optalloc.serving.mix.search._MANY", 1)
-    problem = tiny_fleet(seed)
-    most = max(FleetArrays(problem).high.tolist())
-    if (most + 1) ** len(problem.offers) > 3000:
-        pytest.skip("too many counts to try")
-    best = cheapest(problem, most)
-    result = plan_fleet(problem)
-    if best is None:
-        assert result.termination is Termination.INFEASIBLE
-    else:
-        assert result.termination is Termination.OPTIMAL
-        assert result.bounds.primal == pytest.approx(best, abs=1e-9)
+    check_against_all_counts(tiny_fleet(seed))
 
 
 def test_kernel_bounds_are_linear_programmes() -> None:

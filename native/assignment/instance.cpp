@@ -1,7 +1,6 @@
 #include "assignment/instance.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "assignment/twins.hpp"

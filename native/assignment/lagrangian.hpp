@@ -23,7 +23,7 @@ class Lagrangian {
     void look_among(std::vector<std::size_t> pairs);
     void look_everywhere() { everywhere_ = true; }
 
-    // The bound at the multipliers; afterwards the knapsacks' choices are in cover, unit_of_pick and picks.
+    // The bound at the multipliers; afterwards the knapsacks' choices are in cover and picks.
     Int evaluate(const std::vector<Int>& multiplier);
 
     // Removes from the domain every pair no assignment of scaled cost <= limit uses, and propagates.
@@ -36,8 +36,6 @@ class Lagrangian {
     const std::vector<int>& cover() const { return cover_; }           // by free task: units that picked it
     const std::vector<std::size_t>& picks() const { return picks_; }   // pair indices
     const std::vector<std::size_t>& pairs() const { return pair_; }    // of the free tasks, by unit
-    const Instance& instance() const { return *instance_; }
-    Int scale() const { return scale_; }
     std::int64_t work() const { return knapsack_.work() + work_; }
 
   private:

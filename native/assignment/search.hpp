@@ -85,15 +85,13 @@ class Search {
     // The exact scaled bound of the present domain at the rounded multipliers.
     Int bound_at(const std::vector<double>& multiplier, std::vector<Int>& rounded);
 
-    const Instance& instance() const { return *instance_; }
     const Domain& domain() const { return domain_; }
     bool has_best() const { return has_best_; }
     const Assignment& best() const { return best_; }
     Int ceiling() const { return ceiling_; }
-    Int scale() const { return scale_; }
     Int target() const { return target_; }
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
-    void undo(std::size_t mark);  // what ascend() removed
+    void undo(std::size_t mark);  // what ascend() removed; the bound looks everywhere again
     void set_target(Int target) { target_ = target; }
     void forget_best() { has_best_ = false; }
     Record* record = nullptr;                       // of decide(): whole when it closes

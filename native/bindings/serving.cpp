@@ -16,6 +16,24 @@ namespace optalloc::bindings {
 
 namespace sv = optalloc::serving;
 
+namespace {
+
+// What serves each bucket (those of bucket j from first[j] to first[j + 1]), checked.
+std::vector<sv::Serve> serves_of(const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
+                                 const Array<double, 1>& load, int kinds) {
+    const std::size_t n = serving.shape(0);
+    bool fits = first.shape(0) >= 1 && load.shape(0) == n && kinds >= 1 && first.data()[0] == 0 &&
+                first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
+    for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
+    for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
+    if (!fits) throw nb::value_error("fleet tables have the wrong shape");
+    std::vector<sv::Serve> serves(n);
+    for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
+    return serves;
+}
+
+}  // namespace
+
 void bind_serving(nb::module_& m) {
     // (bound, cost) of the cheapest cover; `counts` gets it.
     m.def("cheapest_cover", [](const Array<double, 1>& weights, const Array<double, 1>& costs,
@@ -110,15 +128,11 @@ void bind_mix(nb::module_& m) {
              [](sv::FleetBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
                 const Array<double, 1>& load, const Array<std::int32_t, 1>& kind, int kinds,
                 const Array<double, 2>& use) {
-                 const std::size_t n = serving.shape(0), offers = kind.shape(0);
-                 bool fits = first.shape(0) >= 1 && load.shape(0) == n && use.shape(1) == offers && kinds >= 1 &&
-                             first.data()[0] == 0 && first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
-                 for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
-                 for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
+                 std::vector<sv::Serve> serves = serves_of(first, serving, load, kinds);
+                 const std::size_t offers = kind.shape(0);
+                 bool fits = use.shape(1) == offers;
                  for (std::size_t g = 0; fits && g < offers; ++g) fits = kind.data()[g] >= 0 && kind.data()[g] < kinds;
                  if (!fits) throw nb::value_error("fleet tables have the wrong shape");
-                 std::vector<sv::Serve> serves(n);
-                 for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
                  new (self) sv::FleetBound({first.data(), first.data() + first.shape(0)}, std::move(serves),
                                            {kind.data(), kind.data() + offers}, kinds,
                                            {use.data(), use.data() + use.size()}, static_cast<int>(use.shape(0)));
@@ -153,16 +167,8 @@ void bind_whole(nb::module_& m) {
         .def("__init__",
              [](sv::WholeBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
                 const Array<double, 1>& load, int kinds, const Array<double, 2>& use) {
-                 const std::size_t n = serving.shape(0);
-                 bool fits = first.shape(0) >= 1 && load.shape(0) == n && kinds >= 1 &&
-                             first.data()[0] == 0 && first.data()[first.shape(0) - 1] == static_cast<std::int32_t>(n);
-                 for (std::size_t j = 0; fits && j + 1 < first.shape(0); ++j) fits = first.data()[j] < first.data()[j + 1];
-                 for (std::size_t i = 0; fits && i < n; ++i) fits = serving.data()[i] >= 0 && serving.data()[i] < kinds;
-                 if (!fits) throw nb::value_error("fleet tables have the wrong shape");
-                 std::vector<sv::Serve> serves(n);
-                 for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
                  new (self) sv::WholeBound({{first.data(), first.data() + first.shape(0)},
-                                            std::move(serves),
+                                            serves_of(first, serving, load, kinds),
                                             kinds,
                                             static_cast<int>(use.shape(1)),
                                             static_cast<int>(use.shape(0)),

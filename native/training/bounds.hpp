@@ -22,7 +22,7 @@ inline constexpr int kWorkFields = 7;
 double path_bound(const Work& work, int schedule, int chunks, std::int64_t stages, std::int64_t micro, int layers);
 
 // A lower bound of path_bound over the schedules that a shape can have: a bit of `kinds` for each (by its number), and at
-// most `chunks` of an interleaved one (proof: least_path_bound in training/bounds.py).
+// most `chunks` of an interleaved one (proof: StemFacts in training/bounds.py).
 double least_path_bound(const Work& work, std::uint8_t kinds, std::int64_t chunks, std::int64_t stages,
                         std::int64_t micro, int layers);
 
@@ -40,7 +40,7 @@ struct Stems {
     std::span<const double> least_bytes, state_bytes, held_bytes, short_bytes;
 };
 
-// What is common to all stems; `weight`, `allowed` by number of devices, the rest by number of stages.
+// What is common to all stems; `weight`, `devices` by number of devices, the rest by number of stages.
 struct Stages {
     std::span<const double> weight;            // of one second
     std::span<const std::uint8_t> devices;     // allowed

@@ -151,6 +151,7 @@ class Solver {
     // Peak of a stage: states and held activations, and what comes on top, the larger of the two.
     struct Bytes {
         double base = 0.0, working = 0.0, logits = 0.0;
+        double total() const { return base + std::max(working, logits); }
     };
     Bytes bytes(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;
     double memory(int stage, std::span<const Range> chunks, int full, int selective, bool working = true) const;

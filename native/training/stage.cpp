@@ -68,8 +68,7 @@ Solver::Bytes Solver::bytes(int stage, std::span<const Range> chunks, int full, 
 }
 
 double Solver::memory(int stage, std::span<const Range> chunks, int full, int selective, bool working) const {
-    const Bytes b = bytes(stage, chunks, full, selective, working);
-    return b.base + std::max(b.working, b.logits);
+    return bytes(stage, chunks, full, selective, working).total();
 }
 
 void Solver::chunk_times(const Range& r, bool first, bool last, int full, int selective,
@@ -226,9 +225,9 @@ bool Solver::any_choice(int stage, std::span<const Range> chunks) const {
         int largest = 0;
         for (const Range& r : chunks) largest = std::max(largest, r.size());
         const Bytes whole = bytes(stage, chunks, largest, 0);
-        if (whole.base + std::max(whole.working, whole.logits) <= mesh_.capacity) return true;
+        if (whole.total() <= mesh_.capacity) return true;
         if (chain_.whole_is_least && whole.base + whole.logits > mesh_.capacity) return false;
-        if (memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
+        if (!chain_.whole_is_least && memory(stage, chunks, 0, 0) <= mesh_.capacity) return true;
     }
     bool found = false;
     each_choice(stage, chunks, [&](int, int) { return found = true; });

@@ -270,12 +270,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         name = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        name.touch(exist_ok=False)
         try:
             yield name
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
             os.replace(name, target)
         except BaseException:
             os.unlink(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from optalloc import files
-from optalloc.cli.answers import add_format, colored
+from optalloc.cli.answers import add_format, answered, colored
 from optalloc.errors import InputError, known_fix, nearest
 
 if TYPE_CHECKING:
@@ -90,12 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         where = arguments.strategy or "--set"
         raise InputError(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
-    if arguments.output is not None:
-        plan.save(arguments.output)
     tables = plan_tables(plan) if arguments.format == "table" else [facts.stages_raw(plan)]
-    if arguments.format == "table":
-        print(report.estimate_headline(plan))
-    print(render(tables, facts.estimate_facts(plan), arguments.format, color=colored()), end="")
+    with answered(arguments.output, plan.save):
+        if arguments.format == "table":
+            print(report.estimate_headline(plan))
+        print(render(tables, facts.estimate_facts(plan), arguments.format, color=colored()), end="")
     if arguments.format == "table" and arguments.output is not None:
         print(f"Saved {arguments.output}. Next: optalloc explain {arguments.output}")
     return 0

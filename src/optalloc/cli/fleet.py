@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
         facts["simulated"] = found
     if arguments.format == "csv":
         tables = [fleet_raw(problem, result)]
-    print(render(tables, facts, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        write_json(arguments.output, answer)
+    with answered(arguments.output, lambda path: write_json(path, answer)):
+        print(render(tables, facts, arguments.format, color=colored()), end="")
     return status(result, result.rented, require_optimal=arguments.require_optimal)

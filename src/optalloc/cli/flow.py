@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from optalloc.cli.answers import add_search, colored, status, stop_rule
+from optalloc.cli.answers import add_search, answered, colored, status, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
         )
     answer = answer_of(result)
-    print(render(flow_tables(problem, result), answer, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        write_json(arguments.output, answer)
+    with answered(arguments.output, lambda path: write_json(path, answer)):
+        tables = flow_tables(problem, result)
+        print(render(tables, answer, arguments.format, color=colored()), end="")
     return status(result, result.placed, require_optimal=arguments.require_optimal)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from optalloc.cli.answers import colored, status
+from optalloc.cli.answers import answered, colored, status
 from optalloc.cli.plans import checked, with_true_figures
 from optalloc.cli.progress import progress_line
 from optalloc.cli.training_inputs import cost_model
@@ -58,8 +58,6 @@ def train(
             cost_model=cost_model(arguments),
         )
     plan = result.best
-    if arguments.format == "table":
-        print(report.mixed_headline(result, limits))
     tables = [] if plan is None else report.mixed_tables(plan)
     if arguments.format == "csv":
         tables = [] if plan is None else [report.stages_raw(plan)]
@@ -73,10 +71,11 @@ def train(
         "space": result.space,
         "plan": msgspec.to_builtins(plan),
     }
-    if tables or arguments.format == "json":
-        print(render(tables, data, arguments.format, color=colored()), end="")
-    if arguments.output is not None and plan is not None:
-        plan.save(arguments.output)
+    with answered(arguments.output, None if plan is None else plan.save):
+        if arguments.format == "table":
+            print(report.mixed_headline(result, limits))
+        if tables or arguments.format == "json":
+            print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.format == "table" and plan is not None:
         saved = arguments.output or "plan.json"
         add = "" if arguments.output else f"Add -o {saved}, then: "
@@ -91,12 +90,11 @@ def _finite(value: float) -> float | None:
 
 def show_estimate(arguments: argparse.Namespace, plan: MixedPlan) -> int:
     """Print the prediction of a written mixed configuration."""
-    if arguments.output is not None:
-        plan.save(arguments.output)
-    if arguments.format == "table":
-        print(report.estimate_mixed_headline(plan))
     tables = report.mixed_tables(plan) if arguments.format == "table" else [report.stages_raw(plan)]
-    print(render(tables, plan, arguments.format, color=colored()), end="")
+    with answered(arguments.output, plan.save):
+        if arguments.format == "table":
+            print(report.estimate_mixed_headline(plan))
+        print(render(tables, plan, arguments.format, color=colored()), end="")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.answers import add_format, colored, stop_rule
+from optalloc.cli.answers import add_format, answered, colored, stop_rule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         right=("receives",),
     )
-    if arguments.format == "table":
-        print(answer.summary + "\n")
     tables = [table, moves] if answer.best.moves else [table]
     data = {**msgspec.to_builtins(answer), "gap": answer.gap, "summary": answer.summary}
-    print(render(tables, data, arguments.format, color=colored()), end="")
-    if arguments.output is not None:
-        answer.best.plan.save(arguments.output)
+    with answered(arguments.output, answer.best.plan.save):
+        if arguments.format == "table":
+            print(answer.summary + "\n")
+        print(render(tables, data, arguments.format, color=colored()), end="")
     return 0

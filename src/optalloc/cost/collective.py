@@ -119,7 +119,8 @@ class Group:
         q = np.asarray(size, dtype=np.float64)
         # Seconds to begin, and seconds a byte of the whole buffer, on rings and level by level.
         self._ring_s, self._step_s = np.zeros(q.shape), np.zeros(q.shape)
-        self._ring_byte_s, self._step_byte_s = (q - 1) / q * self._rail_s(), np.zeros(q.shape)
+        self._rail_byte_s = self._rail_s()
+        self._ring_byte_s, self._step_byte_s = (q - 1) / q * self._rail_byte_s, np.zeros(q.shape)
         for span in self._spans:
             left = 1.0 - 1.0 / span.ranks
             self._ring_s = self._ring_s + q / span.joined * left * span.latency_s
@@ -156,7 +157,7 @@ class Group:
         begun: Array | float = 0.0
         for span in self._spans:
             begun = begun + np.log2(span.ranks) * span.latency_s
-        tree = begun + self._rail_s() * full_bytes
+        tree = begun + self._rail_byte_s * full_bytes
         faster: Array = 2.0 * np.minimum(self.gather_s(full_bytes), tree)
         return faster
 

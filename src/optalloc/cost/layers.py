@@ -70,7 +70,7 @@ def layer_table(
     for layer in graph.types:
         part = Operations(layer, graph, setting, unit, network, few, free)
         experts = [op for op in layer.ops if part.divides_experts(op)]
-        part.add(op for op in layer.ops if op not in experts)
+        part.add(op for op in layer.ops if not part.divides_experts(op))
         part.tensor_parallel()
         if without_ep is not None and experts:
             part = part.spread(keys, without_ep[1])

@@ -240,7 +240,7 @@ class CostModel:
         """The layer fields in seconds, each of shape (n, types)."""
         forward, backward = table.forward_s[row], table.backward_s[row]
         weight = table.weight_s[row]
-        groups = _groups(meshes)
+        groups = groups_of(meshes)
         zero = meshes.zero_stage[:, None].astype(np.float64)
         updated = trained[0] / np.where(zero >= 1, groups.shards, 1.0)
         updated += trained[1] / np.where(zero >= 1, groups.expert_shards, 1.0)
@@ -313,7 +313,7 @@ class CostModel:
         table, row = self.layer_costs(meshes)
         dense, expert, trained = self._parameters(meshes, table, row)
         zero = meshes.zero_stage[:, None].astype(np.float64)
-        groups = _groups(meshes)
+        groups = groups_of(meshes)
         names = ("weights", "gradients", "optimizer")
         total = {name: np.zeros_like(dense) for name in names}
         for everything, own, shards in (
@@ -386,7 +386,8 @@ class CostModel:
         return price.watts_per_device(self.cluster, self.constants)
 
 
-def _groups(meshes: Meshes) -> Groups:
+def groups_of(meshes: Meshes) -> Groups:
+    """The groups over which the states of meshes are sharded."""
     return Groups.of(
         dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
     )

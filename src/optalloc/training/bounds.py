@@ -1,7 +1,8 @@
 """Lower bounds of the step time of whole families of configurations, O(1) work each.
 
 Stems (tp, sequence parallelism, cp, dp, ep, micro-batch) with every number of stages come first:
-:class:`StemFacts` bounds every refinement of such a shape by its work and by its least memory.
+:class:`StemFacts` bounds every refinement of such a shape by its work, its least memory and the
+paths of its schedules.
 :class:`ShapeFacts` bounds a shape by schedule. Meshes (a shape with ZeRO, shard group, schedule and
 chunks) follow: :class:`MeshFacts` adds what is paid behind the last micro-batch. The arithmetic is
 in native/training/bounds.cpp, the proofs are here.
@@ -18,8 +19,7 @@ from numpy.typing import NDArray
 from optalloc import _native
 from optalloc.cost.layers import LayerTable
 from optalloc.cost.meshes import Meshes, MeshTables, distinct
-from optalloc.cost.model import CostModel
-from optalloc.cost.sharding import Groups
+from optalloc.cost.model import CostModel, groups_of
 from optalloc.training.space import Space
 
 Array = NDArray[np.float64]
@@ -174,9 +174,7 @@ def least_states(
 def states_exclude(cost: CostModel, meshes: Meshes) -> NDArray[np.bool_]:
     """Some of what :func:`memory_excludes`, before any table is made: O(1) numbers a mesh."""
     table, row = cost.layer_costs(meshes)
-    groups = Groups.of(
-        dp=meshes.dp, cp=meshes.cp, tp=meshes.tp, ep=meshes.ep, shard_group=meshes.shard_group
-    )
+    groups = groups_of(meshes)
     shards, expert_shards = (
         ranks[:, 0].astype(np.float64) for ranks in (groups.shards, groups.expert_shards)
     )

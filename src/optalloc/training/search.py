@@ -249,12 +249,12 @@ class Search:
         waiting = sorted(self.open, key=lambda entry: entry[0])
         self.open = []
         for k, (bound, mesh) in enumerate(waiting):
-            if k % _CALL == 0:
-                tables = self.cost.tables(joined([m for _, m in waiting[k : k + _CALL]]))
             best = self._best()
             if best is not None and bound >= best * (1.0 + self.margin):
-                self._count("cut search", 1)
-                continue
+                self._count("cut search", len(waiting) - k)  # and so is every later one
+                return
+            if k % _CALL == 0:
+                tables = self.cost.tables(joined([m for _, m in waiting[k : k + _CALL]]))
             try:
                 own = tables.take(np.array([k % _CALL]))
                 self._solve(mesh, own, np.array([bound]), work_limit)

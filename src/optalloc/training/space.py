@@ -256,13 +256,6 @@ class Space:
                     block[1] = sequence
                     yield block.copy()
 
-    def pipelines(self, stems: Meshes, pp: Ints) -> NDArray[np.bool_]:
-        """Which numbers of stages each stem can have, shape (stems, pp)."""
-        used = (stems.tp * stems.cp * stems.dp)[:, None] * pp
-        fits: NDArray[np.bool_] = pp <= stems.pp[:, None]
-        fits &= self.limits.keep("pp", pp) & self.limits.keep("num_devices", used)
-        return fits
-
     # -- refinements: ZeRO stage and shard group, schedule and chunks, recomputation ---------------
 
     def sharded(self, shapes: Meshes) -> tuple[Meshes, Ints]:

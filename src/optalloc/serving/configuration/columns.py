@@ -14,6 +14,13 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
+def undominated(slow: Floats, rate: Floats) -> Ints:
+    """The points that no other beats in both, by the first; of equal ones the first alone."""
+    order = np.lexsort((-rate, slow))
+    best = np.maximum.accumulate(np.concatenate([[-1.0], rate[order]]))[:-1]
+    return order[rate[order] > best]
+
+
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
     """Every field is an array of one entry a row."""
 

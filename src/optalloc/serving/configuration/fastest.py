@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optalloc.serving.configuration.columns import Columns, Flags, Floats, Ints
+from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.load_floors import SAFE, LoadFloors
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import Rows, timed
@@ -21,20 +21,17 @@ _BLOCK = 65536
 
 
 class _Candidates(Columns, frozen=True, kw_only=True):
-    """Rows of wanted loads: the place among these, the chunk by number, and the batch, which is
-    ``limited`` or as large as the load."""
+    """Rows of wanted loads: the place among these, the chunk by number, and the batch."""
 
     where: Ints
     chunk: Ints
     batch: Ints
-    limited: Flags
 
 
 _NONE = _Candidates(
     where=np.zeros(0, np.int64),
     chunk=np.zeros(0, np.int64),
     batch=np.zeros(0, np.int64),
-    limited=np.zeros(0, np.bool_),
 )
 
 
@@ -74,9 +71,8 @@ class Fastest:
         chunk, batch = (guess[engine, place] for guess in self._guess)
         first = _Candidates(
             where=np.arange(len(engine)),
-            chunk=np.searchsorted(np.array(f.chunks), chunk),
+            chunk=chunk,
             batch=np.where(batch > 0, batch, f.full[engine, place]),
-            limited=batch > 0,
         )
         self._time(engine, place, first)
         others = self._candidates(engine, place)
@@ -121,7 +117,6 @@ class Fastest:
                             where=where,
                             chunk=np.full(len(where), c),
                             batch=np.full(len(where), b) if b else full[where],
-                            limited=np.full(len(where), b > 0),
                         )
                     )
         return _Candidates.joined(parts) if parts else _NONE

@@ -8,10 +8,9 @@ Batches are powers of two, so that the front costs little beside the search.
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 
 from optalloc.serving.configuration.build import setup_words
-from optalloc.serving.configuration.columns import Floats
+from optalloc.serving.configuration.columns import undominated
 from optalloc.serving.configuration.plan import Mode, Point
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import all_rows, floors, timed
@@ -60,16 +59,6 @@ def front(search: Search) -> tuple[Point, ...]:
     return tuple(made)
 
 
-def _kept(user: Floats, device: Floats) -> list[int]:
-    """Numbers of the points that no other beats."""
-    kept, best = [], -1.0
-    for i in np.lexsort((-device, -user)):
-        if device[i] > best:
-            best = float(device[i])
-            kept.append(int(i))
-    return kept
-
-
 def _aggregated(search: Search, free: Problem) -> list[tuple[float, float, Choice]]:
     table = search.table("serve")
     sizes = tuple(b for b in _SIZES if free.limits.allows("batch", b, "serve"))
@@ -90,7 +79,7 @@ def _aggregated(search: Search, free: Problem) -> list[tuple[float, float, Choic
                 "aggregated", [_pick("serve", rows, i)], table.devices[rows.engine[i]], ttft[i]
             ),
         )
-        for i in _kept(user, device)
+        for i in undominated(-user, device)
     ]
 
 

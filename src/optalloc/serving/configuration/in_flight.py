@@ -60,7 +60,8 @@ def search(
         halt = split.run(stopped)
     except KeyboardInterrupt:
         halt = True
-        split.improve()
+        for engines in split.software:
+            split.improve(engines)
     best, times = split.best, split.times
     rows = _rows(times, () if split.found is None else split.found[1])
     found = Found(
@@ -93,7 +94,7 @@ class _Split:
                 while len(wanted := self._wanted(engines, refine=refine)):
                     e, place = np.divmod(wanted[:size], self.times.floor_s.shape[1])
                     self.times.find(e, place)
-                    self.improve()
+                    self.improve(engines)
                     value = None if self.best is None else self.best.value
                     if stopped(value, self.bound(), self.times.timed):
                         return True
@@ -128,14 +129,14 @@ class _Split:
         wanted = np.flatnonzero(may)
         return wanted[np.argsort(least.ravel()[wanted], kind="stable")]
 
-    def improve(self) -> None:
-        """The best deployment with the times that were found."""
-        for engines in self.software:
-            chosen = self._best(self.times.request_s, engines)
-            if chosen:
-                made = self._deployment(self.times.request_s, chosen)
-                if made.better(self.best, self.less):
-                    self.found = made, chosen
+    def improve(self, engines: Ints) -> None:
+        """Keep the best deployment of some engines, with the times that were found, if it is the
+        best of all."""
+        chosen = self._best(self.times.request_s, engines)
+        if chosen:
+            made = self._deployment(self.times.request_s, chosen)
+            if made.better(self.best, self.less):
+                self.found = made, chosen
 
     def bound(self) -> float | None:
         """What no deployment beats; None where none carries the load."""

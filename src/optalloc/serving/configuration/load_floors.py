@@ -10,10 +10,10 @@ for the wait:
     D = min(f, q A / request) >= f / (1 + (f/q) (lag / (O-1) + outside / q)
                                       + (P + (f/q) (burst (f-1)/2 P + wait)) / A)  (Lines.decoding)
 
-which grows with q, the wait left as it is at the most. One sequence that decodes alone gives the
-first A, the D of that a better one, and so on, at last with prompts in between. Time with prompts,
-alone + w (k (beside - alone) + ...), grows with D while w k <= 1, so no more of them are counted
-than that.
+which grows with q, the wait left as it is at the most. All f sequences decoding among prompts give
+the first A, the least D of that the next, for as many rounds as the model makes; each A is at most
+the model's of its round. Time with prompts, alone + w (k (beside - alone) + ...), grows with D
+while w k <= 1, so no more of them are counted than that.
 
 For all loads at once: between neighbours of a grid of q, one of them each batch, A is that of the
 least q, or of q = b where the batch is full. So each row is at least a straight line in q there,
@@ -165,10 +165,10 @@ class LoadFloors:
         lines = self.lines[c].at(_COLUMN)
         number = np.arange(len(self.table))[_COLUMN]
         step = self.step(number, self.chunks[c], np.full(number.shape, _MANY))
-        decoding = fit
-        for _ in range(ROUNDS):
-            token_s = _among_prompts_s(step, self.work, decoding)
+        token_s = _among_prompts_s(step, self.work, fit)
+        for _ in range(ROUNDS - 1):
             decoding = lines.decoding(token_s, self.answer, q, fit, most)
+            token_s = _among_prompts_s(step, self.work, decoding)
         return token_s
 
     def _free_s(self, c: int) -> Floats:
@@ -275,12 +275,12 @@ class LoadFloors:
         wins = high < ends.right_s[:, first:]
         np.minimum(ends.left_s[:, first:], low, out=ends.left_s[:, first:])
         np.minimum(ends.right_s[:, first:], high, out=ends.right_s[:, first:])
-        ends.chunk[:, first:][wins], ends.batch[:, first:][wins] = self.chunks[c], batch
+        ends.chunk[:, first:][wins], ends.batch[:, first:][wins] = c, batch
 
 
 class _Ends(NamedTuple):
-    """The least of some lines at both ends of each interval, seconds, and chunk and batch of the
-    least at the right one; shape (engines, intervals)."""
+    """The least of some lines at both ends of each interval, seconds, and number of the chunk
+    and batch of the least at the right one; shape (engines, intervals)."""
 
     left_s: Floats
     right_s: Floats

@@ -44,6 +44,7 @@ from optalloc.serving.configuration.space import most_beside, most_engines
 from optalloc.serving.configuration.table import EngineTable
 from optalloc.serving.configuration.workers import (
     Decode,
+    Kind,
     Prefill,
     decode_workers,
     kinds,
@@ -73,19 +74,6 @@ class Pairs(Columns, frozen=True, kw_only=True):
     usd_per_h: Floats
 
 
-class Kind(NamedTuple):
-    """Workers of equal devices on one group of nodes, with the same software and type of cache."""
-
-    group: int
-    devices: int
-    software: str
-    kv_dtype: str
-
-    def alike(self, other: Kind) -> bool:
-        """True if prefill workers of this kind may send to decode workers of the other."""
-        return self[2:] == other[2:]
-
-
 class Sides(NamedTuple):
     """The workers of both phases that another of their kind does not dominate.
 
@@ -102,9 +90,9 @@ class Sides(NamedTuple):
         return self.numbers[0][one] * self.numbers[1][other]
 
     @property
-    def counted(self) -> int:
-        """Pairs of workers of all kinds that go together."""
-        return sum(self.number(p, d) for p in self.prefill for d in self.decode if p.alike(d))
+    def alike(self) -> list[tuple[Kind, Kind]]:
+        """Kinds of prefill and decode workers that go together."""
+        return [(p, d) for p in self.prefill for d in self.decode if p.alike(d)]
 
 
 def sides_of(
@@ -116,8 +104,8 @@ def sides_of(
     """The workers of a space; ``sizes`` gives other batches than those of the space."""
     left = prefill_workers(problem, prefill_table)
     right = decode_workers(problem, decode_table, sizes)
-    kinds_p = {Kind(*k): i for k, i in kinds(prefill_table, left.engine).items()}
-    kinds_d = {Kind(*k): i for k, i in kinds(decode_table, right.engine).items()}
+    kinds_p = kinds(prefill_table, left.engine)
+    kinds_d = kinds(decode_table, right.engine)
     groups = range(len(problem.cluster.nodes))
     slowest = min(link_bytes_per_s(problem.cluster, a, b) for a in groups for b in groups)
     move_s = float(left.bytes.max(initial=0.0)) / slowest

@@ -22,12 +22,11 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from optalloc.serving.configuration.columns import Flags, Floats
+from optalloc.serving.configuration.columns import Flags, Floats, undominated
 from optalloc.serving.configuration.operating import Operating
 from optalloc.serving.configuration.problem import BUSIEST, OBJECTIVES, Problem
 from optalloc.serving.configuration.space import most_engines
 from optalloc.serving.configuration.split import (
-    Kind,
     Pairs,
     Sides,
     joined,
@@ -36,7 +35,7 @@ from optalloc.serving.configuration.split import (
     values,
 )
 from optalloc.serving.configuration.table import EngineTable
-from optalloc.serving.configuration.workers import Prefill, link_bytes_per_s
+from optalloc.serving.configuration.workers import Kind, Prefill, link_bytes_per_s
 
 _SHAPES = 8
 _MORE = 1.0 + 1e-9
@@ -68,14 +67,10 @@ def best_pairs(
     """
     sides = sides_of(problem, prefill_table, decode_table)
     sign = 1.0 if OBJECTIVES[problem.objective][1] else -1.0
-    keys = {
-        (one, other): _keys(problem, sides, one, other)
-        for one in sides.prefill
-        for other in sides.decode
-        if one.alike(other)
-    }
-    order = sorted(keys, key=lambda pair: float(keys[pair].min()))
-    least = [float(keys[pair].min()) for pair in order]
+    keys = {pair: _keys(problem, sides, *pair) for pair in sides.alike}
+    floors = {pair: float(key.min()) for pair, key in keys.items()}
+    order = sorted(floors, key=floors.__getitem__)
+    least = [floors[pair] for pair in order]
     found: list[Pairs] = []
     shapes: dict[tuple[int, int], float] = {}
     done, stopped = 0, False
@@ -105,7 +100,7 @@ def best_pairs(
     rest = sum(sides.number(*pair) for pair in order[done:])
     return SplitFound(
         pairs=joined(found),
-        counted=sides.counted,
+        counted=sum(sides.number(*pair) for pair in order),
         left_out=rest,
         bound=_value(sign, left() if stopped else min(shapes.values(), default=np.inf)),
         stopped=stopped,
@@ -119,12 +114,10 @@ def front_pairs(problem: Problem, sides: Sides) -> Pairs:
     Complexity: as of :func:`best_pairs`.
     """
     bounds: dict[tuple[Kind, Kind], Floats] = {}
-    for one in sides.prefill:
-        for other in sides.decode:
-            if one.alike(other):
-                _, prompts, answers, fine = _ideally(problem, sides, one, other)
-                most = 1.0 / (one.devices / prompts + other.devices / answers)
-                bounds[one, other] = np.where(fine, most * _MORE, 0.0)
+    for one, other in sides.alike:
+        _, prompts, answers, fine = _ideally(problem, sides, one, other)
+        most = 1.0 / (one.devices / prompts + other.devices / answers)
+        bounds[one, other] = np.where(fine, most * _MORE, 0.0)
     front = joined([])
     for one, other in sorted(bounds, key=lambda pair: -float(bounds[pair].max())):
         decode = sides.decode[other]
@@ -134,10 +127,7 @@ def front_pairs(problem: Problem, sides: Sides) -> Pairs:
         if good.any():
             more = pairs_of_kinds(problem, sides, one, other, decode.take(good), "price")
             both = joined([front, more])
-            device = both.rate_per_s / both.devices
-            order = np.lexsort((-device, both.tpot_s))
-            best = np.maximum.accumulate(np.concatenate([[0.0], device[order]]))[:-1]
-            front = both.take(order[device[order] > best])
+            front = both.take(undominated(both.tpot_s, both.rate_per_s / both.devices))
     return front
 
 
@@ -163,7 +153,8 @@ def _keys(problem: Problem, sides: Sides, one: Kind, other: Kind) -> Floats:
         asked = work.concurrency / (problem.ttft_s + times.answer_s)
     fine = fine & (most * _MORE >= asked)
     few = [np.maximum(1.0, np.ceil(asked / each / _MORE)) for each in (prompts, answers)]
-    usd = [(nodes[k.group].device.price_usd_per_h or 0.0) * k.devices for k in (one, other)]
+    engines = sides.prefill[one].engine[0], sides.decode[other].engine[0]
+    usd = [float(prices[e]) for prices, e in zip(sides.usd_per_h, engines, strict=True)]
     if problem.objective == "throughput":
         key = -most * work.output_len
     elif problem.objective == "devices":

@@ -8,6 +8,8 @@ at both ends of the range of the transfer: the difference is linear in it) too.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from optalloc.cluster.topology import Cluster
@@ -15,6 +17,19 @@ from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
+
+
+class Kind(NamedTuple):
+    """Workers of equal devices on one group of nodes, with the same software and type of cache."""
+
+    group: int
+    devices: int
+    software: str
+    kv_dtype: str
+
+    def alike(self, other: Kind) -> bool:
+        """True if prefill workers of this kind may send to decode workers of the other."""
+        return self[2:] == other[2:]
 
 
 class Prefill(Columns, frozen=True, kw_only=True):
@@ -134,11 +149,13 @@ def undominated_decode(workers: Decode, output_len: int, most_move_s: float) -> 
     return workers.take(np.array(kept, np.int64))
 
 
-def kinds(table: EngineTable, engine: Ints) -> dict[tuple[int, int, str, str], Ints]:
-    """Workers by group, devices, software and type of cache."""
-    kinds: dict[tuple[int, int, str, str], list[int]] = {}
+def kinds(table: EngineTable, engine: Ints) -> dict[Kind, Ints]:
+    """The workers of each kind, by number."""
+    kinds: dict[Kind, list[int]] = {}
     for row, number in enumerate(engine):
         one = table.engines[number]
-        key = (int(table.group[number]), int(table.devices[number]), one.software, one.kv_dtype)
-        kinds.setdefault(key, []).append(row)
-    return {key: np.array(rows, np.int64) for key, rows in kinds.items()}
+        kind = Kind(
+            int(table.group[number]), int(table.devices[number]), one.software, one.kv_dtype
+        )
+        kinds.setdefault(kind, []).append(row)
+    return {kind: np.array(rows, np.int64) for kind, rows in kinds.items()}

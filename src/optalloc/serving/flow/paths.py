@@ -69,8 +69,8 @@ def path_of_stages(
         if first is not None:
             row.append((r, first, False))
         if out is None or last is not None:
-            ends = [stage for stage in (first, last) if stage is not None]
-            row += [(r, stage, True) for stage in layers[r].between(ends)]
+            both = [stage for stage in (first, last) if stage is not None]
+            row += [(r, stage, True) for stage in layers[r].between(both)]
         if last is not None:
             row.append((r, last, False))
     spare = covered - arrays.problem.num_layers

@@ -44,14 +44,20 @@ def search_stages(journal: Journal, programme: StageProgramme, rate: float) -> f
     low, high = rate, journal.bound
     flow = high * (1.0 - 0.1 * TOLERANCE)
     while high - low > 1e-4 * high and not journal.expired():
-        row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
-        if row is None:
+        found = _row_at(journal, programme, flow)
+        if found is None:
             high = flow
         else:
-            low = flow
-            low = max(low, journal.offer(programme.placed(row)))
+            low = max(flow, journal.offer(found))
         flow = (low + high) / 2.0
     return low
+
+
+def _row_at(
+    journal: Journal, programme: StageProgramme, flow: float
+) -> dict[int, tuple[int, int]] | None:
+    row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
+    return None if row is None else programme.placed(row)
 
 
 def search_fitting(journal: Journal) -> None:
@@ -71,11 +77,7 @@ def search_fitting(journal: Journal) -> None:
 
 def search_rows_over_links(journal: Journal, programme: StageProgramme, seed: int) -> None:
     """Offer rows of stages made without regard to links, with nodes exchanged until links do."""
-
-    def row_at(flow: float) -> dict[int, tuple[int, int]] | None:
-        row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
-        return None if row is None else programme.placed(row)
-
+    row_at = partial(_row_at, journal, programme)
     late = journal.within(_OVER_LINKS_S)
     _bisect(journal, row_at, seed, late)
     turn = 1

@@ -11,7 +11,7 @@ from optalloc.serving.mix.arrays import Counts, FleetArrays, Reals
 from optalloc.serving.mix.relax import Relaxed
 from optalloc.serving.mix.whole import WholeRelaxation
 
-_WHOLE = 1e-6  # a count this close to a whole number is one
+WHOLE = 1e-6  # a count this close to a whole number is one
 _ENOUGH = 3  # gains of a side after which it is no longer tried
 _TRIED = 8  # offers of a box that are tried at most
 _LEAST = 1e-4  # gains below this share of the room count as this
@@ -33,7 +33,7 @@ class Dearest:
     def where(self, found: Relaxed, low: Counts, high: Counts, cutoff: float) -> tuple[int, int]:  # noqa: ARG002
         """The offer to cut a box at, and the last count of the lower part."""
         counts, part = _broken(found, low, high)
-        score = np.where(part > _WHOLE, part * self._price, -1.0)
+        score = np.where(part > WHOLE, part * self._price, -1.0)
         g = int(score.argmax())
         return (g, math.floor(counts[g])) if score[g] >= 0.0 else _widest(counts, low, high)
 
@@ -53,7 +53,7 @@ class Tried:
     def where(self, found: Relaxed, low: Counts, high: Counts, cutoff: float) -> tuple[int, int]:
         """The offer to cut a box at, and the last count of the lower part."""
         counts, part = _broken(found, low, high)
-        broken = np.flatnonzero(part > _WHOLE)
+        broken = np.flatnonzero(part > WHOLE)
         if not broken.size:
             return _widest(counts, low, high)
         part = counts - np.floor(counts)

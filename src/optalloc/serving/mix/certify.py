@@ -85,13 +85,13 @@ class _Model:
         offers = problem.offers
         self.problem = problem
         self.price = [Fraction(repr(o.price_usd_per_h)) for o in offers]
-        self.stays = [1 - Fraction(repr(o.interruption)) for o in offers]
         whole = [p * 10**18 for p in self.price]
         exact = all(p.denominator == 1 for p in whole)
         self.step = Fraction(math.gcd(*map(int, whole)) if exact else 0, 10**18)
         kinds = list(dict.fromkeys((o.requests_per_s, o.interruption) for o in offers))
         self.kind = [kinds.index((o.requests_per_s, o.interruption)) for o in offers]
         self.kind_stays = [1 - Fraction(repr(interruption)) for _, interruption in kinds]
+        self.stays = [self.kind_stays[k] for k in self.kind]
         self.buckets = [j for j, b in enumerate(problem.buckets) if b.rate_per_s > 0.0]
         self.load = [
             [

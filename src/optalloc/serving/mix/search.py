@@ -10,7 +10,9 @@ Formulation
 where time ``c`` is enough if some split of every bucket over the kinds fits into it. The splits
 form a polytope whose corners send each bucket to one kind; the linear programme of a box
 (``native/serving/mix.cpp``) is a convex combination of corners, found by column generation: the
-best corner at given prices sends each bucket where it is cheapest, in O(buckets x kinds).
+best corner at given prices sends each bucket where it is cheapest, in O(buckets x kinds). With many
+kinds and no failures boxes are bounded for whole counts (:mod:`~optalloc.serving.mix.whole`). Where
+a box is cut is chosen in :mod:`~optalloc.serving.mix.branch`.
 
 Why it is exact
 ---------------
@@ -32,7 +34,7 @@ import numpy as np
 
 from optalloc.result import Incumbent
 from optalloc.serving.mix.arrays import Counts, FleetArrays
-from optalloc.serving.mix.branch import Branching, Dearest, Tried
+from optalloc.serving.mix.branch import WHOLE, Branching, Dearest, Tried
 from optalloc.serving.mix.relax import Relaxation, Relaxed
 from optalloc.serving.mix.whole import WholeRelaxation
 from optalloc.serving.mix.witness import FleetWitness, Node, Proof
@@ -40,7 +42,6 @@ from optalloc.stop import OnProgress, Progress, StopRule
 
 #: Relative gap at which value and bound are one.
 TOLERANCE = 2e-9
-_WHOLE = 1e-6  # a count this close to a whole number is one
 _MANY = 12  # kinds from which bounds for whole counts pay
 _EARLY, _EVERY = 20, 10  # nodes at which a fleet is made by rounding
 
@@ -55,13 +56,13 @@ class Search:
         on_progress: OnProgress | None = None,
     ) -> None:
         self.arrays = arrays
-        self.relaxation: Relaxation | WholeRelaxation
+        self._relaxation: Relaxation | WholeRelaxation
         self._branching: Branching
         if len(arrays.scenarios) == 1 and arrays.num_kinds >= _MANY:
-            self.relaxation = whole = WholeRelaxation(arrays)
+            self._relaxation = whole = WholeRelaxation(arrays)
             self._branching = Tried(arrays, whole)
         else:
-            self.relaxation, self._branching = Relaxation(arrays), Dearest(arrays)
+            self._relaxation, self._branching = Relaxation(arrays), Dearest(arrays)
         self.counts: Counts | None = None
         self.value, self.bound = math.inf, 0.0
         self.incumbents: list[Incumbent] = []
@@ -147,7 +148,7 @@ class Search:
         down, up = self._node(proof), self._node(proof)
         self._nodes[node] = Node(proof=proof, offer=offer, at=at, below=down, above=up)
         for part in ((down, low, below), (up, above, high)):
-            if isinstance(self.relaxation, WholeRelaxation):
+            if isinstance(self._relaxation, WholeRelaxation):
                 self._enter(bound, *part)
             else:
                 heapq.heappush(self._open, (bound, *part, None))
@@ -156,12 +157,12 @@ class Search:
         if not (self.arrays.use @ low <= self.arrays.limit).all():
             return self._limit_broken(low)
         before = self.value
-        found = self.relaxation.box(low, high, self._cutoff())
+        found = self._relaxation.box(low, high, self._cutoff())
         if found.bound < self._cutoff():
             self._find_fleets(found, low, high)
         if found.bound < self._cutoff() and self.value < before:
-            found = self.relaxation.box(low, high, self._cutoff())
-        if found.bound < self._cutoff() and (low == high).all() and self.relaxation.serves(low):
+            found = self._relaxation.box(low, high, self._cutoff())
+        if found.bound < self._cutoff() and (low == high).all() and self._relaxation.serves(low):
             price = float(self.arrays.price @ low)
             return Relaxed(price, found.counts, Proof(weight=1, prices=()), self.arrays.price)
         return found
@@ -169,11 +170,11 @@ class Search:
     def _find_fleets(self, found: Relaxed, low: Counts, high: Counts) -> None:
         """Fleets near the counts of the relaxation."""
         near = np.rint(found.counts)
-        if (np.abs(found.counts - near) <= _WHOLE).all():
+        if (np.abs(found.counts - near) <= WHOLE).all():
             self._offer(near.astype(np.int64))
         elif self.visited <= _EARLY or self.visited % _EVERY == 0:
-            up = np.clip(np.ceil(found.counts - _WHOLE).astype(np.int64), low, high)
-            if self.relaxation.serves(up):
+            up = np.clip(np.ceil(found.counts - WHOLE).astype(np.int64), low, high)
+            if self._relaxation.serves(up):
                 self._offer(self._without_spare(up))
 
     def _without_spare(self, counts: Counts) -> Counts:
@@ -182,7 +183,7 @@ class Search:
             while counts[g] > self.arrays.low[g]:
                 less = counts.copy()
                 less[g] -= 1
-                if not self.relaxation.serves(less):
+                if not self._relaxation.serves(less):
                     break
                 counts = less
         return counts
@@ -192,7 +193,7 @@ class Search:
         if (
             value < self.value - 0.5 * self.arrays.step_usd
             and (self.arrays.use @ counts <= self.arrays.limit).all()
-            and self.relaxation.serves(counts)
+            and self._relaxation.serves(counts)
         ):
             self.value, self.counts = value, counts
             self.incumbents.append(Incumbent(elapsed_s=self.elapsed_s(), value=value))

@@ -17,6 +17,7 @@ constexpr int kLonger = 4;            // times the steps and the patience
 constexpr double kHugeWeight = 1e100;
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
+constexpr std::int64_t kPollWork = 50'000'000;  // for knapsacks of which a step takes long
 
 }  // namespace
 
@@ -88,11 +89,15 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     const double reach = std::max(1.0, kReach * static_cast<double>(ceiling_));
     double theta = how.theta, gain = 1.0;
     int stale = 0;
+    std::int64_t polled = lagrangian_.work();
     bool fixed_here = false;  // nothing new to fix since the last sweep
     Int fixed_target = 0;
 
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
-        if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
+        if (step % kPollSteps == 0 || lagrangian_.work() - polled > kPollWork) {
+            polled = lagrangian_.work();
+            if (control_->poll()) return Outcome::kStopped;
+        }
         if (domain_.num_free() == 0) break;
         for (const int j : lagrangian_.free()) {
             const auto t = static_cast<std::size_t>(j);

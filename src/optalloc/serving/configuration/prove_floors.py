@@ -18,16 +18,19 @@ t(D) (:meth:`Floors.token_s`). In the model's first round all f decode; each fur
 from a D that is at least the one here, so its t is at least t of that.
 
 So the floor of one q holds for all above it, up to which x is taken: an answer is asked for once an
-interval of q where f = q, and a few times for a batch, at q = b, 2 b, 4 b.
+interval of q where f = q, and a few times for a batch, at q = b, 2 b, 4 b
+and further on.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS, closed_loop_times
+from optalloc.cost.engine.step import StepModel
 from optalloc.serving.configuration.prove_space import (
     Engines,
     Flags,
@@ -41,7 +44,7 @@ from optalloc.serving.configuration.prove_space import (
 _LESS = 1.0 - 1e-9
 _NO_LIMIT = 2.0**31
 _LONGEST = 0.95
-_TIMES = np.array([1.0, 2.0, 4.0])
+_TIMES = np.array([1.0, 2.0, 4.0, 12.0, 60.0])
 _OCTAVE = 8
 
 
@@ -66,6 +69,17 @@ class Lines(NamedTuple):
         start = self.burst * (fit - 1.0) / 2.0 * self.prompt_s
         slots = (q / fit - 1.0) * (self.prompt_s + answer)
         return (self.prompt_s + self.lag * token_s + start + slots + outside * answer) * _LESS
+
+    def wait_s(self, whole_s: Floats, q: Floats) -> Floats:
+        """What the queue adds at least where all else takes ``whole_s`` or more, less what is more.
+
+        With r = (q - 1) P seconds of reading in w, w >= whole, and k = queue P / 2, it is at most k
+        x / (1 - x) of x = r / w: w + k r / (w - r) is least at w = r + (k r)^(1/2).
+        """
+        reads, weight = (q - 1.0) * self.prompt_s, self.queue * self.prompt_s / 2.0
+        at = np.maximum(whole_s, reads + np.sqrt(weight * reads))
+        least = at - whole_s + weight * reads / np.maximum(at - reads, 1e-30)
+        return np.minimum(weight * _LONGEST / (1.0 - _LONGEST), least) * _LESS
 
     def decoding(
         self, token_s: Floats, answers: float, q: Floats, fit: Floats, most: Floats
@@ -126,8 +140,10 @@ class Floors:
 
         Prompts of the others come as w = flow / lump lumps an iteration. One takes k (beside -
         alone) + own seconds, k the share that overlaps, beside an iteration with it and alone one
-        without: while w k <= 1, all of ``alone + w k (beside - alone) + w own`` grows with the
-        sequences, and above that k w counts as 1.
+        without. Streams and products take (x^p + y^p)^(1/p), which grows by no less with y the
+        larger y, and the smaller x. So beside - alone grows with the sequences where x does not;
+        experts are a stream that does, and it is at least that with all of them read. With what
+        is true of these sequences, all grows too while w k <= 1, and above that w k counts as 1.
         """
         step, work = self.engines.step(engine, chunk, _NO_LIMIT), self.work
         c, pp = step.constants, step.work.pp
@@ -136,13 +152,23 @@ class Floors:
         flow = (decoding - 1.0) / pp * self.new / work.output_len
         lump = np.clip(np.maximum(self.new, flow), 1.0, chunk)
         pairs = lump * (work.input_len + work.prefix_len + 1.0) / 2.0
-        alone = step.decode_s(batch, context)
-        beside = step.latency_s(lump, batch, batch * context, pairs)
+
+        def more_s(one: StepModel) -> Floats:
+            beside = one.latency_s(lump, batch, batch * context, pairs)
+            return np.asarray(beside - one.decode_s(batch, context))
+
         own = c.prefill * c.apart * step.latency_s(lump, 0.0, 0.0, pairs)
         own = own + c.prompt_s * lump / self.new
         lumps = c.interference * flow / lump
-        overlaps = np.minimum(1.0, lumps * c.prefill * (1.0 - c.apart))
-        return np.asarray(alone + overlaps * (beside - alone) + lumps * own) * _LESS
+        overlaps = lumps * c.prefill * (1.0 - c.apart)
+        more = more_s(step)
+        if np.any(step.work.routed_flops):
+            read = msgspec.structs.replace(c, idle_experts=1.0)
+            least = more_s(msgspec.structs.replace(step, constants=read))
+            more = np.maximum(np.minimum(1.0, overlaps) * more, overlaps * least)
+        else:
+            more = overlaps * more
+        return np.asarray(step.decode_s(batch, context) + more + lumps * own) * _LESS
 
     def _rounds(self, c: int, engine: Ints, q: Floats, fit: Floats, most: Floats) -> Floats:
         """Seconds of a token at least after all rounds of the model; an entry a row."""
@@ -220,8 +246,10 @@ class Floors:
                 for q, fit in zip((left, right_here), fits, strict=True)
             ]
             exists = exists & (firsts[0] <= self.ttft) & (token_s <= self.tpot)
+            answer = self.answers * token_s
+            wait = lines.wait_s(firsts[1] + answer, left)
             for end, first_s in enumerate(firsts):
-                request = np.where(exists, first_s + self.answers * token_s, np.inf)
+                request = np.where(exists, first_s + answer + wait, np.inf)
                 np.minimum(found[end, :, first:], request, out=found[end, :, first:])
         return found
 
@@ -264,7 +292,8 @@ class Floors:
         outside = np.minimum(lines.outside, q - 1.0) / q
         first_s = lines.first_s(token_s, self.answers, q, fit, outside)
         exists = exists & (first_s <= self.ttft) & (token_s <= self.tpot)
-        return exists, first_s + self.answers * token_s
+        whole_s = first_s + self.answers * token_s
+        return exists, whole_s + lines.wait_s(whole_s, q)
 
     def fastest_s(self, engine: Ints, load: Ints, needed_s: Floats) -> Floats:
         """Seconds of a request of each engine and load, over all rows that may need less than

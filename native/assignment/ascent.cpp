@@ -17,7 +17,6 @@ constexpr int kLonger = 4;            // times the steps and the patience
 constexpr double kHugeWeight = 1e100;
 constexpr double kReach = 0.005;      // how far above the best bound a step aims, of the ceiling
 constexpr int kPollSteps = 16;
-constexpr std::int64_t kPollWork = 50'000'000;  // for knapsacks of which a step takes long
 
 }  // namespace
 
@@ -94,7 +93,7 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     Int fixed_target = 0;
 
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
-        if (step % kPollSteps == 0 || lagrangian_.work() - polled > kPollWork) {
+        if (step % kPollSteps == 0 || lagrangian_.work() - polled > Control::kPollWork) {
             polled = lagrangian_.work();
             if (control_->poll()) return Outcome::kStopped;
         }

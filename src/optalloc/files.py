@@ -213,6 +213,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
 
 
+class _Untouched(Exception):
+    pass
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at once, before the work whose outcome is to be written there.
+
+    Raises
+    ------
+    InputError
+        As :func:`replacing`.
+    """
+    with contextlib.suppress(_Untouched), replacing(path):
+        raise _Untouched
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a file whole or not at all (temporary file, then rename)."""
     with replacing(path) as file:

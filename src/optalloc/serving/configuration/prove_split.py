@@ -3,8 +3,8 @@
 For two sizes of worker an *ideal* one has the best of every figure that any worker of that size
 has, and numbers of workers are left aside where even ideal ones do not beat the bound. Elsewhere
 every pair of workers is evaluated, with the busy share of prefill found by halving: ``ttft(x) <=
-T`` is asked as ``fixed + wait(x) + burst / 2 max(0, x (T + A) - P) <= T``, which is the same, for
-ttft is where both sides are equal, and the left one grows less with T.
+T`` is asked as ``fixed + wait(x) + burst / 2 x (T + A) <= T``, which is the same, for ttft is where
+both sides are equal, and the left one grows less with T.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class _Side(NamedTuple):
     prompt: Floats
     per_s: Floats
     moved: Floats
+    handover: Floats
     lag: Floats
     queue: Floats
     burst: Floats
@@ -91,7 +92,7 @@ class _Split:
                 batch = sizes if role == "decode" else np.ones(1)
                 step = self.proof.step(group, engine, batch)
                 shape, c = np.ones(len(batch)), step.constants
-                prompt = step.prefill_s(work.input_len - work.prefix_len) * shape
+                new = work.input_len - work.prefix_len
                 context = work.input_len + work.output_len / 2.0
                 tpot = np.asarray(step.decode_s(np.maximum(1.0, batch / engine.pp), context))
                 tokens = work.input_len + (work.output_len if role == "decode" else 0)
@@ -102,12 +103,13 @@ class _Split:
                 key = (number, engine.num_devices, engine.software, engine.kv_dtype)
                 if fine.any():
                     side = _Side(
-                        prompt=prompt,
-                        per_s=engine.attention_dp / prompt,
+                        prompt=step.prefill_s(new) * shape,
+                        per_s=engine.attention_dp / step.prompt_interval_s(new) * shape,
                         moved=moved * shape,
-                        lag=c.lag * shape,
-                        queue=c.queue * shape,
-                        burst=c.burst * shape,
+                        handover=c.handover_s * shape,
+                        lag=c.split_lag * shape,
+                        queue=c.split_queue * shape,
+                        burst=c.split_burst * shape,
                         places=batch * engine.attention_dp,
                         tpot=tpot * shape,
                     )
@@ -131,6 +133,7 @@ class _Split:
             prompt=np.array([prefill.prompt.min()]),
             per_s=np.array([prefill.per_s.max()]),
             moved=np.array([prefill.moved.min()]),
+            handover=np.array([prefill.handover.min()]),
             lag=np.array([prefill.lag.min()]),
             queue=np.array([prefill.queue.min()]),
             burst=np.array([prefill.burst.min()]),
@@ -138,7 +141,8 @@ class _Split:
             tpot=np.zeros(1),
         )
         answer = (self.proof.work.output_len - 1.0) * decode.tpot
-        per_s = decode.places / (answer + ideal.moved / link)
+        least = ideal.moved / link + ideal.handover
+        per_s = decode.places / (answer + least)
         fastest = np.array([decode.tpot.min()])
         i, j = (
             x.ravel()
@@ -148,7 +152,7 @@ class _Split:
         )
         every = _Side(*(column[i] for column in prefill))
         each_tpot, each_places = decode.tpot[j], decode.places[j]
-        move = every.moved / link
+        move = every.moved / link + every.handover
         each_rate = each_places / ((self.proof.work.output_len - 1.0) * each_tpot + move)
         for n, m in _fitting(nodes[a], first, nodes[b], second, a == b):
             if not self.proof.allows("replicas", n, "prefill") or not self.proof.allows(
@@ -156,9 +160,7 @@ class _Split:
             ):
                 continue
             spent = (n * first + m * second, n * usd[0] + m * usd[1])
-            best = self._cost(
-                ideal, ideal.moved / link, fastest, per_s.max(), n, m, spent, answer.max()
-            )
+            best = self._cost(ideal, least, fastest, per_s.max(), n, m, spent, answer.max())
             if best < self.proof.threshold() - TOLERANCE * abs(self.proof.threshold()) or (
                 self.proof.threshold() == 0.0 and best < 0.0
             ):
@@ -196,17 +198,17 @@ class _Split:
 
         def late(busy: Floats, target: float | Floats) -> NDArray[np.bool_]:
             wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
-            crowd = np.maximum(0.0, busy * (target + answer) - prefill.prompt)
-            found: NDArray[np.bool_] = fixed + wait + prefill.burst / 2.0 * crowd > target
+            start = prefill.burst / 2.0 * busy * (target + answer)
+            found: NDArray[np.bool_] = fixed + wait + start > target
             return found
 
         if self.proof.work.concurrency is not None:
             flight = float(self.proof.work.concurrency)
-            crowd = np.maximum(0.0, flight / most - prefill.prompt) * prefill.burst / 2.0
+            start = prefill.burst / 2.0 * flight / most
 
             def many(busy: Floats) -> NDArray[np.bool_]:
                 wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
-                found: NDArray[np.bool_] = busy * most * (fixed + crowd + wait + answer) > flight
+                found: NDArray[np.bool_] = busy * most * (fixed + start + wait + answer) > flight
                 return found
 
             rate = np.minimum(_largest(many, most) * most, m * each)

@@ -150,7 +150,7 @@ def rows(
 def holds(row: dict[str, Any], problem: AssignmentProblem, proof: Path) -> bool:
     """Whether the proof shows the optimum or the bound of a row; says what it shows."""
     if not proof.exists():  # the run was killed, or crashed
-        return row["termination"] != "optimal"
+        return bool(row["termination"] != "optimal")
     begin_s = time.process_time()
     check = certify_proof(problem, *read_proof(proof))
     spent_s = time.process_time() - begin_s

@@ -32,7 +32,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise InputError(
             f"cannot read the file: {error.strerror or error}",
-            path=str(path),
+            path=str(path) or "an empty path",
             fix="check the path and its permissions",
         ) from error
     except UnicodeDecodeError as error:

@@ -24,6 +24,7 @@ the chord between its values at both ends                                       
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -151,6 +152,14 @@ class LoadFloors:
         self.lines = [self._lines(chunk) for chunk in self.chunks]
         self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
+
+    def within(self, problem: Problem) -> LoadFloors:
+        """The same floors for other targets, and no more requests in flight."""
+        flight, found = problem.workload.concurrency or 0, copy.copy(self)
+        found.problem, found.work = problem, problem.workload
+        for name in ("full", "q", "interval", "allowed"):
+            setattr(found, name, getattr(self, name)[:, :flight])
+        return found
 
     def _lines(self, chunk: int) -> Lines:
         work = self.work

@@ -67,6 +67,7 @@ from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
 _REPORT_S = 0.2
+_MOST_BY_REGRET = 5_000  # tasks, of which it takes a second
 
 
 class _Status(enum.IntEnum):
@@ -190,6 +191,7 @@ def search(
                 answers.append(own)
                 how = "" if own.bound > merged.bound else how
     except KeyboardInterrupt:
+        _offer_any(journal)
         return journal.finish(Termination.LIMIT, message="interrupted"), None
     nodes = journal.nodes
     # Of equal bounds the first: a later call takes it for granted and has no tree of it.
@@ -201,6 +203,7 @@ def search(
         result = journal.finish(Termination.INFEASIBLE, witness=own.witness, message=why)
         return result, grown
     if not journal.is_proven:
+        _offer_any(journal)
         why = "interrupted, " if journal.interrupted else ""
         message = f"{why}{nodes} nodes searched"
         return journal.finish(Termination.LIMIT, witness=own.witness, message=message), grown
@@ -260,6 +263,21 @@ def _solve(
             multipliers=tuple(multipliers), scale=scale, bound=-(-witness_bound // scale)
         )
     return _Answer(status, bound, watch.is_stopped, units, witness, grown)
+
+
+def _offer_any(journal: Journal) -> None:
+    """Where a search was stopped before it found a plan: the best of four made by regret alone."""
+    from optalloc.assignment.greedy import by_regret, measures
+
+    form = journal.form
+    tasks = np.arange(len(form.costs))
+    if journal.best is not None or len(tasks) > _MOST_BY_REGRET:
+        return
+    for measure in measures(form, np.zeros(len(form.capacities)))[1:]:
+        units = by_regret(form, measure)
+        loads = np.bincount(units, form.loads[tasks, units], len(form.capacities))
+        if form.allowed[tasks, units].all() and (loads <= form.capacities).all():
+            journal.offer(units.tolist(), int(form.costs[tasks, units].sum()))
 
 
 def _offer_split(journal: Journal, pools: Groups, placed: Sequence[int], seed: int) -> None:

@@ -250,3 +250,14 @@ def test_no_false_proof_after_double_removal(shared_data: Path) -> None:
     problem = read_unit_major(shared_data / "gap" / "chu1997" / "d05100.txt")
     result = solve_exact(problem, TimeLimit(60))
     assert result.bounds.primal == result.bounds.dual == 6353
+
+
+def test_a_search_stopped_at_once_has_a_plan_all_the_same() -> None:
+    """By regret, where capacities are ample; the bound is that of the search."""
+    rng = np.random.default_rng(4)
+    costs, loads = rng.integers(10, 50, (300, 8)), rng.integers(5, 25, (300, 8))
+    problem = AssignmentProblem(costs, loads, loads.sum(axis=0) // 6)
+    result = solve_exact(problem, NodeLimit(0))
+    assert result.termination is Termination.LIMIT
+    assert problem.evaluate(result.assignment).is_feasible
+    assert result.bounds.dual is not None

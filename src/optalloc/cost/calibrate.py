@@ -35,6 +35,7 @@ from optalloc.cost.stack import Stack, structure
 from optalloc.errors import InputError
 
 _PENALTY = 2e-4  # of one spread; the weights of the rows sum to one
+_LEAST_ERROR = 0.015  # what the same run takes more or less when it is measured again
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -187,7 +188,15 @@ class Fit:
         weight = _weights([self.rows.problems[i] for i in used])
         measured = Measured(place=(used,), log=self.rows.log_s[used], weight=weight)
         active = np.flatnonzero(self.masks[:, used].any(axis=1))
-        return descend(self, measured, active, penalty=_PENALTY, start=start, rounds=rounds)
+        return descend(
+            self,
+            measured,
+            active,
+            penalty=_PENALTY,
+            least_error=_LEAST_ERROR,
+            start=start,
+            rounds=rounds,
+        )
 
     # -- results ---------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@
 l_i and m_i are logarithms of predictions and measurements. The parameters z are constants on the
 scale of their links and shifts of some of them for some rows, whose prior is none. Absolute errors
 are minimised by reweighted least squares (Gauss-Newton with the damping of Levenberg and
-Marquardt).
+Marquardt), in which errors below a least one pull in proportion: the smaller it is, the nearer the
+fit comes to the median of rows that scatter to one side, and the more rounds it takes.
 
 A prediction depends on a row's resolved constants alone, so one pass over all rows with one
 constant moved gives that column of the Jacobian and, times the rows it concerns, those of its
@@ -32,7 +33,6 @@ Ints = NDArray[np.int64]
 Parameter = tuple[str, str, str]
 Shifts = dict[str, dict[str, dict[str, float]]]
 
-_LEAST_ERROR = 0.06  # below, errors count by their squares
 _MOST_ERROR = 1.6  # above, a row is held to be mislabelled and pulls no more
 _STEP = 0.02
 _LONGEST_STEP = 0.7
@@ -109,6 +109,7 @@ def descend(
     concerned: Ints,
     *,
     penalty: float,
+    least_error: float = 0.06,
     start: Array | None = None,
     rounds: int,
 ) -> Array:
@@ -120,6 +121,8 @@ def descend(
         The parameters that move; the others stay at their prior.
     penalty : float
         p, the weight of one spread.
+    least_error : float
+        Errors below it pull in proportion to their size, those above it all alike.
     start : ndarray of float64, optional
         Parameters to start from; default: the priors.
 
@@ -146,7 +149,7 @@ def descend(
         jacobian = columns[own] * concerns
         error = log[measured.place] - measured.log
         size = np.abs(error)
-        pull = measured.weight / np.maximum(size, _LEAST_ERROR) / 2.0
+        pull = measured.weight / np.maximum(size, least_error) / 2.0
         pull = np.where(size > _MOST_ERROR, 0.05 * pull, pull)
         matrix = (jacobian * pull) @ jacobian.T + np.diag(hold)
         slope = jacobian @ (pull * error) + hold * (z[concerned] - prior)

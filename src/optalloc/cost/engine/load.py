@@ -295,35 +295,46 @@ def disaggregated_times(
     input_len: Value,
     output_len: Value,
     concurrency: Value,
-    transfer_s: Value = 0.0,
+    link_bytes_per_s: Value = 50e9,
     reserved: Value = 1.0,
 ) -> Times:
     """Times of a closed loop over workers that read prompts and workers that decode.
 
-    A prompt waits for others at ``num_prefill`` workers times their groups, its cache travels, and
-    it decodes without prompts in between.
+    A prompt waits for others at ``num_prefill`` workers times their groups, its cache travels at
+    ``link_bytes_per_s`` from one worker's device to another's, and it decodes without prompts in
+    between. With P the time of a prompt, U what each takes where many are read together, m the
+    handing over, A = (O - 1) tpot, S = servers / U and x = rate / S:
+
+        ttft = P + m + lag tpot + max( queue P x / 2 (1 - x) + burst Q / 2 S, Q / S - A - m - P )
+
+    The second is the crowd before prefill workers that are always busy; requests wait for a place
+    besides where the decoding caches hold too few.
     """
     servers = num_prefill * prefill.work.groups
     prompt_s = prefill.prefill_s(input_len)
+    each_s = prefill.prompt_interval_s(input_len)
+    moved = prefill.work.kv_bytes * input_len + prefill.work.fixed_kv_bytes
     context = input_len + output_len / 2.0
     places = num_decode * decode.work.groups
     fit = np.maximum(1.0, decode.sequences_that_fit(input_len + reserved * output_len))
     c = prefill.constants
+    move_s = moved / link_bytes_per_s + c.handover_s
     decoding = np.minimum(concurrency / places, fit)
     ttft, tpot, share = prompt_s, prompt_s, np.zeros_like(prompt_s)
     for _ in range(2 * ROUNDS):
         batch = np.maximum(1.0, decoding / decode.work.pp)
         tpot = decode.decode_s(batch, context) / decode.tokens_per_step
-        answer = (output_len - 1.0) * tpot + transfer_s
-        share = np.minimum(1.0, concurrency / servers * prompt_s / (ttft + answer))
+        answer = (output_len - 1.0) * tpot
+        held = answer + move_s  # a place to decode, by each request
+        share = np.minimum(1.0, concurrency / servers * each_s / (ttft + answer))
         # Where prompts bind, all requests that do not decode wait at the prefill workers.
-        crowd = np.maximum(0.0, concurrency * prompt_s / servers - answer - prompt_s)
+        crowd = np.maximum(0.0, concurrency * each_s / servers - held - prompt_s)
         open_share = np.minimum(0.9, share)
-        wait = c.queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
-        start = c.burst * np.maximum(0.0, concurrency / servers - 1.0) / 2.0 * prompt_s
-        slots = np.maximum(0.0, concurrency / (places * fit) - 1.0) * answer
-        ttft = prompt_s + transfer_s + c.lag * tpot + np.maximum(wait + start, crowd) + slots
-        busy = answer / (ttft + answer)
+        wait = c.split_queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
+        start = c.split_burst * concurrency / servers / 2.0 * each_s
+        slots = np.maximum(0.0, concurrency / (places * fit) - 1.0) * held
+        ttft = prompt_s + move_s + c.split_lag * tpot + np.maximum(wait + start, crowd) + slots
+        busy = held / (ttft + answer)
         decoding = np.minimum(np.maximum(concurrency * busy / places, 0.1), fit)
     return Times(
         ttft_s=ttft,
@@ -347,11 +358,10 @@ def disaggregated(
 ) -> EngineEstimate:
     """A closed loop of ``concurrency`` requests over prefill and decode workers.
 
-    ``link_bytes_per_s`` carries the cache of a prompt from one worker's device to another's.
+    See :func:`disaggregated_times` for the formulas.
     """
     _check_fit(prefill, input_len)
     _check_fit(decode, input_len + output_len)
-    moved = float(prefill.work.kv_bytes) * input_len + float(prefill.work.fixed_kv_bytes)
     found = disaggregated_times(
         prefill,
         float(num_prefill),
@@ -360,6 +370,6 @@ def disaggregated(
         input_len,
         output_len,
         concurrency,
-        moved / link_bytes_per_s,
+        link_bytes_per_s,
     )
     return _estimate(decode, found, input_len, output_len, concurrency)

@@ -86,3 +86,19 @@ def test_prefill_workers_take_the_prompts_off_the_decoders() -> None:
     few, many = (disaggregated(STEP, n, STEP, 1, 8000, 500, 32) for n in (1, 4))
     assert few.tpot_s < one.tpot_s
     assert many.ttft_s < few.ttft_s
+
+
+def test_prefill_workers_read_short_prompts_together() -> None:
+    """Eight prompts of 1,000 tokens fit a chunk of 8,192; where many wait, a worker reads more of
+    them in a second than one after another would take, and no more than all eight at a time."""
+    found = disaggregated(STEP, 1, STEP, 8, 1000, 100, 2000)
+    assert 1.0 / float(STEP.prefill_s(1000)) < found.request_rate_per_s
+    assert found.request_rate_per_s < 1.01 * 8.0 / float(STEP.prefill_s(1000, 8.0))
+
+
+def test_the_first_token_waits_for_the_handing_over() -> None:
+    """Alone: the prompt, its cache of 1,000 tokens at 1 GB/s, the constant part, and the lag."""
+    found = disaggregated(STEP, 1, STEP, 1, 1000, 2, 1, link_bytes_per_s=1e9)
+    c = STEP.constants
+    alone = float(STEP.prefill_s(1000) + 1000 * STEP.work.kv_bytes / 1e9 + c.handover_s)
+    assert found.ttft_s == pytest.approx(alone + c.split_lag * found.tpot_s, rel=0.15)

@@ -172,11 +172,12 @@ class Serving(
                 pointer="$.rate_per_s",
                 fix="give the rate of arrivals, or the number of requests in flight",
             )
-        if self.percentile is not None and not 0.0 < self.percentile < 100.0:
+        if self.percentile is not None and not 1.0 <= self.percentile < 100.0:
+            share = 100.0 * self.percentile if 0.0 < self.percentile < 1.0 else 90.0
             raise InputError(
                 f"percentile is {self.percentile:g}",
                 pointer="$.percentile",
-                fix="give a number between 0 and 100, such as 90",
+                fix=f"give a number from 1 to below 100, such as {share:g}",
             )
         if not 0 <= self.prefix_len < self.input_len:
             raise InputError(

@@ -87,6 +87,7 @@ def test_a_workload_of_serving_is_told_by_its_kind(tmp_path: Path) -> None:
         ({"rate_per_s": 2.0, "concurrency": 4}, "rate_per_s"),
         ({"tpot_s": 0.0}, "tpot_s"),
         ({"percentile": 100.0}, "percentile"),
+        ({"percentile": 0.95}, "percentile"),
         ({"prefix_len": 1024}, "prefix_len"),
     ],
 )

@@ -38,7 +38,10 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         "--tpot", metavar="TIME", dest="tpot_s", help="target of each further token, such as 20ms"
     )
     parser.add_argument(
-        "--percentile", type=float, metavar="P", help="the share of requests that meets the targets"
+        "--percentile",
+        type=float,
+        metavar="P",
+        help="percent of the requests that meet the targets, such as 90",
     )
     parser.add_argument(
         "--prefix-len", type=int, metavar="N", help="tokens of a prompt that are cached already"

@@ -47,6 +47,8 @@ def headline(result: ServingResult) -> str:
         why = "\n".join(f"  - {text}" for text in result.conflict)
         fixes = "\n".join(f"  To fix: {fix_text(f)}" for f in result.fixes)
         what = "proven infeasible" if result.termination is Termination.INFEASIBLE else "stopped"
+        if result.bounds.dual is not None:
+            spent += f"; nothing is better than {value_text(result.objective, result.bounds.dual)}"
         return "\n".join(part for part in (f"No plan: {what}, {spent}.", why, fixes) if part)
     said = plan.predicted
     lines = [

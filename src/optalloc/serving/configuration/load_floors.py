@@ -42,7 +42,7 @@ from optalloc.workload import Serving
 SAFE = 1.0 - 1e-9
 _MANY = 2**31
 _BUSIEST = 0.95  # share of time that reads prompts, at most: a limit of the model
-_TIMES = np.array([1.0, 1.5, 2.5, 5.0, 12.0, 40.0, 150.0])
+_ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 150_000, 5, 32, 300.0
 _COLUMN = (slice(None), None)
 
 
@@ -84,7 +84,7 @@ class Lines(NamedTuple):
             weight * reads / np.maximum(whole_s - reads, 1e-30),
             reads + 2.0 * root - whole_s,
         )
-        return np.minimum(busiest, least)
+        return np.minimum(np.minimum(busiest, reads), least)
 
     def decoding(
         self, tpot_s: Floats, answer: float, q: Floats, fit: Floats, most: Floats
@@ -150,6 +150,7 @@ class LoadFloors:
         allows = [problem.limits.allows("batch", b, "serve") for b in range(self.full.max() + 1)]
         self.allowed = np.array(allows)[self.full]
         self.lines = [self._lines(chunk) for chunk in self.chunks]
+        self.times = self._times()
         self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
 
@@ -196,15 +197,23 @@ class LoadFloors:
         fit, most = np.minimum(self.lefts, room), np.minimum(self.edges, room)
         return self._token_s(c, self.lefts, fit, most)
 
+    def _times(self) -> Floats:
+        """Multiples of a batch at which its floors are taken, the closer the smaller, for what
+        waits are among fewer rounds: as many as keep the table small."""
+        rows = [not self.same(c, b) for c in range(len(self.chunks)) for b in self.sizes]
+        number = _ENTRIES // max(1, sum(rows) * len(self.table))
+        part = np.linspace(0.0, 1.0, min(_MOST_TIMES, max(_FEWEST, number)))
+        return np.asarray(np.exp(part**1.5 * np.log(_FARTHEST)))
+
     def _with_batches_s(self, c: int) -> Floats:
-        found = np.zeros((len(self.sizes), len(_TIMES), len(self.table)))
-        differ = [s for s, b in enumerate(self.sizes) if not self.same(c, b)]
-        if differ:
-            batch = np.repeat(np.array(self.sizes, np.float64)[differ], len(_TIMES))
-            q = batch * np.tile(_TIMES, len(differ))
-            found[differ] = self._token_s(c, q, batch, batch).T.reshape(
-                len(differ), len(_TIMES), -1
-            )
+        found = np.zeros((len(self.sizes), len(self.times), len(self.table)))
+        batch = np.repeat(np.array(self.sizes, np.float64), len(self.times))
+        q = batch * np.tile(self.times, len(self.sizes))
+        same = np.array([bool(self.same(c, b)) for b in self.sizes], np.bool_)
+        wanted = np.flatnonzero(~np.repeat(same, len(self.times)) & (q <= self.edges[-1]))
+        if len(wanted):
+            times_s = self._token_s(c, q[wanted], batch[wanted], batch[wanted])
+            found.reshape(-1, len(self.table))[wanted] = times_s.T
         return found
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
@@ -217,7 +226,7 @@ class LoadFloors:
 
     def full_s(self, c: int, s: int, q: Floats, engine: Ints | slice = slice(None)) -> Floats:
         """The least seconds of a token with so many requests or more, above the batch s."""
-        times = np.searchsorted(_TIMES, q / self.sizes[s], side="right") - 1
+        times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
         found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
         return found
 

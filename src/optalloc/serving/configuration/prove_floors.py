@@ -18,8 +18,7 @@ t(D) (:meth:`Floors.token_s`). In the model's first round all f decode; each fur
 from a D that is at least the one here, so its t is at least t of that.
 
 So the floor of one q holds for all above it, up to which x is taken: an answer is asked for once an
-interval of q where f = q, and a few times for a batch, at q = b, 2 b, 4 b
-and further on.
+interval of q where f = q, and for a batch at some multiples of it, the closer the smaller.
 """
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ from optalloc.serving.configuration.prove_space import (
 _LESS = 1.0 - 1e-9
 _NO_LIMIT = 2.0**31
 _LONGEST = 0.95
-_TIMES = np.array([1.0, 2.0, 4.0, 12.0, 60.0])
+_TABLE = 200_000
+_TIMES = (5, 30)
 _OCTAVE = 8
 
 
@@ -79,7 +79,8 @@ class Lines(NamedTuple):
         reads, weight = (q - 1.0) * self.prompt_s, self.queue * self.prompt_s / 2.0
         at = np.maximum(whole_s, reads + np.sqrt(weight * reads))
         least = at - whole_s + weight * reads / np.maximum(at - reads, 1e-30)
-        return np.minimum(weight * _LONGEST / (1.0 - _LONGEST), least) * _LESS
+        most = np.minimum(weight * _LONGEST / (1.0 - _LONGEST), reads)
+        return np.minimum(most, least) * _LESS
 
     def decoding(
         self, token_s: Floats, answers: float, q: Floats, fit: Floats, most: Floats
@@ -114,6 +115,13 @@ class Floors:
         self.edges = np.array(sorted({1.0, *(q for q in inner if q < most), float(most)}))
         self.lefts = np.concatenate([self.edges[:1], self.edges[:-1]])
         self.lines = [self._lines(chunk) for chunk in self.chunks]
+        rows = [
+            ~self._same(c, np.arange(len(self.pp)), np.array(self.sizes)[:, None])
+            for c in range(len(self.chunks))
+        ]
+        number = _TABLE // max(1, sum(int(row.sum()) for row in rows))
+        part = np.linspace(0.0, 1.0, min(_TIMES[1], max(_TIMES[0], number)))
+        self.times = np.exp(part**1.5 * np.log(float(most) + 1.0))
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
         self.full_s = [self._full_s(c) for c in range(len(self.chunks))]
         self.free_ends = self._ends_s(None)
@@ -191,15 +199,16 @@ class Floors:
 
     def _full_s(self, c: int) -> Floats:
         """Of rows whose batch is full, by engine, batch and times that it is asked for."""
-        shape = len(self.engines.engines), len(self.sizes), len(_TIMES)
+        shape = len(self.engines.engines), len(self.sizes), len(self.times)
         engine, s, m = (x.ravel() for x in np.indices(shape))
         if not len(engine):
             return np.zeros(shape)
         batch = np.array(self.sizes)[s]
         found = np.zeros(len(engine))
-        differ = np.flatnonzero(~self._same(c, engine, batch))
+        q = batch * self.times[m]
+        differ = np.flatnonzero(~self._same(c, engine, batch) & (q <= self.edges[-1]))
         e, b = engine[differ], batch[differ]
-        found[differ] = self._rounds(c, e, b * _TIMES[m[differ]], b, b)
+        found[differ] = self._rounds(c, e, q[differ], b, b)
         return found.reshape(shape)
 
     def _same(self, c: int, engine: Ints, fit: Floats) -> Flags:
@@ -255,7 +264,7 @@ class Floors:
 
     def _times(self, s: int, q: Floats) -> Ints:
         """The largest multiple of a batch that q is not below, by number."""
-        return np.maximum(0, np.searchsorted(_TIMES, q / self.sizes[s], side="right") - 1)
+        return np.maximum(0, np.searchsorted(self.times, q / self.sizes[s], side="right") - 1)
 
     def least_s(self, engine: Ints, load: Ints) -> Floats:
         """Seconds of a request at least, over all rows of each engine and load: the least of lines
@@ -297,26 +306,50 @@ class Floors:
 
     def fastest_s(self, engine: Ints, load: Ints, needed_s: Floats) -> Floats:
         """Seconds of a request of each engine and load, over all rows that may need less than
-        ``needed_s``; infinite where there are none."""
+        ``needed_s``; infinite where none does.
+
+        The row with the least floor is timed first, then those whose floors are below its time.
+        """
         found = np.full(len(engine), np.inf)
+        kinds = [(c, s) for c in range(len(self.chunks)) for s in (None, *range(len(self.sizes)))]
         for part in blocks(len(engine)):
-            e, load_, needed = engine[part], load[part], needed_s[part]
-            full = self._loads(e, load_)[1]
-            for c, chunk in enumerate(self.chunks):
-                where, batch = [], []
-                for s in (None, *range(len(self.sizes))):
-                    exists, request = self._rows(e, load_, c, s)
-                    may = np.flatnonzero(exists & (request < needed))
-                    where.append(may)
-                    batch.append(full[may] if s is None else np.full(len(may), self.sizes[s]))
-                at, size = np.concatenate(where), np.concatenate(batch).astype(np.float64)
-                for rows in blocks(len(at)):
-                    here = at[rows]
-                    request = self._timed(e[here], load_[here], chunk, size[rows])
-                    np.minimum.at(found[part], here, request)
+            e, load_, best = engine[part], load[part], needed_s[part].copy()
+            least, which = np.full(len(e), np.inf), np.zeros(len(e), np.int64)
+            for kind, (c, s) in enumerate(kinds):
+                exists, request = self._rows(e, load_, c, s)
+                lower = exists & (request < least)
+                least[lower], which[lower] = request[lower], kind
+            first = np.flatnonzero(least < best)
+            self._lower(found[part], e, load_, first, which[first], kinds)
+            np.minimum(best, found[part], out=best)
+            where, number = [], []
+            for kind, (c, s) in enumerate(kinds):
+                exists, request = self._rows(e, load_, c, s)
+                may = np.flatnonzero(exists & (request < best) & (which != kind))
+                where.append(may)
+                number.append(np.full(len(may), kind))
+            self._lower(found[part], e, load_, np.concatenate(where), np.concatenate(number), kinds)
         return found
 
-    def _timed(self, engine: Ints, load: Ints, chunk: float, batch: Floats) -> Floats:
+    def _lower(
+        self,
+        found: Floats,
+        engine: Ints,
+        load: Ints,
+        where: Ints,
+        which: Ints,
+        kinds: list[tuple[int, int | None]],
+    ) -> None:
+        """Lower what was found to the times of some rows: places, and numbers of their kinds."""
+        full = self._loads(engine, load)[1]
+        chunk = np.array([self.chunks[c] for c, _ in kinds])
+        size = np.array([0.0 if s is None else self.sizes[s] for _, s in kinds])
+        for rows in blocks(len(where)):
+            at, kind = where[rows], which[rows]
+            batch = np.where(size[kind] > 0.0, size[kind], full[at])
+            np.minimum.at(found, at, self._timed(engine[at], load[at], chunk[kind], batch))
+
+    def _timed(self, engine: Ints, load: Ints, chunk: Floats, batch: Floats) -> Floats:
         """Seconds of a request by the cost model; infinite where a target is missed."""
         work = self.work
         step = self.engines.step(engine, chunk, batch)

@@ -9,8 +9,9 @@ better only if a request takes less than
     devices     infinity, if n d + rest < B       latency  B, if rest < B
 
 seconds, the largest over n and q of that load. Where floors alone do not rule that out, all rows
-are timed that may be so fast. What is left is joined once more with those times: then every engine
-and load that something better could be made of has its true time.
+are timed that may be so fast, the farthest below what is needed first, which makes the rest dearer.
+At the end every engine and load that something better could be made of has its true time, and these
+are joined once more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 from optalloc.serving.configuration.prove import Proof
 from optalloc.serving.configuration.prove_floors import Floors
 from optalloc.serving.configuration.prove_space import Engines, Floats, Ints
+
+_FIRST, _GROWS = 2048, 4
 
 
 def prove_in_flight(proof: Proof) -> int:
@@ -63,15 +66,19 @@ class _Split:
         pairs = np.nonzero(offered)
         least = np.full(offered.shape, np.inf)
         least[pairs] = self.floors.least_s(*pairs)
-        rests = self._rests(self._costs(least))
-        needed = np.zeros(offered.shape)
-        for number, n, q, load in self._offers():
-            if np.isfinite(least[number, load]).any():
-                rest = rests[self.engines.group[number]][flight - q]
-                np.maximum.at(needed[number], load, self._needed_s(number, n, q, rest))
-        e, load = np.nonzero(least < needed)
-        exact = np.full(offered.shape, np.inf)
-        exact[e, load] = self.floors.fastest_s(e, load, needed[e, load])
+        exact, size = np.full(offered.shape, np.inf), _FIRST
+        known = ~offered
+        while True:
+            needed = self._needed(least)
+            e, load = np.nonzero(~known & (least < needed))
+            if not len(e):
+                break
+            order = np.argsort(least[e, load] / needed[e, load], kind="stable")[:size]
+            e, load = e[order], load[order]
+            exact[e, load] = self.floors.fastest_s(e, load, needed[e, load])
+            least[e, load] = np.minimum(exact[e, load], needed[e, load])
+            known[e, load] = True
+            size *= _GROWS
         costs = self._costs(exact)
         if self.alone:
             best = min(float(cost[flight]) for cost in costs)
@@ -79,6 +86,16 @@ class _Split:
             best = float(self._joined_all(costs)[flight])
         self.proof.check(best, f"a split of {flight} requests in flight")
         return self.floors.number(*pairs)
+
+    def _needed(self, least: Floats) -> Floats:
+        """Seconds that a request has to take less than, for each engine and load, to be part of
+        something better; the costs of all others follow from the ``least`` that theirs take."""
+        rests, needed = self._rests(self._costs(least)), np.zeros(least.shape)
+        for e, n, q, load in self._offers():
+            if np.isfinite(least[e, load]).any():
+                rest = rests[self.engines.group[e]][self.flight - q]
+                np.maximum.at(needed[e], load, self._needed_s(e, n, q, rest))
+        return needed
 
     def _offers(self) -> Iterator[tuple[int, int, Ints, Ints]]:
         """Every engine in each number, with the requests that they may carry in all and each."""

@@ -12,6 +12,7 @@ import optalloc as oa
 from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.step import step_model
 from optalloc.errors import CertificateError, InputError, NoPlan
+from optalloc.report.serving import headline
 from optalloc.result import Termination
 from optalloc.serving.configuration.certify import _packs
 from optalloc.serving.configuration.load_floors import LoadFloors
@@ -311,6 +312,8 @@ def test_an_interrupt_before_anything_is_timed_leaves_a_bound(
     assert result.bounds.dual is not None
     assert whole.bounds.primal is not None
     assert result.bounds.dual >= whole.bounds.primal
+    assert "stopped" in headline(result)
+    assert f"nothing is better than {result.bounds.dual:,.1f} output tokens/s" in headline(result)
 
 
 def test_a_bound_reported_after_an_interrupt_holds_for_both_modes() -> None:

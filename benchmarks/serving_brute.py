@@ -278,26 +278,25 @@ def _operate(
         (right.outer_link if a == b else right.network).shared_bandwidth_bytes_per_s,
     )
     moved = float(prefill.work.kv_bytes * work.input_len + prefill.work.fixed_kv_bytes)
-    move, answer = moved / link, (work.output_len - 1.0) * tpot
     c = prefill.constants
-    most = n * one.attention_dp / prompt
+    move, answer = moved / link + float(c.handover_s), (work.output_len - 1.0) * tpot
+    most = n * one.attention_dp / float(prefill.prompt_interval_s(work.input_len - work.prefix_len))
     most_decode = m * other.attention_dp * other.max_batch / (answer + move)
-    fixed = prompt + move + float(c.lag) * tpot
+    fixed = prompt + move + float(c.split_lag) * tpot
 
     def ttft(busy: float) -> float:
         found, before = fixed, 0.0
-        wait = float(c.queue) * prompt * busy / (2.0 * (1.0 - busy))
+        wait = float(c.split_queue) * prompt * busy / (2.0 * (1.0 - busy))
         while abs(found - before) > 1e-13 * found:
-            start = float(c.burst) / 2.0 * max(0.0, busy * (found + answer) - prompt)
+            start = float(c.split_burst) / 2.0 * busy * (found + answer)
             found, before = fixed + wait + start, found
         return found
 
     if work.concurrency is not None:
-        crowd = max(0.0, work.concurrency / (n * one.attention_dp) - 1.0)
-        start = float(c.burst) / 2.0 * crowd * prompt
+        start = float(c.split_burst) / 2.0 * work.concurrency / most
 
         def held(busy: float) -> float:
-            wait = float(c.queue) * prompt * busy / (2.0 * (1.0 - busy))
+            wait = float(c.split_queue) * prompt * busy / (2.0 * (1.0 - busy))
             return busy * most * (fixed + start + wait + answer)
 
         busy = _largest(lambda x: held(x) <= work.concurrency)

@@ -100,11 +100,13 @@ def simulated(problem: ServingProblem, file: EngineFile) -> RequestSummary:
         engines_of(worker.engine, step, replicas=worker.count)
         for worker, step in zip(problem.workers, steps, strict=True)
     ]
+    split, c = len(engines) > 1, steps[0].constants
     deployment = Deployment(
         engines=(engines[-1],),
         prefill=tuple(engines[:-1]),
         transfer_s_per_token=float(steps[0].work.kv_bytes) / _LINK_BYTES_PER_S,
-        lag_iterations=float(steps[0].constants.lag if engines[1:] else steps[0].lag_iterations),
+        transfer_s=float(c.handover_s) if split else 0.0,
+        lag_iterations=float(c.split_lag if split else steps[0].lag_iterations),
     )
     clients = max(1, round(problem.concurrency))
     load = Load(
@@ -112,7 +114,7 @@ def simulated(problem: ServingProblem, file: EngineFile) -> RequestSummary:
         input=Uniform.around(round(problem.input_len), _SPREAD),
         output=Uniform.around(round(problem.output_len), _SPREAD),
     )
-    rounds = min(_MOST_ROUNDS, 1.0 / float(steps[0].constants.burst))
+    rounds = min(_MOST_ROUNDS, 1.0 / float(c.split_burst if split else c.burst))
     count = max(clients, round(rounds * clients))
     return simulate_requests(deployment, load, num_requests=count, record=False).summary
 

@@ -88,11 +88,15 @@ Outcome Search::climb(std::vector<double>& multiplier, const Ascent& how) {
     const double reach = std::max(1.0, kReach * static_cast<double>(ceiling_));
     double theta = how.theta, gain = 1.0;
     int stale = 0;
+    std::int64_t polled = lagrangian_.work();
     bool fixed_here = false;  // nothing new to fix since the last sweep
     Int fixed_target = 0;
 
     for (int step = 1; step <= how.steps && theta >= kLeastTheta; ++step) {
-        if (step % kPollSteps == 0 && control_->poll()) return Outcome::kStopped;
+        if (step % kPollSteps == 0 || lagrangian_.work() - polled > Control::kPollWork) {
+            polled = lagrangian_.work();
+            if (control_->poll()) return Outcome::kStopped;
+        }
         if (domain_.num_free() == 0) break;
         for (const int j : lagrangian_.free()) {
             const auto t = static_cast<std::size_t>(j);

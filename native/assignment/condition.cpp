@@ -9,6 +9,7 @@ namespace optalloc::assignment {
 namespace {
 
 constexpr Int kMaxConditionCells = Int{1} << 21;  // of each of two tables
+constexpr std::int64_t kMostWork = 50'000'000;      // without tables; the items left over count as free either way
 
 }  // namespace
 
@@ -92,7 +93,13 @@ Int Knapsack::condition(std::span<const Int> profit, std::span<const Int> load, 
     const Int best = solve(items, loads, capacity, in_best_);
     const std::vector<std::uint8_t> in_best = in_best_;
     std::vector<Int> other_profit(items.begin(), items.end()), other_load(loads.begin(), loads.end());
+    const std::int64_t end = work_ + kMostWork;
     for (std::size_t q = 0; q < profit.size(); ++q) {
+        if (work_ > end) {
+            with[q] = best;
+            if (q < num_items) without[q] = best;
+            continue;
+        }
         if (q >= num_items) {
             with[q] = std::min(best, profit[q] + solve(items, loads, capacity - load[q], in_best_));
             continue;

@@ -44,7 +44,12 @@ void Diver::steps(std::vector<double>& lambda, const DiveRule& rule, std::vector
     const auto n = static_cast<std::size_t>(num_tasks_);
     const double stride = rule.stride * regret_;
     double gain = 1.0, total = 0.0;
+    std::int64_t polled = knapsack_.work();
     for (int step = 0; step < rule.steps; ++step) {
+        if (knapsack_.work() - polled > Control::kPollWork) {
+            polled = knapsack_.work();
+            if (control_->poll()) break;
+        }
         for (std::size_t j = 0; j < n; ++j) {
             rounded_[j] = scaled_multiplier(lambda[j], ceiling_, scale_);
         }

@@ -17,6 +17,7 @@ namespace optalloc::assignment {
 // Shared by a search and the smaller searches it starts.
 struct Control {
     std::function<bool()> should_stop;  // asked about once a node; true ends everything
+    static constexpr std::int64_t kPollWork = 50'000'000;  // between two polls, where steps take long
     bool stopped = false;
     std::int64_t nodes = 0;
     std::int64_t work = 0;  // elementary steps, see Knapsack::work

@@ -54,11 +54,12 @@ void bind_serving(nb::module_& m) {
     m.def("cheapest_split",
           [](const Array<std::int32_t, 1>& group, const Array<double, 1>& weight, const Array<double, 1>& length,
              const Array<double, 1>& price, const Array<double, 1>& whole, const Array<std::int32_t, 1>& size,
-             const Array<double, 1>& size_price, int cells, int parts, int inside, int outside, double out,
-             double back, int low, int high, double cover, bool begins_pay) {
+             const Array<double, 1>& size_price, int cells, int parts, int inside, int outside,
+             const Array<double, 3>& room, int low, int high, double cover, bool begins_pay) {
               const std::size_t n = group.shape(0);
               if (weight.shape(0) != n || length.shape(0) != n || price.shape(0) != n || whole.shape(0) != n ||
-                  size_price.shape(0) != 2 * size.shape(0) || cells < 1 || parts < 1 || cells * parts > 10'000) {
+                  size_price.shape(0) != 2 * size.shape(0) || cells < 1 || parts < 1 || cells * parts > 10'000 ||
+                  room.shape(0) != 2 || room.shape(1) != room.shape(2) || room.shape(1) < 1 || room.shape(1) > 100) {
                   throw nb::value_error("arrays of a split have the wrong shape");
               }
               for (std::size_t i = 0; i < n; ++i) {
@@ -72,8 +73,8 @@ void bind_serving(nb::module_& m) {
                   nb::gil_scoped_release release;
                   split = sv::cheapest_split({view(group), view(weight), view(length), view(price), view(whole),
                                               view(size), view(size_price)},
-                                             {cells, parts, {inside, outside}, {out, back}, low, high, cover,
-                                              begins_pay});
+                                             {cells, parts, {inside, outside}, static_cast<int>(room.shape(1)),
+                                              {room.data(), room.size()}, low, high, cover, begins_pay});
               }
               return nb::make_tuple(split.excess, split.layers, split.price, split.whole, split.size_price);
           });

@@ -13,8 +13,7 @@ namespace optalloc::serving {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int kMostWide = 14;  // nodes told apart on one side of a crossing; more count as this many
-constexpr int kPhases = 9;     // 3 of each group
+constexpr int kPhases = 9;  // 3 of each group
 constexpr int kMasks = 4;
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
@@ -22,9 +21,10 @@ std::size_t at(int index) { return static_cast<std::size_t>(index); }
 // One group of nodes at one side of crossings: what its share of a layer costs, and what nodes do not earn there.
 class Group {
   public:
-    Group(const SplitItems& items, const SplitLimits& limits, int group, double link)
-        : items_(items), link_(link), sizes_(static_cast<int>(items.size.size())), group_(group),
-          parts_(limits.cells * limits.parts), wide_(std::min(kMostWide, limits.nodes[group])) {
+    // `caps`: the most that a node passes to or from 0, 1, .. nodes of the other group
+    Group(const SplitItems& items, const SplitLimits& limits, int group, std::vector<double> caps)
+        : items_(items), caps_(std::move(caps)), sizes_(static_cast<int>(items.size.size())), group_(group),
+          parts_(limits.cells * limits.parts), most_(limits.wide), wide_(std::min(most_, limits.nodes[group])) {
         std::vector<Ware> wares;
         for (int j = 0; j < sizes_; ++j) wares.push_back({items.size[at(j)], size_price(j), -1, j});
         losses_.assign(at(sizes_ + 1), {kInfinity, -1, -1});
@@ -51,9 +51,9 @@ class Group {
                 }
             }
         }
-        lost_.assign(at((kMostWide + 1) * (kMostWide + 1) * (parts_ + 1)), kInfinity);
+        lost_.assign(at((most_ + 1) * (most_ + 1) * (parts_ + 1)), kInfinity);
         step_.assign(lost_.size(), {0, -1});
-        for (int links = 0; links < kMostWide; ++links) fill(links, std::min(1.0, links * link));
+        for (int links = 0; links < most_; ++links) fill(links);
     }
 
     int wide() const { return wide_; }
@@ -104,21 +104,21 @@ class Group {
 
     // Whether what links carry and the group may pass among its own is less than all.
     bool by_own(int count, int links, int own, int all) const {
-        return links < kMostWide && own + count * std::min(1.0, links * link_) * parts_ < all;
+        return links < most_ && own + count * caps_[at(links)] * parts_ < all;
     }
 
     double size_price(int j) const { return items_.size_price[at(group_ * sizes_ + j)]; }
 
     std::size_t place(int links, int count, int h) const {
-        return at((links * (kMostWide + 1) + count) * (parts_ + 1) + std::clamp(h, 0, parts_));
+        return at((links * (most_ + 1) + count) * (parts_ + 1) + std::clamp(h, 0, parts_));
     }
 
     // What a node passes beyond its links is taken from what the group may pass among its own.
-    void fill(int links, double cap) {
+    void fill(int links) {
         std::vector<std::pair<int, int>> steps;  // parts beyond the links, index of the least loss
         for (int j = 0; j <= sizes_; ++j) {
             const int share = j == 0 ? 0 : items_.size[at(j - 1)];
-            const int beyond = std::max(0, static_cast<int>(std::floor(share - cap * parts_ + 1e-9)));
+            const int beyond = std::max(0, static_cast<int>(std::floor(share - caps_[at(links)] * parts_ + 1e-9)));
             if (losses_[at(j)].item < 0) continue;
             if (!steps.empty() && losses_[at(j)].amount >= losses_[at(steps.back().second)].amount) continue;
             if (!steps.empty() && steps.back().first == beyond) steps.pop_back();
@@ -140,8 +140,8 @@ class Group {
     }
 
     const SplitItems& items_;
-    double link_;
-    int sizes_, group_, parts_, wide_;
+    std::vector<double> caps_;
+    int sizes_, group_, parts_, most_, wide_;
     std::vector<Loss> losses_;
     std::vector<double> layer_, lost_;
     std::vector<Ware> ware_;
@@ -152,8 +152,8 @@ class Search {
   public:
     Search(const SplitItems& items, const SplitLimits& limits)
         : items_(items), in_(limits), total_(limits.cells * limits.parts),
-          ends_{Group(items, limits, 0, limits.link[0]), Group(items, limits, 1, limits.link[1])},
-          begins_{Group(items, limits, 0, limits.link[1]), Group(items, limits, 1, limits.link[0])} {
+          ends_{Group(items, limits, 0, caps(0, true)), Group(items, limits, 1, caps(1, true))},
+          begins_{Group(items, limits, 0, caps(1, false)), Group(items, limits, 1, caps(0, false))} {
         for (int x = 0; x < in_.cells; ++x) {
             cheapest_.push_back(x * in_.parts);
             for (int h = x * in_.parts; h <= (x + 1) * in_.parts; ++h) {
@@ -226,6 +226,19 @@ class Search {
     static int with(int phases, int group, int now) {
         return group == 0 ? phases / 3 * 3 + now : phases % 3 + 3 * now;
     }
+    double room(int giver, int from, int to) const {
+        return in_.room[at((giver * in_.wide + from - 1) * in_.wide + to - 1)];
+    }
+
+    // The most that a node gives to, or takes from, so many of the other group.
+    std::vector<double> caps(int giver, bool gives) const {
+        std::vector<double> found{0.0};
+        for (int n = 1; n <= in_.wide; ++n) {
+            found.push_back(std::min(1.0, gives ? room(giver, 1, n) : room(giver, n, 1)));
+        }
+        return found;
+    }
+
     int seen(int x) const { return (x <= in_.low ? 1 : 0) | (x >= in_.high ? 2 : 0); }
     const Crossing& cross(int kind, int x, int y) const { return cross_[at(kind)][at(x * in_.cells + y)]; }
 
@@ -238,12 +251,11 @@ class Search {
     // A change of shares from cell x to y: nodes of one group end, nodes of the other begin.
     void price(int x, int y) {
         const int giver = y < x ? 0 : 1, taker = 1 - giver;
-        const double link = in_.link[giver];
         const double change = std::max(0, std::abs(x - y) - 1) / static_cast<double>(in_.cells);
         const Group &out = ends_[at(giver)], &in = begins_[at(taker)];
         for (int a = 1; a <= out.wide(); ++a) {
-            for (int b = in_.begins_pay ? 1 : kMostWide; b <= (in_.begins_pay ? in.wide() : kMostWide); ++b) {
-                if (a < kMostWide && b < kMostWide && a * b * link < change - 1e-9) continue;
+            for (int b = in_.begins_pay ? 1 : in_.wide; b <= (in_.begins_pay ? in.wide() : in_.wide); ++b) {
+                if (a < in_.wide && b < in_.wide && room(giver, a, b) < change - 1e-9) continue;
                 const double ended = out.lost(a, b, most(giver, y), most(giver, x));
                 const double begun = in_.begins_pay ? in.lost(b, a, most(taker, x), most(taker, y)) : 0.0;
                 for (int kind = 0; kind < 4; ++kind) {

@@ -22,7 +22,9 @@ struct SplitLimits {
     int cells;                              // of the share of group 0
     int parts;                              // of a cell
     int nodes[2];                           // of each group
-    double link[2];                         // best link from group 0 to 1 and back, as a share of the flow
+    int wide;                               // nodes told apart on one side of a crossing; the last stands for any more
+    std::span<const double> room;           // 2 x wide x wide: most share of the flow from so many nodes of group 0
+                                            // to so many of group 1, and back (from 1 .. wide, to 1 .. wide)
     int low, high;                          // some layer has its share in a cell up to low, some in one from high on
     double cover;                           // no layer costs less
     bool begins_pay;                        // whether only nodes that begin take in flow

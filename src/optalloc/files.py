@@ -32,7 +32,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise InputError(
             f"cannot read the file: {error.strerror or error}",
-            path=str(path),
+            path=str(path) or "an empty path",
             fix="check the path and its permissions",
         ) from error
     except UnicodeDecodeError as error:
@@ -211,6 +211,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             path=str(path),
             fix="name a file in it" if here else "choose a folder that exists and is writable",
         ) from error
+
+
+class _Untouched(Exception):
+    pass
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at once, before the work whose outcome is to be written there.
+
+    Raises
+    ------
+    InputError
+        As :func:`replacing`.
+    """
+    with contextlib.suppress(_Untouched), replacing(path):
+        raise _Untouched
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -63,6 +63,21 @@ def sglang_reader() -> Reader:
     return reader
 
 
+def trtllm_reader() -> Reader:
+    """Words of ``trtllm-serve`` as the public sources declare them (commands/serve.py)."""
+    reader = Reader(allow_abbrev=False)
+    verbs = reader.add_subparsers(dest="verb", required=True, parser_class=Reader)
+    serve = verbs.add_parser("serve", allow_abbrev=False)
+    serve.add_argument("model")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    serve.add_argument("--backend", choices=("pytorch", "tensorrt", "_autodeploy"))
+    serve.add_argument("--extra_llm_api_options", type=Path)
+    split = verbs.add_parser("disaggregated", allow_abbrev=False)
+    split.add_argument("-c", "--config_file", type=Path)
+    return reader
+
+
 def files_of(plan: ServingPlan, target: str) -> dict[str, str]:
     """Path to text."""
     return {one.path: one.text for one in serving_artefacts(plan, target)}

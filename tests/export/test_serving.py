@@ -19,7 +19,13 @@ import jsonschema
 import pytest
 import yaml
 from tests.export.serving_plans import plan_of, split, worker
-from tests.export.serving_readers import files_of, sglang_reader, started, vllm_reader
+from tests.export.serving_readers import (
+    files_of,
+    sglang_reader,
+    started,
+    trtllm_reader,
+    vllm_reader,
+)
 from tests.export.serving_schemas import LLM_ARGS
 
 from optalloc.cli.__main__ import main
@@ -167,6 +173,20 @@ def test_trtllm_options_follow_their_schema() -> None:
         "urls": ["localhost:8100", "localhost:8101"],
     }
     assert front["generation_servers"]["num_instances"] == 1
+
+
+def test_trtllm_scripts_read_back(tmp_path: Path) -> None:
+    """Each engine finds its options and has a port of its own; the front end finds its file."""
+    export_serving(split("trtllm"), "trtllm", tmp_path)
+    read = [
+        trtllm_reader().parse_args(started(tmp_path, "prefill.sh", "trtllm-serve", i)["words"])
+        for i in (0, 1)
+    ]
+    assert [one.port for one in read] == [8100, 8101]
+    assert all(one.extra_llm_api_options == tmp_path / "prefill.yaml" for one in read)
+    line = (tmp_path / "router.sh").read_text().splitlines()[-1]
+    front = trtllm_reader().parse_args([w for w in shlex.split(line)[2:] if w != "$@"])
+    assert front.config_file.name == "front.yaml"
 
 
 def test_vllm_itself_reads_its_flags() -> None:

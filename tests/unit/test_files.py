@@ -229,6 +229,18 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="cannot write"):
         files.write_text(tmp_path / "file" / "a.txt", "text")
+    with pytest.raises(InputError, match="cannot write"):
+        files.require_writable(tmp_path / "file" / "a.txt")
+
+
+def test_to_ask_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    """Neither one that is there nor the folder."""
+    files.write_text(tmp_path / "a.txt", "old")
+    for name in ("a.txt", "b.txt"):
+        files.require_writable(tmp_path / name)
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [
+        ("a.txt", "old")
+    ]
 
 
 def test_a_digest_depends_on_the_value_alone() -> None:

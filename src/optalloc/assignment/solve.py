@@ -18,6 +18,7 @@ from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError, nearest
+from optalloc.files import require_writable
 from optalloc.result import Termination
 from optalloc.stop import OnProgress, StopRule
 
@@ -97,7 +98,8 @@ def solve_assignment(
     Raises
     ------
     InputError
-        If the method is unknown or refuses the size of the instance.
+        If the method is unknown or refuses the size of the instance, or the proof cannot be
+        written there.
     CertificateError
         If the check fails: a bug.
     """
@@ -111,6 +113,8 @@ def solve_assignment(
     if not 0 <= seed < 2**64:
         raise InputError(f"the seed is {seed}", path="seed", fix="give a whole number below 2**64")
     check_threads(threads)
+    if proof is not None:
+        require_writable(proof)
     options: dict[str, Any] = {"start": start, "proof": proof}
     options = {name: value for name, value in options.items() if value is not None}
     if options and method not in ("auto", "exact"):

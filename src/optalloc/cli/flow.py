@@ -109,6 +109,14 @@ def _problem(arguments: argparse.Namespace) -> Any:
             path="optalloc flow",
             fix="for example 'optalloc flow instance.json', or '--model M --cluster C'",
         )
+    stray = ("--cluster", arguments.cluster) if arguments.file else ("--batch", arguments.batch)
+    if stray[1] is not None:
+        raise InputError(
+            f"{stray[0]} has no meaning for {'a file' if arguments.file else 'a model'}",
+            path=stray[0],
+            fix="leave it out: "
+            + ("the file names its nodes" if arguments.file else "the steps are estimated"),
+        )
     if arguments.file is not None:
         problem = load_flow(arguments.file)
         if arguments.partial:

@@ -110,6 +110,9 @@ def plan_for_target(
     ------
     InputError
         If no target has that name, or an input is wrong.
+    ExportError
+        If the target cannot express the plan found, though nothing was pinned: the model, or the
+        types of numbers.
     """
     results: list[TrainingResult] = []
     for pins in pins_for(target, model, pin):
@@ -128,7 +131,10 @@ def plan_for_target(
                 cost_model=cost_model,
             )
         )
-    return better_of(results)
+    found = better_of(results)
+    if found.best is not None and not pin:
+        artefacts(found.best, target)
+    return found
 
 
 def pins_for(

@@ -34,7 +34,6 @@ gives the bound proven.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -46,6 +45,7 @@ from numpy.typing import NDArray
 from optalloc import _native
 from optalloc.cost.meshes import REAL_FIELDS, Meshes, MeshTables
 from optalloc.cost.model import CostModel
+from optalloc.interrupt import in_thread
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.bounds import (
@@ -73,7 +73,6 @@ PRUNED_NAMES = {
 WORK_LIMITS = (100_000, 10_000_000, 1_000_000_000)
 _BLOCKS = (32, 128, 512, 2048)  # shapes refined at once
 _CALL = 256  # meshes handed over at once
-_POLL_S = 0.05
 # outcome, value, bound, leaves, layers of each chunk, recomputed whole, recomputed in their core
 _Answer = tuple[int, float, float, int, list[int], list[int], list[int]]
 
@@ -287,7 +286,7 @@ class Search:
             work_limit,
             self.cancel,
         )
-        answers = self._call(kernel)
+        answers: list[_Answer] = in_thread(kernel, self.cancel, should_stop=self._should_stop)
         for k, (outcome, value, bound, leaves, layers, full, selective) in enumerate(answers):
             self.nodes += leaves
             if outcome in PRUNED_NAMES:
@@ -309,20 +308,8 @@ class Search:
             elapsed = time.perf_counter() - self.begin
             self.incumbents.append(Incumbent(elapsed_s=elapsed, value=value))
 
-    def _call(self, kernel: Callable[[], list[_Answer]]) -> list[_Answer]:
-        """The native search in a thread, so that the stop rule and the keyboard can end it."""
-        answers: list[_Answer] = []
-        thread = threading.Thread(target=lambda: answers.extend(kernel()))
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                if self.stop is not None and thread.is_alive() and self.stop(self._progress(None)):
-                    self.cancel[0] = 1
-        except KeyboardInterrupt:
-            self.cancel[0] = 1
-            thread.join()
-        return answers
+    def _should_stop(self) -> bool:
+        return self.stop is not None and self.stop(self._progress(None))
 
     def _progress(self, bound: float | None) -> Progress:
         return Progress(

@@ -74,6 +74,8 @@ def test_model_too_large_says_what_is_lacking(capsys: pytest.CaptureFixture[str]
         ([], "give an instance file or a model"),
         (["--model", "llama-2-7b"], "a model needs devices"),
         (["x.json", "--model", "llama-2-7b"], "one of the two"),
+        (["x.json", "--cluster", "1xl4"], "--cluster has no meaning for a file"),
+        (["--model", "llama-2-7b", "--batch", "4"], "--batch has no meaning for a model"),
         (["--model", "llama-2-7b", "--cluster", "1xl4", "--context", "0"], "context is 0"),
         (["--model", "t5-3b", "--cluster", "1xl4"], "keep no cache"),
         (["--model", "llama-2-7b", "--cluster", "1xa100-sxm-80g", "--dtype", "fp8"], "no fp8"),

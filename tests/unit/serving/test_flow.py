@@ -28,6 +28,7 @@ from optalloc.serving.flow.regions import regions_of
 from optalloc.serving.flow.solve import place_layers
 from optalloc.serving.flow.stages import best_chain, in_a_row
 from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
+from optalloc.stop import Progress
 
 
 def line(tables: list[tuple[float, ...]], num_layers: int, link: float = 1e9) -> FlowProblem:
@@ -395,3 +396,18 @@ def test_published_instances_are_proven_optimal(shared_data: Path, name: str, va
     result = place_layers(load_flow(path))
     assert result.termination is Termination.OPTIMAL
     assert result.bounds.primal == pytest.approx(value, rel=1e-6)
+
+
+def test_ctrl_c_keeps_the_best_placement_and_bound() -> None:
+    """It comes while the search goes on, once something was found."""
+    problem = tiny_problem(3, linked=True)
+
+    def press(progress: Progress) -> None:
+        if progress.incumbent is not None:
+            raise KeyboardInterrupt
+
+    result = place_layers(problem, on_progress=press)
+    assert result.bounds.primal is not None
+    assert result.bounds.dual is not None
+    assert result.bounds.primal <= best_flow(problem) * (1.0 + 1e-6)
+    assert result.bounds.dual >= best_flow(problem) * (1.0 - 1e-6)

@@ -65,6 +65,10 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
     rank_wait: Value
     burst: Value
     queue: Value
+    handover_s: Value
+    split_lag: Value
+    split_burst: Value
+    split_queue: Value
     reserve_bytes: Value
 
 

@@ -6,7 +6,7 @@ iterations (*prefill_s*), s(D) that of a decoding iteration and x(D) that of the
 with it (*mixed_s*):
 
     tpot = ( s(D) + x(D) ) / tokens a step
-    ttft = P + lag tpot + burst (D - 1)/2 P + queue P rho / 2 (1 - rho) + slots
+    ttft = P + lag tpot + burst (D - 1)/2 P + min( queue P rho / 2 (1 - rho), (q - 1) P ) + slots
     rho  = (q - 1) P / (ttft + (O - 1) tpot)                 the share of time that reads prompts
     slots = (q / D - 1) (P + (O - 1) tpot) + min(outside, q - 1)/q (O - 1) tpot
     rate = Q / (ttft + (O - 1) tpot)                         Little's law
@@ -98,6 +98,7 @@ def closed_loop_times(
         whole = prompt_s + lag * tpot + start + slots + answer
         share = np.minimum(0.95, (q - 1.0) * prompt_s / whole)
         wait = c.queue * prompt_s * share / (2.0 * (1.0 - share))
+        wait = np.minimum(wait, (q - 1.0) * prompt_s)  # all others are ahead
         ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
     return Times(
@@ -295,35 +296,46 @@ def disaggregated_times(
     input_len: Value,
     output_len: Value,
     concurrency: Value,
-    transfer_s: Value = 0.0,
+    link_bytes_per_s: Value = 50e9,
     reserved: Value = 1.0,
 ) -> Times:
     """Times of a closed loop over workers that read prompts and workers that decode.
 
-    A prompt waits for others at ``num_prefill`` workers times their groups, its cache travels, and
-    it decodes without prompts in between.
+    A prompt waits for others at ``num_prefill`` workers times their groups, its cache travels at
+    ``link_bytes_per_s`` from one worker's device to another's, and it decodes without prompts in
+    between. With P the time of a prompt, U what each takes where many are read together, m the
+    handing over, A = (O - 1) tpot, S = servers / U and x = rate / S:
+
+        ttft = max( P + m + lag tpot + queue P x / 2 (1 - x) + burst Q / 2 S, Q / rate - A )
+
+    where the rate is at most S and that of decode workers whose places are always taken, each for A
+    + m.
     """
     servers = num_prefill * prefill.work.groups
     prompt_s = prefill.prefill_s(input_len)
+    each_s = prefill.prompt_interval_s(input_len)
+    moved = prefill.work.kv_bytes * input_len + prefill.work.fixed_kv_bytes
     context = input_len + output_len / 2.0
     places = num_decode * decode.work.groups
     fit = np.maximum(1.0, decode.sequences_that_fit(input_len + reserved * output_len))
     c = prefill.constants
+    move_s = moved / link_bytes_per_s + c.handover_s
     decoding = np.minimum(concurrency / places, fit)
     ttft, tpot, share = prompt_s, prompt_s, np.zeros_like(prompt_s)
     for _ in range(2 * ROUNDS):
         batch = np.maximum(1.0, decoding / decode.work.pp)
         tpot = decode.decode_s(batch, context) / decode.tokens_per_step
-        answer = (output_len - 1.0) * tpot + transfer_s
-        share = np.minimum(1.0, concurrency / servers * prompt_s / (ttft + answer))
-        # Where prompts bind, all requests that do not decode wait at the prefill workers.
-        crowd = np.maximum(0.0, concurrency * prompt_s / servers - answer - prompt_s)
+        answer = (output_len - 1.0) * tpot
+        held = answer + move_s  # a place to decode, by each request
+        share = np.minimum(1.0, concurrency / servers * each_s / (ttft + answer))
+        # Where prompts or places bind, a request takes its turn of what binds, waiting until then.
+        turn = concurrency * np.maximum(each_s / servers, held / (places * fit))
         open_share = np.minimum(0.9, share)
-        wait = c.queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
-        start = c.burst * np.maximum(0.0, concurrency / servers - 1.0) / 2.0 * prompt_s
-        slots = np.maximum(0.0, concurrency / (places * fit) - 1.0) * answer
-        ttft = prompt_s + transfer_s + c.lag * tpot + np.maximum(wait + start, crowd) + slots
-        busy = answer / (ttft + answer)
+        wait = c.split_queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
+        start = c.split_burst * concurrency / servers / 2.0 * each_s
+        alone = prompt_s + move_s + c.split_lag * tpot
+        ttft = np.maximum(alone + wait + start, turn - answer)
+        busy = held / (ttft + answer)
         decoding = np.minimum(np.maximum(concurrency * busy / places, 0.1), fit)
     return Times(
         ttft_s=ttft,
@@ -347,11 +359,10 @@ def disaggregated(
 ) -> EngineEstimate:
     """A closed loop of ``concurrency`` requests over prefill and decode workers.
 
-    ``link_bytes_per_s`` carries the cache of a prompt from one worker's device to another's.
+    See :func:`disaggregated_times` for the formulas.
     """
     _check_fit(prefill, input_len)
     _check_fit(decode, input_len + output_len)
-    moved = float(prefill.work.kv_bytes) * input_len + float(prefill.work.fixed_kv_bytes)
     found = disaggregated_times(
         prefill,
         float(num_prefill),
@@ -360,6 +371,6 @@ def disaggregated(
         input_len,
         output_len,
         concurrency,
-        moved / link_bytes_per_s,
+        link_bytes_per_s,
     )
     return _estimate(decode, found, input_len, output_len, concurrency)

@@ -159,6 +159,11 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         whole = chunks * self.base_s(tokens / chunks, 0.0) + self.pair_s * pairs
         return self.constants.prefill * whole + self.constants.prompt_s * prompts
 
+    def prompt_interval_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
+        """Seconds a prompt where many wait: as many as a chunk holds are read together."""
+        prompts = np.maximum(1.0, np.floor(self.chunk_tokens / input_len))
+        return self.prefill_s(input_len, prompts, prefix_len) / prompts
+
     @property
     def lag_iterations(self) -> Value:
         """Iterations until a client sees the first token where the engine also decodes: those after

@@ -56,7 +56,8 @@ def engine_of(search: Search, pick: Pick) -> tuple[int, Engine]:
     if pick.role == "decode":
         chunk = decode_chunk(search.problem)
     elif pick.role == "prefill":
-        batch = max(1, chunk // search.problem.workload.input_len)
+        work = search.problem.workload
+        batch = max(1, chunk // (work.input_len - work.prefix_len))
     engine = msgspec.structs.replace(
         table.engines[pick.engine], chunk_tokens=chunk, max_batch=batch
     )

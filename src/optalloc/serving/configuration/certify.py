@@ -243,9 +243,10 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
     tpot = float(other.decode_s(max(1.0, batch / decode.engine.pp), context))
     tpot /= decode.engine.tokens_per_step
     moved = float(one.work.kv_bytes * work.input_len + one.work.fixed_kv_bytes)
-    move_s = moved / _link(plan, prefill.group, decode.group)
+    move_s = moved / _link(plan, prefill.group, decode.group) + float(one.constants.handover_s)
     answer_s = (work.output_len - 1.0) * tpot
-    most = prefill.count * prefill.engine.attention_dp / prompt_s
+    interval_s = float(one.prompt_interval_s(work.input_len - work.prefix_len))
+    most = prefill.count * prefill.engine.attention_dp / interval_s
     places = decode.count * decode.engine.attention_dp * batch
     rate = said.capacity_per_s
     _same("the transfer", said.transfer_s, move_s)
@@ -254,13 +255,13 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
     if rate > most * _BUSIEST * (1.0 + TOLERANCE):
         raise CertificateError(f"the prefill workers do not keep up with {rate:.6g} requests/s")
     c = one.constants
-    fixed = prompt_s + move_s + float(c.lag) * tpot
+    fixed = prompt_s + move_s + float(c.split_lag) * tpot
+    half = float(c.split_burst) / 2.0
     if work.concurrency is not None:
         _same("the ttft", said.ttft_s, work.concurrency / rate - answer_s)
-        crowd = max(0.0, work.concurrency / (most * prompt_s) - 1.0)
         busy = rate / most
-        alone = fixed + float(c.burst) / 2.0 * crowd * prompt_s
-        alone += float(c.queue) * prompt_s * busy / (2.0 * (1.0 - busy))
+        alone = fixed + half * work.concurrency / most
+        alone += float(c.split_queue) * prompt_s * busy / (2.0 * (1.0 - busy))
         if said.ttft_s < alone * (1.0 - 1e-6):
             raise CertificateError(f"the ttft is at least {alone!r}, the plan says {said.ttft_s!r}")
     else:
@@ -272,11 +273,10 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
         asked = (work.rate_per_s or 0.0) / (1.0 - plan.headroom)
         if work.rate_per_s is not None and _objective(plan) != _MORE_IS_BETTER:
             busy = min(busy, asked / most)
-        wait = float(c.queue) * prompt_s * busy / (2.0 * (1.0 - busy))
+        wait = float(c.split_queue) * prompt_s * busy / (2.0 * (1.0 - busy))
         ttft = fixed + wait
         for _ in range(200):
-            crowd = max(0.0, busy * (ttft + answer_s) - prompt_s)
-            ttft = fixed + wait + float(c.burst) / 2.0 * crowd
+            ttft = fixed + wait + half * busy * (ttft + answer_s)
         _same("the ttft", said.ttft_s, ttft)
     _check_targets(plan, said.ttft_s, tpot)
 

@@ -19,7 +19,7 @@ class Operating:
         self, problem: Problem, prefill: Prefill, decode: Decode, link_bytes_per_s: float
     ) -> None:
         self.problem, self.prefill, self.decode = problem, prefill, decode
-        self.move_s = move_s = prefill.bytes / link_bytes_per_s
+        self.move_s = move_s = prefill.bytes / link_bytes_per_s + prefill.handover_s
         self.answer_s = (problem.workload.output_len - 1.0) * decode.tpot_s
         self.fixed_s = prefill.prompt_s + move_s + prefill.lag * decode.tpot_s
         self.wait_s = prefill.queue * prefill.prompt_s / 2.0
@@ -29,28 +29,24 @@ class Operating:
     def ttft_s(self, busy: Floats) -> Floats:
         """The time to the first token while prefill is busy for this share of the time."""
         plain = self.fixed_s + self.wait_s * busy / (1.0 - busy)
-        crowd = plain - self.half * self.prefill.prompt_s + self.half * busy * self.answer_s
-        found: Floats = np.maximum(plain, crowd / (1.0 - self.half * busy))
+        found: Floats = (plain + self.half * busy * self.answer_s) / (1.0 - self.half * busy)
         return found
 
     @property
     def busiest(self) -> Floats:
         """The largest share of busy time that meets the target; negative where none does.
 
-        ``ttft_s`` is the larger of two functions that grow with x; each reaches the target where a
-        linear or a quadratic equation says.
+        ``ttft_s`` grows with x, and reaches the target where a quadratic equation says.
         """
         target = self.problem.ttft_s
         if np.isinf(target):
             return np.full(len(self.answer_s), BUSIEST)
         free = target - self.fixed_s
-        plain = np.where(free >= 0.0, free / np.maximum(free + self.wait_s, 1e-300), -1.0)
-        room = free + self.half * self.prefill.prompt_s
         both = self.half * (self.answer_s + target)
-        linear = room + self.wait_s + both
-        root = np.sqrt(np.maximum(0.0, linear**2 - 4.0 * both * room))
-        crowd = np.where(room >= 0.0, 2.0 * room / np.maximum(linear + root, 1e-300), -1.0)
-        found: Floats = np.minimum(BUSIEST, np.minimum(plain, crowd))
+        linear = free + self.wait_s + both
+        root = np.sqrt(np.maximum(0.0, linear**2 - 4.0 * both * free))
+        reached = 2.0 * free / np.maximum(linear + root, 1e-300)
+        found: Floats = np.minimum(BUSIEST, np.where(free >= 0.0, reached, -1.0))
         return found
 
     def at(self, num_prefill: Ints, num_decode: Ints) -> tuple[Floats, Floats, Floats]:
@@ -77,9 +73,7 @@ class Operating:
         the root in (0, 1) of the quadratic that Little's law gives."""
         requests = float(self.problem.workload.concurrency or 0)
         most = num_prefill * self.prefill.per_s
-        crowd = requests / np.maximum(most * self.prefill.prompt_s, 1e-300) - 1.0
-        start = self.half * np.maximum(0.0, crowd) * self.prefill.prompt_s
-        whole = self.fixed_s + start + self.answer_s
+        whole = self.fixed_s + self.half * requests / most + self.answer_s
         linear = most * whole + requests
         square = most * (self.wait_s - whole)
         root = np.sqrt(np.maximum(0.0, linear**2 + 4.0 * square * requests))

@@ -4,8 +4,8 @@ For two sizes of worker an *ideal* one has the best of every figure that any wor
 has. Numbers of workers are left aside where even ideal ones do not beat the bound, then decode
 workers that do not beside ideal prefill workers. The pairs that are left are all evaluated, with
 the busy share of prefill found by halving: ``ttft(x) <= T`` is asked as ``fixed + wait(x) + burst /
-2 max(0, x (T + A) - P) <= T``, which is the same, for ttft is where both sides are equal, and the
-left one grows less with T.
+2 x (T + A) <= T``, which is the same, for ttft is where both sides are equal, and the left one
+grows less with T.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class _Side(NamedTuple):
     prompt: Floats
     per_s: Floats
     moved: Floats
+    handover: Floats
     lag: Floats
     queue: Floats
     burst: Floats
@@ -62,6 +63,10 @@ class _Side(NamedTuple):
 
     def at(self, index: Ints | tuple[slice, None]) -> _Side:
         return _Side(*(column[index] for column in self))
+
+    def move_s(self, link_bytes_per_s: float) -> Floats:
+        """Seconds of handing a prompt over."""
+        return self.moved / link_bytes_per_s + self.handover
 
     @property
     def ideal(self) -> _Side:
@@ -102,19 +107,20 @@ class _Split:
         batch = sizes[b]
         step = engines.step(e, np.array(chunks)[c], batch)
         constants = step.constants
-        prompt = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+        new = work.input_len - work.prefix_len
         context = work.input_len + work.output_len / 2.0
         tpot = np.asarray(step.decode_s(np.maximum(1.0, batch / step.work.pp), context))
         tokens = work.input_len + (work.output_len if decodes else 0)
         fine = np.asarray(step.sequences_that_fit(tokens)) >= batch
         fine = fine & (tpot <= self.proof.tpot) if decodes else fine
         side = _Side(
-            prompt=prompt,
-            per_s=engines.ranks[e] / prompt,
+            prompt=np.asarray(step.prefill_s(new)),
+            per_s=engines.ranks[e] / np.asarray(step.prompt_interval_s(new)),
             moved=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
-            lag=np.asarray(constants.lag),
-            queue=np.asarray(constants.queue),
-            burst=np.asarray(constants.burst),
+            handover=np.asarray(constants.handover_s),
+            lag=np.asarray(constants.split_lag),
+            queue=np.asarray(constants.split_queue),
+            burst=np.asarray(constants.split_burst),
             places=batch * engines.ranks[e],
             tpot=tpot,
         )
@@ -140,18 +146,19 @@ class _Split:
         spent = n * usd[0] + m * usd[1] if proof.goal == "price" else n * one[1] + m * other[1]
         ideal = prefill.ideal
         answer = (proof.work.output_len - 1.0) * decode.tpot
-        each = decode.places / (answer + ideal.moved / link)
-        best = _Pair(ideal, ideal.moved / link, decode.tpot.min(keepdims=True), each.max())
+        least = ideal.move_s(link)
+        each = decode.places / (answer + least)
+        best = _Pair(ideal, least, decode.tpot.min(keepdims=True), each.max())
         cost = self._cost(best, n, m, spent, longest_s=float(answer.max()))
         left = np.flatnonzero(cost < proof.limit)
         column = (slice(None), None)
         for at in _parts(left, len(answer)):
-            pair = _Pair(ideal, ideal.moved / link, decode.tpot, each)
+            pair = _Pair(ideal, least, decode.tpot, each)
             cost = self._cost(pair, n[at][column], m[at][column], spent[at][column])
             rows, j = np.nonzero(cost < proof.limit)
             for k in _parts(np.arange(len(rows)), len(prefill.prompt)):
                 here, worker = at[rows[k]], decode.at(j[k]).at(column)
-                move = prefill.moved / link
+                move = prefill.move_s(link)
                 rate = worker.places / ((proof.work.output_len - 1.0) * worker.tpot + move)
                 pair = _Pair(prefill, move, worker.tpot, rate)
                 cost = self._cost(pair, n[here][column], m[here][column], spent[here][column])
@@ -202,16 +209,16 @@ class _Split:
 
         def late(busy: Floats, target: float | Floats) -> Flags:
             wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
-            crowd = np.maximum(0.0, busy * (target + answer) - prefill.prompt)
-            return np.asarray(fixed + wait + prefill.burst / 2.0 * crowd > target)
+            start = prefill.burst / 2.0 * busy * (target + answer)
+            return np.asarray(fixed + wait + start > target)
 
         if proof.work.concurrency is not None:
             flight = float(proof.work.concurrency)
-            crowd = np.maximum(0.0, flight / most - prefill.prompt) * prefill.burst / 2.0
+            start = prefill.burst / 2.0 * flight / most
 
             def many(busy: Floats) -> Flags:
                 wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
-                return np.asarray(busy * most * (fixed + crowd + wait + answer) > flight)
+                return np.asarray(busy * most * (fixed + start + wait + answer) > flight)
 
             rate = np.minimum(_largest(many, most + fixed) * most, m * pair.each)
             request = flight / rate

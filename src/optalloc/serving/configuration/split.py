@@ -2,33 +2,34 @@
 
 Formulation
 -----------
-A prefill worker of d_p devices and g_p ranks reads a prompt in P seconds; a decode worker of d_d
-devices holds B = g_d b sequences at ``tpot``; the cache of a prompt travels for ``move`` seconds.
-With n_p and n_d of them, x the share of time that prefill is busy, A = (O - 1) tpot, S = n_p g_p /
-P prompts a second at most, and the cost model's constants of waiting
-(:mod:`optalloc.cost.engine.load`):
+A prefill worker of d_p devices and g_p ranks reads a prompt in P seconds, and where many wait
+together one in U seconds; a decode worker of d_d devices holds B = g_d b sequences at ``tpot``; a
+prompt is handed over, its cache with it, in ``move`` seconds. With n_p and n_d of them, x the share
+of what prefill can do that is asked of it, A = (O - 1) tpot, S = n_p g_p / U prompts a second at
+most, and the cost model's constants of waiting (:mod:`optalloc.cost.engine.load`):
 
     decode rate  r = B / (A + move)                  places that are full all the time
-    ttft(x)  = P + move + lag tpot + queue P x / (2 (1 - x)) + burst / 2 max(0, x (ttft + A) - P)
+    ttft(x)  = P + move + lag tpot + queue P x / (2 (1 - x)) + burst / 2 x (ttft + A)
     rate     = x S <= n_d r,   x <= u = min(BUSIEST, the largest x with ttft(x) <= target)
     tpot <= target;   both workers fit their memory (decode b requests, prefill one prompt)
     n_p workers fit beside n_d in whole nodes (:func:`space.most_beside`), or each on its own group
     both have the same software and type of cache
 
-Under Q requests in flight, Little's law gives x: x S (P + move + lag tpot + start + A + queue P x /
-(2 (1 - x))) = Q, and where u or the places bind first, requests wait: ttft = Q / rate - A.
+Under Q requests in flight, Little's law gives x: x S (P + move + lag tpot + burst / 2 Q / S + A +
+queue P x / (2 (1 - x))) = Q, and where u or the places bind first, requests wait: ttft is then
+Q / rate - A.
 
 Why it is exact
 ---------------
 Dominance of workers of equal devices on one group: a prefill worker that is no slower for one
-prompt (P), in prompts a second (g_p / P) and in ``move`` serves any partner no worse, for ttft(x)
+prompt (P), in prompts a second (g_p / U) and in ``move`` serves any partner no worse, for ttft(x)
 grows with P, x and ``move``; a decode worker with no larger ``tpot`` and no smaller r (compared at
 both ends of the range of ``move``; the difference is linear in it) too, but where both the requests
 in flight and a target of ttft are given: then a slower one may leave less time before the first
-token, and all are kept. For each n_p the rest is
-closed: the rate does not fall with n_d; ``(n_p c_p + n_d c_d) / min(u S, n_d r)`` falls until n_d r
-reaches u S and then rises, so only the whole numbers on both sides count; a rate asked for needs
-the fewest of each, and the least latency the most prefill workers beside the fewest decode workers.
+token, and all are kept. For each n_p the rest is closed: the rate does not fall with n_d;
+``(n_p c_p + n_d c_d) / min(u S, n_d r)`` falls until n_d r reaches u S and then rises, so only the
+whole numbers on both sides count; a rate asked for needs the fewest of each, and the least latency
+the most prefill workers beside the fewest decode workers.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def sides_of(
     kinds_d = kinds(decode_table, right.engine)
     groups = range(len(problem.cluster.nodes))
     slowest = min(link_bytes_per_s(problem.cluster, a, b) for a in groups for b in groups)
-    move_s = float(left.bytes.max(initial=0.0)) / slowest
+    move_s = float((left.bytes / slowest + left.handover_s).max(initial=0.0))
     decode = {k: right.take(i) for k, i in kinds_d.items()}
     if problem.workload.concurrency is None or np.isinf(problem.ttft_s):
         length = problem.workload.output_len

@@ -191,6 +191,6 @@ def _ideal(workers: Prefill) -> Prefill:
     first = workers.take(np.zeros(1, np.int64))
     best = {
         name: getattr(workers, name).min(keepdims=True)
-        for name in ("prompt_s", "bytes", "queue", "burst", "lag")
+        for name in ("prompt_s", "bytes", "handover_s", "queue", "burst", "lag")
     }
     return msgspec.structs.replace(first, **best, per_s=workers.per_s.max(keepdims=True))

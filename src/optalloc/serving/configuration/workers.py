@@ -33,14 +33,16 @@ class Kind(NamedTuple):
 
 
 class Prefill(Columns, frozen=True, kw_only=True):
-    """Prefill workers: ``prompt_s`` of one prompt, ``per_s`` prompts of one worker, ``bytes`` of a
-    prompt's cache that one device sends; ``lag``, ``queue`` and ``burst`` of the cost model."""
+    """Prefill workers: ``prompt_s`` of one prompt, ``per_s`` prompts of one worker at most,
+    ``bytes`` of a prompt's cache that one device sends, ``handover_s`` beside it; ``lag``,
+    ``queue`` and ``burst`` of the cost model."""
 
     engine: Ints
     chunk: Ints
     prompt_s: Floats
     per_s: Floats
     bytes: Floats
+    handover_s: Floats
     queue: Floats
     burst: Floats
     lag: Floats
@@ -62,17 +64,18 @@ def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
     engine = np.repeat(np.arange(len(table)), len(widths))
     chunk = np.tile(widths, len(table))
     step = table.step(engine, chunk, np.ones(len(engine), np.int64))
-    prompt = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+    new = work.input_len - work.prefix_len
     fits = np.asarray(step.sequences_that_fit(work.input_len)) >= 1.0
     found = Prefill(
         engine=engine,
         chunk=chunk,
-        prompt_s=prompt,
-        per_s=table.groups[engine] / prompt,
+        prompt_s=np.asarray(step.prefill_s(new)),
+        per_s=table.groups[engine] / np.asarray(step.prompt_interval_s(new)),
         bytes=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
-        queue=np.asarray(step.constants.queue),
-        burst=np.asarray(step.constants.burst),
-        lag=np.asarray(step.constants.lag),
+        handover_s=np.asarray(step.constants.handover_s),
+        queue=np.asarray(step.constants.split_queue),
+        burst=np.asarray(step.constants.split_burst),
+        lag=np.asarray(step.constants.split_lag),
     )
     return found.take(fits)
 
@@ -121,6 +124,7 @@ def undominated_prefill(workers: Prefill) -> Prefill:
         if not any(
             workers.per_s[k] >= workers.per_s[i]
             and workers.bytes[k] <= workers.bytes[i]
+            and workers.handover_s[k] <= workers.handover_s[i]
             and workers.queue[k] <= workers.queue[i]
             and workers.burst[k] <= workers.burst[i]
             and workers.lag[k] <= workers.lag[i]

@@ -148,31 +148,26 @@ def _changes(
     total = count * parts
     found: Floats = np.full((2, 2, count, count), np.inf)
     for giver in (0, 1):
-        link = _best_link(problem, set(witness.region), giver) / flow
-        gives = _Side(lose[giver], numbers[giver], link, total)
-        takes = _Side(lose[1 - giver], numbers[1 - giver], link, total)
-        for x, y in itertools.product(range(count), repeat=2):
-            if (y < x) != (giver == 0) or x == y:
-                continue
-            ends = [(x + 1) * parts, (y + 1) * parts]  # most of the region, before and after
-            begins = [(count - x) * parts, (count - y) * parts]  # and outside
-            if giver == 1:
-                ends, begins = begins, ends
-            passes = (abs(x - y) - 1) / count
-            wide = np.arange(1, _WIDE + 1)
-            enough = (
-                (wide[:, None] * wide[None, :] * link >= passes - 1e-9)
-                | (wide[:, None] == _WIDE)
-                | (wide[None, :] == _WIDE)
-            )
-            ended = gives.least(ends[1], ends[0])[1:, 1:]  # [count, links]
-            begun = takes.least(begins[0], begins[1])[1:, 1:].T
+        room = _room(problem, set(witness.region), giver) / flow
+        gives = _Side(lose[giver], numbers[giver], room[1], total)
+        takes = _Side(lose[1 - giver], numbers[1 - giver], room[:, 1], total)
+        enough = room[1:, 1:].copy()
+        enough[-1] = enough[:, -1] = np.inf
+        for x in range(count):
+            y = np.arange(x) if giver == 0 else np.arange(x + 1, count)
+            # the most parts of the region and of all others, before the change and after
+            region = (np.full(len(y), (x + 1) * parts), (y + 1) * parts)
+            others = (np.full(len(y), (count - x) * parts), (count - y) * parts)
+            ends, begins = (region, others) if giver == 0 else (others, region)
+            ended = gives.least(ends[1], ends[0])[:, 1:, 1:]  # [y, count, links]
             if problem.partial_inference:  # nodes may take in flow in the middle of their ranges
-                found[:, :, x, y] = ended[:, -1].min()
+                found[:, :, x, y] = ended[:, :, -1].min(axis=1)
                 continue
+            begun = takes.least(begins[0], begins[1])[:, 1:, 1:].transpose(0, 2, 1)
+            lacks = enough[None] < ((np.abs(x - y) - 1) / count - 1e-9)[:, None, None]
             for f, g in itertools.product((0, 1), repeat=2):
                 cost = (0.5 + 0.5 * f) * ended + (0.5 + 0.5 * g) * begun
-                found[f, g, x, y] = np.where(enough, cost, np.inf).min()
+                found[f, g, x, y] = np.where(lacks, np.inf, cost).min(axis=(1, 2))
     return found
 
 
@@ -180,10 +175,10 @@ class _Side:
     """What nodes on one side of a crossing lose at least."""
 
     def __init__(
-        self, losses: list[tuple[int, float]], number: int, link: float, total: int
+        self, losses: list[tuple[int, float]], number: int, caps: Floats, total: int
     ) -> None:
         self.total = total
-        self.caps = np.minimum(1.0, np.arange(_WIDE + 1) * link) * total
+        self.caps = np.minimum(1.0, caps) * total
         self.cost: Floats = np.full((_WIDE + 1, _WIDE + 1, total + 1), np.inf)  # [links, count]
         for b in range(_WIDE):
             self.cost[b, 0] = 0.0
@@ -193,28 +188,43 @@ class _Side:
                     here = self.cost[b, a, used:]
                     np.minimum(here, self.cost[b, a - 1, : total + 1 - used] + lost, out=here)
 
-    def least(self, own: int, together: int) -> Floats:
-        """By count and links; ``own`` parts may stay in the group, all pass ``together``."""
-        own, together = min(own, self.total), min(together, self.total)
-        binds = own + np.arange(_WIDE + 1)[:, None] * self.caps[None, :] < together
-        binds[:, _WIDE] = False
-        found: Floats = np.where(binds, self.cost[:, :, own].T, self.cost[0, :, together][:, None])
+    def least(self, own: Ints, together: Ints) -> Floats:
+        """[case, count, links]: ``own`` parts may stay in the group, all pass ``together``."""
+        own, together = np.minimum(own, self.total), np.minimum(together, self.total)
+        passed = own[:, None, None] + np.arange(_WIDE + 1)[:, None] * self.caps
+        binds = passed < together[:, None, None]
+        binds[:, :, _WIDE] = False
+        found: Floats = np.where(
+            binds,
+            self.cost[:, :, own].transpose(2, 1, 0),
+            self.cost[0][:, together].T[:, :, None],
+        )
         return found
 
 
-def _best_link(problem: FlowProblem, region: set[int], giver: int) -> float:
-    """The best link out of the region (giver 0) or into it, tokens/s."""
-    room: dict[tuple[int, int], float] = {}
+def _room(problem: FlowProblem, region: set[int], giver: int) -> Floats:
+    """The most tokens/s from so many nodes of one side to so many of the other, [from, to]."""
+    capacity: dict[tuple[int, int], float] = {}
     for link in problem.links:
-        if link.begin is not None and link.end is not None:
-            ends = (link.begin, link.end)
-            capacity = link.bandwidth_bytes_per_s / problem.activation_bytes
-            room[ends] = room.get(ends, 0.0) + capacity
-    wanted = (giver == 0, giver == 1)
-    return max(
-        (value for (a, b), value in room.items() if (a in region, b in region) == wanted),
-        default=0.0,
-    )
+        if link.begin is None or link.end is None:
+            continue
+        if (link.begin in region, link.end in region) == (giver == 0, giver == 1):
+            pair = (link.begin, link.end)
+            more = link.bandwidth_bytes_per_s / problem.activation_bytes
+            capacity[pair] = capacity.get(pair, 0.0) + more
+    found: Floats = np.zeros((_WIDE + 1, _WIDE + 1))
+    for few, many in itertools.product(range(1, _WIDE + 1), repeat=2):
+        bounds = []
+        for end, (own, other) in enumerate(((few, many), (many, few))):
+            best: dict[int, list[float]] = {}
+            for pair, value in capacity.items():
+                best.setdefault(pair[end], []).append(value)
+            sums = sorted(
+                (sum(sorted(v, reverse=True)[:other]) for v in best.values()), reverse=True
+            )
+            bounds.append(sum(sums[:own]))
+        found[few, many] = min(bounds)
+    return found
 
 
 def _shortest(change: Floats, excess: Floats, goals: list[NDArray[np.bool_]]) -> float:

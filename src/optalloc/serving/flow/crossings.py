@@ -4,10 +4,11 @@ Take any placement of flow F. Let ``g(l)`` be the share of it that one group car
 the other ``1 - g(l)``. A group that cannot pass ``d F`` through all layers alone (a bound of
 :mod:`optalloc.serving.flow.covers`) has a share of at most ``d`` at some layer. So ``g`` *walks*:
 it is that low at some layer, and that high at another. Where it changes by ``D`` from one layer to
-the next, ``D F`` crosses from ``a`` nodes that end to ``b`` that begin, on links of at most ``c``:
+the next, ``D F`` crosses from ``a`` nodes that end to ``b`` that begin, with ``c_ab`` the most that
+links let pass from any ``a`` to any ``b``:
 
-    a b c >= D F;  each of the a passes at most b c beyond what stays in its group, and all of them
-    together at most the share of their group; likewise the b
+    c_ab >= D F;  each of the a passes at most c_1b beyond what stays in its group, and all of them
+    together at most the share of their group; likewise the b, with c_a1
 
 So many nodes side by side pass little each, over all layers they hold. Formulation: prices ``p_tk``
 of a layer on a node of kind ``t`` that holds ``k``, ``q_rj`` of a layer on a node of group ``r``
@@ -49,7 +50,8 @@ from optalloc.serving.flow.kinds import Kind, kinds_of
 from optalloc.serving.flow.linear import INFINITY, GrowingLP
 from optalloc.serving.flow.witness import Alone, Covers, Crossings, LayerTokens, Prices
 
-CELLS, PARTS = 48, 5
+CELLS, PARTS = 72, 4
+_WIDE = 14  # nodes told apart on one side of a crossing
 _GROWTH = 1.12  # from one size to the next
 _MOST_STATES = 20_000
 _ROUNDS = 150
@@ -64,12 +66,13 @@ Ints = NDArray[np.int32]
 class Border(msgspec.Struct, frozen=True, kw_only=True):
     """A group of nodes and the others, the kinds of both, and what each passes alone.
 
-    ``links``: the best link from the group to the others and back, tokens/s.
+    ``room[0, a - 1, b - 1]``: the most tokens/s from ``a`` nodes of the group to ``b`` others, and
+    ``room[1, a - 1, b - 1]`` from ``a`` others to ``b`` of the group.
     """
 
     group: tuple[int, ...]
     kinds: tuple[tuple[Kind, ...], tuple[Kind, ...]]
-    links: tuple[float, float]
+    room: Floats
     alone: tuple[Alone, Alone]
 
 
@@ -80,12 +83,23 @@ def border_of(arrays: FlowArrays, group: Sequence[int], expired: Callable[[], bo
     return Border(
         group=tuple(inside),
         kinds=(kinds_of(arrays.problem, inside), kinds_of(arrays.problem, rest)),
-        links=(
-            float(arrays.links[np.ix_(inside, rest)].max(initial=0.0)),
-            float(arrays.links[np.ix_(rest, inside)].max(initial=0.0)),
+        room=np.stack(
+            [_room(arrays.links[np.ix_(a, b)]) for a, b in ((inside, rest), (rest, inside))]
         ),
         alone=(_alone(arrays, inside, expired), _alone(arrays, rest, expired)),
     )
+
+
+def _room(links: Floats) -> Floats:
+    """The most that 1, 2, .. nodes (rows) pass to 1, 2, .. (columns), whichever they are."""
+
+    def by_rows(block: Floats) -> Floats:
+        padded = np.pad(block, [(0, max(0, _WIDE - n)) for n in block.shape])
+        each = np.cumsum(-np.sort(-padded, axis=1), axis=1)[:, :_WIDE]
+        found: Floats = np.cumsum(-np.sort(-each, axis=0), axis=0)[:_WIDE]
+        return found
+
+    return np.minimum(by_rows(links), by_rows(links.T).T)
 
 
 def sizes_of(parts: int) -> list[int]:
@@ -227,7 +241,6 @@ class SplitProgramme:
         """The least excess of a walk; its layers, the wares it uses, and nodes of each kind."""
         width = len(self.items)
         inside, outside = (sum(len(kind.nodes) for kind in kinds) for kinds in self.border.kinds)
-        out, back = (link / self.flow for link in self.border.links)
         excess, layers, used, nodes, sizes = _native.cheapest_split(
             self.group,
             self.weights,
@@ -240,8 +253,7 @@ class SplitProgramme:
             PARTS,
             inside,
             outside,
-            out,
-            back,
+            self.border.room / self.flow,
             self.low,
             self.high,
             cover,

@@ -68,7 +68,7 @@ def place_layers(
         With "flow": every route in use takes at most this long for one token.
     stop : StopRule, optional
         Ends the search early, for example ``TimeLimit(10)``; the best placement and bound so far
-        are returned.
+        are returned, as after Ctrl-C.
     seed : int
         Of the annealing.
 
@@ -97,17 +97,28 @@ def place_layers(
     kinds = kinds_of(problem)
     journal = Journal(arrays, stop, on_progress)
     if kinds:
-        tokens = layer_token_bound(kinds, problem.num_layers)
-        journal.lower(tokens, LayerTokens(flow_tokens_per_s=tokens))
-        if limit_s < math.inf and (without := begin_within(journal, limit_s)) is not None:
-            return without
-        reached = search_chain(journal, kinds)
-        _bound(journal, kinds, max(reached, 1e-3 * tokens), _FIRST_BOUND_S)
-        if not journal.closed() and _choices(problem) <= _FEW_CHOICES:
-            _try_everything(journal)
-        if not journal.closed():
-            _search(journal, kinds, reached, seed)
+        try:
+            if (without := _solve(journal, kinds, seed)) is not None:
+                return without
+        except KeyboardInterrupt:
+            journal.stopped = True
     return _result(journal)
+
+
+def _solve(journal: Journal, kinds: Sequence[Kind], seed: int) -> FlowResult | None:
+    """Bound and search; an answer only where no route is fast enough, or none was found."""
+    problem, limit_s = journal.arrays.problem, journal.arrays.limit_s
+    tokens = layer_token_bound(kinds, problem.num_layers)
+    journal.lower(tokens, LayerTokens(flow_tokens_per_s=tokens))
+    if limit_s < math.inf and (without := begin_within(journal, limit_s)) is not None:
+        return without
+    reached = search_chain(journal, kinds)
+    _bound(journal, kinds, max(reached, 1e-3 * tokens), _FIRST_BOUND_S)
+    if not journal.closed() and _choices(problem) <= _FEW_CHOICES:
+        _try_everything(journal)
+    if not journal.closed():
+        _search(journal, kinds, reached, seed)
+    return None
 
 
 def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) -> None:

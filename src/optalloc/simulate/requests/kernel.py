@@ -7,7 +7,7 @@ taken in ticks of 2^-32 s instead.
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from optalloc import _native
 from optalloc.errors import InputError
+from optalloc.interrupt import in_thread
 from optalloc.simulate.requests.deployment import Deployment, Engines
 from optalloc.simulate.requests.load import Requests
 
@@ -24,7 +25,6 @@ Ints = NDArray[np.int32]
 TICKS_PER_S = (2**46, 2**32)
 """Fine ticks, and coarse ones for runs that do not fit in 64 bits of fine ones."""
 
-_POLL_S = 0.1
 _DONE = 0
 _FAR = 2.0**61
 
@@ -136,17 +136,9 @@ def run_native(instance: Instance, *, record: bool) -> Run | None:
     Complexity: O(log) for each stretch of equal iterations, of which a request causes a few.
     """
     cancel = np.zeros(1, np.int32)
-    answers: list[_native.RequestAnswer] = []
-    thread = threading.Thread(target=lambda: answers.append(_call(instance, record, cancel)))
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_POLL_S)
-    except KeyboardInterrupt:
-        cancel[0] = 1
-        thread.join()
-        raise
-    answer = answers[0]
+    answer = in_thread(partial(_call, instance, record, cancel), cancel)
+    if cancel[0]:
+        raise KeyboardInterrupt
     return Run(*answer[1:]) if answer[0] == _DONE else None
 
 

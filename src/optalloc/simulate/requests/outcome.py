@@ -86,13 +86,13 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
     @cached_property
     def ttft_s(self) -> Reals:
         """Time to the first token of each request at its client, seconds; shape (N,)."""
-        return (self.run.first - self.run.arrival) / self.ticks_per_s + self._lag_s
+        return (self._first - self.run.arrival) / self.ticks_per_s + self._lag_s
 
     @cached_property
     def tpot_s(self) -> Reals:
         """Mean time of each further token, seconds; nan for one token; shape (N,)."""
         further = self.requests.output_tokens - 1.0
-        spent = (self.run.finish - self.run.first) / self.ticks_per_s
+        spent = (self.run.finish - self._first) / self.ticks_per_s
         further[further == 0.0] = np.nan
         return spent / further
 
@@ -100,6 +100,12 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
     def e2e_s(self) -> Reals:
         """Time to the last token of each request at its client, seconds; shape (N,)."""
         return (self.run.finish - self.run.arrival) / self.ticks_per_s + self._lag_s
+
+    @property
+    def _first(self) -> NDArray[np.int64]:
+        """When first tokens are sent, ticks: with split phases by the worker that goes on with the
+        answer, once it has the cache."""
+        return np.maximum(self.run.first, self.run.handed)
 
     @property
     def _lag_s(self) -> Reals:

@@ -34,13 +34,16 @@ def deployment_of(plan: ServingPlan) -> Deployment:
     """
     steps = [_step(plan, worker) for worker in plan.workers]
     pairs = list(zip(plan.workers, steps, strict=True))
+    split = plan.workers[0].role == "prefill"
+    whole_s = plan.predicted.transfer_s if split else 0.0
+    fixed_s = min(whole_s, float(steps[0].constants.handover_s))
     return Deployment(
         engines=_engines([pair for pair in pairs if pair[0].role != "prefill"]),
         prefill=_engines([pair for pair in pairs if pair[0].role == "prefill"]),
-        transfer_s_per_token=plan.predicted.transfer_s / plan.workload.input_len,
+        transfer_s=fixed_s,
+        transfer_s_per_token=(whole_s - fixed_s) / plan.workload.input_len,
         lag_iterations=max(
-            float(step.lag_iterations if worker.role == "serve" else step.constants.lag)
-            for worker, step in pairs
+            float(step.constants.split_lag if split else step.lag_iterations) for step in steps
         ),
     )
 

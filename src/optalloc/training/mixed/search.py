@@ -39,7 +39,6 @@ bound of all plans.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -48,6 +47,7 @@ import msgspec
 import numpy as np
 
 from optalloc import _native
+from optalloc.interrupt import in_thread
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
 from optalloc.training.mixed.parts import Part, Row, parts_of
@@ -55,7 +55,6 @@ from optalloc.training.mixed.problem import MixedProblem, Replica
 from optalloc.training.mixed.proof import PartProof
 
 _NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
-_POLL_S = 0.05
 # Targets as multiples of the first bound.
 _TARGETS = (1.15, 1.3, 1.6, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
@@ -125,24 +124,10 @@ class Search:
         first = min((part.bound for part in waiting), default=0.0)
         last = max((part.bound for part in waiting), default=0.0)
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
-            later = []
-            single = [part for part in waiting if part.most == 1]
-            several = [part for part in waiting if part.most > 1]
-            for parts in (single, several):  # the first take little time
-                for part in several if parts is several else ():
-                    if self._is_open(part, target):
-                        self._look(part, target)
-                for part in parts:
-                    closed = self._close(part, target) if self._is_open(part, target) else None
-                    if closed is not None:
-                        part.closed, part.bound = closed, max(part.bound, target)
-                    if part.bound < min(self._goal(), part.work_bound * _NO_LIMIT):
-                        later.append(part)
-                    elif part.closed:
-                        self._count("packing bound" if self.value is not None else "memory")
-                    else:
-                        self._count("work bound")
-            waiting = _in_order(later)
+            try:
+                waiting = self._round(waiting, target)
+            except KeyboardInterrupt:  # between two calls: what is open stays so
+                self.stopped = True
             self.floor = min((part.bound for part in waiting), default=None)
             self._report()
             if not waiting or self.stopped:
@@ -165,6 +150,27 @@ class Search:
             stopped=self.stopped or bool(left),
             closed=tuple(entry for part in self.parts for entry in part.closed),
         )
+
+    def _round(self, waiting: list[Part], target: float) -> list[Part]:
+        """What is open of the parts once each was searched up to a target."""
+        later = []
+        single = [part for part in waiting if part.most == 1]
+        several = [part for part in waiting if part.most > 1]
+        for parts in (single, several):  # the first take little time
+            for part in several if parts is several else ():
+                if self._is_open(part, target):
+                    self._look(part, target)
+            for part in parts:
+                closed = self._close(part, target) if self._is_open(part, target) else None
+                if closed is not None:
+                    part.closed, part.bound = closed, max(part.bound, target)
+                if part.bound < min(self._goal(), part.work_bound * _NO_LIMIT):
+                    later.append(part)
+                elif part.closed:
+                    self._count("packing bound" if self.value is not None else "memory")
+                else:
+                    self._count("work bound")
+        return _in_order(later)
 
     def _goal(self) -> float:
         """Plans at or above this are of no interest."""
@@ -242,25 +248,18 @@ class Search:
 
     def _run(self, search: Callable[[], _native.MixedAnswer]) -> tuple[int, float, list[Row]]:
         """A native search in a thread, so that the stop rule and the keyboard can end it."""
-        answers: list[_native.MixedAnswer] = []
-        thread = threading.Thread(target=lambda: answers.append(search()))
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                if thread.is_alive() and self.stop is not None and self.stop(self._progress()):
-                    self.cancel[0] = 1
-        except KeyboardInterrupt:
-            self.cancel[0] = 1
-            thread.join()
-        if self.stop is not None and self.stop(self._progress()):
+        answer = in_thread(search, self.cancel, should_stop=self._should_stop)
+        if self._should_stop():
             self.cancel[0] = 1
             self.stopped = True
-        status, value, rows, shapes, refined, solved, _ = answers[0]
+        status, value, rows, shapes, refined, solved, _ = answer
         self.shapes, self.refined = self.shapes + shapes, self.refined + refined
         self.solved += solved
         self.stopped = self.stopped or status == _LIMIT
         return status, value, rows
+
+    def _should_stop(self) -> bool:
+        return self.stop is not None and self.stop(self._progress())
 
     def _progress(self) -> Progress:
         return Progress(

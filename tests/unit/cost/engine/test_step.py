@@ -45,6 +45,15 @@ def test_cached_bytes_of_a_token_are_those_of_the_paper(plain: EngineFile) -> No
     assert _plain(plain, "deepseek-v3", tp=8).kv_bytes_per_token == 70_272
 
 
+def test_prompts_that_a_chunk_holds_are_read_together(plain: EngineFile) -> None:
+    """A chunk of 8,192 holds four prompts of 2,000 tokens, and one of 5,000."""
+    step = _plain(plain, "llama-2-70b")
+    together = float(step.prefill_s(2000, 4.0)) / 4.0
+    assert float(step.prompt_interval_s(2000)) == pytest.approx(together)
+    assert float(step.prompt_interval_s(2000)) < float(step.prefill_s(2000))
+    assert float(step.prompt_interval_s(5000)) == pytest.approx(float(step.prefill_s(5000)))
+
+
 def test_one_sequence_reads_every_weight_once(plain: EngineFile) -> None:
     """Decoding alone is bound by memory: 80 layers of 855,654,400 weights less the norms (16,384 a
     layer) and a head of 32000 * 8192, at two bytes and 3.35 TB/s: 41.0 ms."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import optalloc as oa
-from optalloc.cost.engine.constants import DEFAULT
+from optalloc.cost.engine.constants import DEFAULT, read_engine_constants
 from optalloc.cost.engine.load import closed_loop
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import step_model
@@ -23,6 +23,7 @@ def serving_plan(
     if split:
         workers.insert(0, _worker("prefill", 1, 8, workload))
     worker, used = workers[-1], sum(worker.count for worker in workers)
+    handover_s = read_engine_constants().constants["handover_s"].value
     return ServingPlan(
         tool_version="test",
         model=MODEL,
@@ -45,7 +46,7 @@ def serving_plan(
             tokens_per_s_per_device=1.0,
             usd_per_h=None,
             usd_per_mtoken=None,
-            transfer_s=0.001 if split else 0.0,
+            transfer_s=handover_s + 0.001 if split else 0.0,
         ),
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.unit.simulate.requests.serving import CLUSTER, LOAD, MODEL, serving_plan
 
+from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import step_model
@@ -106,6 +107,7 @@ def test_the_load_of_a_plan_is_its_workload() -> None:
 def test_a_split_plan_hands_over_to_its_decode_workers() -> None:
     deployment = deployment_of(serving_plan(split=True))
     assert [pool[0].replicas for pool in deployment.pools] == [1, 2]
+    assert deployment.transfer_s == read_engine_constants().constants["handover_s"].value
     assert deployment.transfer_s_per_token * 500 == pytest.approx(0.001)
 
 

@@ -95,13 +95,15 @@ def test_a_shared_prefix_is_read_once_and_kept_until_its_blocks_are_needed() -> 
 
 
 def test_answers_are_made_where_the_cache_is_handed_to() -> None:
-    """A prompt of 10 takes 0.1 s and the way 0.05 s + 10 x 0.01 s; two more tokens follow."""
+    """A prompt of 10 takes 0.1 s and the way 0.05 s + 10 x 0.01 s, where the first token is sent
+    from; two more tokens follow in 0.1 s each."""
     pool = Engines(times=CONSTANT, kv_tokens=1000)
     deployment = Deployment(
         engines=(pool,), prefill=(pool,), transfer_s=0.05, transfer_s_per_token=0.01
     )
     simulation = simulate_requests(deployment, at([0.0], [10], [3]))
-    assert simulation.ttft_s == pytest.approx([0.1])
+    assert simulation.ttft_s == pytest.approx([0.1 + 0.15])
+    assert simulation.tpot_s == pytest.approx([0.1])
     assert simulation.finish_s == pytest.approx([0.1 + 0.15 + 0.2])
     assert (simulation.run.rank[0], simulation.run.second_rank[0]) == (0, 1)
 

@@ -6,7 +6,7 @@ iterations (*prefill_s*), s(D) that of a decoding iteration and x(D) that of the
 with it (*mixed_s*):
 
     tpot = ( s(D) + x(D) ) / tokens a step
-    ttft = P + lag tpot + burst (D - 1)/2 P + queue P rho / 2 (1 - rho) + slots
+    ttft = P + lag tpot + burst (D - 1)/2 P + min( queue P rho / 2 (1 - rho), (q - 1) P ) + slots
     rho  = (q - 1) P / (ttft + (O - 1) tpot)                 the share of time that reads prompts
     slots = (q / D - 1) (P + (O - 1) tpot) + min(outside, q - 1)/q (O - 1) tpot
     rate = Q / (ttft + (O - 1) tpot)                         Little's law
@@ -98,6 +98,7 @@ def closed_loop_times(
         whole = prompt_s + lag * tpot + start + slots + answer
         share = np.minimum(0.95, (q - 1.0) * prompt_s / whole)
         wait = c.queue * prompt_s * share / (2.0 * (1.0 - share))
+        wait = np.minimum(wait, (q - 1.0) * prompt_s)  # all others are ahead
         ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
     return Times(
@@ -305,10 +306,10 @@ def disaggregated_times(
     between. With P the time of a prompt, U what each takes where many are read together, m the
     handing over, A = (O - 1) tpot, S = servers / U and x = rate / S:
 
-        ttft = P + m + lag tpot + max( queue P x / 2 (1 - x) + burst Q / 2 S, Q / S - A - m - P )
+        ttft = max( P + m + lag tpot + queue P x / 2 (1 - x) + burst Q / 2 S, Q / rate - A )
 
-    The second is the crowd before prefill workers that are always busy; requests wait for a place
-    besides where the decoding caches hold too few.
+    where the rate is at most S and that of decode workers whose places are always taken, each for A
+    + m.
     """
     servers = num_prefill * prefill.work.groups
     prompt_s = prefill.prefill_s(input_len)
@@ -327,13 +328,13 @@ def disaggregated_times(
         answer = (output_len - 1.0) * tpot
         held = answer + move_s  # a place to decode, by each request
         share = np.minimum(1.0, concurrency / servers * each_s / (ttft + answer))
-        # Where prompts bind, all requests that do not decode wait at the prefill workers.
-        crowd = np.maximum(0.0, concurrency * each_s / servers - held - prompt_s)
+        # Where prompts or places bind, a request takes its turn of what binds, waiting until then.
+        turn = concurrency * np.maximum(each_s / servers, held / (places * fit))
         open_share = np.minimum(0.9, share)
         wait = c.split_queue * prompt_s * open_share / (2.0 * (1.0 - open_share))
         start = c.split_burst * concurrency / servers / 2.0 * each_s
-        slots = np.maximum(0.0, concurrency / (places * fit) - 1.0) * held
-        ttft = prompt_s + move_s + c.split_lag * tpot + np.maximum(wait + start, crowd) + slots
+        alone = prompt_s + move_s + c.split_lag * tpot
+        ttft = np.maximum(alone + wait + start, turn - answer)
         busy = held / (ttft + answer)
         decoding = np.minimum(np.maximum(concurrency * busy / places, 0.1), fit)
     return Times(

@@ -84,7 +84,7 @@ class Lines(NamedTuple):
             weight * reads / np.maximum(whole_s - reads, 1e-30),
             reads + 2.0 * root - whole_s,
         )
-        return np.minimum(busiest, least)
+        return np.minimum(np.minimum(busiest, reads), least)
 
     def decoding(
         self, tpot_s: Floats, answer: float, q: Floats, fit: Floats, most: Floats

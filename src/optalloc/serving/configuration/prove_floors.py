@@ -79,7 +79,8 @@ class Lines(NamedTuple):
         reads, weight = (q - 1.0) * self.prompt_s, self.queue * self.prompt_s / 2.0
         at = np.maximum(whole_s, reads + np.sqrt(weight * reads))
         least = at - whole_s + weight * reads / np.maximum(at - reads, 1e-30)
-        return np.minimum(weight * _LONGEST / (1.0 - _LONGEST), least) * _LESS
+        most = np.minimum(weight * _LONGEST / (1.0 - _LONGEST), reads)
+        return np.minimum(most, least) * _LESS
 
     def decoding(
         self, token_s: Floats, answers: float, q: Floats, fit: Floats, most: Floats

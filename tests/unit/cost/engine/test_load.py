@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from optalloc.cluster import catalog
@@ -102,3 +103,22 @@ def test_the_first_token_waits_for_the_handing_over() -> None:
     c = STEP.constants
     alone = float(STEP.prefill_s(1000) + 1000 * STEP.work.kv_bytes / 1e9 + c.handover_s)
     assert found.ttft_s == pytest.approx(alone + c.split_lag * found.tpot_s, rel=0.15)
+
+
+@pytest.mark.parametrize("requests", [2, 8])
+def test_a_long_prompt_waits_for_no_more_than_all_others(requests: int) -> None:
+    """100,000 tokens with few to answer: the engine reads nearly all the time, and of q requests at
+    most q - 1 prompts are ahead, and half of them once more at the start."""
+    found = closed_loop(STEP, 100_000, 20, requests)
+    prompt_s = float(STEP.prefill_s(100_000))
+    others = (requests - 1) * prompt_s * (1.0 + STEP.constants.burst / 2.0)
+    lag_s = float(STEP.lag_iterations) * found.tpot_s
+    assert found.ttft_s <= (prompt_s + others + lag_s) * 1.05
+
+
+def test_more_requests_than_places_do_not_slow_split_phases() -> None:
+    """Places that are always taken and prompts that are always read give the slower of both rates,
+    whatever waits."""
+    step = msgspec.structs.replace(STEP, max_batch=16.0)
+    few, many = (disaggregated(step, 1, step, 1, 1000, 200, q) for q in (200, 2000))
+    assert many.request_rate_per_s == pytest.approx(few.request_rate_per_s, rel=1e-6)

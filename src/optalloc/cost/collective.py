@@ -87,14 +87,24 @@ class Network(msgspec.Struct, frozen=True):
         return spans
 
 
+def copies_through_host(link: str) -> bool:
+    """Whether devices joined by a link of this kind exchange through the memory of the host.
+
+    NVIDIA's driver gives no peer access over PCIe to GeForce and Titan cards ("pcie4-host"), but
+    to those for servers and workstations ("pcie-4").
+    """
+    return link.endswith("-host")
+
+
 def effective(cluster: Cluster, link: str, constants: Constants) -> tuple[Network, Level]:
     """The levels of a cluster at the bandwidth that collectives reach, and the outermost at that
     of one message between two devices.
 
-    Devices whose ``link`` is a PCIe bus without peer access copy through the host.
+    Devices whose ``link`` gives no access to each other copy through the host
+    (:func:`copies_through_host`).
     """
     c, levels = constants, cluster.levels()
-    inside = c.host_link_efficiency if link.startswith("pcie") else c.node_link_efficiency
+    inside = c.host_link_efficiency if copies_through_host(link) else c.node_link_efficiency
 
     def at(level: Level, between: float) -> Level:
         share = between if level.name == "network" else inside

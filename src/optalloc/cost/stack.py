@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optalloc.cluster.topology import Level
-from optalloc.cost.collective import Network
+from optalloc.cost.collective import Network, copies_through_host
 from optalloc.cost.compute import Unit, peak_flops_per_s
 from optalloc.cost.constants import Constants
 from optalloc.cost.keys import Keys
@@ -128,7 +128,7 @@ class Stack(CostModel):
         self._levels = _levels(costs)
         # The outermost level of one node is its own links.
         self._joined = np.array([cost.cluster.levels()[-1].name == "network" for cost in costs])
-        self._bus = np.array([cost.device.link.startswith("pcie") for cost in costs])
+        self._bus = np.array([copies_through_host(cost.device.link) for cost in costs])
         self._named = [self._is_dtype("fp8"), self._is_dtype("fp4"), self._is_dtype("fp32")]
 
     def _is_dtype(self, name: str) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -271,9 +272,12 @@ def _summary(
     plan: ServingPlan, targets: tuple[Target, ...], relaxations: tuple[Relaxation, ...]
 ) -> str:
     full = [t.name.partition(",")[0] for t in targets if t.binds]
+    counts: Counter[tuple[str, str]] = Counter()
+    for w in plan.workers:
+        counts[_WORDS.get(w.binds, w.binds), w.role] += w.count
     engines = " and ".join(
-        f"{_WORDS.get(w.binds, w.binds)} on {w.count} {w.role} engine{'s' if w.count > 1 else ''}"
-        for w in plan.workers
+        f"{word} on {count} {role} engine{'s' if count > 1 else ''}"
+        for (word, role), count in counts.items()
     )
     text = f"What limits an iteration: {engines}."
     if full:

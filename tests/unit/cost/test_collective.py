@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from optalloc.cluster.load import load_cluster
 from optalloc.cluster.topology import Level
 from optalloc.cost.collective import (
     Network,
     all_reduce_s,
     all_to_all_s,
+    effective,
     gather_s,
     send_s,
 )
+from optalloc.cost.constants import read_constants, values
 
 # Eight devices a node at 100 GB/s and 1 us; nodes at 10 GB/s a device and 5 us.
 NODE = Level(name="node", num_devices=8, bandwidth_bytes_per_s=100e9, latency_s=1e-6)
@@ -129,3 +132,18 @@ def test_splitting_a_group_over_nodes_is_never_faster() -> None:
     for collective in (gather_s, all_reduce_s, all_to_all_s):
         times = [float(collective(NETWORK, 8, stride, BUFFER)[0]) for stride in (1, 2, 8)]
         assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("l40s", "node_link_efficiency"), ("rtx-4090", "host_link_efficiency")],
+)
+def test_cards_of_a_workstation_reach_each_other_and_those_of_a_game_copy_through_the_host(
+    name: str, share: str
+) -> None:
+    """Both have 31.5 GB/s of PCIe."""
+    constants = values(read_constants())
+    cluster = load_cluster(f"8x{name}")
+    network, _ = effective(cluster, cluster.nodes[0].device.link, constants)
+    reached = network.levels[0].bandwidth_bytes_per_s
+    assert reached == pytest.approx(31.5e9 * getattr(constants, share))

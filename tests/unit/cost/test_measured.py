@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from optalloc.cost.measured.devices import named_device
 from optalloc.cost.measured.problem import Unsupported, problem_of, split
 from optalloc.cost.measured.rows import Row, read_rows
 from optalloc.cost.predict import predict
@@ -166,3 +167,27 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     site, node = map(problem_of, read_rows(table))
     assert site.meshes.zero_stage.tolist() == [1]
     assert (site.recompute, node.recompute) == ("full", "none")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [
+        ("AMD Instinct MI300X", "mi300x"),  # the catalogue's name is within
+        ("Tesla V100-SXM2-16GB", "v100-sxm-16g"),
+        ("A800", "a100-sxm-80g"),  # the same chip
+        ("B100", "b200"),  # the same series
+        ("MI355X", "mi325x"),
+        ("L40", "l40s"),
+        ("RTX-4080", "rtx-4090"),
+        ("TPU v3", "tpu-v4"),
+        ("P100", "v100-sxm-32g"),  # spelt alike
+        ("Gaudi2", "h100-sxm"),  # none of these
+    ],
+)
+def test_a_device_that_is_not_in_the_catalogue_is_taken_as_its_nearest_relative(
+    gpu: str, name: str
+) -> None:
+    """By a name within its name, the chip, the series, or the spelling; and the row says so."""
+    found, remark = named_device(gpu, 0.0)
+    assert found.name == name
+    assert remark.startswith(f"device {gpu} taken as ")

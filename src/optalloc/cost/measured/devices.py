@@ -7,13 +7,17 @@ from functools import lru_cache
 
 import msgspec
 
-from optalloc.cluster.catalog import device, is_device
+from optalloc.cluster.catalog import device, device_names, is_device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
 from optalloc.cost.measured.rows import Row, noted, real, whole
 from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
+
+# Names without a form factor, the newest first, and names of the same chip for other markets.
+_KNOWN = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
+_SAME_CHIP = {"a800": "a100", "h800": "h100"}
 
 
 @lru_cache(maxsize=256)
@@ -24,14 +28,41 @@ def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
         if is_device(name):
             return device(name), ""
-    known = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
-    relatives = [name for name in known if name in key]
-    relatives += [name for name in nearest(key, [*known], count=1) if name not in relatives]
-    name = relatives[0] if relatives else ("h100" if memory_gb > 64 or not memory_gb else "a100")
+    same = next((_SAME_CHIP[word] for word in key.split("-") if word in _SAME_CHIP), "")
+    relatives = [name for name in (_within(key), same) if name]
+    relatives += [name for name in _KNOWN if name in key]
+    relatives += [name for name in (_generation(key),) if name]
+    relatives += nearest(key, [*_KNOWN], count=1)
+    name = (*relatives, "h100" if memory_gb > 64 or not memory_gb else "a100")[0]
     found = device(name)
     if memory_gb:
         found = msgspec.structs.replace(found, memory_bytes=int(memory_gb * 2**30))
     return found, f"device {gpu or '(none)'} taken as {name}"
+
+
+def _within(key: str) -> str:
+    """The longest run of the key's words that names a device; empty if there is none."""
+    words = key.split("-")
+    runs = ["-".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)]
+    return max((run for run in runs if is_device(run)), key=len, default="")
+
+
+def _generation(key: str) -> str:
+    """The device of the key's series with the nearest number (B100: B200); empty if none has."""
+    series, number = _numbered(key)
+    apart = {
+        name: abs(other - number)
+        for name in (*_KNOWN, *device_names())
+        for start, other in [_numbered(name)]
+        if series and start == series
+    }
+    return min(apart, key=lambda name: apart[name], default="")
+
+
+def _numbered(key: str) -> tuple[str, int]:
+    """The letters of a device's name and the number behind them."""
+    found = re.match(r"([a-z]+)-?v?(\d+)", key)
+    return (found[1], int(found[2])) if found else ("", 0)
 
 
 def device_of(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:

@@ -190,6 +190,17 @@ def test_explanation_names_the_target_that_binds_and_what_relaxing_it_brings() -
     assert explanation.engines[0].fixed_s > 0.0
 
 
+def test_explanation_counts_engines_with_the_same_limit_together() -> None:
+    """Three kinds of device: the two whose cache is full are named once."""
+    plan = planned(
+        "1xh100-sxm+1xa100-sxm-80g+1xl40s", concurrency=30, pin=("mode=aggregated",)
+    ).plan
+    assert [w.count for w in plan.workers] == [1, 1, 1]
+    summary = oa.explain_serving(plan).summary
+    assert sorted(w.binds for w in plan.workers) == ["bandwidth", "kv", "kv"]
+    assert "room for the cache on 2 serve engines" in summary
+
+
 def test_comparison_lists_what_is_decided_otherwise(split: ServingPlan) -> None:
     other = planned(ttft_s=0.3, tpot_s=0.02, pin=("mode=aggregated",)).plan
     found = oa.compare_serving(split, other)

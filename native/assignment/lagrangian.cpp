@@ -1,7 +1,6 @@
 #include "assignment/lagrangian.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 namespace optalloc::assignment {
@@ -41,8 +40,6 @@ void Lagrangian::refresh(const Domain& domain) {
         }
     }
     first_.push_back(pair_.size());
-    turn_.resize(pair_.size());
-    std::iota(turn_.begin(), turn_.end(), std::size_t{0});
     for (int j = 0; j < instance_->num_tasks; ++j) {
         if (domain.unit_of(j) < 0) free_.push_back(j);
     }
@@ -61,14 +58,9 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
         profit_.clear();
         weight_.clear();
         slot_.clear();
-        rest_.clear();
-        for (std::size_t t = first_[i]; t < first_[i + 1]; ++t) {
-            const std::size_t k = turn_[t];
+        for (std::size_t k = first_[i]; k < first_[i + 1]; ++k) {
             const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
-            if (profit <= 0) {
-                rest_.push_back(k);
-                continue;
-            }
+            if (profit <= 0) continue;
             profit_.push_back(profit);
             weight_.push_back(load_[k]);
             slot_.push_back(k);
@@ -81,11 +73,6 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
             ++cover_[static_cast<std::size_t>(task_[slot_[q]])];
             picks_.push_back(pair_[slot_[q]]);
         }
-        if (knapsack_.order().size() < slot_.size()) continue;
-        // The next multipliers are much like these: begun from this order, the sorting is nearly done.
-        auto to = turn_.begin() + static_cast<std::ptrdiff_t>(first_[i]);
-        for (const int q : knapsack_.order()) *to++ = slot_[static_cast<std::size_t>(q)];
-        std::copy(rest_.begin(), rest_.end(), to);
     }
     return bound;
 }

@@ -15,10 +15,9 @@ namespace {
 constexpr Int kMaxCells = Int{1} << 24;            // of one table
 constexpr Int kCellsPerNode = 256;              // table cells computed in the time of one enumeration node
 constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
-constexpr std::int64_t kItemWork = 10, kNodeWork = 20;  // nanoseconds, about
+constexpr std::int64_t kNodeWork = 20;             // nanoseconds, about
 constexpr std::size_t kFewKeys = 16;               // sorted at once
 constexpr std::uint64_t kLastItem = std::numeric_limits<std::uint32_t>::max();
-constexpr Int kProducts = Int{1} << 61;
 
 }  // namespace
 
@@ -85,6 +84,10 @@ Knapsack::Linear<Product> Knapsack::relax(std::span<const Int> profit, std::span
     linear.bound = static_cast<Int>(linear.base / linear.price_load);
     return linear;
 }
+
+template Knapsack::Linear<Int> Knapsack::relax<Int>(std::span<const Int>, std::span<const Int>, Int, std::size_t) const;
+template Knapsack::Linear<Knapsack::Wide> Knapsack::relax<Knapsack::Wide>(std::span<const Int>, std::span<const Int>, Int,
+                                                                          std::size_t) const;
 
 Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
                     std::vector<std::uint8_t>& taken) {

@@ -21,10 +21,10 @@ class Knapsack {
     Int solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
               std::vector<std::uint8_t>& taken);
 
-    // Upper bounds of the best profit with one item forced, exact unless an enumeration is cut short:
-    // without[q] with item q left out, with[q] with it in. Candidates beyond num_items (profit <= 0) get
-    // with[q] alone. Every load is at most the capacity. Returns the best profit, or an upper bound of it.
-    Int condition(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items, Int capacity,
+    // Upper bounds of the best profit with one item forced, exact unless an enumeration is cut short or floor - 1 in place
+    // of what is below the floor: without[q] with item q left out, with[q] with it in. Candidates beyond num_items
+    // (profit <= 0) get with[q] alone. Every load is at most the capacity. Returns the best profit, or an upper bound of it.
+    Int condition(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items, Int capacity, Int floor,
                   std::vector<Int>& with, std::vector<Int>& without);
 
     // Elementary steps done so far, about a nanosecond each: a clock that equal runs agree on.
@@ -60,13 +60,19 @@ class Knapsack {
     bool enumerate(Int capacity, Int floor, std::int64_t budget);
     template <typename Value>
     Int tabulate(Int capacity);
+    template <typename Product>
+    Int condition_by(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items, Int capacity, Int floor,
+                     std::vector<Int>& with, std::vector<Int>& without);
+    Int condition_by_solving(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items, Int capacity,
+                             Int best, std::vector<Int>& with, std::vector<Int>& without);
     template <typename Value>
-    Int condition_by_table(std::span<const Int> profit, std::span<const Int> load, std::size_t num_items,
-                           Int capacity, std::vector<Int>& with, std::vector<Int>& without);
+    Int condition_by_table(std::size_t num_items, Int capacity);  // of the core: to core_with_ and core_without_
 
+    static constexpr Int kProducts = Int{1} << 61;  // below which 64 bits hold products
+    static constexpr std::int64_t kItemWork = 10;   // nanoseconds, about
     std::vector<Key> keys_, core_;
-    std::vector<std::size_t> fitting_;
-    std::vector<Int> core_profit_, core_load_, tail_profit_, tail_load_;
+    std::vector<std::size_t> fitting_, undecided_;
+    std::vector<Int> core_profit_, core_load_, core_with_, core_without_, tail_profit_, tail_load_;
     std::vector<std::uint8_t> chosen_, best_chosen_, in_best_;
     Int best_ = 0;
     std::int64_t work_ = 0;

@@ -81,29 +81,41 @@ bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int lim
     removed = 0;
     Int bound = scale_ * domain_->placed_cost();
     for (const int j : free_) bound += multiplier[static_cast<std::size_t>(j)];
-    price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit
-    price_out_.assign(pair_.size(), 0);  // of forcing it out
-    sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);
-    for (int i = 0; i < instance_->num_units; ++i) {
+    const auto worth = [&](std::size_t k) { return multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k]; };
+    const auto gather = [&](std::size_t unit, bool positive) {
+        for (std::size_t k = first_[unit]; k < first_[unit + 1]; ++k) {
+            const Int profit = worth(k);
+            if ((profit > 0) != positive) continue;
+            profit_.push_back(profit);
+            weight_.push_back(load_[k]);
+            slot_.push_back(k);
+        }
+        return slot_.size();
+    };
+    const auto clear = [this] {
         profit_.clear();
         weight_.clear();
         slot_.clear();
-        std::size_t num_items = 0;
-        for (const bool positive : {true, false}) {
-            for (std::size_t k = first_[static_cast<std::size_t>(i)]; k < first_[static_cast<std::size_t>(i) + 1];
-                 ++k) {
-                const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
-                if ((profit > 0) != positive) continue;
-                profit_.push_back(profit);
-                weight_.push_back(load_[k]);
-                slot_.push_back(k);
-            }
-            if (positive) num_items = slot_.size();
-        }
-        if (slot_.empty()) continue;
-        const Int best =
-            knapsack_.condition(profit_, weight_, num_items, domain_->residual(i), with_, without_);
-        bound -= best;
+    };
+    const auto num_units = static_cast<std::size_t>(instance_->num_units);
+    best_.assign(num_units, 0);
+    for (std::size_t i = 0; i < num_units; ++i) {
+        clear();
+        if (gather(i, true) == 0) continue;
+        best_[i] = knapsack_.solve(profit_, weight_, domain_->residual(static_cast<int>(i)), taken_);
+        bound -= best_[i];
+    }
+    Int gap = limit - bound;
+    if (gap < 0) return false;
+    price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit; where it exceeds the gap, perhaps less
+    price_out_.assign(pair_.size(), 0);  // of forcing it out
+    sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);
+    for (std::size_t i = 0; i < num_units; ++i) {
+        clear();
+        const std::size_t num_items = gather(i, true);
+        if (gather(i, false) == 0) continue;
+        const Int best = knapsack_.condition(profit_, weight_, num_items, domain_->residual(static_cast<int>(i)), best_[i] - gap,
+                                             with_, without_);
         for (std::size_t q = 0; q < slot_.size(); ++q) {
             price_in_[slot_[q]] = best - with_[q];
             if (q >= num_items) continue;
@@ -111,8 +123,6 @@ bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int lim
             sum_out_[static_cast<std::size_t>(task_[slot_[q]])] += best - without_[q];
         }
     }
-    const Int gap = limit - bound;
-    if (gap < 0) return false;
     // x_ij = 1 forces the task out of every other unit.
     for (std::size_t k = 0; k < pair_.size(); ++k) {
         const auto j = static_cast<std::size_t>(task_[k]);

@@ -7,12 +7,15 @@ One row an instance and method:
     objective       of the best plan, evaluated again here from the instance; empty: no plan
     bound           proven or claimed by the method; empty: none
     gap             |objective - bound| / max of both
-    termination     optimal, feasible, infeasible, limit; failed: the method crashed
+    termination     optimal, feasible, infeasible, limit; failed: the method crashed, or its proof
+                    does not show what it claims
     cpu_s, wall_s   of the whole process group, start-up and reading the file included
     time_to_best_s  CPU seconds from the start of the process to the best plan
 
 ``--trace`` writes one row a better plan, with the columns of :data:`TRACE`: what ``gap-page`` needs
-to say when a method reached what another one ended with.
+to say when a method reached what another one ended with. ``--proofs`` keeps the proof of each
+``exact`` run and has it proven again by the checker, which shares no code with the search; the time
+of that is told apart.
 
 Every run is a process group of its own. Its CPU time is counted and limited, so that runs on a
 shared machine compare; a method that does not stop by itself is killed a little later.
@@ -28,13 +31,16 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.limited import Usage, run_limited
+from optalloc.assignment.check_proof import Verdict, certify_proof
 from optalloc.assignment.formats import load_assignment
 from optalloc.assignment.problem import AssignmentProblem
+from optalloc.assignment.proof import read_proof
 from optalloc.errors import InputError
 from optalloc.result import Bounds
 
@@ -70,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of a run (0)")
     parser.add_argument("--out", type=Path, metavar="CSV", help="rows go here, else to stdout")
     parser.add_argument("--trace", type=Path, metavar="CSV", help="each better plan goes here")
+    parser.add_argument(
+        "--proofs", type=Path, metavar="DIR", help="keep each proof here and prove it again"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             what = PEERS[method][1]
             print(f"The method {method} needs {what}: install it with 'pip install {what}'.")
             return 2
+    if arguments.proofs is not None:
+        arguments.proofs.mkdir(parents=True, exist_ok=True)
     failed = 0
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_opened(arguments.out))
@@ -122,10 +133,36 @@ def rows(
                     sys.executable, "-m", "benchmarks.solve_one", str(file), method,
                     str(arguments.time_limit), str(arguments.threads), str(arguments.seed),
                 ]  # fmt: skip
+                proof = None
+                if arguments.proofs is not None and method == "exact":
+                    proof = arguments.proofs / f"{file.stem}-{arguments.seed}.jsonl.gz"
+                    proof.unlink(missing_ok=True)
+                    command.append(str(proof))
                 limit = arguments.time_limit * (1 + GRACE) + GRACE_S
                 log = Path(folder) / "log"
                 usage = run_limited(command, limit, log, threads=arguments.threads)
-                yield row_of(file, problem, method, usage)
+                row, trace = row_of(file, problem, method, usage)
+                if proof is not None and not holds(row, problem, proof):
+                    row["termination"] = "failed"
+                yield row, trace
+
+
+def holds(row: dict[str, Any], problem: AssignmentProblem, proof: Path) -> bool:
+    """Whether the proof shows the optimum or the bound of a row; says what it shows."""
+    if not proof.exists():  # the run was killed, or crashed
+        return bool(row["termination"] != "optimal")
+    begin_s = time.process_time()
+    check = certify_proof(problem, *read_proof(proof))
+    spent_s = time.process_time() - begin_s
+    print(
+        f"{row['instance']}: {row['termination']} {row['objective']}, bound {row['bound']}; proof: "
+        f"{check.verdict.value}, bound {check.bound}, {check.num_leaves} leaves, {spent_s:.1f} s",
+        file=sys.stderr,
+    )
+    if check.verdict is Verdict.INVALID:
+        print(f"{row['instance']}: {check.reason}", file=sys.stderr)
+        return False
+    return row["termination"] != "optimal" or check.verdict is Verdict.OPTIMAL
 
 
 def _failed(file: Path, method: str) -> dict[str, Any]:

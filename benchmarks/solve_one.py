@@ -44,8 +44,9 @@ class Best:
 
 
 def main(words: list[str]) -> int:
-    """``FILE METHOD CPU_SECONDS THREADS SEED``."""
+    """``FILE METHOD CPU_SECONDS THREADS SEED [PROOF]``."""
     file, method = words[:2]
+    proof = words[5] if len(words) > 5 else None
     limit_s, threads, seed = float(words[2]), int(words[3]), int(words[4])
     problem = load_assignment(file)
     if method in ("cpsat", "scip", "cbc"):
@@ -56,7 +57,7 @@ def main(words: list[str]) -> int:
     from optalloc.assignment.solve import solve_assignment
 
     best = Best(limit_s)
-    result = solve_assignment(problem, method, stop=best, seed=seed, threads=threads)
+    result = solve_assignment(problem, method, stop=best, seed=seed, threads=threads, proof=proof)
     if result.bounds.primal != best.value:
         best.cpu_s = cpu_s()
     plan = None if result.placed is None else list(result.placed)

@@ -1,4 +1,4 @@
-// Kernels of serving plans: covers, walks and placements of layers, and fleets of replicas.
+// Kernels of serving plans: covers, splits and placements of layers, and fleets of replicas.
 #include "bindings/families.hpp"
 
 #include <nanobind/stl/vector.h>
@@ -9,7 +9,7 @@
 #include "serving/anneal.hpp"
 #include "serving/cover.hpp"
 #include "serving/mix.hpp"
-#include "serving/walk.hpp"
+#include "serving/split.hpp"
 #include "serving/whole.hpp"
 
 namespace optalloc::bindings {
@@ -50,30 +50,32 @@ void bind_serving(nb::module_& m) {
         }
         return nb::make_tuple(cover.bound, cover.cost);
     });
-    // (excess, layers, plain, out, in): the cheapest walk, and how much of each item it uses.
-    m.def("cheapest_walk",
-          [](const Array<std::int32_t, 1>& region, const Array<double, 1>& weight, const Array<double, 1>& price,
-             const Array<double, 1>& out, const Array<double, 1>& in, int levels, int parts,
-             const Array<double, 1>& leaves, const Array<double, 1>& enters, const Array<std::int32_t, 1>& visit,
-             double cover) {
-              const std::size_t n = region.shape(0), regions = leaves.shape(0);
-              if (weight.shape(0) != n || price.shape(0) != n || out.shape(0) != n || in.shape(0) != n ||
-                  enters.shape(0) != regions || visit.shape(0) != regions || regions > 8 || levels < 1 || parts < 1) {
-                  throw nb::value_error("walk arrays have the wrong shape");
+    // (excess, layers, price, whole, size_price): the cheapest way between two groups, and what it uses.
+    m.def("cheapest_split",
+          [](const Array<std::int32_t, 1>& group, const Array<double, 1>& weight, const Array<double, 1>& length,
+             const Array<double, 1>& price, const Array<double, 1>& whole, const Array<std::int32_t, 1>& size,
+             const Array<double, 1>& size_price, int cells, int parts, int inside, int outside, double out,
+             double back, int low, int high, double cover, bool begins_pay) {
+              const std::size_t n = group.shape(0);
+              if (weight.shape(0) != n || length.shape(0) != n || price.shape(0) != n || whole.shape(0) != n ||
+                  size_price.shape(0) != 2 * size.shape(0) || cells < 1 || parts < 1 || cells * parts > 10'000) {
+                  throw nb::value_error("arrays of a split have the wrong shape");
               }
               for (std::size_t i = 0; i < n; ++i) {
-                  if (region.data()[i] < 0 || region.data()[i] >= static_cast<std::int32_t>(regions)) {
-                      throw nb::value_error("an item names no region");
-                  }
+                  if (group.data()[i] < 0 || group.data()[i] > 1) throw nb::value_error("an item names no group");
               }
-              sv::Walk walk{};
+              for (std::size_t j = 0; j < size.shape(0); ++j) {
+                  if (size.data()[j] <= (j == 0 ? 0 : size.data()[j - 1])) throw nb::value_error("sizes do not grow");
+              }
+              sv::Split split{};
               {
                   nb::gil_scoped_release release;
-                  walk = sv::cheapest_walk({view(region), view(weight), view(price), view(out), view(in)},
-                                           {static_cast<int>(regions), levels, parts, view(leaves), view(enters),
-                                            view(visit), cover});
+                  split = sv::cheapest_split({view(group), view(weight), view(length), view(price), view(whole),
+                                              view(size), view(size_price)},
+                                             {cells, parts, {inside, outside}, {out, back}, low, high, cover,
+                                              begins_pay});
               }
-              return nb::make_tuple(walk.excess, walk.layers, walk.plain, walk.out, walk.in);
+              return nb::make_tuple(split.excess, split.layers, split.price, split.whole, split.size_price);
           });
     // (flow, steps); `ranges` (nodes x 2) is improved in place. No steps: the flow alone.
     m.def("improve_placement",

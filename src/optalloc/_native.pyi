@@ -178,19 +178,25 @@ def cheapest_cover(
     weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
 ) -> tuple[float, float]: ...
 
-# (excess, layers, plain, out, in), the last three by item
-def cheapest_walk(
-    region: _Ints,
+# (excess, layers, price, whole, size_price), the last three what is used
+def cheapest_split(
+    group: _Ints,
     weight: _Reals,
+    length: _Reals,
     price: _Reals,
-    out: _Reals,
-    in_: _Reals,
-    levels: int,
+    whole: _Reals,
+    size: _Ints,
+    size_price: _Reals,
+    cells: int,
     parts: int,
-    leaves: _Reals,
-    enters: _Reals,
-    visit: _Ints,
+    inside: int,
+    outside: int,
+    out: float,
+    back: float,
+    low: int,
+    high: int,
     cover: float,
+    begins_pay: bool,
     /,
 ) -> tuple[float, float, list[float], list[float], list[float]]: ...
 def improve_placement(

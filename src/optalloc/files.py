@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from optalloc.errors import FormatVersionError, InputError, nearest
+from optalloc.errors import InputError
+from optalloc.mistakes import explained, item_of, structs_of
 from optalloc.units import dimension_of, parse_quantity
 
 T = TypeVar("T")
@@ -26,9 +26,9 @@ _WHOLE = ("_bytes", "_flops", "_tokens")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file, or one clear error."""
+    """The text of a file, less a byte order mark; or one clear error."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(
             f"cannot read the file: {error.strerror or error}",
@@ -43,20 +43,42 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def parse_json(text: str, *, path: str) -> Any:
     """Plain values of a JSON text; a syntax error names its line."""
+    with _readable("JSON", path):
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"not valid JSON: {error.msg}",
+                path=path,
+                pointer=f"line {error.lineno}, column {error.colno}",
+                fix="correct the syntax there; the file may be cut off",
+            ) from error
+        if _SURROGATE.search(text):
+            msgspec.json.encode(value)  # halves of a pair are no text
+        return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextlib.contextmanager
+def _readable(form: str, path: str) -> Iterator[None]:
+    """What a reader of the standard library cannot take, though the syntax may be right."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not valid JSON: {error.msg}",
-            path=path,
-            pointer=f"line {error.lineno}, column {error.colno}",
-            fix="correct the syntax there; the file may be cut off",
-        ) from error
+        yield
     except RecursionError as error:
         raise InputError(
-            "the JSON is nested too deeply",
+            f"the {form} is nested too deeply",
             path=path,
             fix="give a file of the format this command reads",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "a text holds half of a surrogate pair", path=path, fix="write the character itself"
+        ) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(
+            "a number has too many digits", path=path, fix="give numbers of usual size"
         ) from error
 
 
@@ -72,12 +94,13 @@ def read_toml(path: str | os.PathLike[str], type_: type[T]) -> T:
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plain values of a TOML file, for :func:`typed`."""
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(
-            f"not valid TOML: {error}", path=str(path), fix="correct the syntax there"
-        ) from error
+    with _readable("TOML", str(path)):
+        try:
+            return tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(
+                f"not valid TOML: {error}", path=str(path), fix="correct the syntax there"
+            ) from error
 
 
 def typed(data: Any, type_: type[T], *, path: str) -> T:
@@ -86,7 +109,7 @@ def typed(data: Any, type_: type[T], *, path: str) -> T:
     try:
         return msgspec.convert(data, type_)
     except msgspec.ValidationError as error:
-        raise _input_error(str(error), type_, path) from error
+        raise explained(error, data, type_, path) from error
     except InputError as error:  # a value's own check knows the place inside the file, not the file
         if error.path:
             raise
@@ -98,108 +121,18 @@ def _with_quantities(data: Any, path: str, pointer: str, key: str) -> Any:
         return {k: _with_quantities(v, path, f"{pointer}.{k}", k) for k, v in data.items()}
     if isinstance(data, list):
         return [_with_quantities(v, path, f"{pointer}[{i}]", key) for i, v in enumerate(data)]
-    if isinstance(data, str | float) and (ending := dimension_of(key)) is not None:
-        value = (
-            parse_quantity(data, ending, path=path, pointer=pointer)
-            if isinstance(data, str)
-            else data
+    if not isinstance(data, str | float):
+        return data
+    ending = dimension_of(key)
+    if isinstance(data, str):
+        if ending is None:
+            return data
+        data = parse_quantity(data, ending, path=path, pointer=pointer)
+    if not math.isfinite(data):
+        raise InputError(
+            f"the number is {data}", path=path, pointer=pointer, fix="give a finite number"
         )
-        return round(value) if ending in _WHOLE or value.is_integer() else value
-    return data
-
-
-def _input_error(message: str, type_: type[Any], path: str) -> InputError:
-    what, _, pointer = message.partition(" - at ")
-    pointer = pointer.strip("`") or "$"
-    fix = _usual_fix(type_)
-    if pointer == "$.format":
-        return _format_error(what, type_, path)
-    unknown = re.search(r"unknown field `([^`]+)`", what)
-    if unknown:
-        word = unknown.group(1)
-        known = _fields_at(type_, pointer)
-        near = nearest(word, known, count=1)
-        what = f"unknown key {word!r}"
-        fix = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(known))}"
-    wrong = re.search(r"Invalid enum value '?([^']*)'?", what)
-    if wrong and (known := _words_at(type_, pointer)):
-        near = nearest(wrong.group(1), known, count=1)
-        fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(map(repr, known))}"
-    missing = re.search(r"missing required field `([^`]+)`", what)
-    if missing:
-        what, fix = f"the key {missing.group(1)!r} is missing", f"add {missing.group(1)!r}"
-    return InputError(what, path=path, pointer=pointer, fix=fix)
-
-
-def _format_error(what: str, type_: type[Any], path: str) -> InputError:
-    """The error of a file whose first key names a format that this release does not read."""
-    known = _formats(type_)
-    return FormatVersionError(
-        f"the format is not one this release reads ({what})",
-        path=path,
-        pointer="$.format",
-        fix=f"write format = {' or '.join(map(repr, known))}",
-    )
-
-
-def _formats(type_: type[Any]) -> list[str]:
-    """What may stand at the key ``format``, such as ``optalloc.cluster/1``."""
-    return [
-        str(value)
-        for struct in _structs(type_)
-        for field in msgspec.structs.fields(struct)
-        if field.encode_name == "format"
-        for value in typing.get_args(field.type)
-    ]
-
-
-def _usual_fix(type_: type[Any]) -> str:
-    """Where a format says which values it takes."""
-    names = [name.partition(".")[2].partition("/")[0] for name in _formats(type_)]
-    if not names:
-        return "see the reference of this file format"
-    return f"'optalloc schema {names[0]}' prints what may stand there"
-
-
-def _fields_at(type_: Any, pointer: str) -> list[str]:
-    """Field names of the structs that may stand at a JSON pointer such as ``$.nodes[0].link``."""
-    here = _types_at(type_, pointer)
-    return [f.encode_name for t in here for s in _structs(t) for f in msgspec.structs.fields(s)]
-
-
-def _words_at(type_: Any, pointer: str) -> list[str]:
-    """The words that may stand at a JSON pointer."""
-    here = _types_at(type_, pointer)
-    inner = [a for t in here for a in (typing.get_args(t) or (t,))]
-    words = [a for t in inner for a in (typing.get_args(t) or (t,))]
-    return [word for word in words if isinstance(word, str)]
-
-
-def _types_at(type_: Any, pointer: str) -> list[Any]:
-    here = [type_]
-    for part in re.findall(r"\.([^.\[\]]+)|(\[)[^\]]*\]", pointer):
-        here = [n for t in here for n in _step(t, part[0])]
-    return here
-
-
-def _step(type_: Any, key: str) -> list[Any]:
-    if key:
-        named = [
-            f.type
-            for s in _structs(type_)
-            for f in msgspec.structs.fields(s)
-            if f.encode_name == key
-        ]
-        return named or list(typing.get_args(type_)[1:])
-    return [a for a in typing.get_args(type_) if a is not Ellipsis]
-
-
-def _structs(type_: Any) -> list[Any]:
-    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
-        return [type_]
-    if typing.get_origin(type_) in (typing.Union, types.UnionType):
-        return [s for a in typing.get_args(type_) for s in _structs(a)]
-    return []
+    return round(data) if ending in _WHOLE or (ending and data.is_integer()) else data
 
 
 def known_only(data: Any, type_: Any) -> Any:
@@ -208,9 +141,9 @@ def known_only(data: Any, type_: Any) -> Any:
     That is how a file of a newer minor version is read: such a version only adds keys.
     """
     if isinstance(data, dict):
-        structs = [s for s in _structs(type_) if _has_tag(s, data)]
+        structs = [s for s in structs_of(type_) if _has_tag(s, data)]
         if not structs:
-            return {key: known_only(value, _item(type_)) for key, value in data.items()}
+            return {key: known_only(value, item_of(type_)) for key, value in data.items()}
         types_ = {f.encode_name: f.type for s in structs for f in msgspec.structs.fields(s)}
         tags = {s.__struct_config__.tag_field for s in structs}
         return {
@@ -219,14 +152,8 @@ def known_only(data: Any, type_: Any) -> Any:
             if key in types_ or key in tags
         }
     if isinstance(data, list):
-        return [known_only(value, _item(type_)) for value in data]
+        return [known_only(value, item_of(type_)) for value in data]
     return data
-
-
-def _item(type_: Any) -> Any:
-    """What a list or an object of this type holds; None if it is neither."""
-    inner = [a for a in typing.get_args(type_) if a is not Ellipsis]
-    return inner[-1] if inner else None
 
 
 def _has_tag(struct: Any, data: dict[str, Any]) -> bool:

@@ -89,6 +89,10 @@ def test_a_missing_key_and_a_wrong_type_name_their_place(tmp_path: Path) -> None
     with pytest.raises(InputError) as caught:
         files.read_toml(_toml(tmp_path, "wires = 3"), Box)
     assert caught.value.pointer == "$.wires"
+    named = "[by_name.a]\nbandwidth_bytes_per_s = 1\n[by_name.b]\nbandwidth_bytes_per_s = true"
+    with pytest.raises(InputError) as caught:
+        files.read_toml(_toml(tmp_path, named), Box)
+    assert caught.value.pointer == "$.by_name.b.bandwidth_bytes_per_s"
 
 
 def test_another_format_version_is_its_own_error(tmp_path: Path) -> None:
@@ -115,6 +119,38 @@ def test_broken_files_name_the_line(tmp_path: Path) -> None:
         files.read_json(tmp_path / "none.json", Box)
     with pytest.raises(InputError, match="cannot read"):
         files.read_json(tmp_path, Box)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("box.toml", f"wires = {'[' * 10_000}", "TOML is nested too deeply"),
+        ("box.toml", f"memory_bytes = {'9' * 5_000}", "too many digits"),
+        ("box.json", f'{{"memory_bytes": {"9" * 5_000}}}', "too many digits"),
+        ("box.json", '{"memory_bytes": "\\ud800"}', "half of a surrogate pair"),
+        ("box.toml", "memory_bytes = inf", r"the number is inf.*\$\.memory_bytes"),
+        ("box.toml", 'memory_bytes = "1e400 GB"', r"the number is inf.*\$\.memory_bytes"),
+        ("box.json", '{"wires": [{"bandwidth_bytes_per_s": NaN}]}', r"nan.*\$\.wires\[0\]"),
+    ],
+)
+def test_what_the_standard_readers_do_not_refuse_is_an_input_error(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    """Too deep, too long, no text, no finite number."""
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    read = files.read_toml if name == "box.toml" else files.read_json
+    with pytest.raises(InputError, match=words) as caught:
+        read(path, Box)
+    assert caught.value.path == str(path)
+    assert caught.value.fix
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    """Some editors put one in front."""
+    path = tmp_path / "box.toml"
+    path.write_text("memory_bytes = 3", encoding="utf-8-sig")
+    assert files.read_toml(path, Box).memory_bytes == 3
 
 
 def test_canonical_json_is_what_the_standard_library_writes() -> None:

@@ -25,6 +25,8 @@ def read_numbers(values: npt.ArrayLike, name: str, *, least: float | None = None
         array = np.array(values)
         if array.dtype.kind == "O":  # ragged, None, huge integers, fractions
             array = np.array(values, dtype=np.float64)
+    except OverflowError as error:
+        raise _too_large(name) from error
     except (ValueError, TypeError) as error:
         why, row = _uneven(values)
         raise InputError(
@@ -56,8 +58,21 @@ def read_numbers(values: npt.ArrayLike, name: str, *, least: float | None = None
             pointer=pointer,
             fix=fix if what != "is negative" else "give a number of at least 0",
         )
+    if array.size and max(float(array.max()), -float(array.min())) * array.size > _MOST:
+        raise _too_large(name)
     array.flags.writeable = False
     return array
+
+
+_MOST = 1e300  # sums of two arrays stay finite
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(
+        f"{name} holds numbers too large to be added up",
+        pointer=f"$.{name}",
+        fix=f"give sums of at most {_MOST:g}, in a larger unit",
+    )
 
 
 def _uneven(values: object) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from optalloc import files
 from optalloc.assignment.orlib import orlib_text, read_orlib
 from optalloc.assignment.problem import AssignmentProblem, Objective, Sense
 from optalloc.errors import InputError, nearest
+from optalloc.records import read_cells
 
 FORMAT: Final = "optalloc.assignment/1"
 Row = tuple[int | float, ...]
@@ -205,7 +206,7 @@ def _read_csv(path: str | os.PathLike[str]) -> AssignmentProblem:
     }
     sense: Sense = "min"
     width = -1
-    for line, record in enumerate(csv.reader(io.StringIO(files.read_text(path))), start=1):
+    for line, record in enumerate(read_cells(path), start=1):
         where = f"line {line}"
         if not record or not any(cell.strip() for cell in record):
             continue
@@ -318,21 +319,12 @@ def _read_npz(path: str | os.PathLike[str]) -> AssignmentProblem:
 
 
 def _write_npz(problem: AssignmentProblem, path: str | os.PathLike[str]) -> None:
-    out = io.BytesIO()
-    np.savez_compressed(
-        out,
-        costs=problem.costs,
-        loads=problem.loads,
-        capacities=problem.capacities,
-        allowed=problem.allowed,
-        sense=np.array(problem.sense),
-    )
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(out.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"cannot write the file: {error.strerror or error}",
-            path=str(path),
-            fix="choose a folder that exists and is writable",
-        ) from error
+    with files.replacing(path) as file, file.open("wb") as out:
+        np.savez_compressed(
+            out,
+            costs=problem.costs,
+            loads=problem.loads,
+            capacities=problem.capacities,
+            allowed=problem.allowed,
+            sense=np.array(problem.sense),
+        )

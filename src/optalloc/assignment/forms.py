@@ -175,9 +175,9 @@ class _Run:
         low, high = Fraction(0), rows.fullest(self.placed)
         self._raise(low)
         while low < high:
-            middle = Fraction(float((low + high) / 2))
+            middle = Fraction(float((low + high) / 2))  # of few digits, where that lies between
             if not low <= middle < high:
-                middle = low
+                middle = (low + high) / 2
             self.decisions += 1
             enough = 0 if budget is None else budget
             answer = self._ask(rows.within(middle), enough)

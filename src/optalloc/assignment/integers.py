@@ -108,7 +108,7 @@ def integer_form(
         given = np.where(small[:, unit], loads[:, unit], 0)
         column, load_scale, kind = _integers(given, tasks)
         if kind == "float":
-            top = min(float(capacities[unit]), float(given.sum()))
+            top = min(float(capacities[unit]), float(given.sum(dtype=np.float64)))
             column, load_scale = _rounded_down(given, top, _CAPACITY_BITS)
             tolerances.append(float(tasks / load_scale))
         else:
@@ -178,7 +178,9 @@ def _rounded_down(values: NumberArray, top: float, bits: int) -> tuple[IntArray,
     power = bits - math.frexp(top)[1]
     if values.dtype.kind == "i":
         return np.right_shift(values, -power).astype(np.int64), Fraction(1, 2**-power)
-    return np.floor(np.ldexp(values, power)).astype(np.int64), Fraction(2) ** power
+    scaled = np.floor(np.ldexp(values, power))
+    scaled[(scaled == 0) & (values < 0)] = -1  # underflow
+    return scaled.astype(np.int64), Fraction(2) ** power
 
 
 def _read(value: np.int64 | np.float64, scale: Fraction) -> Fraction:

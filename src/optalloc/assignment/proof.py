@@ -38,7 +38,7 @@ import numpy as np
 
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.errors import FormatVersionError, InputError
-from optalloc.files import replacing
+from optalloc.files import parse_json, replacing
 
 FORMAT = "optalloc.assignment-proof/3"
 
@@ -202,11 +202,9 @@ _HOW = "write one with 'optalloc assign INSTANCE --proof PROOF'"
 
 def _parsed(line: str, number: int, path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not valid JSON: {error.msg}", path=str(path), pointer=f"line {number}", fix=_HOW
-        ) from error
+        return parse_json(line, path=str(path))
+    except InputError as error:
+        raise InputError(error.what, path=str(path), pointer=f"line {number}", fix=_HOW) from error
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from optalloc.cli.answers import add_format, colored
+from optalloc.cli.answers import add_format, answered, colored
 
 if TYPE_CHECKING:
     from optalloc.cost.constants import Written
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from optalloc.cost.constants import to_toml
     from optalloc.errors import InputError
+    from optalloc.files import write_text
     from optalloc.report.table import render
 
     output = arguments.output
@@ -63,11 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     fit = _serving if _has_column(arguments.rows[0], "scenario", "mode") else _training
     file, count, tables, facts = fit(arguments)
-    if output is not None:
-        names = ", ".join(Path(path).name for path in arguments.rows)
-        heading = f"Fitted by 'optalloc calibrate' to {count} measurements of {names}."
-        Path(output).write_text(to_toml(file, heading), encoding="utf-8")
-    print(render(tables, facts, arguments.format, color=colored()), end="")
+    names = ", ".join(Path(path).name for path in arguments.rows)
+    heading = f"Fitted by 'optalloc calibrate' to {count} measurements of {names}."
+    with answered(output, lambda path: write_text(path, to_toml(file, heading))):
+        print(render(tables, facts, arguments.format, color=colored()), end="")
     if arguments.format == "table" and output is not None:
         verb = "estimate MODEL --cluster C" if fit is _training else "serve MODEL --cluster C"
         print(f"Saved {output}. Next: optalloc {verb} --calibration {output}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -106,7 +105,7 @@ def is_mixed(cluster: Cluster, words: dict[str, str], path: str | None) -> bool:
     Raises
     ------
     InputError
-        If the cluster is mixed and no file says which stage runs where.
+        If the cluster is mixed and no file says which stage runs where, or the file is no TOML.
     """
     if not cluster.is_uniform and (words or path is None):
         raise InputError(
@@ -116,10 +115,7 @@ def is_mixed(cluster: Cluster, words: dict[str, str], path: str | None) -> bool:
         )
     if path is None:
         return False
-    try:
-        return not cluster.is_uniform or "replicas" in tomllib.loads(files.read_text(path))
-    except tomllib.TOMLDecodeError:
-        return False  # its reader says what is wrong
+    return not cluster.is_uniform or "replicas" in files.read_table(path)
 
 
 def parse_words(words: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from optalloc.cli.answers import add_format, colored
 from optalloc.cluster import catalog
 from optalloc.cluster.load import is_shorthand, load_cluster
 from optalloc.errors import InputError, nearest
+from optalloc.files import read_table
 from optalloc.report import clusters
 from optalloc.report.table import Table, render
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         metavar="models|devices|MODEL|DEVICE|CLUSTER",
-        help="a catalogue, a model (bundled name, config.json or its folder), a device, "
+        help="a catalogue, a model (bundled name, config.json, its folder, model.toml), a device, "
         "or a cluster (64xh100-sxm or a cluster.toml)",
     )
     add_format(parser)
@@ -36,7 +37,7 @@ def _answer(what: str) -> tuple[list[Table], Any]:
     """Tables for people and data for JSON of the thing that ``what`` names."""
     if what == "devices":
         return [clusters.devices_table()], clusters.devices_facts()
-    if is_shorthand(what) or what.endswith(".toml"):
+    if is_shorthand(what) or (what.endswith(".toml") and not _is_model(what)):
         cluster = load_cluster(what)
         return clusters.cluster_tables(cluster), clusters.cluster_facts(cluster)
     if what == "models":
@@ -45,6 +46,11 @@ def _answer(what: str) -> tuple[list[Table], Any]:
         device = catalog.device(what)
         return [clusters.device_table(device)], clusters.device_facts(device)
     return _model(what)
+
+
+def _is_model(path: str) -> bool:
+    """Whether a TOML file says that it holds a model."""
+    return str(read_table(path).get("format", "")).startswith("optalloc.model/")
 
 
 def _models() -> tuple[list[Table], Any]:

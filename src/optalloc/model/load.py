@@ -19,7 +19,9 @@ from optalloc.files import read_toml
 from optalloc.model.huggingface import read_config
 from optalloc.model.spec import (
     Attention,
+    Count,
     Experts,
+    Extra,
     LatentAttention,
     Layer,
     LayerRun,
@@ -61,7 +63,7 @@ _VARIANT = re.compile(
 class _Type(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer type of a compact file."""
 
-    hidden: int | None = None
+    hidden: Count | None = None
     attention: Attention | None = None
     latent_attention: LatentAttention | None = None
     linear_attention: LinearAttention | None = None
@@ -78,18 +80,18 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: str
     date: str
     family: str
-    hidden: int
-    vocabulary: int
+    hidden: Count
+    vocabulary: Count
     layers: str
     types: dict[str, _Type]
     tied_embeddings: bool = False
     has_head: bool = True
-    embedding_extra: int = 0
-    encoder_final_norm: int = 0
-    final_norm: int = 0
-    head_extra: int = 0
-    vision_extra: int = 0
-    max_positions: int | None = None
+    embedding_extra: Extra = 0
+    encoder_final_norm: Extra = 0
+    final_norm: Extra = 0
+    head_extra: Extra = 0
+    vision_extra: Extra = 0
+    max_positions: Count | None = None
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -205,6 +207,21 @@ def _layer(path: Path, file: ModelFile, name: str) -> Layer:
             pointer=pointer,
             fix="give attention, latent_attention or linear_attention, and mlp or experts",
         )
+    for key, attend in (("attention", part.attention), ("cross_attention", part.cross_attention)):
+        if attend is not None and attend.heads % attend.kv_heads:
+            raise InputError(
+                f"{attend.heads} heads are no multiple of {attend.kv_heads} kv_heads",
+                path=str(path),
+                pointer=f"{pointer}.{key}",
+                fix="correct one of the two",
+            )
+    if part.experts is not None and part.experts.top_k > part.experts.num_experts:
+        raise InputError(
+            f"{part.experts.top_k} experts a token are chosen of {part.experts.num_experts}",
+            path=str(path),
+            pointer=f"{pointer}.experts",
+            fix="choose at most as many as there are",
+        )
     return Layer(
         name=name,
         stack=stack,
@@ -237,6 +254,10 @@ def _chain(path: Path, file: ModelFile) -> tuple[LayerRun, ...]:
             )
         runs += found
         rest = rest[match.end() :]
+    if not any(run.count for run in runs):
+        raise InputError(
+            "the model has no layer", path=str(path), pointer="$.layers", fix="write '12 decoder'"
+        )
     return tuple(runs)
 
 

@@ -7,11 +7,17 @@ the types are told apart by their stack (encoder, decoder, vision) and by what t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 Stack = Literal["encoder", "decoder", "vision"]
+
+_MOST = 2**40  # beyond any model, and well within 64 bits
+Count = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+"""How many there are of something that has to be there."""
+Extra = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+"""How many there are of something that may be missing."""
 
 
 class Attention(
@@ -26,17 +32,17 @@ class Attention(
     by this attention (for example the relative-position buckets of T5's first layers).
     """
 
-    heads: int
-    kv_heads: int
-    head_dim: int
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
     causal: bool = True
-    window: int | None = None
+    window: Count | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: Literal["none", "head", "width"] = "none"
     sinks: bool = False
     output_gate: bool = False
-    extra_parameters: int = 0
+    extra_parameters: Extra = 0
 
 
 class LatentAttention(
@@ -44,16 +50,16 @@ class LatentAttention(
 ):
     """Multi-head latent attention (DeepSeek-V2/V3), optionally with a sparse-attention indexer."""
 
-    heads: int
-    q_lora_rank: int | None
-    kv_lora_rank: int
-    nope_head_dim: int
-    rope_head_dim: int
-    value_head_dim: int
+    heads: Count
+    q_lora_rank: Count | None
+    kv_lora_rank: Count
+    nope_head_dim: Count
+    rope_head_dim: Count
+    value_head_dim: Count
     bias: bool = False
-    indexer_heads: int = 0
-    indexer_head_dim: int = 0
-    indexer_top_k: int = 0
+    indexer_heads: Extra = 0
+    indexer_head_dim: Extra = 0
+    indexer_top_k: Extra = 0
 
 
 class LinearAttention(
@@ -65,11 +71,11 @@ class LinearAttention(
     width of the short convolution over queries, keys and values. Values pass an output gate.
     """
 
-    key_heads: int
-    value_heads: int
-    key_head_dim: int
-    value_head_dim: int
-    convolution: int = 4
+    key_heads: Count
+    value_heads: Count
+    key_head_dim: Count
+    value_head_dim: Count
+    convolution: Count = 4
 
     @property
     def heads(self) -> int:
@@ -91,7 +97,7 @@ class LinearAttention(
 class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp"):
     """Dense feed-forward: two matrices of width ``width``, three when ``gated``."""
 
-    width: int
+    width: Count
     gated: bool = True
     bias: bool = False
 
@@ -102,10 +108,10 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     to the router.
     """
 
-    num_experts: int
-    top_k: int
-    width: int
-    shared_width: int = 0
+    num_experts: Count
+    top_k: Count
+    width: Count
+    shared_width: Extra = 0
     shared_gate: bool = False
     gated: bool = True
     bias: bool = False
@@ -116,7 +122,7 @@ class Norm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Normalisations of one layer: an RMS norm has ``hidden`` weights, a layer norm twice that."""
 
     kind: Literal["rms", "layer"] = "rms"
-    count: int = 2
+    count: Extra = 2
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +130,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     stack: Stack
-    hidden: int
+    hidden: Count
     attention: Attention | LatentAttention | LinearAttention
     cross_attention: Attention | None = None
     feed_forward: Mlp | Experts
@@ -135,7 +141,7 @@ class LayerRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``count`` consecutive layers of the type named ``layer``."""
 
     layer: str
-    count: int
+    count: Extra
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,17 +155,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: str
     family: str
-    hidden: int
-    vocabulary: int
+    hidden: Count
+    vocabulary: Count
     layer_types: tuple[Layer, ...]
     layers: tuple[LayerRun, ...]
     tied_embeddings: bool = False
     has_head: bool = True
-    embedding_extra: int = 0
-    encoder_final_norm: int = 0
-    final_norm: int = 0
-    head_extra: int = 0
-    vision_extra: int = 0
-    max_positions: int | None = None
+    embedding_extra: Extra = 0
+    encoder_final_norm: Extra = 0
+    final_norm: Extra = 0
+    head_extra: Extra = 0
+    vision_extra: Extra = 0
+    max_positions: Count | None = None
     source: str = ""
     date: str = ""

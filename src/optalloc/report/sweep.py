@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import msgspec
 
-from optalloc import files
 from optalloc.errors import InputError
 from optalloc.plan.cell import Row
 from optalloc.plan.cells import AnyRow
 from optalloc.plan.front import axes, points
+from optalloc.records import read_cells
 from optalloc.report.table import Cell, Table
 from optalloc.units import format_seconds
 
@@ -47,7 +47,7 @@ def read_csv(path: str | os.PathLike[str], kind: type[R]) -> tuple[R, ...]:
     """
     if not Path(path).exists():
         return ()
-    lines = list(csv.reader(files.read_text(path).splitlines()))
+    lines = read_cells(path)
     if not lines:
         return ()
     columns = kind.__struct_fields__

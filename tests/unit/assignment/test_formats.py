@@ -105,6 +105,7 @@ def test_the_sense_can_be_overridden(tmp_path: Path) -> None:
         ("a.csv", "kind,task,unit 0\ncapacities,,1\ncosts,1,4\n", "task 0 is due.*line 3"),
         ("a.csv", "kind,task,unit 0\ncapacity,,1\n", "line 2.*'capacities'"),
         ("a.csv", "kind,task,unit 0\ncapacities,,1,2\n", "4 fields instead of 3.*line 2"),
+        ("a.csv", f"kind,{'t' * 200_000},unit 0\n", "no CSV text"),
         ("a.npz", "no archive", "cannot read the file as NPZ"),
     ],
 )

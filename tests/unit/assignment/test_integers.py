@@ -74,5 +74,13 @@ def test_huge_integers_fall_back_to_rounding() -> None:
     assert problem.evaluate([1, 0]).objective == float(2**62 + 1)
 
 
+def test_numbers_of_very_different_size_are_rounded_down() -> None:
+    """Loads whose sum leaves 64 bits; a profit that is nothing beside another."""
+    problem = AssignmentProblem([[1]] * 4, [2**62] * 4, [2**62 + 1])
+    assert problem.integer_form().loads[:, 0].max() <= problem.integer_form().capacities[0]
+    form = AssignmentProblem([[1e-300, 1e299]], [1], [1, 1], sense="max").integer_form()
+    assert form.costs[0, 0] == -1
+
+
 def test_an_unlimited_capacity_is_no_larger_than_all_loads() -> None:
     assert AssignmentProblem([[1]], [3], [1e300]).integer_form().capacities.tolist() == [1]

@@ -74,6 +74,8 @@ def test_no_tasks_and_one_unit_are_an_instance() -> None:
         ([[1, "a"]], [1], [1, 1], "$.costs"),
         ([[1, 2]], [1], [], "$.capacities"),
         ([[1, 2]], [1], 5, "$.capacities"),
+        ([[1e300, 2], [1, 1e300]], [1, 1], [1, 1], "$.costs"),
+        ([[1, 2]], [10**400], [1, 1], "$.loads"),
     ],
 )
 def test_bad_arrays_are_refused_with_the_place(

@@ -59,6 +59,13 @@ def test_a_share_becomes_whole_capacities() -> None:
     assert rows.share_above(Fraction(1)) is None
 
 
+def test_a_largest_relative_load_below_all_floats_is_found() -> None:
+    """The search halves between fractions, where two of them are one float."""
+    loads, capacities = [[3e-322, 3e-322], [5e-324, 5e-324]], [1e12, 2e12]
+    problem = AssignmentProblem([[1, 1]] * 2, loads, capacities, objective="bottleneck")
+    assert solve_forms(problem).assignment == (1, 0)
+
+
 def test_the_largest_relative_load_ends_at_the_optimum_itself() -> None:
     """Loads 3, 3, 2 on capacities 10 and 6: 6/10 against 2/6 is the best of all splits."""
     problem = AssignmentProblem(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import main
-from benchmarks.gap import COLUMNS, PEERS, TRACE, row_of
+from benchmarks.gap import COLUMNS, PEERS, TRACE, holds, row_of
 from benchmarks.limited import Usage, run_limited
 
 from optalloc.assignment.formats import load_assignment
@@ -41,6 +41,21 @@ def test_a_row_says_what_was_found_and_what_it_cost(tiny: Path, tmp_path: Path) 
         plans = [row for row in csv.DictReader(text) if row["method"] == "exact"]
     assert list(plans[0]) == list(TRACE)
     assert (plans[-1]["objective"], plans[-1]["cpu_s"]) == ("6", exact["time_to_best_s"])
+
+
+def test_an_optimum_is_proven_again(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The proof stays beside the row, and does not bear out another optimum."""
+    proofs = tmp_path / "proofs"
+    assert main(["gap", str(tiny), "--proofs", str(proofs), "--out", str(tmp_path / "r.csv")]) == 0
+    assert "tiny: optimal 6, bound 6; proof: optimal, bound 6.0" in capsys.readouterr().err
+    row = {"instance": "tiny", "termination": "optimal", "objective": "6", "bound": "6"}
+    dearer = tmp_path / "dearer.txt"
+    dearer.write_text(TINY.replace("5 4\n", "5 3\n", 1))
+    proof = proofs / "tiny-0.jsonl.gz"
+    assert holds(row, load_assignment(tiny), proof)
+    assert not holds(row, load_assignment(dearer), proof)
 
 
 def test_a_trace_falls_and_holds_no_value_that_no_plan_bears_out(tiny: Path) -> None:

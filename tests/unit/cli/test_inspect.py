@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import optalloc.model
 from optalloc.cli.__main__ import main
 from optalloc.cluster.catalog import device_names
 
@@ -53,6 +55,16 @@ def test_models_and_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "llama-3.1-8b" in capsys.readouterr().out
     assert main(["inspect", "llama-3.1-8b", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_parameters"] == 8_030_261_248
+
+
+def test_a_toml_file_is_what_it_says_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model in the compact form; without a format it is a cluster."""
+    path = tmp_path / "mine.toml"
+    shutil.copy(Path(optalloc.model.__file__).parent / "configs" / "gpt2.toml", path)
+    assert main(["inspect", str(path)]) == 0
+    assert "124.4M parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["h100-sxn", "llama-3.1-8x", "lama-3.1-8b"])

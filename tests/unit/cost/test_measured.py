@@ -60,6 +60,7 @@ def test_a_row_without_dimensions_says_so() -> None:
         {"fsdp": "5", "zero_stage": "3", "framework": "torchtitan"},
         {"gpu": "H100+A100", "pp": "2"},
         {"heads": "30", "kv_heads": "7", "tp": "8"},
+        {"pp": "1e9", "gbs": "1e308"},
     ],
 )
 def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:

@@ -34,6 +34,9 @@ mlp = { width = 128 }
 """
 
 
+_CROWDED = "experts = { num_experts = 8, top_k = 9, width = 128 }"
+
+
 def test_at_least_35_models_ship_each_with_source_and_date() -> None:
     """Every bundled file loads."""
     names = bundled_models()
@@ -134,12 +137,17 @@ def test_a_compact_file_is_read(tmp_path: Path) -> None:
         ("mlp = { width = 128 }", "", "$.types.decoder"),
         ('format = "optalloc.model/1"', 'format = "optalloc.model/2"', "$.format"),
         ("hidden = 64", "hiden = 64", "$"),
+        ("vocabulary = 100", "vocabulary = 0", "$.vocabulary"),
+        ("width = 128", "width = -128", "$.types.decoder.mlp.width"),
+        ("kv_heads = 2", "kv_heads = 3", "$.types.decoder.attention"),
+        ("mlp = { width = 128 }", _CROWDED, "$.types.decoder.experts"),
+        ("1 decoder, 2 (2 decoder_window, 1 decoder), 3", "0", "$.layers"),
     ],
 )
 def test_a_mistake_in_a_compact_file_has_its_pointer(
     tmp_path: Path, old: str, new: str, pointer: str
 ) -> None:
-    """Unknown layer types, no counts, no stack, no feed-forward, other versions, unknown keys."""
+    """Unknown layer types and keys, what is missing, sizes that no model has."""
     assert old in COMPACT
     file = tmp_path / "mine.toml"
     file.write_text(COMPACT.replace(old, new, 1))

@@ -87,8 +87,12 @@ def test_narrow_links_between_sites_lower_the_bound() -> None:
         with pytest.raises(CertificateError, match=text):
             certify_flow(problem, {}, value=0.0, bound=bound, witness=claim)
 
-    refused("overlap", regions=((0, 1), (1, 2, 3)))
-    refused("grid", levels=0)
+    refused("both sides", region=(0, 1, 2))
+    refused("not there", region=(0, 1, 7))
+    refused("grid", cells=0)
+    refused("do not grow", sizes=witness.sizes[::-1])
+    refused("price of a size", size_prices=(witness.size_prices[0], ()))
+    refused("negative", size_prices=((-1.0,) * len(witness.sizes), witness.size_prices[1]))
     refused("do not forbid", flow_tokens_per_s=best * 0.9)
     refused(
         "proven for more",
@@ -96,10 +100,6 @@ def test_narrow_links_between_sites_lower_the_bound() -> None:
             msgspec.structs.replace(one, flow_tokens_per_s=one.flow_tokens_per_s * 0.5)
             for one in witness.alone
         ),
-    )
-    refused(
-        "not proven",
-        alone=tuple(msgspec.structs.replace(one, witness=None) for one in witness.alone),
     )
     wide = two_sites(1e6)
     with pytest.raises(CertificateError, match="across regions"):

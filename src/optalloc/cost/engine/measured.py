@@ -7,7 +7,6 @@ given concurrency (``ttft_ms``, ``tpot_ms``), and rates of offline, static and s
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from optalloc.cost.engine.setup import Engine, Software, WeightDtype
 from optalloc.errors import InputError
 from optalloc.model.load import load_model
 from optalloc.model.spec import ModelSpec
+from optalloc.records import read_records
 
 Row = dict[str, str]
 Scenario = Literal["closed", "disaggregated", "offline", "static", "single"]
@@ -77,13 +77,7 @@ def read_serving_rows(path: str) -> list[Row]:
     InputError
         If the file cannot be read or is of neither form.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the table: {error}", path=path, fix="give a UTF-8 CSV file"
-        ) from error
+    _, rows = read_records(path)
     if not rows or not ("scenario" in rows[0] or "mode" in rows[0]):
         raise InputError(
             "the table is of neither form of serving measurements",

@@ -219,6 +219,9 @@ def _layers(row: Row, model: ModelSpec, pp: int) -> tuple[int, ...]:
 
 def _degrees(row: Row, remarks: list[str]) -> dict[str, int]:
     found = {name: max(1, whole(row, name, 1)) for name in ("tp", "cp", "pp", "ep")}
+    if found["pp"] > (most := whole(row, "layers") + 2):  # embedding and head may stand alone
+        remarks.append(f"pp {found['pp']} taken as {most}")
+        found["pp"] = most
     inner = found["tp"] * found["cp"] * found["pp"]
     total = whole(row, "n_gpus")
     given = whole(row, "dp")

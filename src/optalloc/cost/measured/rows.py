@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 
-import numpy as np
-
 from optalloc.cost.setting import UNPADDED
 from optalloc.errors import InputError
+from optalloc.records import read_records
 
 Row = dict[str, str]
 
@@ -25,21 +23,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     InputError
         If the file cannot be read or has none of the columns of such a table.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
-            names = reader.fieldnames or ()
-    except OSError as error:
-        raise InputError(
-            f"cannot read the file: {error.strerror}",
-            path=str(path),
-            fix="give a CSV of measurements",
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"the file is no CSV text: {error}", path=str(path), fix="save it as UTF-8 with commas"
-        ) from error
+    names, records = read_records(path)
+    rows = [{name: cell.strip() for name, cell in record.items()} for record in records]
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise InputError(
@@ -98,13 +83,16 @@ _DIMENSIONS = [
 ]
 
 
+_MOST = 1e15
+
+
 def real(row: Row, key: str) -> float:
-    """The number of a cell; 0 where there is none above it."""
+    """The number of a cell; 0 where there is none above it, or one beyond any measurement."""
     try:
         value = float(row.get(key, "") or 0.0)
     except ValueError:
         return 0.0
-    return value if np.isfinite(value) and value > 0.0 else 0.0
+    return value if 0.0 < value < _MOST else 0.0
 
 
 def whole(row: Row, key: str, default: int = 0) -> int:

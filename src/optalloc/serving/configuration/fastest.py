@@ -43,9 +43,8 @@ class Fastest:
     chunk and batch. ``rows`` counts all settings, ``timed`` those that were timed.
     """
 
-    def __init__(self, problem: Problem, table: EngineTable) -> None:
-        self.problem, self.table = problem, table
-        self.floors = LoadFloors(problem, table)
+    def __init__(self, problem: Problem, table: EngineTable, floors: LoadFloors) -> None:
+        self.problem, self.table, self.floors = problem, table, floors
         self.floor_s, *self._guess = self.floors.all()
         self.known = np.isinf(self.floor_s)
         self.found = np.zeros((5, *self.floor_s.shape))

@@ -33,6 +33,7 @@ from optalloc.serving.configuration.aggregated import Found, none
 from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.combine import Deployment, Options, deployment
 from optalloc.serving.configuration.fastest import Fastest
+from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.parts import Choice, Goal, best_split, least_costs
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Rows, timed
@@ -45,6 +46,7 @@ _FIRST, _MOST, _GROWS = 512, 16384, 4
 def search(
     problem: Problem,
     table: EngineTable,
+    floors: LoadFloors,
     stopped: Callable[[float | None, float | None, int], bool],
 ) -> tuple[Found, int]:
     """The best deployment of the requests in flight, and how many rows there are.
@@ -54,7 +56,7 @@ def search(
     Complexity: a few times that of :func:`parts.best_split`, and what the times take that matter
     (:meth:`Fastest.find`).
     """
-    split = _Split(problem, table)
+    split = _Split(problem, table, floors)
     halt = False
     try:
         halt = split.run(stopped)
@@ -79,10 +81,10 @@ def search(
 class _Split:
     """The search: the times as far as they are known, and the best split of them."""
 
-    def __init__(self, problem: Problem, table: EngineTable) -> None:
+    def __init__(self, problem: Problem, table: EngineTable, floors: LoadFloors) -> None:
         self.problem, self.table = problem, table
         self.less = OBJECTIVES[problem.objective][1]
-        self.times = Fastest(problem, table)
+        self.times = Fastest(problem, table, floors)
         self.software = [np.flatnonzero(table.software == s) for s in np.unique(table.software)]
         self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
 

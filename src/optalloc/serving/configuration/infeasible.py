@@ -21,7 +21,7 @@ from optalloc.units import format_bytes, format_seconds
 #: Types of numbers tried where the model or the load does not fit, the gentlest first.
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
 _LARGEST = 32
-_STEPS = 12
+_NEAR = 1.003
 
 
 def explain_infeasible(
@@ -63,11 +63,15 @@ class _Doctor:
         elapsed = time.perf_counter() - self._begin
         if self._stop is not None and self._stop(Progress(elapsed_s=elapsed)):
             raise _OutOfTime
-        return Search(problem, stop).run().best
+        return self.search.again(problem, stop).run().best
 
     def _feasible(self, problem: Problem) -> bool:
+        return self._any(problem) is not None
+
+    def _any(self, problem: Problem) -> Choice | None:
+        """Some deployment of a changed problem."""
         problem = msgspec.structs.replace(problem, objective="devices")
-        return self._found(problem, lambda progress: progress.incumbent is not None) is not None
+        return self._found(problem, lambda progress: progress.incumbent is not None)
 
     # -- memory
 
@@ -150,9 +154,10 @@ class _Doctor:
         p, work = self.problem, self.problem.workload
         for name, field in (("time to the first token", "ttft_s"), ("time of a token", "tpot_s")):
             target = getattr(work, field)
-            if target is None or not self._feasible(with_workload(p, **{field: None})):
+            without = None if target is None else self._any(with_workload(p, **{field: None}))
+            if without is None:
                 continue
-            reach = self._nearest(field, target)
+            reach = self._nearest(field, target, getattr(without, field))
             what = format_seconds(reach)
             self.conflict.append(
                 f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
@@ -181,17 +186,18 @@ class _Doctor:
             self._larger(p)
             self._smaller(p)
 
-    def _nearest(self, field: str, target: float) -> float:
-        """The least target that can be met, to three digits, found by halving."""
-        low, high = target, target * 2.0
-        while not self._feasible(with_workload(self.problem, **{field: high})):
-            low, high = high, high * 2.0
-        for _ in range(_STEPS):
+    def _nearest(self, field: str, target: float, high: float) -> float:
+        """The least target that can be met, to three digits: by halving from one that is met, or
+        from what a deployment that was found on the way takes."""
+        low = target
+        while high > low * _NEAR:
             middle = math.sqrt(low * high)
-            if self._feasible(with_workload(self.problem, **{field: middle})):
-                high = middle
-            else:
+            found = self._any(with_workload(self.problem, **{field: middle}))
+            if found is None:
                 low = middle
+            else:
+                high = min(middle, getattr(found, field))
+        high *= 1.0 + 1e-9
         digits = 2 - math.floor(math.log10(high))
         return math.ceil(high * 10.0**digits) / 10.0**digits
 

@@ -12,8 +12,9 @@ for the wait:
 
 which grows with q, the wait left as it is at the most. All f sequences decoding among prompts give
 the first A, the least D of that the next, for as many rounds as the model makes; each A is at most
-the model's of its round. Time with prompts, alone + w (k (beside - alone) + ...), grows with D
-while w k <= 1, so no more of them are counted than that.
+the model's of its round. Time with prompts, alone + w (k (beside - alone) + ...), grows with D: the
+products of a prompt take no less beside more of them. Where experts are read, those of a prompt may
+be read already; then w k counts up to 1 alone, or all of it as if all experts were read anyway.
 
 For all loads at once: between neighbours of a grid of q, one of them each batch, A is that of the
 least q, or of q = b where the batch is full. So each row is at least a straight line in q there,
@@ -23,9 +24,11 @@ the chord between its values at both ends                                       
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+import msgspec
 import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS, mixed_s
@@ -39,7 +42,7 @@ from optalloc.workload import Serving
 SAFE = 1.0 - 1e-9
 _MANY = 2**31
 _BUSIEST = 0.95  # share of time that reads prompts, at most: a limit of the model
-_TIMES = np.array([1.0, 1.5, 2.5, 5.0])
+_TIMES = np.array([1.0, 1.5, 2.5, 5.0, 12.0, 40.0, 150.0])
 _COLUMN = (slice(None), None)
 
 
@@ -100,16 +103,25 @@ class Lines(NamedTuple):
 
 def _among_prompts_s(step: StepModel, work: Serving, decoding: Floats) -> Floats:
     """The least seconds of a token of so many sequences or more, with prompts in between."""
-    c, new, chunk = step.constants, work.input_len - work.prefix_len, step.chunk_tokens
+
+    def mixed(one: StepModel, others: Floats) -> Floats:
+        lengths = work.input_len, work.output_len, work.prefix_len
+        return np.asarray(mixed_s(one, decoding, others, *lengths))
+
+    c = step.constants
+    if not np.any(step.work.routed_flops):
+        return mixed(step, decoding - 1.0)
+    new, chunk = work.input_len - work.prefix_len, step.chunk_tokens
     beside = c.interference * c.prefill * (1.0 - c.apart)
     each = new * step.tokens_per_step / step.work.pp / work.output_len  # tokens an iteration
     most = np.where(np.less_equal(beside, 1.0), chunk, np.minimum(new, chunk)) / beside
-    others = np.minimum(decoding - 1.0, most / each)
-    found = mixed_s(step, decoding, others, work.input_len, work.output_len, work.prefix_len)
-    own = step.latency_s(chunk, 0.0, 0.0, chunk * (work.input_len + work.prefix_len + 1.0) / 2.0)
-    token_s = c.interference * (c.prefill * c.apart * own / chunk + c.prompt_s / new)
-    beyond = np.maximum(0.0, (decoding - 1.0) * each - np.maximum(most, chunk))
-    return np.asarray(found + beyond * token_s / step.tokens_per_step)
+    read = msgspec.structs.replace(step, constants=msgspec.structs.replace(c, idle_experts=1.0))
+    batch, context = np.maximum(1.0, decoding / step.work.pp), work.input_len + work.output_len / 2
+    alone = (read.decode_s(batch, context) - step.decode_s(batch, context)) / step.tokens_per_step
+    return np.maximum(
+        mixed(step, np.minimum(decoding - 1.0, most / each)),
+        mixed(read, decoding - 1.0) - alone,
+    )
 
 
 class LoadFloors:
@@ -140,6 +152,14 @@ class LoadFloors:
         self.lines = [self._lines(chunk) for chunk in self.chunks]
         self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
+
+    def within(self, problem: Problem) -> LoadFloors:
+        """The same floors for other targets, and no more requests in flight."""
+        flight, found = problem.workload.concurrency or 0, copy.copy(self)
+        found.problem, found.work = problem, problem.workload
+        for name in ("full", "q", "interval", "allowed"):
+            setattr(found, name, getattr(self, name)[:, :flight])
+        return found
 
     def _lines(self, chunk: int) -> Lines:
         work = self.work

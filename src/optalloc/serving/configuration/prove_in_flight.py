@@ -1,40 +1,28 @@
-"""Proof where requests in flight are split over groups of nodes: is no split better than the bound?
+"""Proof for requests in flight: is no split of them over engines and groups better than the bound?
 
-Each engine is timed under every load from one request to all, and the least cost of every number of
-requests on a group follows from its engines in every number. Groups are joined one after another:
-the least cost of a total is the least over the requests that the next group takes.
+A group with q of the requests costs the least over its engines e in every number n, each with l =
+ceil(q / n) of them. With floors of all times (:mod:`prove_floors`) for the other groups' least cost
+of Q - q, joined group after group over every total, an engine under a load is part of something
+better only if a request takes less than
 
-Of the batches of an engine, eight at a time and the largest first, those are left aside which could
-not be faster than one that was timed. For a batch b below q requests a rank the model's D, the
-sequences that decode, has in every iteration, with P the seconds of a prompt and A those of O - 1
-tokens of its sequences,
+    throughput  q O / (rest + B)           price  q tokens / (n USD + rest)
+    devices     infinity, if n d + rest < B       latency  B, if rest < B
 
-    D = q A / (ttft + A)
-    ttft + A = (q / b) (P + A) + lag A / (O - 1) + outside A / q + start + wait
-    start = burst (b - 1) / 2 P,   wait = queue P x / 2 (1 - x),   x <= min(0.95, b P / (P + A))
-
-so D / b is least with q = b and the A of one sequence, and the request takes (q / b) (P + A') with
-the A' of that D at least.
+seconds, the largest over n and q of that load. Where floors alone do not rule that out, all rows
+are timed that may be so fast. What is left is joined once more with those times: then every engine
+and load that something better could be made of has its true time.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from optalloc.cluster.topology import NodeGroup
-from optalloc.cost.engine.setup import Engine
 from optalloc.serving.configuration.prove import Proof
-from optalloc.serving.configuration.space import BATCHES
-
-Floats = NDArray[np.float64]
-
-_TOGETHER = 8
-_LONGEST = 0.95
+from optalloc.serving.configuration.prove_floors import Floors
+from optalloc.serving.configuration.prove_space import Engines, Floats, Ints
 
 
 def prove_in_flight(proof: Proof) -> int:
@@ -45,121 +33,123 @@ def prove_in_flight(proof: Proof) -> int:
     CertificateError
         Naming one that is better.
 
-    Complexity: for Q requests and G groups O(G Q^2), and one closed loop of every engine, load and
-    one to some ten batches.
+    Complexity: for Q requests and G groups O(G Q^2), O(Q) for each engine and number, and what
+    :mod:`prove_floors` takes.
     """
+    engines = proof.space.engines("serve")
+    if engines is None:
+        return 0
     flight = proof.work.concurrency or 0
-    none = -math.inf if proof.goal == "latency" else 0.0
-    groups = proof.plan.cluster.nodes
-    least: dict[str, list[Floats]] = {}
-    asked = 0
-    for number, group in enumerate(groups):
-        engines = proof.engines(group, "serve")
-        for engine, same in itertools.groupby(engines, lambda e: _but_chunk(e)):
-            request = np.full(flight + 1, np.inf)
-            for one in same:
-                asked += _time(proof, group, one, request)
-            if engine.software not in least:
-                least[engine.software] = [np.full(flight + 1, np.inf) for _ in groups]
-            _count(proof, group, engine, request, least[engine.software][number])
-    for costs in least.values():
-        total: Floats | None = None
-        for cost in costs:
-            cost[0] = none
-            if proof.plan.limits.target == "llm-d":
-                proof.check(float(cost[-1]), "a group that carries all requests")
-            else:
-                total = cost if total is None else _joined(proof, total, cost)
-        if total is not None:
-            proof.check(float(total[-1]), f"a split of {flight} requests in flight")
-    return asked
+    floors = Floors(proof.space, engines, flight)
+    return sum(_Split(proof, engines, floors, numbers).check() for numbers in engines.software)
 
 
-def _but_chunk(engine: Engine) -> Engine:
-    return msgspec.structs.replace(engine, chunk_tokens=1)
+class _Split:
+    """Engines of one software, each in every number."""
 
+    def __init__(self, proof: Proof, engines: Engines, floors: Floors, numbers: Ints) -> None:
+        self.proof, self.engines, self.floors, self.numbers = proof, engines, floors, numbers
+        self.flight = proof.work.concurrency or 0
+        self.nothing = -math.inf if proof.goal == "latency" else 0.0
+        self.groups = range(len(proof.plan.cluster.nodes))
+        self.alone = len(self.groups) == 1 or proof.plan.limits.target == "llm-d"
 
-def _time(proof: Proof, group: NodeGroup, engine: Engine, request: Floats) -> int:
-    """Lower the seconds of a request under each load to those of this engine; its settings."""
-    flight, ranks = len(request) - 1, engine.attention_dp
-    load = np.arange(1, flight + 1)
-    full = -(-load // ranks)
-    fine = np.array([proof.allows("batch", b, "serve") for b in range(full.max() + 1)])[full]
-    _lower(proof, group, engine, request, load[fine], full[fine])
-    sizes = sorted((int(b) for b in proof.values("batch", BATCHES, "serve")), reverse=True)
-    sizes = [b for b in sizes if b < full.max()]
-    for k in range(0, len(sizes), _TOGETHER):
-        batch = np.array(sizes[k : k + _TOGETHER])
-        prompt_s, token_s = _floors(proof, group, engine, batch)
-        answer_s = (proof.work.output_len - 1.0) * token_s
-        floor = (load / ranks / batch[:, None]) * (prompt_s + answer_s)[:, None] * (1.0 - 1e-9)
-        may = (batch[:, None] < full) & (token_s <= proof.tpot * (1.0 + 1e-9))[:, None]
-        row, place = np.nonzero(may & (floor < request[1:]))
-        _lower(proof, group, engine, request, load[place], batch[row])
-    return int(fine.sum()) + sum(int((full > b).sum()) for b in sizes)
+    def check(self) -> int:
+        """No split is better; the number of settings."""
+        flight = self.flight
+        offered = np.zeros((len(self.engines.engines), flight + 1), np.bool_)
+        for number, _n, _q, load in self._offers():
+            offered[number, load] = True
+        pairs = np.nonzero(offered)
+        least = np.full(offered.shape, np.inf)
+        least[pairs] = self.floors.least_s(*pairs)
+        rests = self._rests(self._costs(least))
+        needed = np.zeros(offered.shape)
+        for number, n, q, load in self._offers():
+            if np.isfinite(least[number, load]).any():
+                rest = rests[self.engines.group[number]][flight - q]
+                np.maximum.at(needed[number], load, self._needed_s(number, n, q, rest))
+        e, load = np.nonzero(least < needed)
+        exact = np.full(offered.shape, np.inf)
+        exact[e, load] = self.floors.fastest_s(e, load, needed[e, load])
+        costs = self._costs(exact)
+        if self.alone:
+            best = min(float(cost[flight]) for cost in costs)
+        else:
+            best = float(self._joined_all(costs)[flight])
+        self.proof.check(best, f"a split of {flight} requests in flight")
+        return self.floors.number(*pairs)
 
+    def _offers(self) -> Iterator[tuple[int, int, Ints, Ints]]:
+        """Every engine in each number, with the requests that they may carry in all and each."""
+        for e in self.numbers.tolist():
+            group = self.proof.plan.cluster.nodes[self.engines.group[e]]
+            for n in self.proof.space.counts(group, int(self.engines.size[e])):
+                if n > self.flight:
+                    break
+                q = np.arange(self.flight if self.alone else n, self.flight + 1)
+                yield e, n, q, -(-q // n)
 
-def _lower(
-    proof: Proof,
-    group: NodeGroup,
-    engine: Engine,
-    request: Floats,
-    load: NDArray[np.int64],
-    batch: NDArray[np.int64],
-) -> None:
-    if len(load):
-        sizes, loads = batch.astype(np.float64), load.astype(np.float64)
-        _, found, fine = proof.timed(group, engine, sizes, loads, exact=False)
-        np.minimum.at(request, load[fine], found[fine])
+    def _costs(self, request_s: Floats) -> list[Floats]:
+        """The least cost of each number of requests on each group."""
+        found = [np.full(self.flight + 1, np.inf) for _ in self.groups]
+        for cost in found:
+            cost[0] = self.nothing
+        for e, n, q, load in self._offers():
+            seconds = request_s[e, load]
+            cost = found[self.engines.group[e]][q[0] :]
+            np.minimum(cost, self._cost(e, n, q, seconds), out=cost)
+        return found
 
+    def _cost(self, e: int, n: int, q: Ints, seconds: Floats) -> Floats:
+        goal, rate = self.proof.goal, q / seconds
+        if goal == "throughput":
+            cost = -rate * self.proof.work.output_len
+        elif goal == "price":
+            cost = n * self.engines.usd_per_h[e] - self.proof.tokens(1.0) * rate
+        elif goal == "latency":
+            cost = seconds
+        else:
+            cost = np.full(len(q), float(n * self.engines.size[e]))
+        return np.where(np.isfinite(seconds), cost, np.inf)
 
-def _floors(
-    proof: Proof, group: NodeGroup, engine: Engine, batch: NDArray[np.int64]
-) -> tuple[Floats, Floats]:
-    """Seconds of a prompt, and of a token at least, where more than each batch are in flight."""
-    work = proof.work
-    most = batch.astype(np.float64)
-    step = proof.step(group, engine, most)
-    c, context = step.constants, work.input_len + work.output_len / 2.0
-    prompt = np.full(
-        len(most), float(step.prefill_s(work.input_len - work.prefix_len, 1.0, work.prefix_len))
-    )
-    one = float(step.decode_s(1.0, context))
-    answer = (work.output_len - 1.0) * one
-    if answer <= 0.0:
-        return prompt, np.full(len(most), one)
-    busy = np.minimum(_LONGEST, most * prompt / (prompt + answer))
-    waits = prompt * (c.burst * (most - 1.0) / 2.0 + c.queue * busy / (2.0 * (1.0 - busy)))
-    lags = step.lag_iterations / (work.output_len - 1.0) + c.outside / most
-    held = most / (1.0 + lags + (prompt + waits) / answer)
-    return prompt, np.asarray(step.decode_s(np.maximum(1.0, held / engine.pp), context))
+    def _needed_s(self, e: int, n: int, q: Ints, rest: Floats) -> Floats:
+        """Seconds that a request may take less than for something better."""
+        proof, goal = self.proof, self.proof.goal
+        left = proof.limit - rest  # what the cost has to be below
+        if goal == "latency":
+            return np.where(rest < proof.limit, proof.limit, 0.0)
+        if goal == "devices":
+            return np.where(n * float(self.engines.size[e]) < left, np.inf, 0.0)
+        gain, spent = float(proof.work.output_len), 0.0
+        if goal == "price":
+            gain, spent = proof.tokens(1.0), n * float(self.engines.usd_per_h[e])
+        over = spent - left
+        return np.where(over > 0.0, q * gain / np.maximum(over, 1e-300), np.inf)
 
+    def _rests(self, costs: list[Floats]) -> list[Floats]:
+        """For each group the least cost of every number of requests on all others."""
+        none = np.full(self.flight + 1, np.inf)
+        none[0] = self.nothing
+        if self.alone:
+            return [none for _ in costs]
+        found = []
+        for group in self.groups:
+            others = [cost for other, cost in enumerate(costs) if other != group]
+            found.append(self._joined_all(others))
+        return found
 
-def _count(proof: Proof, group: NodeGroup, engine: Engine, request: Floats, least: Floats) -> None:
-    """Lower the cost of each number of requests to that of this engine, in every number."""
-    size = engine.num_devices
-    usd = (group.device.price_usd_per_h or 0.0) * size
-    for n in proof.counts(group, size):
-        requests = np.arange(n, len(request))
-        if not len(requests):
-            break
-        seconds = request[-(-requests // n)]
-        rate = requests / seconds
-        cost = {
-            "throughput": -rate * proof.work.output_len,
-            "devices": np.full(len(rate), float(n * size)),
-            "latency": seconds,
-        }.get(proof.goal)
-        if cost is None:
-            cost = n * usd - proof.tokens(1.0) * rate
-        least[n:] = np.minimum(least[n:], np.where(np.isfinite(seconds), cost, np.inf))
+    def _joined_all(self, costs: list[Floats]) -> Floats:
+        total = costs[0]
+        for cost in costs[1:]:
+            total = self._joined(total, cost)
+        return total
 
-
-def _joined(proof: Proof, one: Floats, other: Floats) -> Floats:
-    """The least cost of each total of requests that two groups share."""
-    found = np.empty(len(one))
-    for total in range(len(one)):
-        pair = one[: total + 1], other[total::-1]
-        both = np.maximum(*pair) if proof.goal == "latency" else np.add(*pair)
-        found[total] = both.min()
-    return found
+    def _joined(self, one: Floats, other: Floats) -> Floats:
+        """The least cost of each total of requests that two shares make."""
+        join = np.maximum if self.proof.goal == "latency" else np.add
+        found = np.empty(len(one))
+        back = np.ascontiguousarray(other[::-1])
+        for total in range(len(one)):
+            found[total] = join(one[: total + 1], back[len(one) - 1 - total :]).min()
+        return found

@@ -1,31 +1,31 @@
 """prove_bound: the bound of a plan proven once more, with split phases by ideal workers.
 
 For two sizes of worker an *ideal* one has the best of every figure that any worker of that size
-has, and numbers of workers are left aside where even ideal ones do not beat the bound. Elsewhere
-every pair of workers is evaluated, with the busy share of prefill found by halving: ``ttft(x) <=
-T`` is asked as ``fixed + wait(x) + burst / 2 max(0, x (T + A) - P) <= T``, which is the same, for
-ttft is where both sides are equal, and the left one grows less with T.
+has. Numbers of workers are left aside where even ideal ones do not beat the bound, then decode
+workers that do not beside ideal prefill workers. The pairs that are left are all evaluated, with
+the busy share of prefill found by halving: ``ttft(x) <= T`` is asked as ``fixed + wait(x) + burst /
+2 max(0, x (T + A) - P) <= T``, which is the same, for ttft is where both sides are equal, and the
+left one grows less with T.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optalloc.cluster.topology import NodeGroup
 from optalloc.serving.configuration.plan import ServingPlan
-from optalloc.serving.configuration.prove import TOLERANCE, Proof
+from optalloc.serving.configuration.prove import Proof
 from optalloc.serving.configuration.prove_in_flight import prove_in_flight
-from optalloc.serving.configuration.space import BATCHES
-
-Floats = NDArray[np.float64]
+from optalloc.serving.configuration.prove_space import Flags, Floats, Ints
 
 _BUSIEST = 0.9
+_BLOCK = 65536
+_Kind = tuple[int, int, str, str]  # group, devices, software, type of cache
 
 
 def prove_bound(plan: ServingPlan) -> int:
@@ -36,15 +36,14 @@ def prove_bound(plan: ServingPlan) -> int:
     CertificateError
         Naming one that is better.
 
-    Complexity: one closed loop of each engine and chunk, over its batches; split phases as far as
-    the relaxation leaves them.
+    Complexity: one closed loop of each engine, chunk and batch, or with requests in flight of those
+    that floors leave; split phases as far as the relaxation leaves them.
     """
     proof = Proof(plan)
     asked = 0
-    if proof.allows("mode", "aggregated", ""):
-        split = proof.work.concurrency is not None and len(plan.cluster.nodes) > 1
-        asked += prove_in_flight(proof) if split else proof.aggregated()
-    if proof.allows("mode", "disaggregated", "") and plan.workload.output_len > 1:
+    if proof.space.allows("mode", "aggregated", ""):
+        asked += proof.aggregated() if proof.work.concurrency is None else prove_in_flight(proof)
+    if proof.space.allows("mode", "disaggregated", "") and plan.workload.output_len > 1:
         asked += _Split(proof).run()
     return asked
 
@@ -61,6 +60,15 @@ class _Side(NamedTuple):
     places: Floats
     tpot: Floats
 
+    def at(self, index: Ints | tuple[slice, None]) -> _Side:
+        return _Side(*(column[index] for column in self))
+
+    @property
+    def ideal(self) -> _Side:
+        """One prefill worker with the best of every figure."""
+        best = {name: column.min(keepdims=True) for name, column in self._asdict().items()}
+        return _Side(**best)._replace(per_s=self.per_s.max(keepdims=True))
+
 
 class _Split:
     """The question for prefill and decode workers."""
@@ -72,98 +80,98 @@ class _Split:
         """No numbers of prefill and decode workers are better; the number of workers asked."""
         left, asked = self._sides("prefill")
         right, more = self._sides("decode")
-        for (a, first, *kind), prefill in left.items():
-            for (b, second, *other), decode in right.items():
-                if kind == other:
-                    self._numbers(a, first, prefill, b, second, decode)
+        for one, prefill in left.items():
+            for other, decode in right.items():
+                if one[2:] == other[2:]:
+                    self._numbers(one, prefill, other, decode)
         return asked + more
 
-    def _sides(self, role: str) -> tuple[dict[tuple[int, int, str, str], _Side], int]:
-        """Workers by group, size, software and type of cache."""
-        work = self.proof.work
-        rows: dict[tuple[int, int, str, str], list[_Side]] = {}
-        asked = 0
-        sizes = np.array(
-            [int(b) for b in self.proof.values("batch", BATCHES, "decode")], np.float64
-        )
-        for number, group in enumerate(self.proof.plan.cluster.nodes):
-            for engine in self.proof.engines(group, role):
-                batch = sizes if role == "decode" else np.ones(1)
-                step = self.proof.step(group, engine, batch)
-                shape, c = np.ones(len(batch)), step.constants
-                prompt = step.prefill_s(work.input_len - work.prefix_len) * shape
-                context = work.input_len + work.output_len / 2.0
-                tpot = np.asarray(step.decode_s(np.maximum(1.0, batch / engine.pp), context))
-                tokens = work.input_len + (work.output_len if role == "decode" else 0)
-                fine = np.asarray(step.sequences_that_fit(tokens)) >= batch
-                fine = fine & (tpot <= self.proof.tpot) if role == "decode" else fine
-                moved = step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes
-                asked += len(batch)
-                key = (number, engine.num_devices, engine.software, engine.kv_dtype)
-                if fine.any():
-                    side = _Side(
-                        prompt=prompt,
-                        per_s=engine.attention_dp / prompt,
-                        moved=moved * shape,
-                        lag=c.lag * shape,
-                        queue=c.queue * shape,
-                        burst=c.burst * shape,
-                        places=batch * engine.attention_dp,
-                        tpot=tpot * shape,
-                    )
-                    rows.setdefault(key, []).append(_Side(*(column[fine] for column in side)))
-        joined = {
-            key: _Side(*(np.concatenate(columns) for columns in zip(*sides, strict=True)))
-            for key, sides in rows.items()
-        }
-        return joined, asked
+    def _sides(self, role: str) -> tuple[dict[_Kind, _Side], int]:
+        """Workers by kind, and how many were asked.
 
-    def _numbers(
-        self, a: int, first: int, prefill: _Side, b: int, second: int, decode: _Side
-    ) -> None:
-        """Every number of workers of two kinds: by ideal workers, then by all pairs."""
-        nodes = self.proof.plan.cluster.nodes
-        link = self._link(a, b)
-        usd = [
-            (nodes[g].device.price_usd_per_h or 0.0) * size for g, size in ((a, first), (b, second))
+        The chunk of decode workers changes memory alone, so they have the smallest.
+        """
+        space, work = self.proof.space, self.proof.work
+        engines, decodes = space.engines(role), role == "decode"
+        if engines is None:
+            return {}, 0
+        chunks = space.chunks(role)[: 1 if decodes else None]
+        sizes = space.batches(role) if decodes else np.ones(1)
+        shape = len(engines.engines), len(chunks), len(sizes)
+        e, c, b = (x.ravel() for x in np.indices(shape))
+        batch = sizes[b]
+        step = engines.step(e, np.array(chunks)[c], batch)
+        constants = step.constants
+        prompt = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+        context = work.input_len + work.output_len / 2.0
+        tpot = np.asarray(step.decode_s(np.maximum(1.0, batch / step.work.pp), context))
+        tokens = work.input_len + (work.output_len if decodes else 0)
+        fine = np.asarray(step.sequences_that_fit(tokens)) >= batch
+        fine = fine & (tpot <= self.proof.tpot) if decodes else fine
+        side = _Side(
+            prompt=prompt,
+            per_s=engines.ranks[e] / prompt,
+            moved=np.asarray(step.work.kv_bytes * work.input_len + step.work.fixed_kv_bytes),
+            lag=np.asarray(constants.lag),
+            queue=np.asarray(constants.queue),
+            burst=np.asarray(constants.burst),
+            places=batch * engines.ranks[e],
+            tpot=tpot,
+        )
+        kinds: list[_Kind] = [
+            (int(group), int(size), one.software, one.kv_dtype)
+            for one, group, size in zip(engines.engines, engines.group, engines.size, strict=True)
         ]
-        ideal = _Side(
-            prompt=np.array([prefill.prompt.min()]),
-            per_s=np.array([prefill.per_s.max()]),
-            moved=np.array([prefill.moved.min()]),
-            lag=np.array([prefill.lag.min()]),
-            queue=np.array([prefill.queue.min()]),
-            burst=np.array([prefill.burst.min()]),
-            places=np.zeros(1),
-            tpot=np.zeros(1),
-        )
-        answer = (self.proof.work.output_len - 1.0) * decode.tpot
-        per_s = decode.places / (answer + ideal.moved / link)
-        fastest = np.array([decode.tpot.min()])
-        i, j = (
-            x.ravel()
-            for x in np.meshgrid(
-                np.arange(len(prefill.prompt)), np.arange(len(decode.tpot)), indexing="ij"
-            )
-        )
-        every = _Side(*(column[i] for column in prefill))
-        each_tpot, each_places = decode.tpot[j], decode.places[j]
-        move = every.moved / link
-        each_rate = each_places / ((self.proof.work.output_len - 1.0) * each_tpot + move)
-        for n, m in _fitting(nodes[a], first, nodes[b], second, a == b):
-            if not self.proof.allows("replicas", n, "prefill") or not self.proof.allows(
-                "replicas", m, "decode"
-            ):
-                continue
-            spent = (n * first + m * second, n * usd[0] + m * usd[1])
-            best = self._cost(
-                ideal, ideal.moved / link, fastest, per_s.max(), n, m, spent, answer.max()
-            )
-            if best < self.proof.threshold() - TOLERANCE * abs(self.proof.threshold()) or (
-                self.proof.threshold() == 0.0 and best < 0.0
-            ):
-                cost = self._cost(every, move, each_tpot, each_rate, n, m, spent)
-                self.proof.check(cost, f"{n} prefill and {m} decode workers")
+        found: dict[_Kind, _Side] = {}
+        for kind in dict.fromkeys(kinds):
+            mine = np.array([other == kind for other in kinds])[e] & fine
+            if mine.any():
+                found[kind] = side.at(np.flatnonzero(mine))
+        return found, len(e)
+
+    def _numbers(self, one: _Kind, prefill: _Side, other: _Kind, decode: _Side) -> None:
+        """Every number of workers of two kinds: by ideal workers, by ideal prefill workers beside
+        each decode worker, then by all pairs that are left."""
+        proof, nodes = self.proof, self.proof.plan.cluster.nodes
+        first, second = nodes[one[0]], nodes[other[0]]
+        link = self._link(one[0], other[0])
+        n, m = self._fitting(one, other)
+        usd = [(g.device.price_usd_per_h or 0.0) * k[1] for g, k in ((first, one), (second, other))]
+        spent = n * usd[0] + m * usd[1] if proof.goal == "price" else n * one[1] + m * other[1]
+        ideal = prefill.ideal
+        answer = (proof.work.output_len - 1.0) * decode.tpot
+        each = decode.places / (answer + ideal.moved / link)
+        best = _Pair(ideal, ideal.moved / link, decode.tpot.min(keepdims=True), each.max())
+        cost = self._cost(best, n, m, spent, longest_s=float(answer.max()))
+        left = np.flatnonzero(cost < proof.limit)
+        column = (slice(None), None)
+        for at in _parts(left, len(answer)):
+            pair = _Pair(ideal, ideal.moved / link, decode.tpot, each)
+            cost = self._cost(pair, n[at][column], m[at][column], spent[at][column])
+            rows, j = np.nonzero(cost < proof.limit)
+            for k in _parts(np.arange(len(rows)), len(prefill.prompt)):
+                here, worker = at[rows[k]], decode.at(j[k]).at(column)
+                move = prefill.moved / link
+                rate = worker.places / ((proof.work.output_len - 1.0) * worker.tpot + move)
+                pair = _Pair(prefill, move, worker.tpot, rate)
+                cost = self._cost(pair, n[here][column], m[here][column], spent[here][column])
+                which = here[int(np.argmin(cost.min(axis=1)))]
+                what = f"{n[which]:.0f} prefill and {m[which]:.0f} decode workers"
+                proof.check(float(cost.min()), what)
+
+    def _fitting(self, one: _Kind, other: _Kind) -> tuple[Floats, Floats]:
+        """Numbers of workers of two kinds that fit together and that the limits leave."""
+        space, nodes = self.proof.space, self.proof.plan.cluster.nodes
+        (a, first, *_), (b, second, *_) = one, other
+        numbers = [
+            [n for n in range(1, _most(nodes[g], size) + 1) if space.allows("replicas", n, role)]
+            for g, size, role in ((a, first, "prefill"), (b, second, "decode"))
+        ]
+        n, m = (x.ravel() for x in np.meshgrid(*map(np.array, numbers), indexing="ij"))
+        if a == b and len(n):
+            fits = _beside(nodes[a], first, n.astype(np.int64), second, m.astype(np.int64))
+            n, m = n[fits], m[fits]
+        return n.astype(np.float64), m.astype(np.float64)
 
     def _link(self, a: int, b: int) -> float:
         one, other = self.proof.plan.cluster.nodes[a], self.proof.plan.cluster.nodes[b]
@@ -176,83 +184,89 @@ class _Split:
 
     def _cost(
         self,
-        prefill: _Side,
-        move: Floats,
-        tpot: Floats,
-        each: Floats,
-        n: int,
-        m: int,
-        spent: tuple[int, float],
+        pair: _Pair,
+        n: Floats,
+        m: Floats,
+        spent: Floats,
         longest_s: float | None = None,
-    ) -> float:
-        """The least cost of ``n`` and ``m`` workers over all pairs; infinite where none will do.
+    ) -> Floats:
+        """The cost of ``n`` and ``m`` workers of each pair; infinite where they will not do.
 
         ``longest_s`` is the longest time that ideal workers may decode: with requests in flight
         given, one that decodes for longer leaves less time before its first token.
         """
-        answer = (self.proof.work.output_len - 1.0) * tpot
-        fixed = prefill.prompt + move + prefill.lag * tpot
+        prefill, proof = pair.prefill, self.proof
+        answer = (proof.work.output_len - 1.0) * pair.tpot
+        fixed = prefill.prompt + pair.move + prefill.lag * pair.tpot
         most = n * prefill.per_s
 
-        def late(busy: Floats, target: float | Floats) -> NDArray[np.bool_]:
+        def late(busy: Floats, target: float | Floats) -> Flags:
             wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
             crowd = np.maximum(0.0, busy * (target + answer) - prefill.prompt)
-            found: NDArray[np.bool_] = fixed + wait + prefill.burst / 2.0 * crowd > target
-            return found
+            return np.asarray(fixed + wait + prefill.burst / 2.0 * crowd > target)
 
-        if self.proof.work.concurrency is not None:
-            flight = float(self.proof.work.concurrency)
+        if proof.work.concurrency is not None:
+            flight = float(proof.work.concurrency)
             crowd = np.maximum(0.0, flight / most - prefill.prompt) * prefill.burst / 2.0
 
-            def many(busy: Floats) -> NDArray[np.bool_]:
+            def many(busy: Floats) -> Flags:
                 wait = prefill.queue * prefill.prompt * busy / (2.0 * (1.0 - busy))
-                found: NDArray[np.bool_] = busy * most * (fixed + crowd + wait + answer) > flight
-                return found
+                return np.asarray(busy * most * (fixed + crowd + wait + answer) > flight)
 
-            rate = np.minimum(_largest(many, most) * most, m * each)
+            rate = np.minimum(_largest(many, most + fixed) * most, m * pair.each)
             request = flight / rate
             decoding = answer if longest_s is None else longest_s
-            fine = request - decoding <= self.proof.ttft * (1.0 + 1e-12)
-        elif self.proof.goal == "latency" and self.proof.work.rate_per_s is None:
-            request, rate = fixed + answer, 1.0 / (fixed + answer)
-            fine = fixed <= self.proof.ttft * (1.0 + 1e-12)
+            fine = request - decoding <= proof.ttft * (1.0 + 1e-12)
+        elif proof.goal == "latency" and proof.work.rate_per_s is None:
+            request = fixed + answer + 0.0 * n
+            rate, fine = 1.0 / request, fixed <= proof.ttft * (1.0 + 1e-12)
         else:
-            target = self.proof.ttft
+            target = proof.ttft
             fine = fixed <= target * (1.0 + 1e-12)
-            busiest = np.full(len(most), _BUSIEST)
+            busiest = np.full(fixed.shape, _BUSIEST)
             if math.isfinite(target):
-                busiest = _largest(lambda x: late(x, target), most)
-            rate = np.minimum(busiest * most, m * each)
-            fine &= rate >= self.proof.asked * (1.0 - 1e-9)
+                busiest = _largest(lambda x: late(x, target), fixed)
+            rate = np.minimum(busiest * most, m * pair.each)
+            fine = fine & (rate >= proof.asked * (1.0 - 1e-9))
             request = fixed + answer
-            if self.proof.goal == "latency":
-                busy = np.minimum(self.proof.asked, rate) / most
-                low, high = fixed, fixed * 1e6 + 1e6
+            if proof.goal == "latency":
+                busy = np.minimum(proof.asked, rate) / most
+                low, high = fixed + 0.0 * busy, fixed * 1e6 + 1e6 + 0.0 * busy
                 for _ in range(100):
                     middle = (low + high) / 2.0
                     behind = late(busy, middle)
                     low, high = np.where(behind, middle, low), np.where(behind, high, middle)
                 request = high + answer
-        if not fine.any():
-            return math.inf
-        if self.proof.goal == "throughput":
-            return -float(rate[fine].max()) * self.proof.work.output_len
-        if self.proof.goal == "devices":
-            return float(spent[0])
-        if self.proof.goal == "latency":
-            return float(request[fine].min())
-        cost = spent[1]
-        return (
-            cost
-            if self.proof.work.rate_per_s is not None
-            else cost - self.proof.tokens(rate[fine].max())
-        )
+        if proof.goal == "throughput":
+            cost = -rate * proof.work.output_len
+        elif proof.goal == "latency":
+            cost = request
+        elif proof.goal == "price" and proof.work.rate_per_s is None:
+            cost = spent - proof.tokens(1.0) * rate
+        else:
+            cost = spent
+        return np.where(fine, cost, math.inf)
 
 
-def _largest(wrong: object, like: Floats) -> Floats:
+class _Pair(NamedTuple):
+    """Prefill workers beside decode workers: seconds of the transfer and of a token, and requests
+    per second of one of the latter."""
+
+    prefill: _Side
+    move: Floats
+    tpot: Floats
+    each: Floats
+
+
+def _parts(index: Ints, width: int) -> list[Ints]:
+    """The entries in parts, so that each with so many others is a small table."""
+    size = max(1, _BLOCK // max(1, width))
+    return [index[k : k + size] for k in range(0, len(index), size)]
+
+
+def _largest(wrong: Callable[[Floats], Flags], like: Floats) -> Floats:
     """The largest share up to the busiest that is not wrong, by halving."""
-    assert callable(wrong)
-    low, high = np.zeros(len(like)), np.full(len(like), _BUSIEST)
+    low, high = np.zeros(like.shape), np.full(like.shape, _BUSIEST)
     top = ~wrong(high)
     for _ in range(50):
         middle = (low + high) / 2.0
@@ -261,42 +275,35 @@ def _largest(wrong: object, like: Floats) -> Floats:
     return np.where(top, _BUSIEST, low)
 
 
-def _fitting(
-    one: NodeGroup, first: int, other: NodeGroup, second: int, same: bool
-) -> Iterator[tuple[int, int]]:
-    """Numbers of workers of two sizes that fit together."""
-    if not same:
-        yield from itertools.product(
-            range(1, _most(one, first) + 1), range(1, _most(other, second) + 1)
-        )
-        return
-    for n in range(1, _most(one, first) + 1):
-        for m in range(1, _most(one, second) + 1):
-            if _beside(one, first, n, second, m):
-                yield n, m
-
-
 def _most(group: NodeGroup, size: int) -> int:
     node = group.devices
     return group.count * (node // size) if size <= node else group.count // (size // node)
 
 
-def _beside(group: NodeGroup, first: int, n: int, second: int, m: int) -> bool:
+def _beside(group: NodeGroup, first: int, n: Ints, second: int, m: Ints) -> Flags:
     """Do ``n`` and ``m`` engines fit? Whole nodes first; then nodes filled with as many of the
     first as go in evenly, or, where neither size divides the other, in every way."""
-    node, left = group.devices, group.count
-    for size, number in ((first, n), (second, m)):
-        left -= number * (size // node) if size >= node else 0
-    small = [(s, k) for s, k in ((first, n), (second, m)) if s < node]
-    if left < 0 or not small:
-        return left >= 0
-    if len(small) == 1 or first % second == 0 or second % first == 0:
-        return sum(s * k for s, k in small) <= left * node
-    states = {(n, m)}
-    for _ in range(left):
-        states = {
-            (a - x, b - min(b, (node - x * first) // second))
-            for a, b in states
-            for x in range(min(a, node // first) + 1)
-        }
-    return (0, 0) in states
+    node = group.devices
+    left = group.count - sum(
+        k * (size // node) for size, k in ((first, n), (second, m)) if size >= node
+    )
+    small = [(size, k) for size, k in ((first, n), (second, m)) if size < node]
+    if len(small) == 2 and first % second and second % first:
+        pairs = zip(n.tolist(), m.tolist(), strict=True)
+        return np.array([b <= _seconds(node, group.count, first, second, a) for a, b in pairs])
+    return np.asarray(sum(size * k for size, k in small) <= left * node)
+
+
+@lru_cache(maxsize=65536)
+def _seconds(node: int, nodes: int, first: int, second: int, n: int) -> int:
+    """The most of the second beside ``n`` of the first, below 0 if these do not fit: over the
+    numbers of the first in a node, least filled last."""
+    best = {n: 0}
+    for _ in range(nodes):
+        later: dict[int, int] = {}
+        for left, held in best.items():
+            for x in range(min(left, node // first) + 1):
+                most = held + (node - x * first) // second
+                later[left - x] = max(later.get(left - x, -1), most)
+        best = later
+    return best.get(0, -1)

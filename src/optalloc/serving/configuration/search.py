@@ -15,9 +15,10 @@ from optalloc.result import Incumbent
 from optalloc.serving.configuration import aggregated, in_flight, split
 from optalloc.serving.configuration.columns import Floats
 from optalloc.serving.configuration.combine import Deployment, choose
-from optalloc.serving.configuration.limits import MODES
+from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
+from optalloc.serving.configuration.roofline import roofline
 from optalloc.serving.configuration.rows import all_rows, floors
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
@@ -78,6 +79,21 @@ class Search:
         self.pruned: dict[str, int] = {}
         self.configurations = 0
         self._found: list[Choice] = []
+        self._floors: LoadFloors | None = None
+
+    def again(self, problem: Problem, stop: StopRule | None = None) -> Search:
+        """A search of a changed problem that keeps what the change leaves: the engines where the
+        workload alone differs, and their floors under no more requests of the same lengths."""
+        other = Search(problem, stop)
+        mine, theirs = self.problem.workload, problem.workload
+        same = {"workload": mine, "objective": self.problem.objective}
+        if msgspec.structs.replace(problem, **same) == self.problem:
+            other.tables = self.tables
+            load = {"ttft_s": mine.ttft_s, "tpot_s": mine.tpot_s, "concurrency": mine.concurrency}
+            fewer = (theirs.concurrency or 0) <= (mine.concurrency or 0)
+            if fewer and msgspec.structs.replace(theirs, **load) == mine:
+                other._floors = self._floors
+        return other
 
     def table(self, role: str) -> EngineTable:
         """The engines of one role; roles without limits of their own share them."""
@@ -92,14 +108,13 @@ class Search:
         """Search both modes as far as the limits leave them."""
         bounds: list[float] = []
         less = OBJECTIVES[self.problem.objective][1]
-        stopped, unknown = False, False
-        modes = [m for m in MODES if self.problem.limits.allows("mode", m)]
-        if "aggregated" in modes:
+        stopped = False
+        if self._allows("aggregated"):
             choices, bound, stopped = self._aggregated()
             self._found += choices
+            bound = self.roofline() if stopped and bound is None else bound
             bounds += [] if bound is None else [bound]
-            unknown = stopped and bound is None
-        if "disaggregated" in modes:
+        if self._allows("disaggregated"):
             choices, bound, halted = self._disaggregated(bounds)
             self._found += choices
             bounds += [] if bound is None else [bound]
@@ -108,19 +123,29 @@ class Search:
         return Outcome(
             best=self._found[0] if self._found else None,
             rivals=tuple(self._found[1:]),
-            bound=(min(bounds) if less else max(bounds)) if bounds and not unknown else None,
+            bound=(min(bounds) if less else max(bounds)) if bounds else None,
             configurations=self.configurations,
             pruned={name: n for name, n in self.pruned.items() if n},
             incumbents=tuple(self._incumbents),
             stopped=stopped,
         )
 
+    def _allows(self, mode: Mode) -> bool:
+        return self.problem.limits.allows("mode", mode)
+
+    def roofline(self) -> float | None:
+        """What no deployment of the space beats, whatever was searched of it."""
+        roles = ["serve"] if self._allows("aggregated") else []
+        if self._allows("disaggregated") and self.problem.workload.output_len > 1:
+            roles += ["prefill", "decode"]
+        return roofline(self.problem, {role: self.table(role) for role in roles})
+
     def so_far(self) -> Outcome:
-        """What is known of a search that was interrupted: nothing is proven of the rest."""
+        """What is known of a search that was interrupted: of the rest, the roofline."""
         return Outcome(
             best=min(self._found, key=self._rank, default=None),
             rivals=(),
-            bound=None,
+            bound=self.roofline(),
             configurations=self.configurations,
             pruned={},
             incumbents=tuple(self._incumbents),
@@ -137,7 +162,8 @@ class Search:
         if not len(table):
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
-            whole, number = in_flight.search(p, table, self._halted)
+            self._floors = LoadFloors(p, table) if self._floors is None else self._floors.within(p)
+            whole, number = in_flight.search(p, table, self._floors, self._halted)
             self.configurations += number
             self._count("slower than another", whole.pruned)
             one = [] if whole.best is None else [self._choice(whole, whole.best)]

@@ -16,7 +16,7 @@ import numpy as np
 
 from optalloc.errors import CertificateError
 from optalloc.serving.flow.certify_boxes import boxes_fill
-from optalloc.serving.flow.certify_crossings import least_excess
+from optalloc.serving.flow.certify_crossings import least_excess, sides_of, wares_of
 from optalloc.serving.flow.certify_latency import (
     check_latency_tokens,
     flow_of_routes,
@@ -229,33 +229,32 @@ def _check_covers(problem: FlowProblem, witness: Covers) -> None:
 
 
 def _check_crossings(problem: FlowProblem, witness: Crossings) -> None:
-    """All nodes cannot pay for the layers and for the way between regions."""
+    """All nodes cannot pay for the layers and for the way between two groups."""
     flow = witness.flow_tokens_per_s
     tables = _tables(problem, witness.groups)
     _check_lengths(tables, witness.prices, flow)
-    prices = witness.prices.prices
-    if any(price < 0.0 for price in prices) or len(prices) != len(witness.prices.items):
+    prices = (*witness.prices.prices, *witness.size_prices[0], *witness.size_prices[1])
+    if any(price < 0.0 for price in prices) or len(witness.prices.prices) != len(
+        witness.prices.items
+    ):
         raise CertificateError("a price is negative or missing")
-    for region, alone in zip(witness.regions, witness.alone, strict=True):
-        gone = set(region)
+    sides_of(problem, witness)
+    inside = set(witness.region)
+    for gone, alone in zip(
+        (set(range(len(problem.nodes))) - inside, inside), witness.alone, strict=True
+    ):
         nodes = tuple(
             msgspec.structs.replace(node, throughput_tokens_per_s=()) if i in gone else node
             for i, node in enumerate(problem.nodes)
         )
         others = msgspec.structs.replace(problem, nodes=nodes)
-        if alone.witness is None:
-            if any(any(node.throughput_tokens_per_s) for node in nodes):
-                raise CertificateError("what a region's others pass is not proven")
-            continue
         if alone.witness.flow_tokens_per_s > alone.flow_tokens_per_s * (1.0 + _CLOSE):
-            raise CertificateError("what a region's others pass is proven for more")
+            raise CertificateError("what a group passes alone is proven for more")
         if isinstance(alone.witness, LayerTokens):
             _check_layer_tokens(others, alone.witness)
         else:
             _check_covers(others, alone.witness)
-    items = witness.prices.items
-    weights = [min(1.0, tables[i.kind][i.layers - 1] / flow) for i in items]
-    limits = [len(witness.groups[i.kind]) for i in items]
+    weights, limits = wares_of(witness, tables)
     low, high = 0.0, sum(price * n for price, n in zip(prices, limits, strict=True))
     for _ in range(48):
         middle = (low + high) / 2.0

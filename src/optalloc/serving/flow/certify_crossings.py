@@ -1,13 +1,16 @@
 """Check a bound that sees narrow links, from its prices alone; shares no code with the solvers.
 
-What the prices prove is said in :mod:`optalloc.serving.flow.crossings`. Here the cheapest covers of
-every region are tabulated again, every change of shares is priced, and the cheapest way that visits
-the regions is found by labels that are never opened twice.
+What the prices prove is said in :mod:`optalloc.serving.flow.crossings`. Here the cheapest ways to
+carry a share of the flow in either group are tabulated again, every change of shares is priced, and
+the cheapest way through the layers is found by relaxing all changes at once until none gets
+cheaper.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,159 +22,228 @@ from optalloc.serving.flow.witness import Crossings
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_WIDE = 8  # nodes told apart at a crossing
+_WIDE = 14  # nodes told apart on one side of a crossing; the last stands for any more
+
+
+def wares_of(
+    witness: Crossings, tables: Sequence[tuple[float, ...]]
+) -> tuple[list[float], list[int]]:
+    """Shares of the flow that items pass, then sizes in and outside the region; most of each."""
+    flow, parts = witness.flow_tokens_per_s, witness.cells * witness.parts
+    if not 2 <= witness.cells <= 200 or not 1 <= witness.parts <= 50:
+        raise CertificateError("the proof is on a grid that makes no sense")
+    sizes = list(witness.sizes)
+    if sizes != sorted(set(sizes)) or (sizes and sizes[0] < 1):
+        raise CertificateError("the sizes of the proof do not grow")
+    if any(len(prices) != len(sizes) for prices in witness.size_prices):
+        raise CertificateError("a price of a size is missing")
+    weights = [min(1.0, tables[i.kind][i.layers - 1] / flow) for i in witness.prices.items]
+    limits = [len(witness.groups[i.kind]) for i in witness.prices.items]
+    return (
+        weights + [size / parts for size in sizes] * 2,
+        limits + [math.ceil(parts / size) for size in sizes] * 2,
+    )
+
+
+def sides_of(problem: FlowProblem, witness: Crossings) -> list[int]:
+    """0 for each group of nodes in the region, 1 for each outside.
+
+    Raises
+    ------
+    CertificateError
+        If a group is neither, or the region names what is not there.
+    """
+    region = set(witness.region)
+    if not region <= set(range(len(problem.nodes))):
+        raise CertificateError("the region of the proof names a node that is not there")
+    sides = [0 if set(group) <= region else 1 for group in witness.groups]
+    if any(side and set(group) & region for side, group in zip(sides, witness.groups, strict=True)):
+        raise CertificateError("a group of the proof is on both sides of the border")
+    return sides
 
 
 def least_excess(
     problem: FlowProblem, witness: Crossings, tables: list[tuple[float, ...]], cover: float
 ) -> tuple[float, float]:
-    """What nodes earn at most, and the least a walk costs beyond ``cover`` a layer.
-
-    Raises
-    ------
-    CertificateError
-        If regions, groups and prices do not fit together.
-    """
-    regions = [set(region) for region in witness.regions]
-    count, levels, parts = len(regions), witness.levels, witness.parts
-    if not 2 <= count <= 3 or sum(map(len, regions)) != len(set().union(*regions)):
-        raise CertificateError("the regions of the proof overlap, or are not two or three")
-    if not 1 <= levels <= 64 or not 1 <= parts <= 64 or len(witness.alone) != count:
-        raise CertificateError("the proof is on a grid that makes no sense")
-    home = []
-    for group in witness.groups:
-        inside = [r for r, region in enumerate(regions) if set(group) <= region]
-        if len(inside) != 1:
-            raise CertificateError("a group of the proof is in no region")
-        home.append(inside[0])
-    items, flow = witness.prices.items, witness.flow_tokens_per_s
-    price = np.array(witness.prices.prices)
-    layers = np.array([item.layers for item in items])
+    """What nodes earn at most, and the least a walk costs beyond ``cover`` a layer."""
+    home = sides_of(problem, witness)
+    items, count, flow = witness.prices.items, witness.cells, witness.flow_tokens_per_s
+    total = count * witness.parts
     kind = np.array([item.kind for item in items])
-    weight = np.array([min(1.0, tables[i.kind][i.layers - 1] / flow) for i in items])
-    whole = np.array([(layers * price)[kind == t].max(initial=0.0) for t in range(len(tables))])
-    rest = 0.5 * (whole[kind] - layers * price)
-    leaving, entering = price + rest, price if problem.partial_inference else price + rest
-    where = np.array(home)[kind]
-    size = levels * parts
-    states = np.array(
-        [
-            x
-            for x in itertools.product(range(levels + 1), repeat=count)
-            if levels - count + 1 <= sum(x) <= levels
-        ]
-    )
-    plain = np.stack(
-        [
-            _tables(weight[where == r], price[where == r], price[where == r], size)[0]
-            for r in range(count)
-        ]
-    )
-    paid = np.stack([plain[r][states[:, r] * parts] for r in range(count)], axis=1)
-    total = paid.sum(axis=1)
-    change = np.zeros((len(states), len(states)))
-    for r in range(count):
-        out_link, in_link = _links(problem, regions, r)
-        mine, others = where == r, where != r
-        for leaves in (True, False):
-            giver, taker = (mine, others) if leaves else (others, mine)
-            link = (out_link if leaves else in_link) / flow
-            level = states[:, r] if leaves else states.sum(axis=1) - states[:, r]
-            other_level = states.sum(axis=1) - states[:, r] if leaves else states[:, r]
-            base = paid[:, r] if leaves else total - paid[:, r]
-            other_base = total - paid[:, r] if leaves else paid[:, r]
-            step = states[:, r][:, None] - states[:, r][None, :]
-            step = (step if leaves else -step) - 1
-            gives = _tables(weight[giver], price[giver], leaving[giver], size)
-            takes = _tables(weight[taker], price[taker], entering[taker], size)
-            gives_capped = _capped(weight[giver], leaving[giver], size, link)
-            takes_capped = _capped(weight[taker], entering[taker], size, link)
-            amount = np.clip(step, 0, None) * parts
-            one = np.full(step.shape, np.inf)
-            two = np.full(step.shape, np.inf)
-            for a in range(1, _WIDE + 1):
-                ends = gives[a][np.minimum(size, level * parts)] - base
-                begins = takes_capped[a][np.minimum(size, amount)] - other_base[None, :]
-                one = np.minimum(
-                    one, _more(total, ends, cover)[:, None] + _more(total[None, :], begins, cover)
-                )
-                begins = takes[a][np.minimum(size, other_level * parts)] - other_base
-                ends = gives_capped[a][np.minimum(size, amount)] - base[:, None]
-                two = np.minimum(
-                    two, _more(total[:, None], ends, cover) + _more(total, begins, cover)[None, :]
-                )
-            change = np.where(step >= 1, np.maximum(change, np.maximum(one, two)), change)
-    earned = sum(len(group) * float(w) for group, w in zip(witness.groups, whole, strict=True))
-    excess = np.maximum(0.0, total - cover)
-    goals = []
-    for r in range(count):
-        share = 1.0 - witness.alone[r].flow_tokens_per_s / flow
-        if share > 0.0:
-            goals.append(states[:, r] >= int(np.floor(share * levels + 1e-9)))
-    return earned, _shortest(0.5 * change, excess, goals)
+    layers = np.array([float(item.layers) for item in items])
+    price = np.array(witness.prices.prices)
+    weight = np.array(wares_of(witness, tables)[0][: len(items)]) * total
+    side = np.array(home)[kind]
+    sizes = np.array(witness.sizes, dtype=np.int64)
+    node = np.zeros(len(tables))
+    np.maximum.at(node, kind, layers * price)
+    for i in range(len(items)):
+        for size, paid in zip(sizes.tolist(), witness.size_prices[side[i]], strict=True):
+            if size < weight[i] - 1e-9:
+                node[kind[i]] = max(node[kind[i]], layers[i] * paid)
+    carry, lose = [], []
+    for r in (0, 1):
+        mine = side == r
+        by_size = np.array(witness.size_prices[r])
+        width = np.concatenate([np.ceil(weight[mine] - 1e-9).astype(np.int64), sizes])
+        carry.append(_carried(np.maximum(1, width), np.concatenate([price[mine], by_size]), total))
+        lose.append(
+            _losses(weight[mine], layers[mine], price[mine], node[kind[mine]], sizes, by_size)
+        )
+    spans = [
+        min(
+            carry[0][h] + carry[1][max(0, total - h - 1)]
+            for h in range(x * witness.parts, (x + 1) * witness.parts + 1)
+        )
+        for x in range(count)
+    ]
+    excess = np.maximum(0.0, np.array(spans) - cover)
+    numbers = [
+        sum(len(group) for group, r in zip(witness.groups, home, strict=True) if r == s)
+        for s in (0, 1)
+    ]
+    change = _changes(problem, witness, lose, numbers)
+    low, high = (one.flow_tokens_per_s / flow for one in witness.alone)
+    places = np.arange(count)
+    goals = [
+        places <= np.floor(low * count + 1e-9),
+        places >= np.ceil((1.0 - high) * count - 1e-9) - 1,
+    ]
+    earned = sum(len(g) * float(u) for g, u in zip(witness.groups, node, strict=True))
+    return earned, _shortest(change, excess, goals)
 
 
-def _more(total: Floats, more: Floats, cover: float) -> Floats:
-    """What a layer costs more, given that none costs less than ``cover``."""
-    found: Floats = np.maximum(cover, total + np.maximum(0.0, more)) - np.maximum(cover, total)
+def _carried(width: Ints, price: Floats, total: int) -> Floats:
+    """The cheapest wares that carry at least h parts of the flow, for all h."""
+    cost: Floats = np.zeros(total + 1)
+    for h in range(1, total + 1):
+        cost[h] = (cost[np.maximum(0, h - width)] + price).min(initial=np.inf)
+    return cost
+
+
+def _losses(
+    weight: Floats, layers: Floats, price: Floats, node: Floats, sizes: Ints, paid: Floats
+) -> list[tuple[int, float]]:
+    """(parts that are passed at least, what the node that loses least does not earn), all sizes."""
+    found = []
+    above = [0, *sizes.tolist()]
+    for j, least in enumerate(above):
+        able = weight > least + 1e-9 if j else np.ones(len(weight), dtype=bool)
+        full = weight[able] <= above[j + 1] + 1e-9 if j < len(sizes) else True
+        each = np.where(full, price[able], paid[j] if j < len(sizes) else 0.0)
+        lost = float((node[able] - layers[able] * each).min(initial=np.inf))
+        if lost < np.inf:
+            found.append((least, lost))
     return found
 
 
-def _links(problem: FlowProblem, regions: list[set[int]], r: int) -> tuple[float, float]:
-    """The best link out of a region and into it, tokens/s."""
+def _changes(
+    problem: FlowProblem,
+    witness: Crossings,
+    lose: list[list[tuple[int, float]]],
+    numbers: list[int],
+) -> Floats:
+    """Cost of a change of cells: [a whole at ends][a whole at begins][from][to]."""
+    count, parts, flow = witness.cells, witness.parts, witness.flow_tokens_per_s
+    total = count * parts
+    found: Floats = np.full((2, 2, count, count), np.inf)
+    for giver in (0, 1):
+        link = _best_link(problem, set(witness.region), giver) / flow
+        gives = _Side(lose[giver], numbers[giver], link, total)
+        takes = _Side(lose[1 - giver], numbers[1 - giver], link, total)
+        for x, y in itertools.product(range(count), repeat=2):
+            if (y < x) != (giver == 0) or x == y:
+                continue
+            ends = [(x + 1) * parts, (y + 1) * parts]  # most of the region, before and after
+            begins = [(count - x) * parts, (count - y) * parts]  # and outside
+            if giver == 1:
+                ends, begins = begins, ends
+            passes = (abs(x - y) - 1) / count
+            wide = np.arange(1, _WIDE + 1)
+            enough = (
+                (wide[:, None] * wide[None, :] * link >= passes - 1e-9)
+                | (wide[:, None] == _WIDE)
+                | (wide[None, :] == _WIDE)
+            )
+            ended = gives.least(ends[1], ends[0])[1:, 1:]  # [count, links]
+            begun = takes.least(begins[0], begins[1])[1:, 1:].T
+            if problem.partial_inference:  # nodes may take in flow in the middle of their ranges
+                found[:, :, x, y] = ended[:, -1].min()
+                continue
+            for f, g in itertools.product((0, 1), repeat=2):
+                cost = (0.5 + 0.5 * f) * ended + (0.5 + 0.5 * g) * begun
+                found[f, g, x, y] = np.where(enough, cost, np.inf).min()
+    return found
+
+
+class _Side:
+    """What nodes on one side of a crossing lose at least."""
+
+    def __init__(
+        self, losses: list[tuple[int, float]], number: int, link: float, total: int
+    ) -> None:
+        self.total = total
+        self.caps = np.minimum(1.0, np.arange(_WIDE + 1) * link) * total
+        self.cost: Floats = np.full((_WIDE + 1, _WIDE + 1, total + 1), np.inf)  # [links, count]
+        for b in range(_WIDE):
+            self.cost[b, 0] = 0.0
+            for a in range(1, min(_WIDE, number) + 1):
+                for share, lost in losses:
+                    used = max(0, math.floor(share - self.caps[b] + 1e-9))
+                    here = self.cost[b, a, used:]
+                    np.minimum(here, self.cost[b, a - 1, : total + 1 - used] + lost, out=here)
+
+    def least(self, own: int, together: int) -> Floats:
+        """By count and links; ``own`` parts may stay in the group, all pass ``together``."""
+        own, together = min(own, self.total), min(together, self.total)
+        binds = own + np.arange(_WIDE + 1)[:, None] * self.caps[None, :] < together
+        binds[:, _WIDE] = False
+        found: Floats = np.where(binds, self.cost[:, :, own].T, self.cost[0, :, together][:, None])
+        return found
+
+
+def _best_link(problem: FlowProblem, region: set[int], giver: int) -> float:
+    """The best link out of the region (giver 0) or into it, tokens/s."""
     room: dict[tuple[int, int], float] = {}
     for link in problem.links:
         if link.begin is not None and link.end is not None:
             ends = (link.begin, link.end)
             capacity = link.bandwidth_bytes_per_s / problem.activation_bytes
             room[ends] = room.get(ends, 0.0) + capacity
-    out = [value for (a, b), value in room.items() if a in regions[r] and b not in regions[r]]
-    into = [value for (a, b), value in room.items() if a not in regions[r] and b in regions[r]]
-    return max(out, default=0.0), max(into, default=0.0)
+    wanted = (giver == 0, giver == 1)
+    return max(
+        (value for (a, b), value in room.items() if (a in region, b in region) == wanted),
+        default=0.0,
+    )
 
 
-def _tables(weight: Floats, price: Floats, marked: Floats, size: int) -> Floats:
-    """Cheapest sets of weight h / size with at least a marked ones: shape (wide + 1, size + 1)."""
-    width = np.maximum(1, np.ceil(np.minimum(1.0, weight) * size - 1e-9)).astype(np.int64)
-    cost: Floats = np.full((_WIDE + 1, size + 1), np.inf)
-    cost[:, 0] = np.arange(_WIDE + 1) * marked.min(initial=np.inf) if len(weight) else np.inf
-    cost[0, 0] = 0.0
-    for h in range(1, size + 1) if len(weight) else ():
-        before = cost[:, np.maximum(0, h - width)]
-        cost[:, h] = (before + price).min(axis=1)
-        cost[1:, h] = np.minimum(cost[1:, h], (before[:-1] + marked).min(axis=1))
-    return cost
-
-
-def _capped(weight: Floats, marked: Floats, size: int, link: float) -> Floats:
-    """Cheapest sets of marked nodes that each pass at most b links: shape (wide + 1, size + 1)."""
-    cost: Floats = np.full((_WIDE + 1, size + 1), np.inf)
-    for b in range(1, _WIDE + 1):
-        cap = 1.0 if b == _WIDE else min(1.0, b * link)
-        width = np.maximum(1, np.ceil(np.minimum(cap, weight) * size - 1e-9)).astype(np.int64)
-        cost[b, 0] = 0.0
-        for h in range(1, size + 1) if len(weight) else ():
-            cost[b, h] = (cost[b, np.maximum(0, h - width)] + marked).min()
-    return cost
-
-
-def _shortest(step: Floats, layer: Floats, goals: list[NDArray[np.bool_]]) -> float:
-    """The cheapest sequence of states that meets every goal somewhere."""
-    code: Ints = np.zeros(len(layer), dtype=np.int64)
-    for bit, goal in enumerate(goals):
-        code |= np.where(goal, 1 << bit, 0)
-    full = (1 << len(goals)) - 1
-    reach: Floats = np.full((full + 1, len(layer)), np.inf)
-    reach[code, np.arange(len(layer))] = layer
-    is_open = np.ones(reach.shape, dtype=bool)
+def _shortest(change: Floats, excess: Floats, goals: list[NDArray[np.bool_]]) -> float:
+    """The cheapest sequence of cells that meets both goals somewhere."""
+    count = len(excess)
+    code = goals[0].astype(np.int64) + 2 * goals[1]
+    # reach[p, q, mask, x]: p, q: 0 while no node of the region, or outside, has begun at a
+    # crossing; 2 once none will end at one
+    reach: Floats = np.full((3, 3, 4, count), np.inf)
+    reach[0, 0, code, np.arange(count)] = excess
+    falls = np.tri(count, k=-1, dtype=bool)  # [x, y]: y is below x
     while True:
-        flat = int(np.where(is_open, reach, np.inf).argmin())
-        mask, state = divmod(flat, len(layer))
-        best = reach[mask, state]
-        if not np.isfinite(best) or mask == full:
-            return float(best)
-        is_open[mask, state] = False
-        through = best + step[state] + layer
-        into = mask | code
-        targets = np.arange(len(layer))
-        reach[into, targets] = np.minimum(reach[into, targets], through)
+        before = reach.copy()
+        for p, q, mask in itertools.product(range(3), range(3), range(4)):
+            here = reach[p, q, mask]
+            if not np.isfinite(here).any():
+                continue
+            for fall in (True, False):
+                gives, takes = (p, q) if fall else (q, p)
+                if gives == 2:
+                    continue
+                moves = falls if fall else falls.T
+                for then in {max(1, takes), 2}:
+                    cost = change[int(gives == 0), int(then == 2)]
+                    through = np.where(moves, here[:, None] + cost, np.inf).min(axis=0) + excess
+                    after = (p, then) if fall else (then, q)
+                    for bits in range(4):
+                        mine = code == bits
+                        into = reach[after[0], after[1], mask | bits]
+                        into[mine] = np.minimum(into[mine], through[mine])
+        if np.array_equal(before, reach):
+            return float(reach[:, :, 3].min())

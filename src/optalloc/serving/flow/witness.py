@@ -39,27 +39,31 @@ class Covers(msgspec.Struct, frozen=True, kw_only=True, tag="covers"):
 
 
 class Alone(msgspec.Struct, frozen=True, kw_only=True):
-    """What all regions but one pass at most without it."""
+    """What some nodes pass at most without the others."""
 
     flow_tokens_per_s: float
-    witness: LayerTokens | Covers | None
+    witness: LayerTokens | Covers
 
 
 class Crossings(msgspec.Struct, frozen=True, kw_only=True, tag="crossings"):
-    """Prices at which all nodes cannot pay for the layers and for the way between regions.
+    """Prices at which all nodes cannot pay for the layers and for the way between two groups.
 
-    ``groups`` are the nodes of every kind that the prices speak of, each inside one region;
-    ``alone[r]`` is what the regions other than ``r`` pass. Shares of the flow are told apart in
-    ``levels``, and the weights of nodes in ``parts`` of a level.
+    ``region`` is one group; ``groups`` are the nodes of every kind that the prices speak of, each
+    inside it or outside. ``alone`` is what the region passes, and what all others pass, alone. The
+    share of the region is told apart in ``cells`` and the weights of nodes in ``parts`` of a cell;
+    ``sizes`` (in parts) are shares that a node at a crossing passes at most, and ``size_prices``
+    those of a layer on such a node in the region, and on one outside.
     """
 
     flow_tokens_per_s: float
-    regions: tuple[tuple[int, ...], ...]
+    region: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
-    alone: tuple[Alone, ...]
-    levels: int
+    alone: tuple[Alone, Alone]
+    cells: int
     parts: int
     prices: Prices
+    sizes: tuple[int, ...]
+    size_prices: tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Everything(msgspec.Struct, frozen=True, kw_only=True, tag="everything"):

@@ -255,6 +255,11 @@ class _Model:
         return max(most, offer.at_least)
 
 
+def _in_ones(price: float) -> int:
+    """Rounded down; any price of at least 0 proves something, the larger ones nothing more."""
+    return int(min(max(0.0, price), 2.0**512) * _ONE)
+
+
 class _Bound:
     """The bound of a proof: ``least + sum_g min over y_g of (slope_g y_g + [y_g >= 1] step_g)``."""
 
@@ -264,8 +269,8 @@ class _Bound:
         self.step = [Fraction(0)] * len(model.price)
         least = 0
         for entry in proof.prices:
-            prices = [int(max(0.0, price) * _ONE) for price in entry.prices]
-            values = [int(max(0.0, value) * _ONE) for value in entry.values]
+            prices = [_in_ones(price) for price in entry.prices]
+            values = [_in_ones(value) for value in entry.values]
             if (
                 len(prices) != len(model.load)
                 or len(values) not in {0, len(model.buckets)}

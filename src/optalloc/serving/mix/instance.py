@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import tomllib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ import msgspec
 from optalloc import files
 from optalloc.cluster import catalog
 from optalloc.errors import InputError, known_fix
+from optalloc.records import read_cells
 from optalloc.serving.mix.problem import (
     Bucket,
     FleetProblem,
@@ -104,12 +103,7 @@ def load_fleet(path: str | os.PathLike[str]) -> FleetProblem:
     """
     where = str(path)
     if where.endswith(".toml"):
-        try:
-            data: Any = tomllib.loads(files.read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(
-                f"not valid TOML: {error}", path=where, fix="correct the syntax there"
-            ) from error
+        data: Any = files.read_table(path)
     else:
         data = files.parse_json(files.read_text(path), path=where)
     if isinstance(data, dict) and "gpu_info" in data:
@@ -235,7 +229,7 @@ def read_table(
     InputError
         If a column is missing or a cell is no number; names the line.
     """
-    rows = list(csv.reader(files.read_text(path).splitlines()))
+    rows = read_cells(path)
     head = [name.strip() for name in rows[0]] if rows else []
     fixed = ("input_len", "output_len", "rate_per_s")
     for name in fixed:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.step import StepModel, step_model
+from optalloc.errors import InputError
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.simulate.requests.arrivals import Arrivals, ClosedLoop, Poisson
 from optalloc.simulate.requests.deployment import Deployment, Engines
@@ -29,7 +30,7 @@ def deployment_of(plan: ServingPlan) -> Deployment:
     Raises
     ------
     InputError
-        If the cost model's file cannot be read.
+        If the cost model's file cannot be read, or an engine serves no requests.
     """
     steps = [_step(plan, worker) for worker in plan.workers]
     pairs = list(zip(plan.workers, steps, strict=True))
@@ -51,6 +52,13 @@ def _step(plan: ServingPlan, worker: Worker) -> StepModel:
 
 
 def _engines(pairs: Sequence[tuple[Worker, StepModel]]) -> tuple[Engines, ...]:
+    for index, (worker, _) in enumerate(pairs):
+        if not worker.request_rate_per_s > 0.0:
+            raise InputError(
+                f"worker {index} serves {worker.request_rate_per_s:g} requests/s",
+                pointer="$.workers",
+                fix="make the plan again with 'optalloc serve'",
+            )
     most = max((_rate(worker) for worker, _ in pairs), default=1.0)
     return tuple(
         engines_of(

@@ -8,7 +8,6 @@ Requests need not be sorted, and times begin at the earliest.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import numpy as np
 
 from optalloc import files
 from optalloc.errors import InputError, nearest
+from optalloc.records import read_records
 from optalloc.simulate.requests.load import Requests, make_requests
 
 #: Our column -> what else it is called.
@@ -52,8 +52,9 @@ def read_trace(path: str | os.PathLike[str], *, num_requests: int | None = None)
     Complexity: O(n log n) for n requests.
     """
     jsonl = Path(path).suffix == ".jsonl"
-    text = files.read_text(path)
-    rows = list(_objects(text, str(path)) if jsonl else csv.DictReader(text.splitlines()))
+    rows: list[Mapping[str, object]] = (
+        list(_objects(files.read_text(path), str(path))) if jsonl else [*read_records(path)[1]]
+    )
     if not rows:
         raise InputError("the trace has no requests", path=str(path), fix="give one a line")
     columns = {ours: _column(ours, rows[0], str(path)) for ours in NAMES}
@@ -111,7 +112,10 @@ def _number(row: Mapping[str, object], name: str, path: str, line: int) -> float
     try:
         if name == "TIMESTAMP":
             return datetime.fromisoformat(str(value)).replace(tzinfo=UTC).timestamp()
-        return float(value) * _SCALES.get(name, 1.0)  # type: ignore[arg-type]
+        number = float(value) * _SCALES.get(name, 1.0)  # type: ignore[arg-type]
+        if abs(number) < 2.0**53:
+            return number
+        raise ValueError(name)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name} is {value!r}", path=path, pointer=f"line {line}", fix="write a number"

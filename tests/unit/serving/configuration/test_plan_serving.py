@@ -14,6 +14,7 @@ from optalloc.cost.engine.step import step_model
 from optalloc.errors import CertificateError, InputError, NoPlan
 from optalloc.result import Termination
 from optalloc.serving.configuration.certify import _packs
+from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.solve import ServingResult
 from optalloc.serving.configuration.space import BATCHES
@@ -294,6 +295,48 @@ def test_an_interrupted_search_keeps_its_plan_and_a_bound(
     assert result.bounds.dual is not None
     assert result.bounds.primal is not None
     assert result.bounds.dual >= result.bounds.primal
+
+
+def test_an_interrupt_before_anything_is_timed_leaves_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = planned("1xh100-sxm+2xl40s", concurrency=50)
+    monkeypatch.setattr(LoadFloors, "__init__", interrupt)
+    result = planned("1xh100-sxm+2xl40s", concurrency=50)
+    assert result.termination is Termination.LIMIT
+    assert result.best is None
+    assert result.bounds.dual is not None
+    assert whole.bounds.primal is not None
+    assert result.bounds.dual >= whole.bounds.primal
+
+
+def test_a_bound_reported_after_an_interrupt_holds_for_both_modes() -> None:
+    """Ctrl-C in the search of aggregated deployments, of which split phases then beat some."""
+    told: list[float | None] = []
+
+    def once(progress: oa.Progress) -> None:
+        told.append(progress.bound)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    def plan(**given: Any) -> ServingResult:
+        return oa.plan_serving(
+            oa.load_model("qwen3-8b"),
+            oa.load_cluster("2xh100-sxm+4xl40s"),
+            oa.Serving(input_len=2000, output_len=200),
+            pin=PINS,
+            **given,
+        )
+
+    best = plan().bounds.primal
+    stopped = plan(on_progress=once)
+    assert stopped.termination is Termination.LIMIT
+    assert len(told) > 1
+    assert best is not None
+    assert all(bound is not None and bound >= best for bound in (*told[1:], stopped.bounds.dual))
 
 
 @pytest.mark.parametrize(("ttft_s", "tpot_s"), [(0.5, 0.02), (2.0, None)])

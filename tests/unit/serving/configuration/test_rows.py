@@ -11,6 +11,7 @@ import pytest
 import optalloc as oa
 from optalloc.serving.configuration import aggregated
 from optalloc.serving.configuration.fastest import Fastest
+from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Rows, all_rows, floors, timed
 from optalloc.serving.configuration.search import Search
@@ -114,7 +115,7 @@ def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
     p = problem(seed, model=oa.load_model(model), workload=work)
     p = msgspec.structs.replace(p, cluster=oa.load_cluster("1xh100-sxm+2xl40s"))
     table = Search(p).table("serve")
-    found = Fastest(p, table)
+    found = Fastest(p, table, LoadFloors(p, table))
     floor_s, wanted = found.floor_s.copy(), np.full(found.floor_s.shape, np.inf)
     load = np.arange(1, (work.concurrency or 0) + 1)
     full = -(-load // table.groups[:, None])[:, None, :]

@@ -149,6 +149,8 @@ def test_groups_of_a_trace_share_prefixes(tmp_path: Path) -> None:
         ("arrival_s,input_tokens,output_tokens\n1,2,3\n2,x,3\n", "input_tokens is 'x'.*line 3"),
         ("arrival_s,input_tokens,output_tokens\n1,2,0\n", "output of request 0 is 0 tokens"),
         ("arrival_s,input_tokens,output_tokens\n", "no requests"),
+        ("arrival_s,input_tokens,output_tokens\n1,1e30,3\n", "input_tokens is '1e30'.*line 2"),
+        ("arrival_s,input_tokens,output_tokens\nnan,1,3\n", "arrival_s is 'nan'.*line 2"),
     ],
 )
 def test_a_broken_trace_is_refused_with_its_place(tmp_path: Path, text: str, words: str) -> None:

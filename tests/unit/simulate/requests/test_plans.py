@@ -74,6 +74,14 @@ def test_drafted_tokens_shorten_answers() -> None:
     assert found.tpot_s[0] == pytest.approx((found.e2e_s[0] - found.ttft_s[0]) / 30)
 
 
+def test_an_edited_plan_whose_engines_serve_nothing_is_refused() -> None:
+    """Requests cannot be shared out by rates of 0."""
+    plan = serving_plan()
+    idle = msgspec.structs.replace(plan.workers[0], request_rate_per_s=0.0)
+    with pytest.raises(InputError, match="worker 0 serves 0 requests"):
+        deployment_of(msgspec.structs.replace(plan, workers=(idle,)))
+
+
 def test_weights_without_room_for_a_cache_are_refused() -> None:
     """140 GB on one device of 80."""
     engine = Engine()

@@ -1,0 +1,149 @@
+"""The proof of a bound in flight: floors below all times, and no bound that is too good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import optalloc as oa
+from optalloc.cost.engine.load import closed_loop_times, mixed_s
+from optalloc.errors import CertificateError
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.configuration.prove_floors import Floors
+from optalloc.serving.configuration.prove_space import Engines, Space
+from optalloc.serving.configuration.prove_split import prove_bound
+
+MIXED = "2xh100-sxm+1xl40s+1xa100-sxm-80g"
+
+
+def planned(cluster: str, **given: Any) -> ServingPlan:
+    """A plan for requests in flight over several types of device."""
+    goal = given.pop("objective", "throughput")
+    pins = given.pop("pin", ("mode=aggregated", "chunk=2048,8192"))
+    work = {"input_len": 1500, "output_len": 200, "concurrency": 60} | given
+    return oa.plan_serving(
+        oa.load_model("qwen3-8b"),
+        oa.load_cluster(cluster),
+        oa.Serving(**work),
+        objective=goal,
+        pin=pins,
+    ).plan
+
+
+def space_of(plan: ServingPlan, flight: int) -> tuple[Space, Engines, Floors]:
+    space = Space(plan)
+    engines = space.engines("serve")
+    assert engines is not None
+    return space, engines, Floors(space, engines, flight)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches", "tight"),
+    [((1500, 200), "1,4,7,16,40", 0.8), ((9000, 60), "2,16", 0.4), ((100, 1), "1,3,8,30", 0.25)],
+)
+def test_no_row_is_faster_than_its_floor_and_the_fastest_is_found(
+    lengths: tuple[int, int], batches: str, tight: float
+) -> None:
+    """Over every engine and load, each chunk and batch timed without a floor."""
+    plan = planned(
+        "1xh100-sxm+2xl40s",
+        input_len=lengths[0],
+        output_len=lengths[1],
+        concurrency=30,
+        pin=("mode=aggregated", "chunk=2048,8192", f"batch={batches}"),
+    )
+    space, engines, floors = space_of(plan, 30)
+    e, load = (x.ravel() for x in np.indices((len(engines.engines), 30)))
+    load = load + 1
+    full, wanted = -(-load // engines.ranks[e]), np.full(len(e), np.inf)
+    work = plan.workload
+    for chunk in space.chunks("serve"):
+        for size in space.batches("serve"):
+            batch = np.minimum(full, size)
+            step = engines.step(e, chunk, batch.astype(np.float64))
+            found = closed_loop_times(
+                step, work.input_len, work.output_len, load.astype(np.float64)
+            )
+            request = found.ttft_s + (work.output_len - 1.0) * found.tpot_s
+            listed = np.array([space.allows("batch", int(b), "serve") for b in batch])
+            fits = np.asarray(step.sequences_that_fit(sum(lengths))) >= np.where(
+                full > size, size, 1
+            )
+            np.minimum(wanted, np.where(listed & fits, request, np.inf), out=wanted)
+    least = floors.least_s(e, load)
+    exists = np.isfinite(wanted)
+    assert exists.sum() > 50
+    assert np.all(least <= wanted)
+    assert np.median(least[exists] / wanted[exists]) > tight
+    assert np.array_equal(floors.fastest_s(e, load, np.full(len(e), np.inf)), wanted)
+    half = np.where(exists, wanted, 0.0) * 1.01
+    assert np.array_equal(floors.fastest_s(e, load, half), wanted)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_token_of_more_sequences_takes_no_less_than_its_floor(scale: float) -> None:
+    """Also where prompts slow decoding so much that they count more than once."""
+    plan = planned("1xh100-sxm+1xl40s", input_len=3000, output_len=100, concurrency=4)
+    _, engines, floors = space_of(plan, 4)
+    constants = msgspec.structs.replace(
+        engines.constants, interference=engines.constants.interference * scale
+    )
+    floors.engines = engines._replace(constants=constants)
+    held = np.array([1.0, 2.0, 9.0, 70.0, 300.0, 900.0])
+    for chunk in (2048.0, 8192.0):
+        for e in range(len(engines.engines)):
+            same = np.full(len(held), e)
+            least = floors.token_s(same, chunk, held)
+            step = floors.engines.step(same, chunk, 2.0**31)
+            true = np.asarray(mixed_s(step, held, held - 1.0, 3000, 100))
+            assert np.all(least[:, None] <= np.where(held >= held[:, None], true, np.inf))
+            if scale == 1.0:
+                assert least[:4] == pytest.approx(true[:4], rel=0.3)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "price", "latency", "devices"])
+def test_a_bound_that_something_in_flight_beats_is_refused(objective: str) -> None:
+    """Worse than the truth by a hundred thousandth, and by a lot."""
+    plan = planned(MIXED, objective=objective, tpot_s=0.03)
+    assert plan.certificate is not None
+    prove_bound(plan)
+    for part in (1e-5, 0.2):
+        worse = plan.certificate.bound * ((1.0 - part) if objective == "throughput" else 1.0 + part)
+        claimed = msgspec.structs.replace(plan.certificate, bound=worse)
+        with pytest.raises(CertificateError, match="better than the bound"):
+            prove_bound(msgspec.structs.replace(plan, certificate=claimed))
+
+
+def test_a_plan_in_flight_that_lies_is_refused() -> None:
+    """Its split, its engines and their times, each changed a little."""
+    plan = planned(MIXED)
+    assert len(plan.workers) > 1
+    oa.certify_serving(plan)
+    first = plan.workers[0]
+    for changes in (
+        {"share": first.share * 1.01},
+        {"concurrency": first.concurrency + 1.0},
+        {"count": first.count + 1},
+        {"tpot_s": first.tpot_s * 0.999},
+        {"ttft_s": first.ttft_s * 0.999},
+        {"engine": msgspec.structs.replace(first.engine, max_batch=1)},
+        {"engine": msgspec.structs.replace(first.engine, kv_dtype="fp8")},
+    ):
+        worker = msgspec.structs.replace(first, **changes)
+        with pytest.raises(CertificateError):
+            oa.certify_serving(msgspec.structs.replace(plan, workers=(worker, *plan.workers[1:])))
+
+
+def test_a_batch_that_memory_does_not_hold_is_no_row_of_the_proof() -> None:
+    """88 sequences fit beside the weights and 384 do not; both are pinned."""
+    plan = oa.plan_serving(
+        oa.load_model("llama-3.1-70b"),
+        oa.load_cluster("4xh100-sxm+1xl40s"),
+        oa.Serving(input_len=4000, output_len=1000, concurrency=400),
+        pin=("mode=aggregated", "batch=88,384"),
+    ).plan
+    assert plan.workers[0].engine.max_batch == 88
+    assert oa.certify_serving(plan).is_optimal

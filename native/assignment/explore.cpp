@@ -17,8 +17,10 @@ constexpr double kFraction = 0.1;
 constexpr std::size_t kKept = 3;           // rules whose neighbours are tried
 constexpr double kLeastWeight = 0.05;      // of a way that has not helped for long
 constexpr double kLeastBest = 0.8;         // of the way that helped last
+constexpr double kFillWeight = 2.0;        // of plunges by unit at first: they alone often end at the bound itself
 constexpr double kDecay = 0.9;             // of a way's weight, by a turn in vain
-constexpr double kInVain = 1e8;            // work of a turn from which it counts more
+constexpr double kInVain = 1e8;            // work of a turn from which it counts more,
+constexpr double kInVainPart = 0.05;       // or that part of all work so far where it is more
 constexpr std::int64_t kGroupNodes = 20;   // a turn of the group search
 
 }  // namespace
@@ -35,6 +37,7 @@ Explorer::Explorer(const Instance& instance, Int scale, Control& control, std::u
       refused_(!plunger_.propagate()),
       walker_known_(std::numeric_limits<Int>::max()) {
     plunge_base_ = plunger_.domain().mark();
+    efforts_[kFill].weight = kFillWeight;
 }
 
 void Explorer::set_multiplier(const std::vector<double>& multiplier) {
@@ -201,7 +204,8 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
         const std::int64_t work = control_->work - before;
         effort.work += work;
         if (!gained) {
-            effort.weight *= std::pow(kDecay, std::max(1.0, static_cast<double>(work) / kInVain));
+            const double much = std::max(kInVain, kInVainPart * static_cast<double>(control_->work));
+            effort.weight *= std::pow(kDecay, std::max(1.0, static_cast<double>(work) / much));
             effort.weight = std::max(way == champion_ ? kLeastBest : kLeastWeight, effort.weight);
             continue;
         }

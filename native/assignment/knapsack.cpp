@@ -1,6 +1,8 @@
 #include "assignment/knapsack.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -13,72 +15,79 @@ namespace {
 constexpr Int kMaxCells = Int{1} << 24;            // of one table
 constexpr Int kCellsPerNode = 256;              // table cells computed in the time of one enumeration node
 constexpr std::int64_t kMaxLeaves = 20000;         // of an enumeration no table can replace
-constexpr std::int64_t kItemWork = 30, kNodeWork = 20;  // nanoseconds, about
-constexpr std::size_t kMovesPerItem = 8;            // of an insertion sort, before it is given up
-constexpr Int kProducts = Int{1} << 61;
+constexpr std::int64_t kNodeWork = 20;             // nanoseconds, about
+constexpr std::size_t kFewKeys = 16;               // sorted at once
+constexpr std::uint64_t kLastItem = std::numeric_limits<std::uint32_t>::max();
 
 }  // namespace
 
-// Items in the order of profit per load. Those that come nearly sorted cost little.
-template <typename Product>
-void Knapsack::sort(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
-    const auto ahead = [&](int one, int other) {
-        const auto a = static_cast<std::size_t>(one), b = static_cast<std::size_t>(other);
-        if (load[a] == 0 || load[b] == 0) return load[b] != 0;
-        return static_cast<Product>(profit[a]) * load[b] > static_cast<Product>(profit[b]) * load[a];
-    };
-    const auto insert_all = [&](std::size_t most) {
-        std::size_t moves = 0;
-        for (std::size_t k = 1; k < order_.size(); ++k) {
-            const int item = order_[k];
-            std::size_t r = k;
-            for (; r > 0 && ahead(item, order_[r - 1]); --r) order_[r] = order_[r - 1];
-            order_[r] = item;
-            moves += k - r;
-            if (moves > most) return false;
-        }
-        return true;
-    };
-    order_.clear();
-    for (std::size_t q = 0; q < profit.size(); ++q) {
-        if (load[q] <= capacity) order_.push_back(static_cast<int>(q));
-    }
-    if (insert_all(kMovesPerItem * order_.size())) return;
-    keys_.clear();
-    for (const int item : order_) {
-        const auto q = static_cast<std::size_t>(item);
-        const double ratio = load[q] == 0 ? std::numeric_limits<double>::infinity()
-                                          : static_cast<double>(profit[q]) / static_cast<double>(load[q]);
-        keys_.emplace_back(-ratio, item);
-    }
-    std::sort(keys_.begin(), keys_.end());
-    for (std::size_t k = 0; k < keys_.size(); ++k) order_[k] = keys_[k].second;
-    // Rounded ratios may misplace near ties, and the enumeration needs the exact order.
-    insert_all(std::numeric_limits<std::size_t>::max());
+// Larger for more profit per load, rounded to 24 bits, and where that is equal for earlier items: one number, so that
+// selection and sorting are without branches.
+Knapsack::Key Knapsack::key_of(Int profit, Int load, std::size_t item) {
+    const float ratio = load == 0 ? std::numeric_limits<float>::infinity() : static_cast<float>(profit) / static_cast<float>(load);
+    return Key{std::bit_cast<std::uint32_t>(ratio)} << 32 | (kLastItem - item);
 }
 
+std::size_t Knapsack::item_of(Key key) { return kLastItem - (key & kLastItem); }
+
+// Keys of the items within the capacity, those that fit together by falling ratio first; returns how many those are.
+// By selection, as a sort but of the part alone that holds the first one that does not fit.
+std::size_t Knapsack::split(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
+    keys_.clear();
+    Int total = 0;
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        if (load[q] > capacity) continue;
+        keys_.push_back(key_of(profit[q], load[q], q));
+        total += load[q];
+    }
+    if (total <= capacity) return keys_.size();
+    const auto load_of = [&](Key key) { return load[item_of(key)]; };
+    Int room = capacity;
+    std::size_t low = 0, high = keys_.size();
+    while (high - low > kFewKeys) {
+        const Key x = keys_[low], y = keys_[low + (high - low) / 2], z = keys_[high - 1];
+        const Key middle = std::max(std::min(x, y), std::min(std::max(x, y), z));
+        std::size_t to = low;
+        Int taken = 0;
+        for (std::size_t k = low; k < high; ++k) {
+            const Key key = keys_[k];
+            const bool first = key >= middle;
+            keys_[k] = keys_[to];
+            keys_[to] = key;
+            to += first;
+            taken += static_cast<Int>(first) * load_of(key);
+        }
+        if (taken <= room) {
+            room -= taken;
+            low = to;
+        } else {
+            high = to;
+        }
+    }
+    std::sort(keys_.begin() + static_cast<std::ptrdiff_t>(low), keys_.begin() + static_cast<std::ptrdiff_t>(high), std::greater{});
+    for (; load_of(keys_[low]) <= room; ++low) room -= load_of(keys_[low]);
+    return low;
+}
+
+// The linear bound at the profit per load of an item: valid for any item.
 template <typename Product>
-Knapsack::Linear<Product> Knapsack::relax(std::span<const Int> profit, std::span<const Int> load, Int capacity) {
+Knapsack::Linear<Product> Knapsack::relax(std::span<const Int> profit, std::span<const Int> load, Int capacity,
+                                          std::size_t pivot) const {
     Linear<Product> linear;
-    sort<Product>(profit, load, capacity);
-    Int room = capacity, value = 0;
-    std::size_t k = 0;
-    for (; k < order_.size() && load[static_cast<std::size_t>(order_[k])] <= room; ++k) {
-        room -= load[static_cast<std::size_t>(order_[k])];
-        value += profit[static_cast<std::size_t>(order_[k])];
-    }
-    if (k == order_.size()) {
-        linear.all_fit = true;
-        linear.bound = value;
-        return linear;
-    }
-    const auto pivot = static_cast<std::size_t>(order_[k]);
     linear.price_profit = profit[pivot];
     linear.price_load = load[pivot];
-    linear.base = static_cast<Product>(value) * linear.price_load + static_cast<Product>(room) * linear.price_profit;
+    linear.base = static_cast<Product>(capacity) * linear.price_profit;
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        const Product gain = linear.gain(profit[q], load[q]);
+        linear.base += gain > 0 && load[q] <= capacity ? gain : 0;
+    }
     linear.bound = static_cast<Int>(linear.base / linear.price_load);
     return linear;
 }
+
+template Knapsack::Linear<Int> Knapsack::relax<Int>(std::span<const Int>, std::span<const Int>, Int, std::size_t) const;
+template Knapsack::Linear<Knapsack::Wide> Knapsack::relax<Knapsack::Wide>(std::span<const Int>, std::span<const Int>, Int,
+                                                                          std::size_t) const;
 
 Int Knapsack::solve(std::span<const Int> profit, std::span<const Int> load, Int capacity,
                     std::vector<std::uint8_t>& taken) {
@@ -92,44 +101,45 @@ template <typename Product>
 Int Knapsack::solve_by(std::span<const Int> profit, std::span<const Int> load, Int capacity,
                        std::vector<std::uint8_t>& taken) {
     taken.assign(profit.size(), 0);
-    const Linear<Product> linear = relax<Product>(profit, load, capacity);
-    if (linear.all_fit) {
-        for (const int index : order_) taken[static_cast<std::size_t>(index)] = 1;
-        return linear.bound;
-    }
-
+    const std::size_t num_first = split(profit, load, capacity);
     Int greedy = 0, room = capacity;
-    for (const int index : order_) {
-        const auto q = static_cast<std::size_t>(index);
-        if (load[q] > room) continue;
+    const auto take = [&](std::size_t q) {
         taken[q] = 1;
-        room -= load[q];
         greedy += profit[q];
+        room -= load[q];
+    };
+    for (std::size_t k = 0; k < num_first; ++k) take(item_of(keys_[k]));
+    if (num_first == keys_.size()) return greedy;
+    const auto linear = relax<Product>(profit, load, capacity, item_of(keys_[num_first]));
+    fitting_.resize(profit.size());
+    std::size_t num_fitting = 0;
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        fitting_[num_fitting] = q;
+        num_fitting += static_cast<std::size_t>((load[q] <= room) & (taken[q] == 0));
+    }
+    fitting_.resize(num_fitting);
+    while (!fitting_.empty()) {
+        take(*std::max_element(fitting_.begin(), fitting_.end(), [&](std::size_t a, std::size_t b) { return profit[a] < profit[b]; }));
+        std::erase_if(fitting_, [&](std::size_t q) { return taken[q] || load[q] > room; });
     }
     if (greedy == linear.bound) return greedy;
 
     // An item whose change against the linear solution cannot beat the greedy set keeps its linear value.
-    const auto gain = [&](std::size_t q) {
-        return static_cast<Product>(profit[q]) * linear.price_load - static_cast<Product>(load[q]) * linear.price_profit;
-    };
     const Product spare = linear.base - static_cast<Product>(greedy + 1) * linear.price_load;
     Int fixed_profit = 0, core_capacity = capacity;
     core_.clear();
-    core_profit_.clear();
-    core_load_.clear();
-    for (const int index : order_) {
-        const auto q = static_cast<std::size_t>(index);
-        const Product g = gain(q);
+    for (std::size_t q = 0; q < profit.size(); ++q) {
+        if (load[q] > capacity) continue;
+        const Product g = linear.gain(profit[q], load[q]);
         if ((g < 0 ? -g : g) <= spare) {
-            core_.push_back(index);
-            core_profit_.push_back(profit[q]);
-            core_load_.push_back(load[q]);
+            core_.push_back(key_of(profit[q], load[q], q));
         } else if (g > 0) {
             fixed_profit += profit[q];
             core_capacity -= load[q];
         }
     }
     if (core_capacity < 0) return greedy;  // no set beats the greedy one
+    sort_core<Product>(profit, load);
 
     const Int cells = static_cast<Int>(core_.size()) * (core_capacity + 1);
     const bool tabular = core_capacity < kMaxCells && cells <= kMaxCells;
@@ -142,15 +152,35 @@ Int Knapsack::solve_by(std::span<const Int> profit, std::span<const Int> load, I
     if (best_ + fixed_profit > greedy) {
         greedy = best_ + fixed_profit;
         std::fill(taken.begin(), taken.end(), std::uint8_t{0});
-        for (const int index : order_) {
-            const auto q = static_cast<std::size_t>(index);
-            taken[q] = gain(q) > 0;
+        for (std::size_t q = 0; q < profit.size(); ++q) {
+            taken[q] = load[q] <= capacity && linear.gain(profit[q], load[q]) > 0;
         }
-        for (std::size_t k = 0; k < core_.size(); ++k) {
-            taken[static_cast<std::size_t>(core_[k])] = best_chosen_[k];
-        }
+        for (std::size_t k = 0; k < core_.size(); ++k) taken[item_of(core_[k])] = best_chosen_[k];
     }
     return exact ? greedy : linear.bound;
+}
+
+// The core by falling profit per load. Rounded ratios may misplace near ties, and the enumeration needs the exact order.
+template <typename Product>
+void Knapsack::sort_core(std::span<const Int> profit, std::span<const Int> load) {
+    std::sort(core_.begin(), core_.end(), std::greater{});
+    core_profit_.clear();
+    core_load_.clear();
+    for (std::size_t k = 0; k < core_.size(); ++k) {
+        const Key key = core_[k];
+        const Int p = profit[item_of(key)], w = load[item_of(key)];
+        core_profit_.push_back(p);
+        core_load_.push_back(w);
+        std::size_t r = k;
+        for (; r > 0 && static_cast<Product>(p) * core_load_[r - 1] > static_cast<Product>(core_profit_[r - 1]) * w; --r) {
+            core_[r] = core_[r - 1];
+            core_profit_[r] = core_profit_[r - 1];
+            core_load_[r] = core_load_[r - 1];
+        }
+        core_[r] = key;
+        core_profit_[r] = p;
+        core_load_[r] = w;
+    }
 }
 
 // Depth first over the core in order of profit per load, bounded by the next item's ratio. False: the budget

@@ -1,7 +1,6 @@
 #include "assignment/lagrangian.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 namespace optalloc::assignment {
@@ -41,8 +40,6 @@ void Lagrangian::refresh(const Domain& domain) {
         }
     }
     first_.push_back(pair_.size());
-    turn_.resize(pair_.size());
-    std::iota(turn_.begin(), turn_.end(), std::size_t{0});
     for (int j = 0; j < instance_->num_tasks; ++j) {
         if (domain.unit_of(j) < 0) free_.push_back(j);
     }
@@ -61,14 +58,9 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
         profit_.clear();
         weight_.clear();
         slot_.clear();
-        rest_.clear();
-        for (std::size_t t = first_[i]; t < first_[i + 1]; ++t) {
-            const std::size_t k = turn_[t];
+        for (std::size_t k = first_[i]; k < first_[i + 1]; ++k) {
             const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
-            if (profit <= 0) {
-                rest_.push_back(k);
-                continue;
-            }
+            if (profit <= 0) continue;
             profit_.push_back(profit);
             weight_.push_back(load_[k]);
             slot_.push_back(k);
@@ -81,11 +73,6 @@ Int Lagrangian::evaluate(const std::vector<Int>& multiplier) {
             ++cover_[static_cast<std::size_t>(task_[slot_[q]])];
             picks_.push_back(pair_[slot_[q]]);
         }
-        if (knapsack_.order().size() < slot_.size()) continue;
-        // The next multipliers are much like these: begun from this order, the sorting is nearly done.
-        auto to = turn_.begin() + static_cast<std::ptrdiff_t>(first_[i]);
-        for (const int q : knapsack_.order()) *to++ = slot_[static_cast<std::size_t>(q)];
-        std::copy(rest_.begin(), rest_.end(), to);
     }
     return bound;
 }
@@ -94,29 +81,41 @@ bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int lim
     removed = 0;
     Int bound = scale_ * domain_->placed_cost();
     for (const int j : free_) bound += multiplier[static_cast<std::size_t>(j)];
-    price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit
-    price_out_.assign(pair_.size(), 0);  // of forcing it out
-    sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);
-    for (int i = 0; i < instance_->num_units; ++i) {
+    const auto worth = [&](std::size_t k) { return multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k]; };
+    const auto gather = [&](std::size_t unit, bool positive) {
+        for (std::size_t k = first_[unit]; k < first_[unit + 1]; ++k) {
+            const Int profit = worth(k);
+            if ((profit > 0) != positive) continue;
+            profit_.push_back(profit);
+            weight_.push_back(load_[k]);
+            slot_.push_back(k);
+        }
+        return slot_.size();
+    };
+    const auto clear = [this] {
         profit_.clear();
         weight_.clear();
         slot_.clear();
-        std::size_t num_items = 0;
-        for (const bool positive : {true, false}) {
-            for (std::size_t k = first_[static_cast<std::size_t>(i)]; k < first_[static_cast<std::size_t>(i) + 1];
-                 ++k) {
-                const Int profit = multiplier[static_cast<std::size_t>(task_[k])] - scaled_cost_[k];
-                if ((profit > 0) != positive) continue;
-                profit_.push_back(profit);
-                weight_.push_back(load_[k]);
-                slot_.push_back(k);
-            }
-            if (positive) num_items = slot_.size();
-        }
-        if (slot_.empty()) continue;
-        const Int best =
-            knapsack_.condition(profit_, weight_, num_items, domain_->residual(i), with_, without_);
-        bound -= best;
+    };
+    const auto num_units = static_cast<std::size_t>(instance_->num_units);
+    best_.assign(num_units, 0);
+    for (std::size_t i = 0; i < num_units; ++i) {
+        clear();
+        if (gather(i, true) == 0) continue;
+        best_[i] = knapsack_.solve(profit_, weight_, domain_->residual(static_cast<int>(i)), taken_);
+        bound -= best_[i];
+    }
+    Int gap = limit - bound;
+    if (gap < 0) return false;
+    price_in_.assign(pair_.size(), 0);   // of forcing the pair in, on its own unit; where it exceeds the gap, perhaps less
+    price_out_.assign(pair_.size(), 0);  // of forcing it out
+    sum_out_.assign(static_cast<std::size_t>(instance_->num_tasks), 0);
+    for (std::size_t i = 0; i < num_units; ++i) {
+        clear();
+        const std::size_t num_items = gather(i, true);
+        if (gather(i, false) == 0) continue;
+        const Int best = knapsack_.condition(profit_, weight_, num_items, domain_->residual(static_cast<int>(i)), best_[i] - gap,
+                                             with_, without_);
         for (std::size_t q = 0; q < slot_.size(); ++q) {
             price_in_[slot_[q]] = best - with_[q];
             if (q >= num_items) continue;
@@ -124,8 +123,6 @@ bool Lagrangian::fix(Domain& domain, const std::vector<Int>& multiplier, Int lim
             sum_out_[static_cast<std::size_t>(task_[slot_[q]])] += best - without_[q];
         }
     }
-    const Int gap = limit - bound;
-    if (gap < 0) return false;
     // x_ij = 1 forces the task out of every other unit.
     for (std::size_t k = 0; k < pair_.size(); ++k) {
         const auto j = static_cast<std::size_t>(task_[k]);

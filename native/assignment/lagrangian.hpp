@@ -47,7 +47,6 @@ class Lagrangian {
     bool everywhere_ = true;
     std::vector<std::size_t> scope_;  // if not everywhere
     std::vector<std::size_t> first_;  // of each unit's pairs
-    std::vector<std::size_t> turn_;   // the pairs of each unit from the best profit per load on, when last evaluated
     std::vector<int> free_;
     std::vector<std::size_t> pair_;
     std::vector<int> task_;
@@ -56,7 +55,7 @@ class Lagrangian {
     std::vector<Int> best_;
     std::vector<std::size_t> picks_;
     std::vector<Int> profit_, weight_, with_, without_, price_in_, price_out_, sum_out_;
-    std::vector<std::size_t> slot_, rest_;
+    std::vector<std::size_t> slot_;
     std::vector<std::uint8_t> taken_;
 };
 

@@ -19,7 +19,7 @@ def in_thread(
     should_stop: Callable[[], bool] | None = None,
     poll_s: float = 0.05,
 ) -> T:
-    """What the call returns; ``cancel[0]`` becomes 1, and it should end soon, on a stop or Ctrl-C.
+    """What the call returns or raises; a stop or Ctrl-C sets ``cancel[0]`` to 1: it should end soon.
 
     Parameters
     ----------
@@ -31,10 +31,13 @@ def in_thread(
     """
     done = threading.Event()  # an interrupted Thread.join takes the thread for ended
     answers: list[T] = []
+    failures: list[BaseException] = []
 
     def work() -> None:
         try:
             answers.append(call())
+        except BaseException as failure:
+            failures.append(failure)
         finally:
             done.set()
 
@@ -49,4 +52,6 @@ def in_thread(
                 cancel[0] = 1
         except KeyboardInterrupt:
             cancel[0] = 1
+    if failures:
+        raise failures[0]
     return answers[0]

@@ -6,6 +6,7 @@ import _thread
 import threading
 
 import numpy as np
+import pytest
 
 from optalloc.interrupt import in_thread
 
@@ -15,6 +16,12 @@ def test_the_answer_is_that_of_the_call() -> None:
     cancel = np.zeros(1, np.int32)
     assert in_thread(lambda: 7, cancel) == 7
     assert cancel[0] == 0
+
+
+def test_what_the_call_raises_is_raised() -> None:
+    """In the thread of the caller."""
+    with pytest.raises(ZeroDivisionError):
+        in_thread(lambda: 1 // 0, np.zeros(1, np.int32))
 
 
 def test_a_stop_and_ctrl_c_cancel_the_call_and_wait_for_its_answer() -> None:

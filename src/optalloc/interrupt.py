@@ -19,7 +19,7 @@ def in_thread(
     should_stop: Callable[[], bool] | None = None,
     poll_s: float = 0.05,
 ) -> T:
-    """What the call returns or raises; a stop or Ctrl-C sets ``cancel[0]`` to 1: it should end soon.
+    """What the call returns or raises; on a stop or Ctrl-C ``cancel[0]`` is 1: it should end soon.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def in_thread(
     def work() -> None:
         try:
             answers.append(call())
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - raised again by the caller
             failures.append(failure)
         finally:
             done.set()

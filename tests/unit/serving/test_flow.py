@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from tests.unit.serving.tiny import best_flow, score, tiny_problem
 
-from optalloc import _native
 from optalloc.errors import CertificateError, InputError, NoPlan
 from optalloc.result import Termination
 from optalloc.serving.flow.arrays import FlowArrays
-from optalloc.serving.flow.branch import refute_by_branching
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
 from optalloc.serving.flow.crossings import bound_by_crossings
@@ -65,20 +63,6 @@ def test_answer_equals_the_best_of_all_placements(seed: int, linked: bool, parti
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_cover_bound_is_never_below_the_optimum(seed: int) -> None:
-    """Branching on the counts refutes no flow that some placement passes."""
-    problem = tiny_problem(seed, linked=False)
-    best = best_flow(problem)
-    kinds = kinds_of(problem)
-    if best > 0.0:
-        assert layer_token_bound(kinds, problem.num_layers) >= best * (1.0 - 1e-12)
-        found = refute_by_branching(
-            kinds, problem.num_layers, best, most_parts=100, expired=lambda: False
-        )
-        assert found is None
-
-
-@pytest.mark.parametrize("seed", range(40))
 def test_native_flow_equals_the_reference(seed: int) -> None:
     """The kernel, the router and the oracle agree on random placements, partial or not."""
     problem = tiny_problem(seed, linked=True, partial=seed % 2 == 0)
@@ -100,37 +84,6 @@ def test_native_flow_equals_the_reference(seed: int) -> None:
     capacity = {(k.begin, k.end): k.bandwidth_bytes_per_s for k in problem.links}
     room += sum(capacity[ends] for ends in found.cut.links)
     assert room == pytest.approx(expected, abs=1e-9), "the cut holds exactly the flow"
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_native_cover_is_the_cheapest(seed: int) -> None:
-    """The kernel equals every combination of items within their limits."""
-    draw = np.random.default_rng(seed)
-    count = int(draw.integers(1, 5))
-    weights = draw.choice([0.15, 0.25, 0.4, 0.5, 0.7, 1.0], count)
-    costs = draw.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.1], count)
-    limits = draw.integers(0, 4, count).astype(np.int32)
-    grid = np.stack(np.meshgrid(*[np.arange(n + 1) for n in limits]), -1).reshape(-1, count)
-    covers = grid[grid @ weights >= 1.0 - 1e-12]
-    best = (covers @ costs).min() if len(covers) else np.inf
-    taken = np.zeros(count, dtype=np.int32)
-    bound, cost = _native.cheapest_cover(weights, costs, limits, taken, 1000)
-    assert bound == cost == pytest.approx(best)
-    if np.isfinite(best):
-        assert taken @ weights >= 1.0 - 1e-12
-        assert taken @ costs == pytest.approx(best)
-        assert (taken <= limits).all()
-
-
-def test_native_cover_cut_short_still_bounds() -> None:
-    """With room for one state the bound is below the optimum, the cover above it."""
-    draw = np.random.default_rng(5)
-    weights, costs = draw.uniform(0.05, 0.3, 12), draw.uniform(0.5, 1.5, 12)
-    limits, taken = np.full(12, 3, dtype=np.int32), np.zeros(12, dtype=np.int32)
-    exact, _ = _native.cheapest_cover(weights, costs, limits, taken, 10**6)
-    bound, cost = _native.cheapest_cover(weights, costs, limits, taken, 1)
-    assert bound <= exact <= cost + 1e-12
-    assert taken @ weights >= 1.0 - 1e-12
 
 
 def test_two_equal_nodes_in_a_row() -> None:

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator
 
 from optalloc import files
+from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.load import closed_loop
 from optalloc.cost.engine.step import StepModel, step_model
@@ -34,7 +35,7 @@ CHECKS = (
 )
 
 _MORE_IS_BETTER = "throughput"
-_BUSIEST = 0.9
+BUSIEST = 0.9
 _BYTES = 16
 
 
@@ -243,7 +244,9 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
     tpot = float(other.decode_s(max(1.0, batch / decode.engine.pp), context))
     tpot /= decode.engine.tokens_per_step
     moved = float(one.work.kv_bytes * work.input_len + one.work.fixed_kv_bytes)
-    move_s = moved / _link(plan, prefill.group, decode.group) + float(one.constants.handover_s)
+    move_s = moved / link_between(plan.cluster, prefill.group, decode.group) + float(
+        one.constants.handover_s
+    )
     answer_s = (work.output_len - 1.0) * tpot
     interval_s = float(one.prompt_interval_s(work.input_len - work.prefix_len))
     most = prefill.count * prefill.engine.attention_dp / interval_s
@@ -252,7 +255,7 @@ def _check_split(plan: ServingPlan, steps: list[StepModel]) -> None:
     _same("the transfer", said.transfer_s, move_s)
     if rate > places / (answer_s + move_s) * (1.0 + TOLERANCE):
         raise CertificateError(f"the decode workers do not keep up with {rate:.6g} requests/s")
-    if rate > most * _BUSIEST * (1.0 + TOLERANCE):
+    if rate > most * BUSIEST * (1.0 + TOLERANCE):
         raise CertificateError(f"the prefill workers do not keep up with {rate:.6g} requests/s")
     c = one.constants
     fixed = prompt_s + move_s + float(c.split_lag) * tpot
@@ -285,14 +288,14 @@ def _objective(plan: ServingPlan) -> str:
     return "" if plan.certificate is None else plan.certificate.objective
 
 
-def _link(plan: ServingPlan, first: int, second: int) -> float:
+def link_between(cluster: Cluster, first: int, second: int) -> float:
     """Bytes per second between devices of two groups."""
-    a, b = plan.cluster.nodes[first], plan.cluster.nodes[second]
+    a, b = cluster.nodes[first], cluster.nodes[second]
     if first == second:
         return a.outer_link.shared_bandwidth_bytes_per_s
     speeds = [a.network.shared_bandwidth_bytes_per_s, b.network.shared_bandwidth_bytes_per_s]
-    if a.zone != b.zone and plan.cluster.zone_link is not None:
-        speeds.append(plan.cluster.zone_link.shared_bandwidth_bytes_per_s)
+    if a.zone != b.zone and cluster.zone_link is not None:
+        speeds.append(cluster.zone_link.shared_bandwidth_bytes_per_s)
     return min(speeds)
 
 

@@ -285,9 +285,9 @@ class Floors:
         ranks = self.engines.ranks[engine]
         return np.maximum(1.0, load / ranks), -(-load // ranks)
 
-    def _rows(self, engine: Ints, load: Ints, c: int, s: int | None) -> tuple[Flags, Floats]:
-        """Of engines under loads, with one chunk and batch (None: as many as come): which may be
-        within the targets, and seconds of a request at least."""
+    def _rows_s(self, engine: Ints, load: Ints, c: int, s: int | None) -> Floats:
+        """Seconds of a request at least, of engines under loads with one chunk and batch (None: as
+        many as come); infinite where it is in no memory or not within the targets."""
         lines, (q, full) = self.lines[c].at(engine), self._loads(engine, load)
         if s is None:
             fit = np.minimum(q, np.maximum(1.0, lines.room))
@@ -302,7 +302,7 @@ class Floors:
         first_s = lines.first_s(token_s, self.answers, q, fit, outside)
         exists = exists & (first_s <= self.ttft) & (token_s <= self.tpot)
         whole_s = first_s + self.answers * token_s
-        return exists, whole_s + lines.wait_s(whole_s, q)
+        return np.where(exists, whole_s + lines.wait_s(whole_s, q), np.inf)
 
     def fastest_s(self, engine: Ints, load: Ints, needed_s: Floats) -> Floats:
         """Seconds of a request of each engine and load, over all rows that may need less than
@@ -314,21 +314,14 @@ class Floors:
         kinds = [(c, s) for c in range(len(self.chunks)) for s in (None, *range(len(self.sizes)))]
         for part in blocks(len(engine)):
             e, load_, best = engine[part], load[part], needed_s[part].copy()
-            least, which = np.full(len(e), np.inf), np.zeros(len(e), np.int64)
-            for kind, (c, s) in enumerate(kinds):
-                exists, request = self._rows(e, load_, c, s)
-                lower = exists & (request < least)
-                least[lower], which[lower] = request[lower], kind
-            first = np.flatnonzero(least < best)
+            least = np.array([self._rows_s(e, load_, c, s) for c, s in kinds])
+            which, place = least.argmin(axis=0), np.arange(len(e))
+            first = np.flatnonzero(least[which, place] < best)
             self._lower(found[part], e, load_, first, which[first], kinds)
             np.minimum(best, found[part], out=best)
-            where, number = [], []
-            for kind, (c, s) in enumerate(kinds):
-                exists, request = self._rows(e, load_, c, s)
-                may = np.flatnonzero(exists & (request < best) & (which != kind))
-                where.append(may)
-                number.append(np.full(len(may), kind))
-            self._lower(found[part], e, load_, np.concatenate(where), np.concatenate(number), kinds)
+            least[which, place] = np.inf
+            number, where = np.nonzero(least < best)
+            self._lower(found[part], e, load_, where, number, kinds)
         return found
 
     def _lower(

@@ -105,12 +105,11 @@ class Space:
         """Batches that are given, the smallest first; a load may bring others."""
         return np.array(sorted(int(value) for value in self.values("batch", BATCHES, role)), float)
 
-    def counts(self, group: NodeGroup, size: int) -> list[int]:
+    def counts(self, group: NodeGroup, size: int, role: str = "serve") -> list[int]:
         """Numbers of engines of so many devices that a group holds and the limits leave."""
-        most = group.num_devices // size
-        if size < group.devices:
-            most = group.count * (group.devices // size)
-        return [n for n in range(1, most + 1) if self.allows("replicas", n, "serve")]
+        node = group.devices
+        most = group.count * (node // size) if size <= node else group.count // (size // node)
+        return [n for n in range(1, most + 1) if self.allows("replicas", n, role)]
 
     def engines(self, role: str) -> Engines | None:
         """Every engine of a role on every group; None if there are none."""

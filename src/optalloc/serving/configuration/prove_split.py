@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from optalloc.cluster.topology import NodeGroup
+from optalloc.serving.configuration.certify import BUSIEST, link_between
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.prove import Proof
 from optalloc.serving.configuration.prove_in_flight import prove_in_flight
 from optalloc.serving.configuration.prove_space import Flags, Floats, Ints
 
-_BUSIEST = 0.9
 _BLOCK = 65536
 _Kind = tuple[int, int, str, str]  # group, devices, software, type of cache
 
@@ -140,7 +140,7 @@ class _Split:
         each decode worker, then by all pairs that are left."""
         proof, nodes = self.proof, self.proof.plan.cluster.nodes
         first, second = nodes[one[0]], nodes[other[0]]
-        link = self._link(one[0], other[0])
+        link = link_between(proof.plan.cluster, one[0], other[0])
         n, m = self._fitting(one, other)
         usd = [(g.device.price_usd_per_h or 0.0) * k[1] for g, k in ((first, one), (second, other))]
         spent = n * usd[0] + m * usd[1] if proof.goal == "price" else n * one[1] + m * other[1]
@@ -171,23 +171,14 @@ class _Split:
         space, nodes = self.proof.space, self.proof.plan.cluster.nodes
         (a, first, *_), (b, second, *_) = one, other
         numbers = [
-            [n for n in range(1, _most(nodes[g], size) + 1) if space.allows("replicas", n, role)]
-            for g, size, role in ((a, first, "prefill"), (b, second, "decode"))
+            space.counts(nodes[a], first, "prefill"),
+            space.counts(nodes[b], second, "decode"),
         ]
         n, m = (x.ravel() for x in np.meshgrid(*map(np.array, numbers), indexing="ij"))
         if a == b and len(n):
             fits = _beside(nodes[a], first, n.astype(np.int64), second, m.astype(np.int64))
             n, m = n[fits], m[fits]
         return n.astype(np.float64), m.astype(np.float64)
-
-    def _link(self, a: int, b: int) -> float:
-        one, other = self.proof.plan.cluster.nodes[a], self.proof.plan.cluster.nodes[b]
-        if a == b:
-            return one.outer_link.shared_bandwidth_bytes_per_s
-        found = [g.network.shared_bandwidth_bytes_per_s for g in (one, other)]
-        if one.zone != other.zone and self.proof.plan.cluster.zone_link is not None:
-            found.append(self.proof.plan.cluster.zone_link.shared_bandwidth_bytes_per_s)
-        return min(found)
 
     def _cost(
         self,
@@ -230,7 +221,7 @@ class _Split:
         else:
             target = proof.ttft
             fine = fixed <= target * (1.0 + 1e-12)
-            busiest = np.full(fixed.shape, _BUSIEST)
+            busiest = np.full(fixed.shape, BUSIEST)
             if math.isfinite(target):
                 busiest = _largest(lambda x: late(x, target), fixed)
             rate = np.minimum(busiest * most, m * pair.each)
@@ -273,18 +264,13 @@ def _parts(index: Ints, width: int) -> list[Ints]:
 
 def _largest(wrong: Callable[[Floats], Flags], like: Floats) -> Floats:
     """The largest share up to the busiest that is not wrong, by halving."""
-    low, high = np.zeros(like.shape), np.full(like.shape, _BUSIEST)
+    low, high = np.zeros(like.shape), np.full(like.shape, BUSIEST)
     top = ~wrong(high)
     for _ in range(50):
         middle = (low + high) / 2.0
         bad = wrong(middle)
         low, high = np.where(bad, low, middle), np.where(bad, middle, high)
-    return np.where(top, _BUSIEST, low)
-
-
-def _most(group: NodeGroup, size: int) -> int:
-    node = group.devices
-    return group.count * (node // size) if size <= node else group.count // (size // node)
+    return np.where(top, BUSIEST, low)
 
 
 def _beside(group: NodeGroup, first: int, n: Ints, second: int, m: Ints) -> Flags:

@@ -33,7 +33,7 @@ from optalloc.serving.flow.witness import Item, Prices
 #: Relative safety of every comparison that proves something.
 ROUND = 1e-9
 #: Undominated partial covers kept before the search for the cheapest cover settles for a bound.
-_MOST_STATES = 20_000
+MOST_STATES = 20_000
 _ROUNDS = 2_000
 
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ class CoverProgramme:
     def cheapest(self, prices: Floats) -> tuple[float, Ints]:
         """A bound on the price of every cover, and a cover."""
         taken: Ints = np.zeros(len(self.items), dtype=np.int32)
-        bound, _ = _native.cheapest_cover(self.weights, prices, self.limits, taken, _MOST_STATES)
+        bound, _ = _native.cheapest_cover(self.weights, prices, self.limits, taken, MOST_STATES)
         return bound, taken
 
     def income(self, prices: Floats) -> float:

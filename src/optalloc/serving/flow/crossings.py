@@ -41,7 +41,9 @@ from numpy.typing import NDArray
 from optalloc import _native
 from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.covers import (
+    MOST_STATES,
     ROUND,
+    CoverProgramme,
     all_items,
     bound_by_covers,
     layer_token_bound,
@@ -53,7 +55,6 @@ from optalloc.serving.flow.witness import Alone, Covers, Crossings, LayerTokens,
 CELLS, PARTS = 72, 4
 _WIDE = 14  # nodes told apart on one side of a crossing
 _GROWTH = 1.12  # from one size to the next
-_MOST_STATES = 20_000
 _ROUNDS = 150
 _NEW = 0.3  # of the prices of the last programme; the rest from the best so far
 _NEAR = 0.97
@@ -119,20 +120,16 @@ class SplitProgramme:
         self.begins_pay = not partial
         self.kinds = [*border.kinds[0], *border.kinds[1]]
         self.items = all_items(self.kinds, flow)
+        self.covers = CoverProgramme(self.kinds, problem_layers, flow, self.items)
+        self.weights, self.lengths = self.covers.weights, self.covers.lengths
         self.kind_of = np.array([item.kind for item in self.items])
-        self.weights: Floats = np.array(
-            [min(1.0, self.kinds[i.kind].table[i.layers - 1] / flow) for i in self.items]
-        )
-        self.lengths: Floats = np.array([float(i.layers) for i in self.items])
         self.counts: Floats = np.array([float(len(kind.nodes)) for kind in self.kinds])
         self.group: Ints = (self.kind_of >= len(border.kinds[0])).astype(np.int32)
         parts = CELLS * PARTS
         self.sizes: Ints = np.array(sizes_of(parts), dtype=np.int32)
         both = np.concatenate([self.sizes, self.sizes])
         self.wares: Floats = np.concatenate([self.weights, both / parts])
-        self.limits: Ints = np.concatenate(
-            [[item.high for item in self.items], -(-parts // both)]
-        ).astype(np.int32)
+        self.limits: Ints = np.concatenate([self.covers.limits, -(-parts // both)]).astype(np.int32)
         # held[t, j]: the most layers on a node of kind t that could pass more than a size
         self.held: Floats = np.zeros((len(self.kinds), 2 * len(self.sizes)))
         for i, item in enumerate(self.items):
@@ -195,7 +192,7 @@ class SplitProgramme:
             mixed: Floats = _NEW * np.maximum(lp.duals[:width], 0.0) + (1.0 - _NEW) * centre
             prices = waiting.pop(0) if waiting else mixed
             whole = self.whole(prices)
-            cover, _ = _native.cheapest_cover(self.wares, prices, self.limits, taken, _MOST_STATES)
+            cover, _ = _native.cheapest_cover(self.wares, prices, self.limits, taken, MOST_STATES)
             excess, layers, used, nodes = self._cheapest(prices, whole, cover)
             income, owed = float(whole @ self.counts), self.num_layers * cover + excess
             if income < owed * (1.0 - ROUND):
@@ -216,16 +213,11 @@ class SplitProgramme:
     def _of_covers(self, lp: GrowingLP, expired: Callable[[], bool]) -> list[Floats]:
         """Add covers that forbid most without links; prices near theirs, and halfway to linear."""
         width = len(self.items)
-        taken = np.zeros(width, dtype=np.int32)
         prices: Floats = self.weights
         centre, best = prices, math.inf
         for _ in range(_ROUNDS):
-            cover, _ = _native.cheapest_cover(
-                self.weights, prices, self.limits[:width], taken, _MOST_STATES
-            )
-            earned: Floats = np.zeros(len(self.kinds))
-            np.maximum.at(earned, self.kind_of, self.lengths * prices)
-            if cover > 0.0 and (ratio := float(earned @ self.counts) / cover) < best:
+            cover, taken = self.covers.cheapest(prices)
+            if cover > 0.0 and (ratio := self.covers.income(prices) / cover) < best:
                 centre, best = prices / cover, ratio
             rows = np.flatnonzero(taken)
             lp.add(1.0, rows.astype(np.int32), taken[rows].astype(np.float64))

@@ -7,34 +7,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.serving.configuration.small import PINS, planned
 
 import optalloc as oa
 from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.step import step_model
 from optalloc.errors import CertificateError, InputError, NoPlan
-from optalloc.report.serving import headline
 from optalloc.result import Termination
 from optalloc.serving.configuration.certify import _packs
-from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import ServingPlan
-from optalloc.serving.configuration.solve import ServingResult
 from optalloc.serving.configuration.space import BATCHES
-
-PINS = ("chunk=8192", "batch=1,4,16,64")
-
-
-def planned(cluster: str = "4xh100-sxm", model: str = "qwen3-8b", **given: Any) -> ServingResult:
-    """A small search; ``pin`` is added to the few batches, the rest goes to the workload."""
-    goal = given.pop("objective", "throughput")
-    pins = (*PINS, *given.pop("pin", ()))
-    lengths = {"input_len": 2000, "output_len": 200} | given
-    return oa.plan_serving(
-        oa.load_model(model),
-        oa.load_cluster(cluster),
-        oa.Serving(**lengths),
-        objective=goal,
-        pin=pins,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -237,40 +219,6 @@ def test_sweep_has_a_row_a_cell_and_says_what_went_wrong() -> None:
     assert any(row.front for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("shorthand", "concurrency"), [("8xh100-sxm", None), ("2xh100-sxm+4xl40s", 700)]
-)
-def test_a_stopped_search_keeps_its_plan_and_a_bound(
-    shorthand: str, concurrency: int | None
-) -> None:
-    result = oa.plan_serving(
-        oa.load_model("qwen3-30b-a3b"),
-        oa.load_cluster(shorthand),
-        oa.Serving(input_len=2000, output_len=200, concurrency=concurrency),
-        pin=("mode=aggregated",),
-        stop=oa.NodeLimit(1),
-    )
-    assert result.termination is Termination.LIMIT
-    assert result.best is not None
-    assert result.bounds.dual is not None
-    assert result.bounds.primal is not None
-    assert result.bounds.dual >= result.bounds.primal
-
-
-def test_a_stop_is_asked_for_between_the_sizes_of_split_phases() -> None:
-    result = oa.plan_serving(
-        oa.load_model("qwen3-8b"),
-        oa.load_cluster("264xh100-sxm"),
-        oa.Serving(input_len=2000, output_len=200),
-        pin=("mode=disaggregated", *PINS),
-        stop=oa.NodeLimit(0),
-    )
-    assert result.termination is Termination.LIMIT
-    assert result.bounds.dual is not None
-    assert result.bounds.primal is not None
-    assert result.bounds.dual >= result.bounds.primal
-
-
 def test_a_cluster_too_large_for_one_search_is_refused() -> None:
     with pytest.raises(InputError, match=r"4,104 devices is more than the 4,096"):
         planned("4104xh100-sxm")
@@ -283,74 +231,6 @@ def test_engines_whose_sizes_divide_each_other_fill_nodes_by_their_sum() -> None
     assert not _packs(8, 2, [(4, 3), (2, 3)])
     assert _packs(8, 1, [(3, 2), (2, 1)])
     assert not _packs(8, 1, [(3, 3)])
-
-
-@pytest.mark.parametrize(
-    ("shorthand", "concurrency"), [("8xh100-sxm", None), ("2xh100-sxm+4xl40s", 700)]
-)
-def test_an_interrupted_search_keeps_its_plan_and_a_bound(
-    shorthand: str, concurrency: int | None
-) -> None:
-    """Ctrl-C after the first block of rows: the best of it, and a bound for the rest."""
-
-    def interrupt(progress: oa.Progress) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    result = oa.plan_serving(
-        oa.load_model("qwen3-30b-a3b"),
-        oa.load_cluster(shorthand),
-        oa.Serving(input_len=2000, output_len=200, concurrency=concurrency),
-        on_progress=interrupt,
-    )
-    assert result.termination is Termination.LIMIT
-    assert result.best is not None
-    assert result.bounds.dual is not None
-    assert result.bounds.primal is not None
-    assert result.bounds.dual >= result.bounds.primal
-
-
-def test_an_interrupt_before_anything_is_timed_leaves_a_bound(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    whole = planned("1xh100-sxm+2xl40s", concurrency=50)
-    monkeypatch.setattr(LoadFloors, "__init__", interrupt)
-    result = planned("1xh100-sxm+2xl40s", concurrency=50)
-    assert result.termination is Termination.LIMIT
-    assert result.best is None
-    assert result.bounds.dual is not None
-    assert whole.bounds.primal is not None
-    assert result.bounds.dual >= whole.bounds.primal
-    assert "stopped" in headline(result)
-    assert f"nothing is better than {result.bounds.dual:,.1f} output tokens/s" in headline(result)
-
-
-def test_a_bound_reported_after_an_interrupt_holds_for_both_modes() -> None:
-    """Ctrl-C in the search of aggregated deployments, of which split phases then beat some."""
-    told: list[float | None] = []
-
-    def once(progress: oa.Progress) -> None:
-        told.append(progress.bound)
-        if len(told) == 1:
-            raise KeyboardInterrupt
-
-    def plan(**given: Any) -> ServingResult:
-        return oa.plan_serving(
-            oa.load_model("qwen3-8b"),
-            oa.load_cluster("2xh100-sxm+4xl40s"),
-            oa.Serving(input_len=2000, output_len=200),
-            pin=PINS,
-            **given,
-        )
-
-    best = plan().bounds.primal
-    stopped = plan(on_progress=once)
-    assert stopped.termination is Termination.LIMIT
-    assert len(told) > 1
-    assert best is not None
-    assert all(bound is not None and bound >= best for bound in (*told[1:], stopped.bounds.dual))
 
 
 @pytest.mark.parametrize(("ttft_s", "tpot_s"), [(0.5, 0.02), (2.0, None)])

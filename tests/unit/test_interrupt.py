@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,6 +26,15 @@ def test_what_the_call_raises_is_raised() -> None:
         in_thread(lambda: 1 // 0, np.zeros(1, np.int32))
 
 
+@pytest.fixture
+def _heard() -> Iterator[None]:
+    """Ctrl-C raises, though whoever started the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
 def test_a_stop_and_ctrl_c_cancel_the_call_and_wait_for_its_answer() -> None:
     """The call ends some time after it was told to, and its answer is not lost."""
     for interrupt in (False, True):

@@ -1,14 +1,14 @@
 """Floors of the time of a request with every engine under every load, proven from the cost model.
 
 A floor of one row, engine with chunk and batch b under q = load / ranks requests a rank. P are the
-seconds of a prompt, f = min(q, b, what memory holds), o = min(outside, q - 1) and A a floor of the
-seconds of an answer of O tokens. All that :mod:`optalloc.cost.engine.load` adds grows with A but
-for the wait:
+seconds of a prompt, E <= P those that a further one adds, f = min(q, b, what memory holds), o =
+min(outside, q - 1) and A a floor of the seconds of an answer of O tokens. All that
+:mod:`optalloc.cost.engine.load` adds grows with A but for the wait:
 
-    request >= (q/f) (P + A) + A (lag / (O-1) + o / q) + burst (f-1)/2 P            (Lines.ttft_s)
-    share   <= (q - 1) P / request <= f P / (P + A),   wait <= queue P share / 2 (1 - share)
+    request >= (q/f) (P + A) + A (lag / (O-1) + o / q) + burst (f-1)/2 E            (Lines.ttft_s)
+    share   <= (q - 1) E / request <= f E / (P + A),   wait <= queue P share / 2 (1 - share)
     D = min(f, q A / request) >= f / (1 + (f/q) (lag / (O-1) + outside / q)
-                                      + (P + (f/q) (burst (f-1)/2 P + wait)) / A)  (Lines.decoding)
+                                      + (P + (f/q) (burst (f-1)/2 E + wait)) / A)  (Lines.decoding)
 
 which grows with q, the wait left as it is at the most. All f sequences decoding among prompts give
 the first A, the least D of that the next, for as many rounds as the model makes; each A is at most
@@ -51,6 +51,7 @@ class Lines(NamedTuple):
 
     room: Floats
     prompt_s: Floats
+    each_s: Floats
     lag: Floats
     burst: Floats
     outside: Floats
@@ -67,7 +68,7 @@ class Lines(NamedTuple):
         """The least time to the first token where a further one takes at least ``tpot_s`` and the
         share ``outside`` of the requests waits."""
         slots = (q / fit - 1.0) * (self.prompt_s + answer * tpot_s) + outside * answer * tpot_s
-        start = self.burst * (fit - 1.0) / 2.0 * self.prompt_s
+        start = self.burst * (fit - 1.0) / 2.0 * self.each_s
         return self.prompt_s + self.lag * tpot_s + start + slots
 
     def outside_share(self, q: Floats) -> Floats:
@@ -76,7 +77,7 @@ class Lines(NamedTuple):
 
     def wait_s(self, whole_s: Floats, q: Floats) -> Floats:
         """The least wait, and what is above ``whole_s``, where the rest takes so long at least."""
-        reads, weight = (q - 1.0) * self.prompt_s, self.queue / 2.0 * self.prompt_s
+        reads, weight = (q - 1.0) * self.each_s, self.queue / 2.0 * self.prompt_s
         root = np.sqrt(weight * reads)
         busiest = weight * _BUSIEST / (1.0 - _BUSIEST)
         least = np.where(
@@ -94,10 +95,11 @@ class Lines(NamedTuple):
         if answer <= 0.0:
             return np.ones_like(tpot_s * q)
         answer_s = answer * tpot_s
-        share = np.minimum(_BUSIEST, most * self.prompt_s / (self.prompt_s + answer_s))
-        waits = self.burst * (fit - 1.0) / 2.0 + self.queue * share / (2.0 * (1.0 - share))
+        share = np.minimum(_BUSIEST, most * self.each_s / (self.prompt_s + answer_s))
+        waits = self.queue * share / (2.0 * (1.0 - share)) * self.prompt_s
+        waits = waits + self.burst * (fit - 1.0) / 2.0 * self.each_s
         stretch = 1.0 + fit / q * (self.lag / answer + self.outside / q)
-        stretch = stretch + self.prompt_s * (1.0 + fit / q * waits) / answer_s
+        stretch = stretch + (self.prompt_s + fit / q * waits) / answer_s
         return np.maximum(1.0, fit / stretch * SAFE)
 
 
@@ -169,6 +171,7 @@ class LoadFloors:
         columns = (
             step.sequences_that_fit(work.input_len + work.output_len),
             step.prefill_s(self.new, 1.0, work.prefix_len),
+            step.another_prompt_s(self.new, work.prefix_len),
             step.lag_iterations,
             c.burst,
             c.outside,
@@ -217,9 +220,9 @@ class LoadFloors:
         return found
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
-        """Whether a chunk changes nothing against the one before where as many sequences fit: a
-        prompt that fits that one, beside as many others as come in an iteration."""
-        if c == 0 or self.chunks[c - 1] < self.new:
+        """Whether a chunk changes nothing against the one before where as many sequences fit: two
+        prompts that fit that one, and as many as come in an iteration."""
+        if c == 0 or self.chunks[c - 1] < 2.0 * self.new:
             return np.zeros(np.shape(fit), np.bool_)
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])

@@ -1,17 +1,17 @@
 """Can an engine under a load be faster than is needed? By floors of its rows, then by timing them.
 
 A row is an engine with a chunk and a batch b, or with as many sequences as come. Under q requests a
-rank its f = min(q, b, what memory holds) sequences take P seconds to read a prompt and t a token,
-A = (O - 1) t an answer. All terms of the closed loop but the queue, which is not negative, grow
-with t:
+rank its f = min(q, b, what memory holds) sequences take P seconds to read a prompt, E <= P more for
+a further one, t a token and A = (O - 1) t an answer. All terms of the closed loop but the queue,
+which is not negative, grow with t:
 
-    ttft >= P + lag t + burst (f - 1) / 2 P + (q / f - 1) (P + A) + min(outside, q - 1) / q A
+    ttft >= P + lag t + burst (f - 1) / 2 E + (q / f - 1) (P + A) + min(outside, q - 1) / q A
 
 The sequences that decode are D = q A / (ttft + A). Prompts are read for at most the share x =
-min(0.95, f P / (P + A)) of the time, so the queue is at most queue P x / 2 (1 - x), and
+min(0.95, f E / (P + A)) of the time, so the queue is at most queue P x / 2 (1 - x), and
 
     D >= f / (1 + (f/q) (lag / (O-1) + outside / q)
-                + (P / A) (1 + (f/q) (burst (f - 1) / 2 + queue x / 2 (1 - x))))
+                + (P + (f/q) (burst (f - 1) / 2 E + queue P x / 2 (1 - x))) / A)
 
 which grows with A and, along f = min(q, M), with q. A token of D sequences or more takes at least
 t(D) (:meth:`Floors.token_s`). In the model's first round all f decode; each further round starts
@@ -53,6 +53,7 @@ class Lines(NamedTuple):
 
     room: Floats
     prompt_s: Floats
+    each_s: Floats
     lag: Floats
     outside: Floats
     burst: Floats
@@ -66,17 +67,17 @@ class Lines(NamedTuple):
     ) -> Floats:
         """Seconds to the first token at least, where a further one takes so many at least."""
         answer = answers * token_s
-        start = self.burst * (fit - 1.0) / 2.0 * self.prompt_s
+        start = self.burst * (fit - 1.0) / 2.0 * self.each_s
         slots = (q / fit - 1.0) * (self.prompt_s + answer)
         return (self.prompt_s + self.lag * token_s + start + slots + outside * answer) * _LESS
 
     def wait_s(self, whole_s: Floats, q: Floats) -> Floats:
         """What the queue adds at least where all else takes ``whole_s`` or more, less what is more.
 
-        With r = (q - 1) P seconds of reading in w, w >= whole, and k = queue P / 2, it is at most k
+        With r = (q - 1) E seconds of reading in w, w >= whole, and k = queue P / 2, it is at most k
         x / (1 - x) of x = r / w: w + k r / (w - r) is least at w = r + (k r)^(1/2).
         """
-        reads, weight = (q - 1.0) * self.prompt_s, self.queue * self.prompt_s / 2.0
+        reads, weight = (q - 1.0) * self.each_s, self.queue * self.prompt_s / 2.0
         at = np.maximum(whole_s, reads + np.sqrt(weight * reads))
         least = at - whole_s + weight * reads / np.maximum(at - reads, 1e-30)
         most = np.minimum(weight * _LONGEST / (1.0 - _LONGEST), reads)
@@ -89,11 +90,12 @@ class Lines(NamedTuple):
         if answers <= 0.0:
             return np.ones_like(token_s * q)
         answer = answers * token_s
-        busy = np.minimum(_LONGEST, most * self.prompt_s / (self.prompt_s + answer))
-        waits = self.burst * (fit - 1.0) / 2.0 + self.queue * busy / (2.0 * (1.0 - busy))
+        busy = np.minimum(_LONGEST, most * self.each_s / (self.prompt_s + answer))
+        waits = self.queue * busy / (2.0 * (1.0 - busy)) * self.prompt_s
+        waits = waits + self.burst * (fit - 1.0) / 2.0 * self.each_s
         part = fit / q
         others = 1.0 + part * (self.lag / answers + self.outside / q)
-        found = fit / (others + self.prompt_s / answer * (1.0 + part * waits)) * _LESS
+        found = fit / (others + (self.prompt_s + part * waits) / answer) * _LESS
         return np.maximum(1.0, found)
 
 
@@ -136,6 +138,7 @@ class Floors:
         columns = (
             step.sequences_that_fit(work.input_len + work.output_len),
             step.prefill_s(self.new, 1.0, work.prefix_len),
+            step.another_prompt_s(self.new, work.prefix_len),
             step.lag_iterations,
             c.outside,
             c.burst,
@@ -212,9 +215,9 @@ class Floors:
         return found.reshape(shape)
 
     def _same(self, c: int, engine: Ints, fit: Floats) -> Flags:
-        """Rows whose times are those of a smaller chunk, which leaves no less memory: it holds a
-        whole prompt, and those that come in an iteration."""
-        if c == 0 or self.chunks[c - 1] < self.new:
+        """Rows whose times are those of a smaller chunk, which leaves no less memory: it holds
+        two whole prompts, and those that come in an iteration."""
+        if c == 0 or self.chunks[c - 1] < 2.0 * self.new:
             return np.zeros(np.broadcast_shapes(engine.shape, fit.shape), np.bool_)
         flow = (fit - 1.0) / self.pp[engine] * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])

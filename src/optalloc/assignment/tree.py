@@ -271,6 +271,7 @@ def _search(
         start,
         floor,
         cells,
+        threads,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)

@@ -145,6 +145,7 @@ def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, l
     width, count = problem.num_units, problem.num_resources
     rooms = problem.capacities_matrix
     raw = np.zeros((width, count))
+    choices = problem.allowed.sum(axis=1) + problem.optional
     over: list[tuple[int, int, Broken]] = []
     fullest = 0.0
     for resource, form in enumerate(problem.resource_forms):
@@ -157,9 +158,10 @@ def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, l
             room = rooms[unit, resource].item()
             if used[unit] > form.capacities[unit]:
                 text = f"unit {unit} carries {raw[unit, resource]:.12g} of capacity {room:.12g}{of}"
-                heaviest = max(tasks[units == unit], key=lambda t: form.loads[t, unit])
+                movable = np.where(choices[tasks] > 1, form.loads[tasks, units], -1)
+                heaviest = int(tasks[np.where(units == unit, movable, -2).argmax()])
                 fix = f"move tasks off unit {unit}, for example task {heaviest}"
-                over.append((unit, resource, Broken(text, int(heaviest), fix)))
+                over.append((unit, resource, Broken(text, heaviest, fix)))
             if room > 0:
                 share = raw[unit, resource] / room
                 if form.arithmetic != "float" and used[unit] <= form.capacities[unit]:

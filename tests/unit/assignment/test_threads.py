@@ -76,7 +76,7 @@ def constrained(seed: int, tasks: int, units: int, **more: Any) -> AssignmentPro
     return AssignmentProblem(costs, loads, rooms.astype(np.int64), **more)
 
 
-FORMS = (
+FORMS: tuple[dict[str, Any], ...] = (
     {},
     {"apart": [[0, 1, 2], [2, 3, 4]], "skip_costs": [*[None] * 10, *[70] * 3]},
     {"objective": "bottleneck-then-sum", "together": [[5, 6], [7, 8]]},

@@ -101,6 +101,7 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
     if (depth_ == 0) {
         const bool local = last_theta_ < kSettled && domain_.num_free() >= kManyFree * instance_->num_units;
         below_ = local ? Ascent{.steps = kSettledSteps, .theta = kSettled} : Ascent{};
+        below_.steps = static_cast<int>(length_ * below_.steps);
     }
     if (nodes_ >= next_repair_) {
         const Int before = has_best_ ? best_.cost : ceiling_ + 1;

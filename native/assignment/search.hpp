@@ -94,6 +94,7 @@ class Search {
     Int best_bound() const { return best_bound_; }  // scaled, of the last ascent
     void undo(std::size_t mark);  // what ascend() removed; the bound looks everywhere again
     void set_target(Int target) { target_ = target; }
+    void set_length(double length) { length_ = length; }
     void forget_best() { has_best_ = false; }
     Record* record = nullptr;                       // of decide(): whole when it closes
     std::function<void(const std::vector<double>&)> when_refined;  // told where a root of longer ascents has ended
@@ -141,6 +142,7 @@ class Search {
     Int best_bound_ = 0;
     double last_theta_ = 0.0;  // where the last ascent left it
     Ascent below_;             // of the nodes below the root
+    double length_ = 1.0;      // times the usual steps there
     int depth_ = 0;
     std::int64_t repair_gap_ = 0, next_repair_ = 0;
     std::int64_t nodes_ = 0, node_limit_ = 0;

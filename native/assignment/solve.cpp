@@ -1,6 +1,7 @@
 #include "assignment/solve.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -22,6 +23,9 @@ constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristi
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
 constexpr std::int64_t kEarlyNodes = 50;     // of a decision before its multipliers are refined
+constexpr std::int64_t kAnewNodes = 600;     // of a tree far below the best known before it begins anew,
+constexpr std::int64_t kAnewGrowth = 2;      // times as many the next time
+constexpr std::array<double, 4> kLengths = {1.0, 0.84, 1.16, 0.92};  // of the ascents at the nodes, one tree after another
 constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};  // of a decision
 constexpr Ascent kLongRoot{.steps = 1200, .fix_every = 25, .theta = 0.5, .patience = 40, .most_patience = 640};
 constexpr double kExploreShare = 0.5;        // of all work, for heuristics that gain
@@ -214,13 +218,22 @@ void Solver::explore(std::int64_t budget) {
     if (search_.has_best() && search_.best().cost < known) gained_ = explored_;
 }
 
-// Begins anew with a longer ascent when the first nodes do not close it.
+// Begins anew with a longer ascent when the first nodes do not close it. Far below the best known there is likely something
+// to find, early in most trees and very late in some: there it begins anew with other steps, too, and with what the
+// branchings so far have told.
 Outcome Solver::decide(Int target) {
     search_.split_depth = 0;
-    const Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
-    if (outcome != Outcome::kStopped || control_.stopped) return outcome;
+    search_.set_length(1.0);
+    Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
     search_.split_depth = team_ ? split_depth_ : 0;
-    return search_.decide(target, multiplier_, kLongRoot, kUnlimited);
+    std::int64_t limit = kAnewNodes;
+    for (std::size_t turn = 0; outcome == Outcome::kStopped && !control_.stopped; ++turn, limit *= kAnewGrowth) {
+        if (search_.best().cost <= bound_) break;
+        const bool far = search_.best().cost - bound_ > 1;
+        search_.set_length(kLengths[turn % kLengths.size()]);
+        outcome = search_.decide(target, multiplier_, kLongRoot, far && !team_ ? limit : kUnlimited);
+    }
+    return outcome;
 }
 
 // Decisions at rising targets until the bound meets the best assignment.

@@ -56,7 +56,7 @@ class LoadFloors:
         most = float(self.q.max())
         self.chunks = chunks(problem.limits, "serve")
         self.sizes = [b for b in batches(problem.limits, "serve") if b < self.full.max()]
-        octaves = [2.0**k * (1 + part / 32) for k in range(4, 32) for part in range(32)]
+        octaves = [2.0**k * (1 + part / 16) for k in range(4, 32) for part in range(16)]
         inner = {float(b) for b in (*BATCHES, *octaves, *self.sizes) if b < most}
         self.edges = np.array(sorted({1.0, most} | inner))
         self.lefts = np.concatenate([self.edges[:1], self.edges[:-1]])
@@ -164,7 +164,7 @@ class LoadFloors:
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])
 
-    def full_s(self, c: int, s: int, q: Floats, engine: Ints | slice = slice(None)) -> Floats:
+    def full_s(self, c: int, s: int, q: Floats, engine: Ints) -> Floats:
         """The least seconds of a token with so many requests or more, above the batch s."""
         times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
         found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
@@ -182,13 +182,14 @@ class LoadFloors:
         Complexity: for E engines and Q requests O(E Q), and for each chunk and batch O(E) for each
         of some 100 intervals.
         """
-        both = self._free_ends(), self._full_ends()
         least, chunk, batch = (np.zeros(self.q.shape, kind) for kind in (float, int, int))
         span = np.where(self.edges > self.lefts, self.edges - self.lefts, 1.0)
         for ranks in np.unique(self.table.groups):
             same = np.flatnonzero(self.table.groups == ranks)
             k, q = self.interval[same[0]], self.q[same[0]]
-            free, full = (ends.chord_s(same, k, (q - self.lefts[k]) / span[k]) for ends in both)
+            number, part = int(k[-1]) + 1, (q - self.lefts[k]) / span[k]
+            both = self._free_ends(same, number), self._full_ends(same, number)
+            free, full = (ends.chord_s(k, part) for ends in both)
             free[~self.allowed[same]] = np.inf
             limited = full < free
             least[same] = np.where(limited, full, free)
@@ -196,43 +197,49 @@ class LoadFloors:
                 (chunk, [e.chunk for e in both]),
                 (batch, [e.batch for e in both]),
             ):
-                kept[same] = np.where(limited, *(c[same][:, k] for c in columns[::-1]))
+                kept[same] = np.where(limited, *(column[:, k] for column in columns[::-1]))
         return least, chunk, batch
 
-    def _free_ends(self) -> _Ends:
-        """Of the rows whose batch is not limited."""
-        ends = _Ends.none(len(self.table), len(self.edges))
+    def _free_ends(self, engines: Ints, number: int) -> _Ends:
+        """Of the rows of engines whose batch is not limited, in so many intervals."""
+        ends, every = _Ends.none(len(engines), number), np.arange(len(engines))
+        lefts, edges = self.lefts[:number], self.edges[:number]
         for c in range(len(self.chunks)):
-            room = np.maximum(1.0, self.lines[c].room[_COLUMN])
-            fills = (self.lefts < room) & (room < self.edges)
-            qs = self.lefts, np.where(fills, self.lefts, self.edges)
-            self._lower(ends, c, 0, 0, qs, [np.minimum(q, room) for q in qs], self.free_s[c])
+            room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
+            qs = lefts, np.where((lefts < room) & (room < edges), lefts, edges)
+            token_s = self.free_s[c][engines, :number]
+            self._lower(ends, every, c, 0, engines, qs, [np.minimum(q, room) for q in qs], token_s)
         return ends
 
-    def _full_ends(self) -> _Ends:
-        """Of the rows with a batch that there are more requests than."""
-        ends = _Ends.none(len(self.table), len(self.edges))
+    def _full_ends(self, engines: Ints, number: int) -> _Ends:
+        """Of the rows of engines with a batch that there are more requests than."""
+        ends = _Ends.none(len(engines), number)
         for c in range(len(self.chunks)):
             for s, b in enumerate(self.sizes):
-                if not self.same(c, b):
-                    first = max(1, int(np.searchsorted(self.lefts, b)))
-                    qs, fit = (self.lefts[first:], self.edges[first:]), np.full(1, float(b))
-                    self._lower(ends, c, b, first, qs, (fit, fit), self.full_s(c, s, qs[0]).T)
+                first = max(1, int(np.searchsorted(self.lefts, b)))
+                where = np.flatnonzero(self.lines[c].room[engines] >= b)
+                if first < number and len(where) and not self.same(c, b):
+                    qs, fit = (self.lefts[first:number], self.edges[first:number]), np.full(1, b)
+                    token_s = self.full_s(c, s, qs[0], engines[where][_COLUMN])
+                    self._lower(ends, where, c, b, engines[where], qs, (fit, fit), token_s)
         return ends
 
     def _lower(
         self,
         ends: _Ends,
+        where: Ints,
         c: int,
         batch: int,
-        first: int,
+        engines: Ints,
         qs: Sequence[Floats],
         fits: Sequence[Floats],
         token_s: Floats,
     ) -> None:
-        """Lower the ends from the ``first`` interval on to the lines of one chunk and batch."""
-        lines, answer_s = self.lines[c].at(_COLUMN), self.answer * token_s * SAFE
-        outside = np.minimum(*(lines.outside_share(q[first:]) for q in (self.lefts, self.edges)))
+        """Lower some rows of the ends, in the last intervals, to the lines of a chunk and batch."""
+        first = ends.left_s.shape[1] - token_s.shape[1]
+        lines, answer_s = self.lines[c].at(engines).at(_COLUMN), self.answer * token_s * SAFE
+        between = slice(first, ends.left_s.shape[1])
+        outside = np.minimum(*(lines.outside_share(q[between]) for q in (self.lefts, self.edges)))
         ttft_s = [
             lines.whole_s(token_s, self.answer, Load(q, fit, outside)) * SAFE - answer_s
             for q, fit in zip(qs, fits, strict=True)
@@ -241,10 +248,11 @@ class LoadFloors:
         fine = fine & (ttft_s[0] <= self.problem.ttft_s)
         wait_s = lines.least_wait_s(ttft_s[1] + answer_s, qs[0]) * SAFE
         low, high = (np.where(fine, one + answer_s + wait_s, np.inf) for one in ttft_s)
-        wins = high < ends.right_s[:, first:]
-        np.minimum(ends.left_s[:, first:], low, out=ends.left_s[:, first:])
-        np.minimum(ends.right_s[:, first:], high, out=ends.right_s[:, first:])
-        ends.chunk[:, first:][wins], ends.batch[:, first:][wins] = c, batch
+        wins = high < ends.right_s[where, between]
+        for end, value in zip(ends[:2], (low, high), strict=True):
+            end[where, between] = np.minimum(end[where, between], value)
+        for kept, number in ((ends.chunk, c), (ends.batch, batch)):
+            kept[where, between] = np.where(wins, number, kept[where, between])
 
 
 class _Ends(NamedTuple):
@@ -262,9 +270,9 @@ class _Ends(NamedTuple):
         least = np.full((2, engines, intervals), np.inf)
         return cls(*least, *np.zeros((2, engines, intervals), np.int64))
 
-    def chord_s(self, engines: Ints, interval: Ints, part: Floats) -> Floats:
+    def chord_s(self, interval: Ints, part: Floats) -> Floats:
         """Seconds at such a part of the way through intervals."""
-        left, right = self.left_s[engines][:, interval], self.right_s[engines][:, interval]
+        left, right = self.left_s[:, interval], self.right_s[:, interval]
         none = np.isinf(left)
         rise = np.where(none, 0.0, right) - np.where(none, 0.0, left)
         found: Floats = (left + rise * part) * SAFE

@@ -135,3 +135,9 @@ def out_of_memory(scored: Sequence[Scored]) -> tuple[int, int]:
     """Rows that ran out of memory: how many, and how many are predicted above 95 % of capacity."""
     rows = [s for s in scored if s.row.get("oom", "") == "1"]
     return len(rows), sum(s.memory_bytes >= 0.95 * s.capacity_bytes for s in rows)
+
+
+def false_alarms(scored: Sequence[Scored]) -> tuple[int, int]:
+    """Rows that ran: how many, and how many are predicted above 105 % of the capacity."""
+    rows = [s for s in timed(scored) if s.row.get("oom", "") != "1"]
+    return len(rows), sum(s.memory_bytes > 1.05 * s.capacity_bytes for s in rows)

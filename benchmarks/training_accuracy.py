@@ -263,8 +263,9 @@ def _memory(scored: Sequence[Scored]) -> list[str]:
             )
     total, seen = metrics.out_of_memory(scored)
     if total:
+        ran, over = metrics.false_alarms(scored)
         lines += ["", f"{seen} of {total} rows that ran out of memory are predicted above 95 % "
-                  "of the capacity"]  # fmt: skip
+                  f"of the capacity, and {over} of {ran} that ran above 105 % of it"]  # fmt: skip
     return lines
 
 

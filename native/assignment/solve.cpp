@@ -1,6 +1,7 @@
 #include "assignment/solve.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -17,11 +18,13 @@ namespace {
 constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
-constexpr int kSubtrees = 16;                // of a tree, for each thread
 constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
 constexpr std::int64_t kEarlyNodes = 50;     // of a decision before its multipliers are refined
+constexpr std::int64_t kAnewNodes = 600;     // of a tree far below the best known before it begins anew,
+constexpr std::int64_t kAnewGrowth = 2;      // times as many the next time
+constexpr std::array<double, 4> kLengths = {1.0, 0.84, 1.16, 0.92};  // of the ascents at the nodes, one tree after another
 constexpr Ascent kRoot{.steps = 300, .fix_every = 25, .theta = 0.5, .patience = 10};  // of a decision
 constexpr Ascent kLongRoot{.steps = 1200, .fix_every = 25, .theta = 0.5, .patience = 40, .most_patience = 640};
 constexpr double kExploreShare = 0.5;        // of all work, for heuristics that gain
@@ -48,7 +51,7 @@ class Solver {
           explorer_(normal.instance, scale, control_, options.seed) {
         if (options.prove) search_.record = &record_;
         if (options.threads > 1) {
-            team_ = std::make_unique<Team>(normal.instance, scale, control_, options.seed, options.threads);
+            team_ = std::make_unique<Team<Member>>(control_, options.seed, options.threads, normal.instance, scale);
         }
     }
 
@@ -78,11 +81,10 @@ class Solver {
     std::vector<double> multiplier_, witness_;
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
-    int split_depth_ = 1;
     std::int64_t explored_ = 0;  // work of the heuristics
     std::int64_t gained_ = 0;    // that up to their last gain
     Record record_;
-    std::unique_ptr<Team> team_;  // of the further threads
+    std::unique_ptr<Team<Member>> team_;  // of the further threads
 };
 
 bool Solver::report() {
@@ -143,7 +145,7 @@ void Solver::bound_root() {
     const Prices prices = find_prices(normal_.instance, [this] { return control_.poll(); });
     multiplier_ = prices.multiplier;
     explorer_.set_root(prices);
-    if (team_) team_->set_root(prices);
+    if (team_) team_->tell([&](Member& member) { member.explorer.set_root(prices); });
     witness_ = multiplier_;
     if (control_.stopped) return;
     std::vector<Int> rounded;
@@ -164,7 +166,7 @@ void Solver::bound_root() {
     }
     raise_by_leaf(ceil_div(search_.best_bound(), scale_));
     explorer_.set_multiplier(multiplier_);
-    if (team_) team_->set_multiplier(multiplier_);
+    if (team_) team_->tell([this](Member& member) { member.explorer.set_multiplier(multiplier_); });
 }
 
 // The same search with all costs 0 looks for any assignment at all; closed without one is a proof.
@@ -214,13 +216,22 @@ void Solver::explore(std::int64_t budget) {
     if (search_.has_best() && search_.best().cost < known) gained_ = explored_;
 }
 
-// Begins anew with a longer ascent when the first nodes do not close it.
+// Begins anew with a longer ascent when the first nodes do not close it. Far below the best known there is likely something
+// to find, early in most trees and very late in some: there it begins anew with other steps, too, and with what the
+// branchings so far have told.
 Outcome Solver::decide(Int target) {
     search_.split_depth = 0;
-    const Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
-    if (outcome != Outcome::kStopped || control_.stopped) return outcome;
-    search_.split_depth = team_ ? split_depth_ : 0;
-    return search_.decide(target, multiplier_, kLongRoot, kUnlimited);
+    search_.set_length(1.0);
+    Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
+    search_.split_depth = team_ ? team_->split_depth() : 0;
+    std::int64_t limit = kAnewNodes;
+    for (std::size_t turn = 0; outcome == Outcome::kStopped && !control_.stopped; ++turn, limit *= kAnewGrowth) {
+        if (search_.best().cost <= bound_) break;
+        const bool far = search_.best().cost - bound_ > 1;
+        search_.set_length(kLengths[turn % kLengths.size()]);
+        outcome = search_.decide(target, multiplier_, kLongRoot, far && !team_ ? limit : kUnlimited);
+    }
+    return outcome;
 }
 
 // Decisions at rising targets until the bound meets the best assignment.
@@ -235,9 +246,8 @@ Status Solver::decide_all() {
     search_.when_refined = [this](const std::vector<double>& multiplier) {
         multiplier_ = multiplier;
         explorer_.set_multiplier(multiplier_);
-        if (team_) team_->set_multiplier(multiplier_);
+        if (team_) team_->tell([this](Member& member) { member.explorer.set_multiplier(multiplier_); });
     };
-    while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;
     Int step = 0, least_step = 0;
     bool first = true;

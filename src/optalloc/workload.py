@@ -25,6 +25,9 @@ FRAMEWORKS = (
 """Megatron-Core and what is built on it; Megatron-LM before its core library; ZeRO-3 of DeepSpeed;
 PyTorch's first and second FSDP, the latter eager or with torch.compile."""
 
+# Beyond any step: sequences, and tokens of one of them.
+_MOST = {"global_batch": 10**7, "sequence_length": 10**9, "decoder_sequence_length": 10**9}
+
 
 class Training(
     msgspec.Struct,
@@ -89,13 +92,13 @@ class Training(
     lora_modules: Literal["all", "qkv"] = "all"
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "sequence_length", "decoder_sequence_length"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and not 1 <= value <= most:
                 raise InputError(
-                    f"{name} is {value}",
+                    f"{name} is {value:,}",
                     pointer=f"$.{name}",
-                    fix="give a whole number of at least 1",
+                    fix=f"give a whole number from 1 to {most:,}",
                 )
         if self.lora_rank < 0:
             raise InputError(

@@ -62,6 +62,19 @@ def test_a_stopped_search_keeps_a_bound_below_the_optimum() -> None:
     assert outcome.value is None or outcome.value >= best * (1 - 1e-12)
 
 
+def test_a_plan_comes_before_any_proof() -> None:
+    """Stopped at its first plan, a search still gives that, and a bound below the optimum."""
+    for seed in range(5):
+        problem = instance(seed, most_devices=7, most_layers=6)
+        best = Search([problem]).run().value
+        first = Search([problem], stop=lambda progress: progress.incumbent is not None).run()
+        assert first.pruned == {}
+        assert (first.value is None) == (best is None)
+        if best is not None and first.value is not None and first.bound is not None:
+            assert first.bound <= best * (1 + 1e-12) <= first.value * (1 + 1e-9)
+            assert problem.evaluate(first.replicas) == pytest.approx(first.value, rel=1e-9)
+
+
 def test_a_cancelled_native_search_refutes_nothing() -> None:
     """Shapes may be missing when the flag is set: that no plan was seen is no proof."""
     part = Part(instance(3, most_devices=7, most_layers=6), (0, 1), 2, 2, 0.0)

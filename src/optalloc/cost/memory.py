@@ -28,12 +28,13 @@ Ints = NDArray[np.int64]
 # Bytes a logit at the peak of the loss. A fused cross entropy over 16-bit logits is a constant of
 # the cost model; software without it holds the 16-bit logits, their fp32 copy, the softmax (2 + 4 +
 # 4), and of its gradient the 16-bit form, or in eager PyTorch the fp32 one. A compiled loss keeps
-# the 16-bit logits and their gradient alone; before 2025 only the layers were compiled.
+# the 16-bit logits and their gradient alone; before 2025 only the layers were compiled. So does the
+# fused loss of MPT, which all published runs under the first FSDP are of.
 _LOGIT_BYTES = {
     "megatron-lm": 8.0,
     "megatron-deepspeed": 8.0,
     "deepspeed": 8.0,
-    "fsdp": 14.0,
+    "fsdp": 4.0,
     "fsdp2": 14.0,
     "fsdp2-compiled": 4.0,
 }

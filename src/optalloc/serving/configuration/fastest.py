@@ -1,10 +1,10 @@
 """Fastest: the least time of a request with an engine under a load, within the targets, on demand.
 
 T_e(l) is the least over chunk and batch of the time of a request when l of them are in flight in
-engine e, and infinite where none meets memory and targets. Every T has a floor from the start; it
-is known once each row of that engine and load was timed, or has a floor (:mod:`load_floors`) above
-a target or above the time of another. A larger chunk that takes as long, and leaves no more room,
-is not timed either.
+engine e, and infinite where none meets memory and targets. Every T has a floor from the start, of
+whole intervals of loads; a sharper one is of its own load; it is known once each row of that engine
+and load was timed, or has a floor (:mod:`load_floors`) above a target or above the time of another.
+A larger chunk that takes as long, and leaves no more room, is not timed either.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from optalloc.serving.configuration.columns import Columns, Floats, Ints
-from optalloc.serving.configuration.load_floors import SAFE, LoadFloors
+from optalloc.serving.configuration.load_floors import LoadFloors
+from optalloc.serving.configuration.load_lines import Load
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import Rows, timed
 from optalloc.serving.configuration.table import EngineTable
+from optalloc.serving.configuration.token_table import SAFE
 
 _BLOCK = 65536
 
@@ -47,6 +49,7 @@ class Fastest:
         self.problem, self.table, self.floors = problem, table, floors
         self.floor_s, *self._guess = self.floors.all()
         self.known = np.isinf(self.floor_s)
+        self.sharp = self.known.copy()
         self.found = np.zeros((5, *self.floor_s.shape))
         self.found[0] = np.inf
         f = self.floors
@@ -60,36 +63,74 @@ class Fastest:
         found: Floats = self.found[0]
         return found
 
+    def sharpen(self, engine: Ints, place: Ints) -> None:
+        """Raise the floors of these engines under these loads to those of their own load."""
+        first = self._guessed(engine, place)
+        least = self._sharp(engine, place, first)
+        others = self._candidates(engine, place, least)
+        seconds = self._sharp(engine, place, others)
+        order = np.lexsort((seconds, others.where))
+        best = order[np.flatnonzero(np.diff(others.where[order], prepend=-1))]
+        where = others.where[best]
+        lower = seconds[best] < least[where]
+        where, best = where[lower], best[lower]
+        least[where] = seconds[best]
+        for guess, column in zip(self._guess, (others.chunk, others.batch), strict=True):
+            guess[engine[where], place[where]] = column[best]
+        self.floor_s[engine, place] = np.maximum(self.floor_s[engine, place], least)
+        self.sharp[engine, place] = True
+        self.known[engine, place] = np.isinf(least)
+
     def find(self, engine: Ints, place: Ints) -> None:
         """Find T of these engines under these loads (``place`` 0 is a load of one request).
 
         Complexity: for n of them O(n) for each chunk and batch, and the time of the cost model for
         the rows that are left: about two each.
         """
-        f = self.floors
-        chunk, batch = (guess[engine, place] for guess in self._guess)
-        first = _Candidates(
-            where=np.arange(len(engine)),
-            chunk=chunk,
-            batch=np.where(batch > 0, batch, f.full[engine, place]),
-        )
+        first = self._guessed(engine, place)
         self._time(engine, place, first)
-        others = self._candidates(engine, place)
+        others = self._candidates(engine, place, self.request_s[engine, place])
         again = (others.chunk == first.chunk[others.where]) & (
             others.batch == first.batch[others.where]
         )
         others = others.take(~again)
+        best_s = self.request_s[engine, place][others.where]
+        others = others.take(self._sharp(engine, place, others) < best_s)
         for k in range(0, len(others), _BLOCK):
             part = others.take(np.arange(k, min(k + _BLOCK, len(others))))
             self._time(engine, place, part)
         self.floor_s[engine, place] = self.request_s[engine, place]
         self.known[engine, place] = True
 
-    def _candidates(self, engine: Ints, place: Ints) -> _Candidates:
-        """Rows whose floor, with so much a token as in their whole interval, is low enough."""
+    def _guessed(self, engine: Ints, place: Ints) -> _Candidates:
+        """The row of each load that has the least floor."""
+        chunk, batch = (guess[engine, place] for guess in self._guess)
+        full = self.floors.full[engine, place]
+        return _Candidates(
+            where=np.arange(len(engine)), chunk=chunk, batch=np.where(batch > 0, batch, full)
+        )
+
+    def _sharp(self, engine: Ints, place: Ints, rows: _Candidates) -> Floats:
+        """The least seconds of a request with each row, infinite where a target is missed."""
+        f, found = self.floors, np.empty(len(rows))
+        for c in range(len(f.chunks)):
+            mine = np.flatnonzero(rows.chunk == c)
+            for k in range(0, len(mine), _BLOCK):
+                part = mine[k : k + _BLOCK]
+                where = rows.where[part]
+                e, q = engine[where], f.q[engine[where], place[where]]
+                room = np.maximum(1.0, f.lines[c].room[e])
+                fit = np.minimum(np.minimum(q, rows.batch[part]), room)
+                ttft_s, tpot_s, request_s = f.exact(c, e, q, fit)
+                late = (ttft_s > self.problem.ttft_s) | (tpot_s > self.problem.tpot_s)
+                found[part] = np.where(late, np.inf, request_s)
+        return found
+
+    def _candidates(self, engine: Ints, place: Ints, best_s: Floats) -> _Candidates:
+        """Rows whose floor, with the time of a token of a whole interval, is below ``best_s``."""
         f = self.floors
         q, full, k = f.q[engine, place], f.full[engine, place], f.interval[engine, place]
-        allowed, best_s = f.allowed[engine, place], self.request_s[engine, place]
+        allowed = f.allowed[engine, place]
         parts: list[_Candidates] = []
         for c in range(len(f.chunks)):
             lines = f.lines[c].at(engine)
@@ -105,9 +146,9 @@ class Fastest:
                     fine = allowed & (lines.room >= 1.0)
                     fine &= ~f.same(c, fit, lines.pp) | (q > lines.room)
                     token_s = f.free_s[c][engine, k]
-                ttft = lines.ttft_s(token_s, f.answer, q, fit, outside) * SAFE
-                request = ttft + f.answer * token_s * SAFE
-                request = request + lines.wait_s(request, q) * SAFE
+                request = lines.whole_s(token_s, f.answer, Load(q, fit, outside)) * SAFE
+                ttft = request - f.answer * token_s
+                request = request + lines.least_wait_s(request, q) * SAFE
                 fine &= (token_s * SAFE <= self.problem.tpot_s) & (ttft <= self.problem.ttft_s)
                 where = np.flatnonzero(fine & (request < best_s))
                 if len(where):

@@ -18,9 +18,9 @@ Devices and money do not depend on chunk and batch, so of one engine and load on
 one group and q only the least cost over its (e, n); :mod:`parts` tries every split. No objective is
 better with longer times. So the best split with the times found so far is a plan, the best with
 floors of all times is a bound, and a T that is not known matters only where the best split through
-it, with floors, beats the plan (parts.least_costs). Such T are found, the most promising first,
-until there is none. The plan and the bound hold at any time. Of equally short latencies that of the
-fewest devices is found in the same way.
+it, with floors, beats the plan (parts.least_costs). The floors of such T are sharpened, and where
+they matter still, T is found, the most promising first, until there is none. The plan and the bound
+hold at any time. Of equally short latencies that of the fewest devices is found in the same way.
 """
 
 from __future__ import annotations
@@ -89,14 +89,17 @@ class _Split:
         self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
 
     def run(self, stopped: Callable[[float | None, float | None, int], bool]) -> bool:
-        """Find times until no other matters; whether it was stopped before."""
+        """Sharpen floors and find times until no other matters; whether it was stopped before."""
         for refine in (False, True) if self.problem.objective == "latency" else (False,):
             for engines in self.software:
                 size = _FIRST
                 while len(wanted := self._wanted(engines, refine=refine)):
                     e, place = np.divmod(wanted[:size], self.times.floor_s.shape[1])
-                    self.times.find(e, place)
-                    self.improve(engines)
+                    sharp = self.times.sharp[e, place]
+                    self.times.sharpen(e[~sharp], place[~sharp])
+                    if sharp.any():
+                        self.times.find(e[sharp], place[sharp])
+                        self.improve(engines)
                     value = None if self.best is None else self.best.value
                     if stopped(value, self.bound(), self.times.timed):
                         return True

@@ -1,25 +1,19 @@
 """Floors of the time of a request with every engine under every load, proven from the cost model.
 
-A floor of one row, engine with chunk and batch b under q = load / ranks requests a rank. P are the
-seconds of a prompt, E <= P those that a further one adds, f = min(q, b, what memory holds), o =
-min(outside, q - 1) and A a floor of the seconds of an answer of O tokens. All that
-:mod:`optalloc.cost.engine.load` adds grows with A but for the wait:
+A row is an engine with a chunk and a batch, or with as many sequences as come. The model starts
+with all sequences that fit decoding among prompts; their t gives the sequences of the next round
+(:mod:`load_lines`), these the next t, for as many rounds as the model makes. Both grow with each
+other, so from the least t of a number of sequences or more (:mod:`token_table`) no round's is more
+than the model's, and from the most none is less.
 
-    request >= (q/f) (P + A) + A (lag / (O-1) + o / q) + burst (f-1)/2 E            (Lines.ttft_s)
-    share   <= (q - 1) E / request <= f E / (P + A),   wait <= queue P share / 2 (1 - share)
-    D = min(f, q A / request) >= f / (1 + (f/q) (lag / (O-1) + outside / q)
-                                      + (P + (f/q) (burst (f-1)/2 E + wait)) / A)  (Lines.decoding)
+For one load, both ends together give the request: least but for the wait with the least t, and the
+least wait with the most (LoadFloors.exact).
 
-which grows with q, the wait left as it is at the most. All f sequences decoding among prompts give
-the first A, the least D of that the next, for as many rounds as the model makes; each A is at most
-the model's of its round. Time with prompts, alone + w (k (beside - alone) + ...), grows with D: the
-products of a prompt take no less beside more of them. Where experts are read, those of a prompt may
-be read already; then w k counts up to 1 alone, or all of it as if all experts were read anyway.
-
-For all loads at once: between neighbours of a grid of q, one of them each batch, A is that of the
-least q, or of q = b where the batch is full. So each row is at least a straight line in q there,
-or a constant in the one interval where memory fills. The least of lines is concave, hence at least
-the chord between its values at both ends                                          (LoadFloors.all)
+For all loads at once: between neighbours of a grid of q, one of them each batch, and between
+multiples of a batch where that is full, t is that of the least q with the wait of the most. So each
+row is at least a straight line in q there, or a constant in the one interval where memory fills.
+The least of lines is concave, hence at least the chord between its values at both ends
+(LoadFloors.all).
 """
 
 from __future__ import annotations
@@ -28,102 +22,20 @@ import copy
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-import msgspec
 import numpy as np
 
-from optalloc.cost.engine.load import ROUNDS, mixed_s
+from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
 from optalloc.serving.configuration.columns import Flags, Floats, Ints
+from optalloc.serving.configuration.load_lines import Lines, Load
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.space import BATCHES, batches, chunks
 from optalloc.serving.configuration.table import EngineTable
-from optalloc.workload import Serving
+from optalloc.serving.configuration.token_table import SAFE, TokenTable
 
-SAFE = 1.0 - 1e-9
 _MANY = 2**31
-_BUSIEST = 0.95  # share of time that reads prompts, at most: a limit of the model
-_ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 150_000, 5, 32, 300.0
+_ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 2_000_000, 5, 32, 300.0
 _COLUMN = (slice(None), None)
-
-
-class Lines(NamedTuple):
-    """What bounds the times of many rows with one chunk; an array of one entry a row each."""
-
-    room: Floats
-    prompt_s: Floats
-    each_s: Floats
-    lag: Floats
-    burst: Floats
-    outside: Floats
-    queue: Floats
-    pp: Floats
-
-    def at(self, index: Ints | tuple[slice, None]) -> Self:
-        """The entries of some rows."""
-        return type(self)(*(column[index] for column in self))
-
-    def ttft_s(
-        self, tpot_s: Floats, answer: float, q: Floats, fit: Floats, outside: Floats
-    ) -> Floats:
-        """The least time to the first token where a further one takes at least ``tpot_s`` and the
-        share ``outside`` of the requests waits."""
-        slots = (q / fit - 1.0) * (self.prompt_s + answer * tpot_s) + outside * answer * tpot_s
-        start = self.burst * (fit - 1.0) / 2.0 * self.each_s
-        return self.prompt_s + self.lag * tpot_s + start + slots
-
-    def outside_share(self, q: Floats) -> Floats:
-        """The share of the requests that the server leaves outside."""
-        return np.minimum(self.outside, q - 1.0) / q
-
-    def wait_s(self, whole_s: Floats, q: Floats) -> Floats:
-        """The least wait, and what is above ``whole_s``, where the rest takes so long at least."""
-        reads, weight = (q - 1.0) * self.each_s, self.queue / 2.0 * self.prompt_s
-        root = np.sqrt(weight * reads)
-        busiest = weight * _BUSIEST / (1.0 - _BUSIEST)
-        least = np.where(
-            whole_s >= reads + root,
-            weight * reads / np.maximum(whole_s - reads, 1e-30),
-            reads + 2.0 * root - whole_s,
-        )
-        return np.minimum(np.minimum(busiest, reads), least)
-
-    def decoding(
-        self, tpot_s: Floats, answer: float, q: Floats, fit: Floats, most: Floats
-    ) -> Floats:
-        """The least number of sequences that decode at a time, ``most`` being the largest fit; no
-        fewer do with more requests."""
-        if answer <= 0.0:
-            return np.ones_like(tpot_s * q)
-        answer_s = answer * tpot_s
-        share = np.minimum(_BUSIEST, most * self.each_s / (self.prompt_s + answer_s))
-        waits = self.queue * share / (2.0 * (1.0 - share)) * self.prompt_s
-        waits = waits + self.burst * (fit - 1.0) / 2.0 * self.each_s
-        stretch = 1.0 + fit / q * (self.lag / answer + self.outside / q)
-        stretch = stretch + (self.prompt_s + fit / q * waits) / answer_s
-        return np.maximum(1.0, fit / stretch * SAFE)
-
-
-def _among_prompts_s(step: StepModel, work: Serving, decoding: Floats) -> Floats:
-    """The least seconds of a token of so many sequences or more, with prompts in between."""
-
-    def mixed(one: StepModel, others: Floats) -> Floats:
-        lengths = work.input_len, work.output_len, work.prefix_len
-        return np.asarray(mixed_s(one, decoding, others, *lengths))
-
-    c = step.constants
-    if not np.any(step.work.routed_flops):
-        return mixed(step, decoding - 1.0)
-    new, chunk = work.input_len - work.prefix_len, step.chunk_tokens
-    beside = c.interference * c.prefill * (1.0 - c.apart)
-    each = new * step.tokens_per_step / step.work.pp / work.output_len  # tokens an iteration
-    most = np.where(np.less_equal(beside, 1.0), chunk, np.minimum(new, chunk)) / beside
-    read = msgspec.structs.replace(step, constants=msgspec.structs.replace(c, idle_experts=1.0))
-    batch, context = np.maximum(1.0, decoding / step.work.pp), work.input_len + work.output_len / 2
-    alone = (read.decode_s(batch, context) - step.decode_s(batch, context)) / step.tokens_per_step
-    return np.maximum(
-        mixed(step, np.minimum(decoding - 1.0, most / each)),
-        mixed(read, decoding - 1.0) - alone,
-    )
 
 
 class LoadFloors:
@@ -144,7 +56,7 @@ class LoadFloors:
         most = float(self.q.max())
         self.chunks = chunks(problem.limits, "serve")
         self.sizes = [b for b in batches(problem.limits, "serve") if b < self.full.max()]
-        octaves = [2.0**k * (1 + part / 8) for k in range(11, 32) for part in range(8)]
+        octaves = [2.0**k * (1 + part / 16) for k in range(4, 32) for part in range(16)]
         inner = {float(b) for b in (*BATCHES, *octaves, *self.sizes) if b < most}
         self.edges = np.array(sorted({1.0, most} | inner))
         self.lefts = np.concatenate([self.edges[:1], self.edges[:-1]])
@@ -152,6 +64,7 @@ class LoadFloors:
         allows = [problem.limits.allows("batch", b, "serve") for b in range(self.full.max() + 1)]
         self.allowed = np.array(allows)[self.full]
         self.lines = [self._lines(chunk) for chunk in self.chunks]
+        self.tokens = [self._tokens(c) for c in range(len(self.chunks))]
         self.times = self._times()
         self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
@@ -184,21 +97,28 @@ class LoadFloors:
         """The step model of some rows."""
         return self.table.step(engine, np.full(engine.shape, chunk), batch)
 
-    def _token_s(self, c: int, q: Floats, fit: Floats, most: Floats) -> Floats:
-        """The least seconds of a token, shape (engines, entries of q)."""
-        lines = self.lines[c].at(_COLUMN)
+    def _tokens(self, c: int) -> TokenTable:
         number = np.arange(len(self.table))[_COLUMN]
         step = self.step(number, self.chunks[c], np.full(number.shape, _MANY))
-        token_s = _among_prompts_s(step, self.work, fit)
+        most = np.minimum(self.q[:, -1], np.maximum(1.0, self.lines[c].room))
+        return TokenTable.of(step, self.work, float(most.max()))
+
+    def _token_s(self, c: int, low: Load, high: Load) -> Floats:
+        """The least seconds of a token under loads from ``low`` to ``high``, shape (engines,
+        entries)."""
+        lines, tokens = self.lines[c].at(_COLUMN), self.tokens[c]
+        number = np.arange(len(self.table))[_COLUMN]
+        token_s = tokens.least(number, low.fit)
         for _ in range(ROUNDS - 1):
-            decoding = lines.decoding(token_s, self.answer, q, fit, most)
-            token_s = _among_prompts_s(step, self.work, decoding)
+            token_s = tokens.least(number, lines.decoding(token_s, self.answer, low, high) * SAFE)
         return token_s
 
     def _free_s(self, c: int) -> Floats:
-        room = np.maximum(1.0, self.lines[c].room[_COLUMN])
-        fit, most = np.minimum(self.lefts, room), np.minimum(self.edges, room)
-        return self._token_s(c, self.lefts, fit, most)
+        lines = self.lines[c].at(_COLUMN)
+        room = np.maximum(1.0, lines.room)
+        low = Load(self.lefts, np.minimum(self.lefts, room), lines.outside / self.lefts)
+        high = Load(self.edges, np.minimum(self.edges, room), np.zeros(1))
+        return self._token_s(c, low, high)
 
     def _times(self) -> Floats:
         """Multiples of a batch at which its floors are taken, the closer the smaller, for what
@@ -212,12 +132,30 @@ class LoadFloors:
         found = np.zeros((len(self.sizes), len(self.times), len(self.table)))
         batch = np.repeat(np.array(self.sizes, np.float64), len(self.times))
         q = batch * np.tile(self.times, len(self.sizes))
+        last = self.edges[-1]
+        beyond = np.minimum(last, batch * np.tile([*self.times[1:], np.inf], len(self.sizes)))
         same = np.array([bool(self.same(c, b)) for b in self.sizes], np.bool_)
-        wanted = np.flatnonzero(~np.repeat(same, len(self.times)) & (q <= self.edges[-1]))
+        wanted = np.flatnonzero(~np.repeat(same, len(self.times)) & (q <= last))
         if len(wanted):
-            times_s = self._token_s(c, q[wanted], batch[wanted], batch[wanted])
-            found.reshape(-1, len(self.table))[wanted] = times_s.T
+            outside = self.lines[c].outside[_COLUMN] / q[wanted]
+            low = Load(q[wanted], batch[wanted], outside)
+            high = Load(beyond[wanted], batch[wanted], np.zeros(1))
+            found.reshape(-1, len(self.table))[wanted] = self._token_s(c, low, high).T
         return found
+
+    def exact(self, c: int, engine: Ints, q: Floats, fit: Floats) -> tuple[Floats, Floats, Floats]:
+        """The least seconds of the first token, of a further one, and of a request with so many
+        requests a rank, of which so many fit."""
+        lines, tokens, answer = self.lines[c].at(engine), self.tokens[c], self.answer
+        load = Load(q, fit, lines.outside_share(q))
+        least_s, most_s = tokens.least(engine, fit), tokens.most(engine, fit)
+        for _ in range(ROUNDS - 1):
+            fewest = lines.decoding(least_s, answer, load, load) * SAFE
+            number = lines.decoding(most_s, answer, load, load) / SAFE
+            least_s, most_s = tokens.least(engine, fewest), tokens.most(engine, number)
+        wait_s = lines.waits_s(lines.whole_s(most_s, answer, load), q)
+        request_s = (lines.whole_s(least_s, answer, load) + wait_s) * SAFE
+        return request_s - answer * least_s, least_s, request_s
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
         """Whether a chunk changes nothing against the one before where as many sequences fit: two
@@ -227,7 +165,7 @@ class LoadFloors:
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])
 
-    def full_s(self, c: int, s: int, q: Floats, engine: Ints | slice = slice(None)) -> Floats:
+    def full_s(self, c: int, s: int, q: Floats, engine: Ints) -> Floats:
         """The least seconds of a token with so many requests or more, above the batch s."""
         times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
         found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
@@ -245,13 +183,14 @@ class LoadFloors:
         Complexity: for E engines and Q requests O(E Q), and for each chunk and batch O(E) for each
         of some 100 intervals.
         """
-        both = self._free_ends(), self._full_ends()
         least, chunk, batch = (np.zeros(self.q.shape, kind) for kind in (float, int, int))
         span = np.where(self.edges > self.lefts, self.edges - self.lefts, 1.0)
         for ranks in np.unique(self.table.groups):
             same = np.flatnonzero(self.table.groups == ranks)
             k, q = self.interval[same[0]], self.q[same[0]]
-            free, full = (ends.chord_s(same, k, (q - self.lefts[k]) / span[k]) for ends in both)
+            number, part = int(k[-1]) + 1, (q - self.lefts[k]) / span[k]
+            both = self._free_ends(same, number), self._full_ends(same, number)
+            free, full = (ends.chord_s(k, part) for ends in both)
             free[~self.allowed[same]] = np.inf
             limited = full < free
             least[same] = np.where(limited, full, free)
@@ -259,55 +198,62 @@ class LoadFloors:
                 (chunk, [e.chunk for e in both]),
                 (batch, [e.batch for e in both]),
             ):
-                kept[same] = np.where(limited, *(c[same][:, k] for c in columns[::-1]))
+                kept[same] = np.where(limited, *(column[:, k] for column in columns[::-1]))
         return least, chunk, batch
 
-    def _free_ends(self) -> _Ends:
-        """Of the rows whose batch is not limited."""
-        ends = _Ends.none(len(self.table), len(self.edges))
+    def _free_ends(self, engines: Ints, number: int) -> _Ends:
+        """Of the rows of engines whose batch is not limited, in so many intervals."""
+        ends, every = _Ends.none(len(engines), number), np.arange(len(engines))
+        lefts, edges = self.lefts[:number], self.edges[:number]
         for c in range(len(self.chunks)):
-            room = np.maximum(1.0, self.lines[c].room[_COLUMN])
-            fills = (self.lefts < room) & (room < self.edges)
-            qs = self.lefts, np.where(fills, self.lefts, self.edges)
-            self._lower(ends, c, 0, 0, qs, [np.minimum(q, room) for q in qs], self.free_s[c])
+            room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
+            qs = lefts, np.where((lefts < room) & (room < edges), lefts, edges)
+            token_s = self.free_s[c][engines, :number]
+            self._lower(ends, every, c, 0, engines, qs, [np.minimum(q, room) for q in qs], token_s)
         return ends
 
-    def _full_ends(self) -> _Ends:
-        """Of the rows with a batch that there are more requests than."""
-        ends = _Ends.none(len(self.table), len(self.edges))
+    def _full_ends(self, engines: Ints, number: int) -> _Ends:
+        """Of the rows of engines with a batch that there are more requests than."""
+        ends = _Ends.none(len(engines), number)
         for c in range(len(self.chunks)):
             for s, b in enumerate(self.sizes):
-                if not self.same(c, b):
-                    first = max(1, int(np.searchsorted(self.lefts, b)))
-                    qs, fit = (self.lefts[first:], self.edges[first:]), np.full(1, float(b))
-                    self._lower(ends, c, b, first, qs, (fit, fit), self.full_s(c, s, qs[0]).T)
+                first = max(1, int(np.searchsorted(self.lefts, b)))
+                where = np.flatnonzero(self.lines[c].room[engines] >= b)
+                if first < number and len(where) and not self.same(c, b):
+                    qs, fit = (self.lefts[first:number], self.edges[first:number]), np.full(1, b)
+                    token_s = self.full_s(c, s, qs[0], engines[where][_COLUMN])
+                    self._lower(ends, where, c, b, engines[where], qs, (fit, fit), token_s)
         return ends
 
     def _lower(
         self,
         ends: _Ends,
+        where: Ints,
         c: int,
         batch: int,
-        first: int,
+        engines: Ints,
         qs: Sequence[Floats],
         fits: Sequence[Floats],
         token_s: Floats,
     ) -> None:
-        """Lower the ends from the ``first`` interval on to the lines of one chunk and batch."""
-        lines, answer_s = self.lines[c].at(_COLUMN), self.answer * token_s * SAFE
-        outside = np.minimum(*(lines.outside_share(q[first:]) for q in (self.lefts, self.edges)))
+        """Lower some rows of the ends, in the last intervals, to the lines of a chunk and batch."""
+        first = ends.left_s.shape[1] - token_s.shape[1]
+        lines, answer_s = self.lines[c].at(engines).at(_COLUMN), self.answer * token_s * SAFE
+        between = slice(first, ends.left_s.shape[1])
+        outside = np.minimum(*(lines.outside_share(q[between]) for q in (self.lefts, self.edges)))
         ttft_s = [
-            lines.ttft_s(token_s, self.answer, q, fit, outside) * SAFE
+            lines.whole_s(token_s, self.answer, Load(q, fit, outside)) * SAFE - answer_s
             for q, fit in zip(qs, fits, strict=True)
         ]
         fine = (lines.room >= max(1, batch)) & (token_s * SAFE <= self.problem.tpot_s)
         fine = fine & (ttft_s[0] <= self.problem.ttft_s)
-        wait_s = lines.wait_s(ttft_s[1] + answer_s, qs[0]) * SAFE
+        wait_s = lines.least_wait_s(ttft_s[1] + answer_s, qs[0]) * SAFE
         low, high = (np.where(fine, one + answer_s + wait_s, np.inf) for one in ttft_s)
-        wins = high < ends.right_s[:, first:]
-        np.minimum(ends.left_s[:, first:], low, out=ends.left_s[:, first:])
-        np.minimum(ends.right_s[:, first:], high, out=ends.right_s[:, first:])
-        ends.chunk[:, first:][wins], ends.batch[:, first:][wins] = c, batch
+        wins = high < ends.right_s[where, between]
+        for end, value in zip(ends[:2], (low, high), strict=True):
+            end[where, between] = np.minimum(end[where, between], value)
+        for kept, number in ((ends.chunk, c), (ends.batch, batch)):
+            kept[where, between] = np.where(wins, number, kept[where, between])
 
 
 class _Ends(NamedTuple):
@@ -325,9 +271,9 @@ class _Ends(NamedTuple):
         least = np.full((2, engines, intervals), np.inf)
         return cls(*least, *np.zeros((2, engines, intervals), np.int64))
 
-    def chord_s(self, engines: Ints, interval: Ints, part: Floats) -> Floats:
+    def chord_s(self, interval: Ints, part: Floats) -> Floats:
         """Seconds at such a part of the way through intervals."""
-        left, right = self.left_s[engines][:, interval], self.right_s[engines][:, interval]
+        left, right = self.left_s[:, interval], self.right_s[:, interval]
         none = np.isinf(left)
         rise = np.where(none, 0.0, right) - np.where(none, 0.0, left)
         found: Floats = (left + rise * part) * SAFE

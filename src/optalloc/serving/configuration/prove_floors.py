@@ -1,35 +1,24 @@
 """Can an engine under a load be faster than is needed? By floors of its rows, then by timing them.
 
-A row is an engine with a chunk and a batch b, or with as many sequences as come. Under q requests a
-rank its f = min(q, b, what memory holds) sequences take P seconds to read a prompt, E <= P more for
-a further one, t a token and A = (O - 1) t an answer. All terms of the closed loop but the queue,
-which is not negative, grow with t:
+A row is an engine with a chunk and a batch b, or with as many sequences as come; under q requests a
+rank it holds f = min(q, b, what memory holds). In the model's first round all f decode. The seconds
+of a token then give the sequences of the next round (:mod:`prove_lines`), these its seconds; each
+grows with the other. So from the least seconds of a token of so many sequences or more
+(:mod:`prove_tokens`) on, no round takes less here than in the model, and from the most on, none
+takes more. A request takes at least what the least seconds make of it, but for the queue, and the
+queue is at least that of the most (:meth:`Floors._sharp_s`).
 
-    ttft >= P + lag t + burst (f - 1) / 2 E + (q / f - 1) (P + A) + min(outside, q - 1) / q A
-
-The sequences that decode are D = q A / (ttft + A). Prompts are read for at most the share x =
-min(0.95, f E / (P + A)) of the time, so the queue is at most queue P x / 2 (1 - x), and
-
-    D >= f / (1 + (f/q) (lag / (O-1) + outside / q)
-                + (P + (f/q) (burst (f - 1) / 2 E + queue P x / 2 (1 - x))) / A)
-
-which grows with A and, along f = min(q, M), with q. A token of D sequences or more takes at least
-t(D) (:meth:`Floors.token_s`). In the model's first round all f decode; each further round starts
-from a D that is at least the one here, so its t is at least t of that.
-
-So the floor of one q holds for all above it, up to which x is taken: an answer is asked for once an
-interval of q where f = q, and for a batch at some multiples of it, the closer the smaller.
+Before that, all rows have floors of whole intervals of q, with the queue of their most requests:
+an answer is asked for once an interval where f = q, and for a batch at some multiples of it, the
+closer the smaller.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import msgspec
 import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS, closed_loop_times
-from optalloc.cost.engine.step import StepModel
+from optalloc.serving.configuration.prove_lines import Lines, Requests
 from optalloc.serving.configuration.prove_space import (
     Engines,
     Flags,
@@ -39,64 +28,12 @@ from optalloc.serving.configuration.prove_space import (
     blocks,
     target_s,
 )
+from optalloc.serving.configuration.prove_tokens import LESS, Tokens, tokens
 
-_LESS = 1.0 - 1e-9
 _NO_LIMIT = 2.0**31
-_LONGEST = 0.95
-_TABLE = 200_000
+_TABLE = 2_000_000
 _TIMES = (5, 30)
-_OCTAVE = 8
-
-
-class Lines(NamedTuple):
-    """What the floors of many rows with one chunk are made of, an array of one entry a row."""
-
-    room: Floats
-    prompt_s: Floats
-    each_s: Floats
-    lag: Floats
-    outside: Floats
-    burst: Floats
-    queue: Floats
-
-    def at(self, index: Ints | tuple[slice, None]) -> Lines:
-        return Lines(*(column[index] for column in self))
-
-    def first_s(
-        self, token_s: Floats, answers: float, q: Floats, fit: Floats, outside: Floats
-    ) -> Floats:
-        """Seconds to the first token at least, where a further one takes so many at least."""
-        answer = answers * token_s
-        start = self.burst * (fit - 1.0) / 2.0 * self.each_s
-        slots = (q / fit - 1.0) * (self.prompt_s + answer)
-        return (self.prompt_s + self.lag * token_s + start + slots + outside * answer) * _LESS
-
-    def wait_s(self, whole_s: Floats, q: Floats) -> Floats:
-        """What the queue adds at least where all else takes ``whole_s`` or more, less what is more.
-
-        With r = (q - 1) E seconds of reading in w, w >= whole, and k = queue P / 2, it is at most k
-        x / (1 - x) of x = r / w: w + k r / (w - r) is least at w = r + (k r)^(1/2).
-        """
-        reads, weight = (q - 1.0) * self.each_s, self.queue * self.prompt_s / 2.0
-        at = np.maximum(whole_s, reads + np.sqrt(weight * reads))
-        least = at - whole_s + weight * reads / np.maximum(at - reads, 1e-30)
-        most = np.minimum(weight * _LONGEST / (1.0 - _LONGEST), reads)
-        return np.minimum(most, least) * _LESS
-
-    def decoding(
-        self, token_s: Floats, answers: float, q: Floats, fit: Floats, most: Floats
-    ) -> Floats:
-        """Sequences that decode at least, where at most ``most`` are held."""
-        if answers <= 0.0:
-            return np.ones_like(token_s * q)
-        answer = answers * token_s
-        busy = np.minimum(_LONGEST, most * self.each_s / (self.prompt_s + answer))
-        waits = self.queue * busy / (2.0 * (1.0 - busy)) * self.prompt_s
-        waits = waits + self.burst * (fit - 1.0) / 2.0 * self.each_s
-        part = fit / q
-        others = 1.0 + part * (self.lag / answers + self.outside / q)
-        found = fit / (others + (self.prompt_s + part * waits) / answer) * _LESS
-        return np.maximum(1.0, found)
+_OCTAVE = 32
 
 
 class Floors:
@@ -124,6 +61,7 @@ class Floors:
         number = _TABLE // max(1, sum(int(row.sum()) for row in rows))
         part = np.linspace(0.0, 1.0, min(_TIMES[1], max(_TIMES[0], number)))
         self.times = np.exp(part**1.5 * np.log(float(most) + 1.0))
+        self.tokens = [self._tokens(c) for c in range(len(self.chunks))]
         self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
         self.full_s = [self._full_s(c) for c in range(len(self.chunks))]
         self.free_ends = self._ends_s(None)
@@ -146,59 +84,33 @@ class Floors:
         )
         return Lines(*(np.asarray(column) * ones for column in columns))
 
-    def token_s(self, engine: Ints, chunk: float, decoding: Floats) -> Floats:
-        """Seconds of a token at least where so many sequences or more decode.
+    def _tokens(self, c: int) -> Tokens:
+        number, work = np.arange(len(self.engines.engines))[:, None], self.work
+        step = self.engines.step(number, self.chunks[c], _NO_LIMIT)
+        largest = np.minimum(self.edges[-1], np.maximum(1.0, self.lines[c].room)).max()
+        return tokens(step, self.new, work.input_len, work.output_len, float(largest))
 
-        Prompts of the others come as w = flow / lump lumps an iteration. One takes k (beside -
-        alone) + own seconds, k the share that overlaps, beside an iteration with it and alone one
-        without. Streams and products take (x^p + y^p)^(1/p), which grows by no less with y the
-        larger y, and the smaller x. So beside - alone grows with the sequences where x does not;
-        experts are a stream that does, and it is at least that with all of them read. With what
-        is true of these sequences, all grows too while w k <= 1, and above that w k counts as 1.
-        """
-        step, work = self.engines.step(engine, chunk, _NO_LIMIT), self.work
-        c, pp = step.constants, step.work.pp
-        context = work.input_len + work.output_len / 2.0
-        batch = np.maximum(1.0, decoding / pp)
-        flow = (decoding - 1.0) / pp * self.new / work.output_len
-        lump = np.clip(np.maximum(self.new, flow), 1.0, chunk)
-        pairs = lump * (work.input_len + work.prefix_len + 1.0) / 2.0
-
-        def more_s(one: StepModel) -> Floats:
-            beside = one.latency_s(lump, batch, batch * context, pairs)
-            return np.asarray(beside - one.decode_s(batch, context))
-
-        own = c.prefill * c.apart * step.latency_s(lump, 0.0, 0.0, pairs)
-        own = own + c.prompt_s * lump / self.new
-        lumps = c.interference * flow / lump
-        overlaps = lumps * c.prefill * (1.0 - c.apart)
-        more = more_s(step)
-        if np.any(step.work.routed_flops):
-            read = msgspec.structs.replace(c, idle_experts=1.0)
-            least = more_s(msgspec.structs.replace(step, constants=read))
-            more = np.maximum(np.minimum(1.0, overlaps) * more, overlaps * least)
-        else:
-            more = overlaps * more
-        return np.asarray(step.decode_s(batch, context) + more + lumps * own) * _LESS
-
-    def _rounds(self, c: int, engine: Ints, q: Floats, fit: Floats, most: Floats) -> Floats:
+    def _token_s(self, c: int, engine: Ints, few: Requests, many: Requests) -> Floats:
         """Seconds of a token at least after all rounds of the model; an entry a row."""
         found = np.empty(len(engine))
         for part in blocks(len(engine)):
             e, lines = engine[part], self.lines[c].at(engine[part])
-            token_s = self.token_s(e, self.chunks[c], fit[part])
+            low, high = (Requests(*(x[part] for x in load)) for load in (few, many))
+            seconds = self.tokens[c].at_least(e, low.fit)
             for _ in range(ROUNDS - 1):
-                held = lines.decoding(token_s, self.answers, q[part], fit[part], most[part])
-                token_s = self.token_s(e, self.chunks[c], held)
-            found[part] = token_s
+                held = lines.decoding(seconds, self.answers, low, high) * LESS
+                seconds = self.tokens[c].at_least(e, held)
+            found[part] = seconds
         return found
 
     def _free_s(self, c: int) -> Floats:
         """Of rows without a batch, by engine and interval of q."""
         engine, k = (x.ravel() for x in np.indices((len(self.engines.engines), len(self.edges))))
-        room = np.maximum(1.0, self.lines[c].room[engine])
-        fit, most = (np.minimum(q[k], room) for q in (self.lefts, self.edges))
-        return self._rounds(c, engine, self.lefts[k], fit, most).reshape(-1, len(self.edges))
+        left, right, lines = self.lefts[k], self.edges[k], self.lines[c].at(engine)
+        room = np.maximum(1.0, lines.room)
+        few = Requests(left, np.minimum(left, room), lines.outside / left)
+        many = Requests(right, np.minimum(right, room), np.zeros(len(right)))
+        return self._token_s(c, engine, few, many).reshape(-1, len(self.edges))
 
     def _full_s(self, c: int) -> Floats:
         """Of rows whose batch is full, by engine, batch and times that it is asked for."""
@@ -206,12 +118,14 @@ class Floors:
         engine, s, m = (x.ravel() for x in np.indices(shape))
         if not len(engine):
             return np.zeros(shape)
-        batch = np.array(self.sizes)[s]
+        batch, last = np.array(self.sizes)[s], self.edges[-1]
         found = np.zeros(len(engine))
         q = batch * self.times[m]
-        differ = np.flatnonzero(~self._same(c, engine, batch) & (q <= self.edges[-1]))
-        e, b = engine[differ], batch[differ]
-        found[differ] = self._rounds(c, e, q[differ], b, b)
+        next_q = np.minimum(last, batch * np.append(self.times[1:], np.inf)[m])
+        differ = np.flatnonzero(~self._same(c, engine, batch) & (q <= last))
+        e, b, q, next_q = engine[differ], batch[differ], q[differ], next_q[differ]
+        few = Requests(q, b, self.lines[c].outside[e] / q)
+        found[differ] = self._token_s(c, e, few, Requests(next_q, b, np.zeros(len(q))))
         return found.reshape(shape)
 
     def _same(self, c: int, engine: Ints, fit: Floats) -> Flags:
@@ -240,7 +154,7 @@ class Floors:
         left, right = self.lefts[first:], self.edges[first:]
         for c in range(len(self.chunks)):
             lines = self.lines[c].at(column)
-            outside = np.minimum(*(np.minimum(lines.outside, q - 1.0) / q for q in (left, right)))
+            outside = np.minimum(*(lines.left_out(q) for q in (left, right)))
             if s is None:
                 room = np.maximum(1.0, lines.room)
                 right_here = np.where((left < room) & (room < right), left, right)
@@ -254,7 +168,7 @@ class Floors:
                 exists = (lines.room >= self.sizes[s]) & ~self._same(c, engine, fits[0])
                 token_s = self.full_s[c][:, s, self._times(s, left)]
             firsts = [
-                lines.first_s(token_s, self.answers, q, fit, outside)
+                lines.first_s(token_s, self.answers, Requests(q, fit, outside)) * LESS
                 for q, fit in zip((left, right_here), fits, strict=True)
             ]
             exists = exists & (firsts[0] <= self.ttft) & (token_s <= self.tpot)
@@ -280,7 +194,7 @@ class Floors:
             left, right = ends[:, engine, k]
             with np.errstate(invalid="ignore"):
                 chord = np.where(exists & np.isfinite(left), left + (right - left) * part, np.inf)
-            np.minimum(found, chord * _LESS, out=found)
+            np.minimum(found, chord * LESS, out=found)
         return found
 
     def _loads(self, engine: Ints, load: Ints) -> tuple[Floats, Ints]:
@@ -301,8 +215,8 @@ class Floors:
             fit = np.full(1, self.sizes[s])
             exists = (q > fit) & (lines.room >= fit) & ~self._same(c, engine, fit)
             token_s = self.full_s[c][engine, s, self._times(s, q)]
-        outside = np.minimum(lines.outside, q - 1.0) / q
-        first_s = lines.first_s(token_s, self.answers, q, fit, outside)
+        here = Requests(q, fit, lines.left_out(q))
+        first_s = lines.first_s(token_s, self.answers, here) * LESS
         exists = exists & (first_s <= self.ttft) & (token_s <= self.tpot)
         whole_s = first_s + self.answers * token_s
         return np.where(exists, whole_s + lines.wait_s(whole_s, q), np.inf)
@@ -320,11 +234,40 @@ class Floors:
             least = np.array([self._rows_s(e, load_, c, s) for c, s in kinds])
             which, place = least.argmin(axis=0), np.arange(len(e))
             first = np.flatnonzero(least[which, place] < best)
+            sharp = self._sharp_s(e[first], load_[first], which[first], kinds) < best[first]
+            first = first[sharp]
             self._lower(found[part], e, load_, first, which[first], kinds)
             np.minimum(best, found[part], out=best)
             least[which, place] = np.inf
             number, where = np.nonzero(least < best)
+            sharp = self._sharp_s(e[where], load_[where], number, kinds) < best[where]
+            number, where = number[sharp], where[sharp]
             self._lower(found[part], e, load_, where, number, kinds)
+        return found
+
+    def _sharp_s(
+        self, engine: Ints, load: Ints, which: Ints, kinds: list[tuple[int, int | None]]
+    ) -> Floats:
+        """Seconds of a request at least, of rows of some kinds, from rounds at their own load."""
+        found, q = np.empty(len(engine)), self._loads(engine, load)[0]
+        chunk = np.array([c for c, _ in kinds])[which]
+        size = np.array([np.inf if s is None else self.sizes[s] for _, s in kinds])[which]
+        for c, tokens_ in enumerate(self.tokens):
+            mine = np.flatnonzero(chunk == c)
+            for part in blocks(len(mine)):
+                row = mine[part]
+                e, lines = engine[row], self.lines[c].at(engine[row])
+                fit = np.minimum(np.minimum(q[row], size[row]), np.maximum(1.0, lines.room))
+                here = Requests(q[row], fit, lines.left_out(q[row]))
+                low, high = tokens_.at_least(e, fit), tokens_.at_most(e, fit)
+                for _ in range(ROUNDS - 1):
+                    fewest = lines.decoding(low, self.answers, here, here) * LESS
+                    number = lines.decoding(high, self.answers, here, here) / LESS
+                    low, high = tokens_.at_least(e, fewest), tokens_.at_most(e, number)
+                longest_s = lines.first_s(high, self.answers, here) + self.answers * high
+                first_s = lines.first_s(low, self.answers, here) + lines.queue_s(longest_s, here.q)
+                late = (first_s * LESS > self.ttft) | (low > self.tpot)
+                found[row] = np.where(late, np.inf, (first_s + self.answers * low) * LESS)
         return found
 
     def _lower(

@@ -13,13 +13,13 @@ import numpy as np
 
 from optalloc.result import Incumbent
 from optalloc.serving.configuration import aggregated, in_flight, split
-from optalloc.serving.configuration.columns import Floats
+from optalloc.serving.configuration.columns import Flags, Floats
 from optalloc.serving.configuration.combine import Deployment, choose
 from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.roofline import roofline
-from optalloc.serving.configuration.rows import all_rows, floors
+from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -80,10 +80,12 @@ class Search:
         self.configurations = 0
         self._found: list[Choice] = []
         self._floors: LoadFloors | None = None
+        self._rows: tuple[Rows, Floors, Flags] | None = None
 
     def again(self, problem: Problem, stop: StopRule | None = None) -> Search:
         """A search of a changed problem that keeps what the change leaves: the engines where the
-        workload alone differs, and their floors under no more requests of the same lengths."""
+        workload alone differs, their floors under no more requests of the same lengths, and rows
+        under as many."""
         other = Search(problem, stop)
         mine, theirs = self.problem.workload, problem.workload
         same = {"workload": mine, "objective": self.problem.objective}
@@ -93,6 +95,8 @@ class Search:
             fewer = (theirs.concurrency or 0) <= (mine.concurrency or 0)
             if fewer and msgspec.structs.replace(theirs, **load) == mine:
                 other._floors = self._floors
+                if theirs.concurrency == mine.concurrency:
+                    other._rows = self._rows
         return other
 
     def table(self, role: str) -> EngineTable:
@@ -168,9 +172,11 @@ class Search:
             self._count("slower than another", whole.pruned)
             one = [] if whole.best is None else [self._choice(whole, whole.best)]
             return one, whole.bound, whole.stopped
-        rows = all_rows(p, table)
+        if self._rows is None:
+            rows = all_rows(p, table)
+            self._rows = rows, *floors(p, table, rows)
+        rows, least, keeps = self._rows
         self.configurations += len(rows)
-        least, keeps = floors(p, table, rows)
         self._count("memory", keeps.size - keeps.sum())
         slow = keeps & (least.tpot_s > p.tpot_s)
         late = keeps & ~slow & (least.ttft_s > p.ttft_s)

@@ -328,13 +328,14 @@ def _broken_devices(plan: MixedPlan) -> Iterator[str]:
         start += group.num_devices
     for replica in plan.replicas:
         for stage in replica.stages:
-            own = {d for first, end in stage.devices for d in range(first, end)}
             low, high = ends[stage.group]
             where = f"replica {replica.index}, stage {stage.index}"
+            if not all(low <= first <= end <= high for first, end in stage.devices):
+                yield f"{where} has devices of another group"
+                return
+            own = {d for first, end in stage.devices for d in range(first, end)}
             if len(own) != stage.num_devices or own & taken:
                 yield f"{where} has devices twice or too few"
-            if own and not (low <= min(own) and max(own) < high):
-                yield f"{where} has devices of another group"
             taken |= own
     if plan.num_devices != len(taken) or plan.idle_devices != start - len(taken):
         yield f"it uses {len(taken)} of {start} devices"

@@ -30,7 +30,7 @@ Row = tuple[int, float, list[int], list[int], list[int], list[int]]
 
 
 class Part:
-    """One part of the space, with a lower bound of all its plans."""
+    """One part of the space, with a lower bound of all its plans; ``only`` some kinds if given."""
 
     def __init__(
         self,
@@ -40,13 +40,14 @@ class Part:
         most: int,
         bound: float,
         within: Part | None = None,
+        only: Sequence[int] | None = None,
     ) -> None:
         self.problem, self.used = problem, tuple(used)
         self.least, self.most = least, most
         self.bound = self.work_bound = bound
         self.fixed_s = max(problem.fixed_s[g] for g in used)
         self.too_large_s = np.inf  # with a target as great as this the part was too large to close
-        self.within = within
+        self.within, self.only = within, only
         self.closed: tuple[PartProof, ...] = ()
         self._native: _native.MixedSearch | None = None
 
@@ -89,7 +90,10 @@ class Part:
         """Costs are those of the part's replicas and groups."""
         p, used = self.problem, self.used
         index = {g: i for i, g in enumerate(used)}
-        self.kinds = np.flatnonzero(np.isin(p.group, used))
+        own = np.isin(p.group, used)
+        if self.only is not None:
+            own &= np.isin(np.arange(p.num_kinds), self.only)
+        self.kinds = np.flatnonzero(own)
         exchange = p.exchange_link(used)
         share, hops = p.ring(self.least)
         rate, z = exchange.bandwidth_bytes_per_s, shards(self.most)
@@ -224,3 +228,34 @@ def parts_of(problems: Sequence[MixedProblem], limit: int | None = None) -> list
                 if most > 1:
                     parts.append(Part(problem, used, 2, most, bound))
     return parts
+
+
+def seeds(parts: Sequence[Part]) -> list[Part]:
+    """The parts of one replica, the least bound first, with a few kinds alone: of each group and
+    size the fastest and that of the fewest bytes, and only as small as a pipeline of all devices
+    can have."""
+    few = {id(part.problem): _few_kinds(part.problem) for part in parts}
+    single = [
+        Part(part.problem, part.used, 1, 1, part.bound, only=few[id(part.problem)])
+        for part in parts
+        if part.most == 1
+    ]
+    return sorted(single, key=lambda part: part.bound)
+
+
+def _few_kinds(problem: MixedProblem) -> list[int]:
+    field = {name: problem.layers[:, 1:-2, k] for k, name in enumerate(LAYER_FIELDS)}
+    seconds = (field["forward_s"] + field["backward_s"]).sum(axis=1)
+    needed = problem.optimizer_bytes[:, 1:-2] + field["state_bytes"] + field["held_full_bytes"]
+    smallest = sum(problem.available) / problem.most_stages
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for k, (group, devices) in enumerate(zip(problem.group, problem.devices, strict=True)):
+        if devices >= smallest:
+            sizes.setdefault((int(group), int(devices)), []).append(k)
+    return sorted(
+        {
+            min(own, key=values.__getitem__)
+            for own in sizes.values()
+            for values in (seconds, needed.sum(axis=1))
+        }
+    )

@@ -17,6 +17,7 @@ it takes in T. The question is whether some packing of shapes into the devices t
   column generation. Its dual gives each device a price. Scaled until the whole cluster costs just
   less than M, these refute T if no shape takes more micro-batches than its devices cost; each shape
   is tested against its own price alone, by the cheapest bound that decides.
+- Single pipelines of a few kinds (:func:`seeds`) come before all else: a plan within a second.
 - A look at each part finds plans first: the shapes of the relaxation alone are packed, and T falls
   by a part of what the relaxation has to spare, until they make no plan or T is refuted.
 - Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
@@ -50,7 +51,7 @@ from optalloc import _native
 from optalloc.interrupt import in_thread
 from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, Progress, StopRule
-from optalloc.training.mixed.parts import Part, Row, parts_of
+from optalloc.training.mixed.parts import Part, Row, parts_of, seeds
 from optalloc.training.mixed.problem import MixedProblem, Replica
 from optalloc.training.mixed.proof import PartProof
 
@@ -64,6 +65,8 @@ _NO_LIMIT = 1e6
 _TIE = 1e-9
 # The next target of a look: this share of the way to where the relaxation may end, at least a step.
 _HASTE, _STEP = 0.6, 1e-3
+# A first plan is sought below this multiple of a part's bound, then anywhere, in coarse steps.
+_FIRST, _COARSE = 2.0, 1e-2
 # Programmes of a range of replicas before it is split.
 _MOST_SOLVED = 2_000
 
@@ -121,9 +124,12 @@ class Search:
     def run(self) -> Outcome:
         """Search until the proof, the stop rule, or the keyboard."""
         waiting = _in_order(part for part in self.parts if part.bound < np.inf)
+        self._seed(waiting)
         first = min((part.bound for part in waiting), default=0.0)
         last = max((part.bound for part in waiting), default=0.0)
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
+            if self.stopped:
+                break
             try:
                 waiting = self._round(waiting, target)
             except KeyboardInterrupt:  # between two calls: what is open stays so
@@ -150,6 +156,29 @@ class Search:
             stopped=self.stopped or bool(left),
             closed=tuple(entry for part in self.parts for entry in part.closed),
         )
+
+    def _seed(self, waiting: Sequence[Part]) -> None:
+        """Good plans before any proof."""
+        try:
+            for part in seeds(waiting):
+                for target in (part.bound * _FIRST, np.inf):
+                    goal = min(target, self._goal(), part.bound * _NO_LIMIT)
+                    if self.stopped or goal <= part.bound or (target == np.inf and self.found):
+                        break
+                    self._improve(part, goal, _COARSE)
+                    part.close()
+        except KeyboardInterrupt:  # between two calls
+            self.stopped = True
+
+    def _improve(self, part: Part, goal: float, step: float) -> int:
+        """The best plan of a part below a goal, to a share, or the proof that there is none."""
+        search = partial(part.native().improve, goal - part.fixed_s, step, self.cancel)
+        status, value, rows = self._run(search)
+        if rows:
+            replicas = part.replicas(rows)
+            # With fewer groups than allowed the exchange and the fixed time are no longer.
+            self._offer(part, min(part.problem.evaluate(replicas), value + part.fixed_s), replicas)
+        return status
 
     def _round(self, waiting: list[Part], target: float) -> list[Part]:
         """What is open of the parts once each was searched up to a target."""
@@ -222,16 +251,11 @@ class Search:
         if self.stopped:
             return None
         goal = min(target, self._goal())
-        native, within = part.native(), goal - part.fixed_s
-        status, value, rows = self._run(
-            partial(native.refute, within, _MOST_SOLVED, self.cancel)
-            if part.is_relaxed
-            else partial(native.improve, within, _TIE, self.cancel)
-        )
-        if rows:
-            replicas = part.replicas(rows)
-            # With fewer groups than allowed the exchange and the fixed time are no longer.
-            self._offer(part, min(part.problem.evaluate(replicas), value + part.fixed_s), replicas)
+        if part.is_relaxed:
+            refute = partial(part.native().refute, goal - part.fixed_s, _MOST_SOLVED, self.cancel)
+            status, _, _ = self._run(refute)
+        else:
+            status = self._improve(part, goal, _TIE)
         closed: tuple[PartProof, ...] | None = None
         if status in (_NONE, _FOUND):
             closed = (part.proof(),)

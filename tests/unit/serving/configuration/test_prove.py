@@ -12,9 +12,13 @@ import optalloc as oa
 from optalloc.cost.engine.load import closed_loop_times, mixed_s
 from optalloc.errors import CertificateError
 from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.prove_floors import Floors
 from optalloc.serving.configuration.prove_space import Engines, Space
 from optalloc.serving.configuration.prove_split import prove_bound
+from optalloc.serving.configuration.prove_tokens import tokens
+from optalloc.serving.configuration.search import Search
+from optalloc.serving.configuration.token_table import TokenTable
 
 MIXED = "2xh100-sxm+1xl40s+1xa100-sxm-80g"
 
@@ -84,24 +88,36 @@ def test_no_row_is_faster_than_its_floor_and_the_fastest_is_found(
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_a_token_of_more_sequences_takes_no_less_than_its_floor(scale: float) -> None:
-    """Also where prompts slow decoding so much that they count more than once."""
-    plan = planned("1xh100-sxm+1xl40s", input_len=3000, output_len=100, concurrency=4)
-    _, engines, floors = space_of(plan, 4)
-    constants = msgspec.structs.replace(
-        engines.constants, interference=engines.constants.interference * scale
-    )
-    floors.engines = engines._replace(constants=constants)
-    held = np.array([1.0, 2.0, 9.0, 70.0, 300.0, 900.0])
-    for chunk in (2048.0, 8192.0):
-        for e in range(len(engines.engines)):
-            same = np.full(len(held), e)
-            least = floors.token_s(same, chunk, held)
-            step = floors.engines.step(same, chunk, 2.0**31)
-            true = np.asarray(mixed_s(step, held, held - 1.0, 3000, 100))
-            assert np.all(least[:, None] <= np.where(held >= held[:, None], true, np.inf))
-            if scale == 1.0:
-                assert least[:4] == pytest.approx(true[:4], rel=0.3)
+@pytest.mark.parametrize("model", ["qwen3-8b", "mixtral-8x7b"])
+def test_a_token_lies_between_its_fences_and_between_the_entries_of_the_table(
+    model: str, scale: float
+) -> None:
+    """Beside any number of sequences, also where prompts slow decoding so much that they count more
+    than once; and no more, or fewer, sequences take it out of them."""
+    work = oa.Serving(input_len=3000, output_len=100, concurrency=4)
+    p = Problem(model=oa.load_model(model), cluster=oa.load_cluster("2xh100-sxm"), workload=work)
+    table = Search(p).table("serve")
+    number = np.arange(len(table))[:, None]
+    held = np.exp(np.random.default_rng(0).uniform(0.0, np.log(900.0), 300))
+    for chunk in (2048, 8192):
+        whole = np.full(number.shape, 2**31)
+        step = table.step(number, np.full(number.shape, chunk), whole)
+        slower = msgspec.structs.replace(
+            step.constants, interference=step.constants.interference * scale
+        )
+        step = msgspec.structs.replace(step, constants=slower)
+        true = np.asarray(mixed_s(step, held, held - 1.0, 3000, 100))
+        fences, entries = tokens(step, 3000, 3000, 100, 900.0), TokenTable.of(step, work, 900.0)
+        for low, high in (
+            (fences.at_least(number, held), fences.at_most(number, held)),
+            (entries.least(number, held), entries.most(number, held)),
+        ):
+            order = np.argsort(held)
+            assert np.all(low <= true)
+            assert np.all(true <= high)
+            assert np.all(np.diff(low[:, order]) >= 0.0)
+            assert np.all(np.diff(high[:, order]) >= 0.0)
+            assert np.median(high / low) < 1.06
 
 
 @pytest.mark.parametrize("objective", ["throughput", "price", "latency", "devices"])

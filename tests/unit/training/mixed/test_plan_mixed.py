@@ -63,6 +63,11 @@ def test_a_changed_figure_is_not_certified(plan: MixedPlan) -> None:
     broken = msgspec.structs.replace(plan, replicas=(changed, *rest))
     with pytest.raises(CertificateError, match="not sum to the micro-batches"):
         certify_mixed(broken)
+    stage, *others = first.stages
+    stretched = msgspec.structs.replace(stage, devices=((0, 10**12),))
+    changed = msgspec.structs.replace(first, stages=(stretched, *others))
+    with pytest.raises(CertificateError, match="devices of another group"):
+        certify_mixed(msgspec.structs.replace(plan, replicas=(changed, *rest)))
     slower = msgspec.structs.replace(plan, step_time_s=plan.step_time_s * 1.01)
     with pytest.raises(CertificateError, match="the step time"):
         certify_mixed(slower)

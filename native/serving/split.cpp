@@ -192,7 +192,7 @@ class Search {
             open.pop();
             if (cost > dist[at(where)]) continue;
             const int x = where % n, mask = where / n % kMasks, phases = where / n / kMasks;
-            if (mask == kMasks - 1) {
+            if (mask == kMasks - 1 && phase(phases, 0) != 1 && phase(phases, 1) != 1) {
                 split.excess = cost;
                 write(where, before, split);
                 break;
@@ -202,11 +202,13 @@ class Search {
                 const int giver = y < x ? 0 : 1, taker = 1 - giver;
                 if (phase(phases, giver) == 2) continue;
                 const double through = cost + excess_[at(y)];
-                const int kind = phase(phases, giver) == 0 ? 2 : 0;
-                if (phase(phases, taker) != 2) {
-                    reach(with(phases, taker, 1), mask, y, through + cross(kind, x, y).cost, where, kind);
+                for (int given = phase(phases, giver); given <= 2 * phase(phases, giver); ++given) {
+                    for (int taken = std::max(1, phase(phases, taker)); taken <= 2; ++taken) {
+                        const int kind = (phase(phases, giver) == 0 ? 2 : 0) + (taken == 2 ? 1 : 0);
+                        const int after = with(with(phases, giver, given), taker, taken);
+                        reach(after, mask, y, through + cross(kind, x, y).cost, where, kind);
+                    }
                 }
-                reach(with(phases, taker, 2), mask, y, through + cross(kind + 1, x, y).cost, where, kind + 1);
             }
         }
         return split;

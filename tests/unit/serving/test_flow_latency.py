@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import msgspec
 import pytest
 from tests.unit.serving.test_flow import line
@@ -11,6 +14,7 @@ from optalloc.errors import CertificateError, InputError
 from optalloc.result import Termination
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.certify_latency import certify_latency
+from optalloc.serving.flow.latency.fastest import _Search
 from optalloc.serving.flow.latency.times import route_latency_s
 from optalloc.serving.flow.problem import FlowProblem
 from optalloc.serving.flow.solve import place_layers
@@ -133,3 +137,35 @@ def test_a_limit_and_least_latency_are_not_asked_together() -> None:
         place_layers(slow_row(), objective="latency", latency_limit_s=1.0)
     with pytest.raises(InputError, match="positive time"):
         place_layers(slow_row(), latency_limit_s=0.0)
+
+
+def test_interrupted_search_keeps_route_and_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a shortest path: the best route so far and what is proven then."""
+    draw = random.Random(3)
+    wide = line([(9.0, 5.0), (7.0, 3.0)] * 10, 16)
+    links = tuple(
+        msgspec.structs.replace(link, latency_s=draw.uniform(0.01, 1.0)) for link in wide.links
+    )
+    problem = msgspec.structs.replace(wide, links=links)
+    path, calls = _Search._path, 0
+
+    def interrupted(self: _Search, *told: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        return path(self, *told)
+
+    monkeypatch.setattr(_Search, "_path", interrupted)
+    routes, bounds = [], []
+    for at in (1, 60, 160):
+        calls = 0
+        result = place_layers(problem, objective="latency")
+        assert result.termination is Termination.LIMIT
+        assert calls == at
+        assert result.bounds.primal is not None
+        assert result.bounds.dual is not None
+        routes.append(result.bounds.primal)
+        bounds.append(result.bounds.dual)
+    assert max(bounds) <= min(routes)
+    assert sorted(routes, reverse=True) == routes

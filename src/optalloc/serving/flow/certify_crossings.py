@@ -232,7 +232,7 @@ def _shortest(change: Floats, excess: Floats, goals: list[NDArray[np.bool_]]) ->
     count = len(excess)
     code = goals[0].astype(np.int64) + 2 * goals[1]
     # reach[p, q, mask, x]: p, q: 0 while no node of the region, or outside, has begun at a
-    # crossing; 2 once none will end at one
+    # crossing; then 1 as long as one will end at one, else 2
     reach: Floats = np.full((3, 3, 4, count), np.inf)
     reach[0, 0, code, np.arange(count)] = excess
     falls = np.tri(count, k=-1, dtype=bool)  # [x, y]: y is below x
@@ -247,13 +247,13 @@ def _shortest(change: Floats, excess: Floats, goals: list[NDArray[np.bool_]]) ->
                 if gives == 2:
                     continue
                 moves = falls if fall else falls.T
-                for then in {max(1, takes), 2}:
+                for then, left in itertools.product({max(1, takes), 2}, {gives, 2 * gives}):
                     cost = change[int(gives == 0), int(then == 2)]
                     through = np.where(moves, here[:, None] + cost, np.inf).min(axis=0) + excess
-                    after = (p, then) if fall else (then, q)
+                    after = (left, then) if fall else (then, left)
                     for bits in range(4):
                         mine = code == bits
                         into = reach[after[0], after[1], mask | bits]
                         into[mine] = np.minimum(into[mine], through[mine])
         if np.array_equal(before, reach):
-            return float(reach[:, :, 3].min())
+            return float(reach[::2, ::2, 3].min())

@@ -63,7 +63,8 @@ class _Box(msgspec.Struct, frozen=True):
 class RouteFound(msgspec.Struct, frozen=True, kw_only=True):
     """The best route met and what no route undercuts, seconds; no ``visits`` if there is none.
 
-    ``finished`` says whether branching ended by itself, after ``parts`` of it.
+    ``finished`` says whether branching ended by itself, after ``parts`` of it; ``interrupted``
+    whether Ctrl-C ended it.
     """
 
     visits: tuple[Visit, ...]
@@ -71,10 +72,12 @@ class RouteFound(msgspec.Struct, frozen=True, kw_only=True):
     witness: Fastest | Counted
     finished: bool
     parts: int
+    interrupted: bool = False
 
 
 def fastest_route(times: Times, expired: Callable[[float, float], bool]) -> RouteFound:
-    """The route of least latency; a stopped search keeps its best route and a valid bound.
+    """The route of least latency; a search that is stopped, also by Ctrl-C, keeps its best route
+    and a valid bound.
 
     ``expired`` is asked with the best latency so far and the bound, seconds.
 
@@ -90,12 +93,22 @@ class _Search:
         self.best: tuple[Visit, ...] = ()
         self.value = np.inf
         self.parts = 0
+        self.counted = Counted(latency_s=0.0, classes=())
+        self.open: tuple[_Box, ...] = ()  # together all routes
 
     def run(self) -> RouteFound:
-        counted = self._by_classes()
+        try:
+            finished = self._search()
+        except KeyboardInterrupt:
+            return msgspec.structs.replace(self._found(finished=False), interrupted=True)
+        return self._found(finished)
+
+    def _search(self) -> bool:
+        """Bound and branch; whether it ended by itself."""
+        self.counted = counted = self._by_classes()
         count = len(self.times.source)
         if counted.latency_s >= self.value * (1.0 - _CLOSE):
-            return self._found(counted, finished=True)
+            return True
         order = itertools.count()
         box = self._bound(
             np.zeros(count, dtype=np.int64),
@@ -105,15 +118,14 @@ class _Search:
         )
         waiting = [(box.bound, next(order), box)]
         closed: list[_Box] = []
-        finished = True
         if box.split is not None and box.bound < counted.latency_s:
-            return self._found(counted, finished=False)  # parts would have to win back more
-        while waiting:
-            if waiting[0][0] >= self.value * (1.0 - _CLOSE):
-                break
-            if self.expired(self.value, waiting[0][0]) or len(waiting) + len(closed) > _MOST_PARTS:
-                finished = False
-                break
+            return False  # parts would have to win back more
+        while True:
+            self.open = (*closed, *(box for _, _, box in waiting))
+            if not waiting or waiting[0][0] >= self.value * (1.0 - _CLOSE):
+                return True
+            if self.expired(self.value, waiting[0][0]) or len(self.open) > _MOST_PARTS:
+                return False
             _, _, box = heapq.heappop(waiting)
             if box.split is None:
                 closed.append(box)
@@ -126,16 +138,16 @@ class _Search:
                 if part.bound < box.bound:
                     part = msgspec.structs.replace(part, bound=box.bound, prices=box.prices)
                 heapq.heappush(waiting, (part.bound, next(order), part))
-        parts = [*closed, *(box for _, _, box in waiting)]
-        bound = float(min(self.value, *(box.bound for box in parts)))
-        if bound <= counted.latency_s:
-            return self._found(counted, finished)
-        return self._found(Fastest(latency_s=bound, parts=tuple(map(self._told, parts))), finished)
 
-    def _found(self, witness: Fastest | Counted, finished: bool) -> RouteFound:
+    def _found(self, finished: bool) -> RouteFound:
+        value = self._latency(self.best) if self.best else np.inf
+        bound = float(min(value, *(box.bound for box in self.open))) if self.open else -np.inf
+        witness: Fastest | Counted = self.counted
+        if bound > self.counted.latency_s:
+            witness = Fastest(latency_s=bound, parts=tuple(map(self._told, self.open)))
         return RouteFound(
             visits=self.best,
-            latency_s=float(self.value),
+            latency_s=float(value),
             witness=witness,
             finished=finished,
             parts=self.parts,

@@ -47,6 +47,7 @@ def place_fastest(
 
     times = Times(problem)
     found = fastest_route(times, expired)
+    stopped = stopped or found.interrupted
     expired(found.latency_s, found.witness.latency_s)
     stats = Stats(
         wall_s=time.perf_counter() - begin,
@@ -89,6 +90,8 @@ def begin_within(journal: Journal, limit_s: float) -> FlowResult | None:
     found = fastest_route(
         times, lambda value, bound: value <= limit_s or bound > limit_s * (1.0 + 1e-9) or late()
     )
+    if found.interrupted:
+        raise KeyboardInterrupt
     if found.latency_s > limit_s:
         stats = Stats(wall_s=journal.elapsed_s(), cpu_s=journal.cpu_s())
         return _too_slow(found, limit_s, stats, journal)
@@ -111,6 +114,8 @@ def _widest_route(journal: Journal, times: Times, limit_s: float) -> None:
             return
         fit = times.passing(arrays.throughput, capacity, flow)
         found = fastest_route(fit, lambda *_: True)
+        if found.interrupted:
+            raise KeyboardInterrupt
         if found.visits and found.latency_s <= limit_s:
             low = max(flow, journal.offer(_placed(fit, found)))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.plans import engines_as_written, with_true_figures
-from optalloc.export.base import TARGETS, export
+from optalloc.export.base import TARGETS, check_target, export
 from optalloc.export.mixed import export_mixed
 from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
 from optalloc.export.serving.base import SERVING_TARGETS, export_serving
@@ -34,6 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     saved = load_any_plan(arguments.plan)
     if isinstance(saved, ServingPlan):
+        check_target(
+            arguments.to, "--to", among=SERVING_TARGETS, refusal="is no target of serving plans"
+        )
         serving = engines_as_written(saved, arguments.plan)
         for path in export_serving(serving, arguments.to, arguments.output):
             print(path)

@@ -129,3 +129,12 @@ def test_times_under_a_rate_are_said_to_be_those_of_full_engines(
     out = capsys.readouterr().out
     assert "are kept free; the times are those of full engines" in out
     assert all(len(line) <= 100 for line in out.splitlines() if "Front" not in line)
+
+
+def test_a_target_without_a_unit_that_is_long_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain number is in seconds; whoever writes 500 likely means milliseconds."""
+    words = ["serve", "qwen3-8b", "--cluster", "2xh100-sxm", *WORK, *SMALL]
+    assert main([*words, "--ttft", "500", "--tpot", "0.05"]) == 0
+    assert capsys.readouterr().err.count("for milliseconds write 500ms") == 1
+    assert main([*words, "--ttft", "500s"]) == 0
+    assert "milliseconds" not in capsys.readouterr().err

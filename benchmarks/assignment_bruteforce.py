@@ -15,7 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.assignment_instances import FORMS, Goals, brute_force, draw, num_plans
+from benchmarks.assignment_instances import (
+    FORMS,
+    Goals,
+    brute_force,
+    draw,
+    feasible_plans,
+    num_plans,
+)
 from optalloc.assignment.check_proof import Verdict, certify_proof
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import read_proof
@@ -38,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prove", type=float, default=0.2, metavar="SHARE", help="of proofs checked (0.2)"
     )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of exact (1)")
+    parser.add_argument(
+        "--starts",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of exact's searches that begin with a feasible plan drawn at random (0)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,19 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
                 proves = arguments.method == "exact" and rng.random() < arguments.prove
                 proof = Path(folder) / "proof.jsonl" if proves else None
                 truth = brute_force(problem)
-                result = solve_assignment(problem, arguments.method, proof=proof)
+                start = _start(problem, rng, arguments)
+                result = solve_assignment(
+                    problem, arguments.method, threads=arguments.threads, start=start, proof=proof
+                )
                 fault = _fault(problem, result, truth)
                 if proof is not None and not fault:
                     fault = _fault_of_proof(problem, proof, truth)
                 counts["feasible"] += truth is not None
                 counts["proofs"] += proves
+                counts["starts"] += start is not None
                 counts["wrong"] += bool(fault)
                 if fault:
                     print(f"{form} {number}: {fault}", flush=True)
             wrong += counts["wrong"]
             print(
                 f"{form}: {arguments.count} instances, {counts['feasible']} feasible, "
-                f"{counts['proofs']} proofs checked, {counts['wrong']} wrong",
+                f"{counts['starts']} with a start, {counts['proofs']} proofs checked, "
+                f"{counts['wrong']} wrong",
                 flush=True,
             )
     return 1 if wrong else 0
@@ -75,6 +95,16 @@ def _drawn(form: str, rng: np.random.Generator, arguments: argparse.Namespace) -
         problem = draw(form, rng, tasks=arguments.tasks, units=arguments.units)
         if num_plans(problem) <= arguments.most_plans:
             return problem
+
+
+def _start(
+    problem: AssignmentProblem, rng: np.random.Generator, arguments: argparse.Namespace
+) -> list[int] | None:
+    """A feasible plan, for a share of the searches of ``exact``."""
+    if arguments.method != "exact" or rng.random() >= arguments.starts:
+        return None
+    plans = feasible_plans(problem)
+    return [int(unit) for unit in rng.choice(plans)] if len(plans) else None
 
 
 def _fault(problem: AssignmentProblem, result: AssignmentResult, truth: Goals | None) -> str:

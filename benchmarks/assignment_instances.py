@@ -28,6 +28,7 @@ FORMS = (
     "identical",
 )
 Goals = tuple[Fraction, ...]
+Longs = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def groups(rng: np.random.Generator, tasks: int, most: int) -> list[list[int]]:
@@ -101,23 +102,10 @@ def brute_force(problem: AssignmentProblem) -> Goals | None:
 
     Complexity: O(num_plans * num_tasks * num_units * num_resources) time and memory.
     """
-    plans = _plans(problem)
-    keeps = np.ones(len(plans), dtype=np.bool_)
-    for group in problem.together:
-        keeps &= (plans[:, list(group)] == plans[:, [group[0]]]).all(axis=1)
-    for group in problem.apart:
-        for place, one in enumerate(group):
-            for other in group[place + 1 :]:
-                keeps &= (plans[:, one] != plans[:, other]) | (plans[:, one] < 0)
-    plans = plans[keeps]
-    loads, rooms = _hundredfold(problem.loads_array), _hundredfold(problem.capacities_matrix)
-    used = np.zeros((len(plans), *rooms.shape), dtype=np.int64)
-    for unit in range(problem.num_units):
-        used[:, unit] = (plans == unit).astype(np.int64) @ loads[:, unit]
-    fits = (used <= rooms).all(axis=(1, 2))
-    plans, used = plans[fits], used[fits]
+    plans, used = _kept(problem)
     if not len(plans):
         return None
+    rooms = _hundredfold(problem.capacities_matrix)
     sign = 1 if problem.sense == "min" else -1
     paid = np.concatenate(
         [sign * _hundredfold(problem.costs), _hundredfold(problem.skip_costs)[:, None]], axis=1
@@ -136,7 +124,34 @@ def brute_force(problem: AssignmentProblem) -> Goals | None:
     return tuple(goals)
 
 
-def _plans(problem: AssignmentProblem) -> np.ndarray[Any, np.dtype[np.int64]]:
+def feasible_plans(problem: AssignmentProblem) -> Longs:
+    """Every plan that keeps every rule, one a row: the unit of each task, -1 where it is left out.
+
+    Complexity: as :func:`brute_force`.
+    """
+    return _kept(problem)[0]
+
+
+def _kept(problem: AssignmentProblem) -> tuple[Longs, Longs]:
+    """The feasible plans, and the hundredfold load of each unit and resource in each."""
+    plans = _plans(problem)
+    keeps = np.ones(len(plans), dtype=np.bool_)
+    for group in problem.together:
+        keeps &= (plans[:, list(group)] == plans[:, [group[0]]]).all(axis=1)
+    for group in problem.apart:
+        for place, one in enumerate(group):
+            for other in group[place + 1 :]:
+                keeps &= (plans[:, one] != plans[:, other]) | (plans[:, one] < 0)
+    plans = plans[keeps]
+    loads, rooms = _hundredfold(problem.loads_array), _hundredfold(problem.capacities_matrix)
+    used = np.zeros((len(plans), *rooms.shape), dtype=np.int64)
+    for unit in range(problem.num_units):
+        used[:, unit] = (plans == unit).astype(np.int64) @ loads[:, unit]
+    fits = (used <= rooms).all(axis=(1, 2))
+    return plans[fits], used[fits]
+
+
+def _plans(problem: AssignmentProblem) -> Longs:
     """Every choice of allowed units, a plan a row; -1: left out."""
     plans = np.zeros((1, 0), dtype=np.int64)
     for row, may in zip(problem.allowed, problem.optional.tolist(), strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.accuracy_metrics import quantile, spearman
-from optalloc.cost.engine.calibrate import left_out, setup_folds
+from optalloc.cost.engine.calibrate import left_out, named_parts, setup_folds
 from optalloc.cost.engine.constants import DEFAULT, EngineFile, read_engine_constants
 from optalloc.cost.engine.fit import Fit
 from optalloc.cost.engine.measured import (
@@ -25,7 +25,7 @@ from optalloc.cost.engine.measured import (
     serving_problem,
 )
 from optalloc.cost.engine.predict import ServingPrediction, predict_serving
-from optalloc.cost.engine.rows import Rows
+from optalloc.cost.engine.rows import Ints, Rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="K",
         help="refit K times and predict each row by the fit that left out its setup",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="shuffles the setups of --folds"
+    )
+    parser.add_argument(
+        "--leave-out",
+        choices=tuple(_PARTS),
+        help="refit without each engine, device or model, and predict its rows by that fit",
     )
     parser.add_argument("--page", metavar="FILE.md", help="write what is printed")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="list the N worst rows")
@@ -87,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     problems = [serving_problem(row) for row in rows]
     parts = [f"# Accuracy of serving predictions\n\n{_HEADING.format(model=file.name)}"]
     scored: list[Scored] = []
-    for title, files in _fits(problems, file, arguments.folds):
+    for title, files in _fits(problems, file, arguments):
         scored, each_s = score(rows, problems, files)
         parts.append(f"## {title}\n\n{len(scored)} of {len(rows)} rows predicted.")
         parts += [text for table in _TABLES if (text := table(scored))]
@@ -112,13 +120,25 @@ _HEADING = (
 )
 
 
+_PARTS: dict[str, Callable[[ServingProblem], str]] = {
+    "engine": lambda p: p.software,
+    "device": lambda p: p.device.name,
+    "model": lambda p: p.model.name,
+}
+
+
 def _fits(
-    problems: Sequence[ServingProblem], file: EngineFile, folds: int
+    problems: Sequence[ServingProblem], file: EngineFile, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, list[EngineFile]]]:
     """Title and constants of every row, for each way of fitting; the last one is written out."""
     yield "Constants as given", [file] * len(problems)
-    if folds > 1:
-        yield f"Whole setups left out of the fit, in {folds} parts", refitted(problems, file, folds)
+    if (folds := arguments.folds) > 1:
+        parts = setup_folds(problems, folds, arguments.seed)
+        title = f"Whole setups left out of the fit, in {folds} parts"
+        yield title, refitted(problems, file, parts)
+    if (what := arguments.leave_out) is not None:
+        parts = named_parts([_PARTS[what](p) for p in problems])
+        yield f"Every {what} left out of the fit in turn", refitted(problems, file, parts)
 
 
 def score(
@@ -131,12 +151,12 @@ def score(
     return [Scored(*each) for each in zip(rows, problems, found, strict=True)], each_s
 
 
-def refitted(problems: Sequence[ServingProblem], file: EngineFile, folds: int) -> list[EngineFile]:
-    """For each row the constants fitted without its setup."""
+def refitted(problems: Sequence[ServingProblem], file: EngineFile, parts: Ints) -> list[EngineFile]:
+    """For each row the constants fitted without its part of the rows."""
     fit = Fit(Rows(problems, file), file)
     files = [file] * len(problems)
-    for part, z, own in left_out(fit, setup_folds(problems, folds)):
-        print(f"refitted {part + 1} of {folds}", file=sys.stderr)
+    for part, z, own in left_out(fit, parts):
+        print(f"refitted {part + 1} of {parts.max() + 1}", file=sys.stderr)
         other = fit.file_of(z)
         for i in own.tolist():
             files[i] = other

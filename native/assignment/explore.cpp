@@ -218,4 +218,9 @@ bool Explorer::improve(const Assignment* now, Int floor, std::int64_t budget, As
     return better;
 }
 
+void Member::explore(Int floor, std::int64_t budget) {
+    Assignment found;
+    if (explorer.improve(search.has_best() ? &search.best() : nullptr, floor, budget, found)) search.offer(found);
+}
+
 }  // namespace optalloc::assignment

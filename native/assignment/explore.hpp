@@ -72,4 +72,17 @@ class Explorer {
     bool exhausted_ = false;   // all units were solved together
 };
 
+// What one thread of a Team works with.
+struct Member {
+    static constexpr double kExploreShare = 0.4;  // of all work
+    Member(const Instance& instance, Int scale, std::uint64_t seed)
+        : search(instance, scale, control), explorer(instance, scale, control, seed) {}
+    // Heuristics for about `budget` steps from the best known towards `floor`.
+    void explore(Int floor, std::int64_t budget);
+
+    Control control;
+    Search search;
+    Explorer explorer;
+};
+
 }  // namespace optalloc::assignment

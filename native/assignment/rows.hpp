@@ -110,6 +110,7 @@ struct Options {
     std::optional<Int> floor;   // a bound proven elsewhere; the tree kept is of a higher one
     std::vector<int> start;     // the unit of each task of a feasible assignment, or empty
     std::uint64_t seed = 0;
+    int threads = 1;            // results are equal for an equal number of them
     bool prove = false;         // keep the search tree of the bound
 };
 

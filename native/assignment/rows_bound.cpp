@@ -168,6 +168,7 @@ void Bound::gather(const Domain& domain, int unit) {
 Int Bound::knapsack(int unit, bool losses) {
     const Instance& in = *instance_;
     const std::size_t classes = ends_.size() - 1, row = static_cast<std::size_t>(room_) + 1;
+    work_ += static_cast<std::int64_t>((items_.size() + classes) * row) * (losses ? 3 : 1);
     forward_.resize((classes + 1) * row);
     std::fill(forward_.begin(), forward_.begin() + static_cast<std::ptrdiff_t>(row), Int{0});
     const auto step = [&](std::size_t c, const Int* from, Int* to) {
@@ -242,6 +243,7 @@ Int Bound::evaluate(const Domain& domain, const std::vector<double>& multiplier,
         const double low = is_reward(k) ? -kMostPrice : 0.0;
         rounded_[k] = std::llround(std::clamp(multiplier[k], low, kMostPrice));
     }
+    work_ += static_cast<std::int64_t>(cost_.size() * static_cast<std::size_t>(in.num_resources + 1));
     std::fill(slope_.begin(), slope_.end(), 0.0);
     std::fill(pick_.begin(), pick_.end(), std::uint8_t{0});
     Int total = 0;

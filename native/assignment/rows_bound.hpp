@@ -52,6 +52,7 @@ class Bound {
     // The least that the task's knapsack loads take of a whole unit.
     double least_share(int task) const;
     const std::vector<std::vector<int>>& groups_of() const { return groups_of_; }
+    std::int64_t work() const { return work_; }  // cells of tables and pairs looked at so far
 
   private:
     struct Item {
@@ -85,6 +86,7 @@ class Bound {
     std::vector<Int> forward_, backward_;
     std::vector<int> idle_;     // allowed free tasks of a unit without a class
     int room_ = 0;              // cells left
+    std::int64_t work_ = 0;
 };
 
 }  // namespace optalloc::assignment::rows

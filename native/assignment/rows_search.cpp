@@ -16,7 +16,7 @@ constexpr double kShrink = 0.6;
 constexpr double kLeastTheta = 0.002;
 constexpr int kPatience = 10;
 constexpr double kInFirst = 0.4;
-constexpr int kMoves = 2000;         // of one repair by force
+constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
 constexpr double kReach = 0.02;      // how far above the best bound a step aims, of the ceiling
 
 }  // namespace
@@ -107,70 +107,11 @@ void Search::record_leaf(const Domain& domain, const std::vector<double>& multip
     record->leaf(domain, bound_.rounded());
 }
 
-// From the knapsack solutions: the cheapest copy of each task where it fits, then the rest where they cost
-// least among the units with room.
-void Search::repair(const Domain& domain) {
-    const Instance& in = *instance_;
-    Slack slack(in, bound_.groups_of());
-    Assignment plan;
-    plan.unit.assign(static_cast<std::size_t>(in.num_tasks), -1);
-    const auto put = [&](int i, int j) {
-        slack.add(i, j, 1);
-        plan.unit[static_cast<std::size_t>(j)] = i;
-        plan.cost += in.cost[in.at(i, j)];
-    };
-    for (int j = 0; j < in.num_tasks; ++j) {
-        if (domain.unit_of(j) >= 0) put(domain.unit_of(j), j);
-    }
-    std::vector<int> rest;
-    for (int j = 0; j < in.num_tasks; ++j) {
-        if (plan.unit[static_cast<std::size_t>(j)] >= 0) continue;
-        int to = -1;
-        for (int i = 0; i < in.num_units; ++i) {
-            if (!bound_.picks()[in.at(i, j)] || !slack.fits(i, j)) continue;
-            if (to < 0 || in.cost[in.at(i, j)] < in.cost[in.at(to, j)]) to = i;
-        }
-        if (to >= 0) {
-            put(to, j);
-        } else {
-            rest.push_back(j);
-        }
-    }
-    while (!rest.empty()) {  // the task with the fewest units left goes first
-        std::size_t next = 0;
-        int fewest = in.num_units + 1, to = -1;
-        for (std::size_t q = 0; q < rest.size(); ++q) {
-            int count = 0, cheapest = -1;
-            for (int i = 0; i < in.num_units; ++i) {
-                if (!slack.fits(i, rest[q])) continue;
-                ++count;
-                if (cheapest < 0 || in.cost[in.at(i, rest[q])] < in.cost[in.at(cheapest, rest[q])]) cheapest = i;
-            }
-            if (count < fewest) fewest = count, next = q, to = cheapest;
-        }
-        if (to < 0) return force(std::move(plan));
-        put(to, rest[next]);
-        rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(next));
-    }
-    if (has_best_ && plan.cost >= best_.cost + std::max<Int>(1, best_.cost / 20)) return;
-    polish(plan);
-    offer(plan);
-}
-
-// While no assignment is known, some of the unfinished ones are finished by force.
-void Search::force(Assignment plan) {
-    constexpr std::int64_t first = 8, every = 64;
-    if (has_best_ || (++failures_ > first && failures_ % every != 0)) return;
-    if (!repairer_.run(plan, kMoves)) return;
-    polish(plan);
-    offer(plan);
-}
-
-void Search::anneal(std::int64_t moves, std::mt19937_64& random) {
-    Assignment plan = best_;
-    repairer_.anneal(plan, moves, random, [this] { return control_->poll(); });
-    polish(plan);
-    offer(plan);
+Int Search::evaluate(const Domain& domain, const std::vector<double>& multiplier, bool losses) {
+    const std::int64_t before = bound_.work();
+    const Int value = bound_.evaluate(domain, multiplier, losses);
+    control_->work += bound_.work() - before;
+    return value;
 }
 
 Outcome Search::ascend(Domain& domain, std::vector<double>& multiplier, const Ascent& how) {
@@ -186,7 +127,7 @@ Outcome Search::ascend(Domain& domain, std::vector<double>& multiplier, const As
         if (step % 16 == 0 && control_->poll()) return Outcome::kStopped;
         if (domain.num_free() == 0) break;
         const bool fixing = how.fix_every > 0 && (step % how.fix_every == 0 || step == how.steps);
-        const Int value = bound_.evaluate(domain, multiplier, fixing);
+        const Int value = evaluate(domain, multiplier, fixing);
         if (value > bound_.scaled(target_)) {
             best_bound_ = std::max(best_bound_, bound_.unscaled(value));
             if (record) record->leaf(domain, bound_.rounded());
@@ -278,6 +219,10 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
     if (control_->poll()) return Outcome::kStopped;
     ++control_->nodes;
     if (++nodes_ > node_limit_) return Outcome::kOpen;
+    if (between_nodes) {
+        between_nodes();
+        if (control_->stopped) return Outcome::kStopped;
+    }
     std::vector<double> multiplier = parent;
     Outcome outcome = Outcome::kOpen;
     if (domain.num_free() > 0) outcome = ascend(domain, multiplier, how);
@@ -293,7 +238,7 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
     }
     const std::int64_t every = 4;
     if (nodes_ % every == 0) {
-        bound_.evaluate(domain, multiplier, false);
+        evaluate(domain, multiplier, false);
         repair(domain);
     }
     const Ascent deeper{};
@@ -311,18 +256,32 @@ Outcome Search::close(Domain domain, const std::vector<double>& parent, const As
             continue;
         }
         opened += in;
-        outcome = close(std::move(child), multiplier, deeper);
+        ++depth_;
+        if ((split_depth > 0 && depth_ >= split_depth) || (hand_over && in != in_first)) {
+            if (record) record->subtree(static_cast<Int>(subtrees.size()));
+            subtrees.push_back({std::move(child), opened_, multiplier});
+            outcome = Outcome::kClosed;
+        } else {
+            outcome = close(std::move(child), multiplier, deeper);
+        }
+        --depth_;
         opened -= in;
         if (outcome != Outcome::kClosed) return outcome;
     }
     return Outcome::kClosed;
 }
 
-Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root_ascent,
-                       std::int64_t node_limit) {
+void Search::begin(Int target, std::int64_t node_limit) {
     target_ = has_best_ ? std::min(target, best_.cost - 1) : target;
     nodes_ = 0;
     node_limit_ = node_limit;
+    depth_ = 0;
+}
+
+Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent& root_ascent,
+                       std::int64_t node_limit) {
+    begin(target, node_limit);
+    subtrees.clear();
     if (record) record->clear();
     Domain domain = root();
     if (!domain.propagate()) {
@@ -330,6 +289,16 @@ Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent&
         return Outcome::kClosed;
     }
     return close(std::move(domain), multiplier, root_ascent);
+}
+
+Outcome Search::close_subtree(const Subtree& subtree, Int target) {
+    begin(target, kUnlimited);
+    subtrees.clear();
+    if (record) record->begin_subtree();
+    opened_ = subtree.opened;
+    const Outcome outcome = close(subtree.domain, subtree.multiplier, Ascent{});
+    std::fill(opened_.begin(), opened_.end(), 0);
+    return outcome;
 }
 
 void Search::dive(Domain domain, std::vector<double> multiplier, double fraction) {

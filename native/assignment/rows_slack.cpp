@@ -1,8 +1,16 @@
+#include <algorithm>
 #include <utility>
 
 #include "assignment/rows_search.hpp"
 
 namespace optalloc::assignment::rows {
+
+namespace {
+
+constexpr int kMoves = 2000;            // of one repair by force
+constexpr std::int64_t kMoveWork = 64;  // steps of work that a move of annealing counts
+
+}  // namespace
 
 Slack::Slack(const Instance& instance, const std::vector<std::vector<int>>& groups_of)
     : instance_(&instance),
@@ -46,6 +54,7 @@ void Search::polish(Assignment& assignment) const {
     bool moved = true;
     while (moved && !control_->poll()) {
         moved = false;
+        control_->work += static_cast<std::int64_t>(in.num_tasks) * (in.num_tasks + in.num_units);
         for (int j = 0; j < in.num_tasks; ++j) {
             int& from = assignment.unit[static_cast<std::size_t>(j)];
             slack.add(from, j, -1);
@@ -86,6 +95,74 @@ void Search::polish(Assignment& assignment) const {
             }
         }
     }
+}
+
+// From the knapsack solutions: the cheapest copy of each task where it fits, then the rest where they cost
+// least among the units with room.
+void Search::repair(const Domain& domain) {
+    const Instance& in = *instance_;
+    Slack slack(in, bound_.groups_of());
+    Assignment plan;
+    plan.unit.assign(static_cast<std::size_t>(in.num_tasks), -1);
+    const auto put = [&](int i, int j) {
+        slack.add(i, j, 1);
+        plan.unit[static_cast<std::size_t>(j)] = i;
+        plan.cost += in.cost[in.at(i, j)];
+    };
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (domain.unit_of(j) >= 0) put(domain.unit_of(j), j);
+    }
+    std::vector<int> rest;
+    for (int j = 0; j < in.num_tasks; ++j) {
+        if (plan.unit[static_cast<std::size_t>(j)] >= 0) continue;
+        int to = -1;
+        for (int i = 0; i < in.num_units; ++i) {
+            if (!bound_.picks()[in.at(i, j)] || !slack.fits(i, j)) continue;
+            if (to < 0 || in.cost[in.at(i, j)] < in.cost[in.at(to, j)]) to = i;
+        }
+        if (to >= 0) {
+            put(to, j);
+        } else {
+            rest.push_back(j);
+        }
+    }
+    while (!rest.empty()) {  // the task with the fewest units left goes first
+        std::size_t next = 0;
+        int fewest = in.num_units + 1, to = -1;
+        for (std::size_t q = 0; q < rest.size(); ++q) {
+            int count = 0, cheapest = -1;
+            for (int i = 0; i < in.num_units; ++i) {
+                if (!slack.fits(i, rest[q])) continue;
+                ++count;
+                if (cheapest < 0 || in.cost[in.at(i, rest[q])] < in.cost[in.at(cheapest, rest[q])]) cheapest = i;
+            }
+            if (count < fewest) fewest = count, next = q, to = cheapest;
+        }
+        if (to < 0) return force(std::move(plan));
+        put(to, rest[next]);
+        rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(next));
+    }
+    if (has_best_ && plan.cost >= best_.cost + std::max<Int>(1, best_.cost / 20)) return;
+    polish(plan);
+    offer(plan);
+}
+
+// While no assignment is known, some of the unfinished ones are finished by force.
+void Search::force(Assignment plan) {
+    constexpr std::int64_t first = 8, every = 64;
+    if (has_best_ || (++failures_ > first && failures_ % every != 0)) return;
+    control_->work += kMoves * static_cast<std::int64_t>(instance_->num_tasks);
+    if (!repairer_.run(plan, kMoves)) return;
+    polish(plan);
+    offer(plan);
+}
+
+void Search::anneal(std::int64_t moves, std::mt19937_64& random) {
+    Assignment plan = best_;
+    control_->work += kMoveWork * moves;
+    repairer_.anneal(plan, moves, random, [this] { return control_->poll(); });
+    polish(plan);
+    offer(plan);
 }
 
 }  // namespace optalloc::assignment::rows

@@ -1,21 +1,22 @@
 // The exact solver of rows: bound, dives, re-solved groups of units, and decisions up to the proof.
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <numeric>
-#include <random>
 
-#include "assignment/rows_search.hpp"
+#include "assignment/rows_explore.hpp"
+#include "assignment/team.hpp"
 
 namespace optalloc::assignment::rows {
 
 namespace {
 
 constexpr std::int64_t kFirstNodes = 200;
-constexpr std::int64_t kGroupNodes = 300;
+constexpr std::int64_t kAlone = 20;      // nodes of a decision before further threads join
+constexpr auto kUnlimited = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kGroupShare = 1;  // nodes of groups for each node of a decision left open
 constexpr int kQuick = 8;                // nodes of a decision that was too easy
 constexpr Int kFirstStep = 256;          // first target above the bound, as part of the gap
-constexpr std::int64_t kMovesPerNode = 1000;  // of annealing for each of those nodes
 constexpr int kFewRounds = 10;           // of groups before the first decision
 
 Int floor_div(Int a, Int b) { return a / b - (a % b < 0 ? 1 : 0); }
@@ -24,7 +25,7 @@ Int ceil_div(Int a, Int b) { return -floor_div(-a, b); }
 class Solver {
   public:
     Solver(Instance instance, const Options& options, const Watch& watch)
-        : instance_(std::move(instance)), options_(options), watch_(watch), random_(options.seed) {
+        : instance_(std::move(instance)), options_(options), watch_(watch) {
         normalise();
     }
     Answer run();
@@ -37,9 +38,10 @@ class Solver {
     void raise(Int bound);
     void keep_proof(const Bound& bound, Record& record, Int target, bool without_costs = false);
     bool report();
+    using Crew = std::unique_ptr<Team<Member>>;
+    Outcome decide(Search& search, Crew& crew, Int target, const std::vector<double>& multiplier, const Ascent& root,
+                   std::int64_t node_limit);
     Outcome look_for_any(std::int64_t node_limit);
-    void improve(int rounds, std::int64_t nodes);
-    bool improve_part(const std::vector<int>& tasks, const std::vector<int>& units);
     Status decide_all();
     Status solve_root();
 
@@ -47,12 +49,12 @@ class Solver {
     const Options& options_;
     std::optional<Int> goal_;  // what is enough, in normal costs
     const Watch& watch_;
-    std::mt19937_64 random_;
     Int offset_ = 0, granularity_ = 1, bound_ = 0;
     Control control_;
     Search* search_ = nullptr;
+    Explorer* explorer_ = nullptr;
+    Crew crew_;  // of the further threads, once there is work for them
     std::vector<double> multiplier_;
-    double units_drawn_ = 3.0, tasks_drawn_ = 12.0;
     Assignment shown_;
     Record record_;
     Answer answer_;
@@ -115,6 +117,23 @@ void Solver::keep_proof(const Bound& bound, Record& record, Int target, bool wit
     answer_.classes = bound.classes();
 }
 
+// By this thread alone as long as that is little work, else by all.
+Outcome Solver::decide(Search& search, Crew& crew, Int target, const std::vector<double>& multiplier,
+                       const Ascent& root, std::int64_t node_limit) {
+    search.split_depth = 0;
+    if (options_.threads == 1 || node_limit <= kFirstNodes) return search.decide(target, multiplier, root, node_limit);
+    Outcome outcome = Outcome::kOpen;
+    if (node_limit == kUnlimited) outcome = search.decide(target, multiplier, root, kAlone);
+    if (outcome != Outcome::kOpen) return outcome;
+    if (!crew) {
+        crew = std::make_unique<Team<Member>>(control_, options_.seed, options_.threads, search.instance(), multiplier);
+    }
+    search.split_depth = crew->split_depth();
+    outcome = search.decide(target, multiplier, root, kUnlimited);
+    if (outcome != Outcome::kClosed || search.subtrees.empty()) return outcome;
+    return crew->close(search, bound_, node_limit);
+}
+
 // The same search without costs looks for any assignment at all; closed without one is a proof.
 Outcome Solver::look_for_any(std::int64_t node_limit) {
     Instance free = instance_;
@@ -123,7 +142,8 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     Record record;
     if (options_.prove) search.record = &record;
     const Ascent root{.steps = 200, .fix_every = 50, .repair_every = 10, .theta = 1.0};
-    const Outcome outcome = search.decide(0, search.first_multiplier(), root, node_limit);
+    Crew crew;
+    const Outcome outcome = decide(search, crew, 0, search.first_multiplier(), root, node_limit);
     if (!search.has_best()) {
         if (outcome == Outcome::kClosed) keep_proof(search.bound(), record, 0, true);
         return outcome;
@@ -136,125 +156,6 @@ Outcome Solver::look_for_any(std::int64_t node_limit) {
     search_->polish(found);
     search_->offer(found);
     return Outcome::kOpen;
-}
-
-// Some tasks on some units, all others where they are: a smaller problem of the same kind.
-bool Solver::improve_part(const std::vector<int>& tasks, const std::vector<int>& units) {
-    const Instance& in = instance_;
-    const Assignment& best = search_->best();
-    std::vector<int> number(static_cast<std::size_t>(in.num_tasks), -1);
-    Int present = 0;
-    for (std::size_t q = 0; q < tasks.size(); ++q) {
-        number[static_cast<std::size_t>(tasks[q])] = static_cast<int>(q);
-        present += in.cost[in.at(best.unit[static_cast<std::size_t>(tasks[q])], tasks[q])];
-    }
-    // What the others leave of every row.
-    Slack slack(in, search_->bound().groups_of());
-    std::vector<Int> residual = in.capacity;
-    for (int j = 0; j < in.num_tasks; ++j) {
-        if (number[static_cast<std::size_t>(j)] >= 0) continue;
-        const int i = best.unit[static_cast<std::size_t>(j)];
-        slack.add(i, j, 1);
-        for (int r = 0; r < in.num_resources; ++r) residual[in.room_at(r, i)] -= in.load[in.load_at(r, i, j)];
-    }
-    Instance small;
-    small.num_tasks = static_cast<int>(tasks.size());
-    small.num_units = static_cast<int>(units.size());
-    small.num_resources = in.num_resources;
-    small.cells = in.cells;
-    for (std::size_t p = 0; p < units.size(); ++p) {
-        if (units[p] == in.open) small.open = static_cast<int>(p);
-        for (const int j : tasks) {
-            const bool fits = slack.fits(units[p], j);
-            small.cost.push_back(fits ? in.cost[in.at(units[p], j)] : 0);
-            small.allowed.push_back(fits);
-        }
-    }
-    for (int r = 0; r < in.num_resources; ++r) {
-        for (const int i : units) {
-            small.capacity.push_back(residual[in.room_at(r, i)]);
-            for (const int j : tasks) small.load.push_back(in.load[in.load_at(r, i, j)]);
-        }
-    }
-    std::vector<int> kept;  // the group of each small group
-    for (std::size_t g = 0; g < in.apart.size(); ++g) {
-        std::vector<int> members;
-        for (const int j : in.apart[g]) {
-            if (number[static_cast<std::size_t>(j)] >= 0) members.push_back(number[static_cast<std::size_t>(j)]);
-        }
-        if (members.size() < 2) continue;
-        kept.push_back(static_cast<int>(g));
-        small.apart.push_back(std::move(members));
-    }
-    Search search(small, control_);
-    std::vector<double> multiplier = search.first_multiplier();
-    const Bound &from = search_->bound(), &to = search.bound();
-    const double ratio = to.scale() / from.scale();
-    for (std::size_t q = 0; q < tasks.size(); ++q) {
-        multiplier[q] = ratio * multiplier_[static_cast<std::size_t>(tasks[q])];
-    }
-    for (std::size_t p = 0; p < units.size(); ++p) {
-        const int unit = static_cast<int>(p);
-        for (int r = 0; r < in.num_resources; ++r) {
-            const Int whole = in.capacity[in.room_at(r, units[p])], left = small.capacity[small.room_at(r, unit)];
-            const double share = whole > 0 ? static_cast<double>(left) / static_cast<double>(whole) : 0.0;
-            multiplier[to.resource(r, unit)] = ratio * share * multiplier_[from.resource(r, units[p])];
-        }
-        for (std::size_t g = 0; g < kept.size(); ++g) {
-            multiplier[to.group(static_cast<int>(g), unit)] = ratio * multiplier_[from.group(kept[g], units[p])];
-        }
-    }
-    const Ascent root{.steps = 60, .fix_every = 15, .repair_every = 15, .theta = 0.3};
-    const Outcome outcome = search.decide(present - 1, std::move(multiplier), root, kGroupNodes);
-    if (search.has_best() && search.best().cost < present) {
-        Assignment better = best;
-        better.cost += search.best().cost - present;
-        for (std::size_t q = 0; q < tasks.size(); ++q) {
-            better.unit[static_cast<std::size_t>(tasks[q])] =
-                units[static_cast<std::size_t>(search.best().unit[q])];
-        }
-        search_->polish(better);
-        search_->offer(better);
-        control_.poll();
-    }
-    return outcome == Outcome::kClosed;
-}
-
-// Re-solves by turns the tasks of some units and some tasks of all units, drawn by lot.
-void Solver::improve(int rounds, std::int64_t nodes) {
-    const std::int64_t until = control_.nodes + nodes;
-    const auto draw = [this](std::vector<int>& all, std::size_t count) {
-        for (std::size_t p = 0; p < count; ++p) std::swap(all[p], all[p + random_() % (all.size() - p)]);
-        return std::vector<int>(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count));
-    };
-    std::vector<int> units(static_cast<std::size_t>(instance_.num_units));
-    std::vector<int> tasks(static_cast<std::size_t>(instance_.num_tasks));
-    std::iota(units.begin(), units.end(), 0);
-    std::iota(tasks.begin(), tasks.end(), 0);
-    for (int round = 0; round < rounds && control_.nodes < until && !control_.stopped; ++round) {
-        if (search_->best().cost <= bound_) return;
-        double& size = round % 2 == 0 ? units_drawn_ : tasks_drawn_;
-        const std::vector<int>& all = round % 2 == 0 ? units : tasks;
-        size = std::clamp(size, 2.0, static_cast<double>(std::max<std::size_t>(all.size(), 2)));
-        const auto count = static_cast<std::size_t>(size);
-        if (count >= all.size()) continue;  // that is the whole problem
-        bool closed = false;
-        if (round % 2 == 0) {
-            const std::vector<int> some = draw(units, count);
-            std::vector<int> theirs;
-            for (int j = 0; j < instance_.num_tasks; ++j) {
-                const int i = search_->best().unit[static_cast<std::size_t>(j)];
-                if (std::find(some.begin(), some.end(), i) != some.end()) theirs.push_back(j);
-            }
-            closed = improve_part(theirs, some);
-            size += closed ? 0.1 : -0.2;
-        } else {
-            std::vector<int> every(units);
-            std::sort(every.begin(), every.end());
-            closed = improve_part(draw(tasks, count), every);
-            size *= closed ? 1.02 : 0.96;
-        }
-    }
 }
 
 Status Solver::solve_root() {
@@ -278,6 +179,7 @@ Status Solver::solve_root() {
         search_->record_leaf(domain, multiplier_);
         raise(search_->best_bound());
     }
+    explorer_->set_multiplier(multiplier_);
     for (const double fraction : {0.15, 0.05}) {
         if (control_.poll() || (search_->has_best() && search_->best().cost <= bound_)) break;
         search_->dive(domain, multiplier_, fraction);
@@ -299,7 +201,7 @@ Status Solver::decide_all() {
         }
         if (!search_->has_best() && bound_ > search_->ceiling()) return Status::kInfeasible;
         if (control_.poll()) return is_enough() ? Status::kEnough : Status::kStopped;
-        if (first && search_->has_best()) improve(kFewRounds, kFirstNodes);
+        if (first && search_->has_best()) explorer_->improve(kFewRounds, kFirstNodes, bound_);
         if (control_.stopped) continue;
         const Int known = search_->has_best() ? search_->best().cost : search_->ceiling() + 1;
         if (known <= bound_) continue;
@@ -308,7 +210,10 @@ Status Solver::decide_all() {
         // What is enough is the only question, where one is given.
         const Int target = std::min(goal_ ? std::max(*goal_, bound_) : bound_ + step, known - 1);
         const std::int64_t before = control_.nodes;
-        const Outcome outcome = search_->decide(target, multiplier_, root, node_limit);
+        // Further threads explore on their own.
+        const bool whole = options_.threads > 1 && (search_->has_best() || goal_);
+        const Outcome outcome =
+            decide(*search_, crew_, target, multiplier_, root, whole ? kUnlimited : node_limit);
         if (control_.stopped) continue;
         if (outcome == Outcome::kClosed) {
             const bool found = search_->has_best() && search_->best().cost <= target;
@@ -317,10 +222,7 @@ Status Solver::decide_all() {
             continue;
         }
         const std::int64_t spent = kGroupShare * (control_.nodes - before);
-        if (search_->has_best() && !goal_) {
-            search_->anneal(kMovesPerNode * spent, random_);
-            improve(static_cast<int>(spent), spent);
-        }
+        if (search_->has_best() && !goal_ && options_.threads == 1) explorer_->explore(spent, bound_);
         node_limit *= 2;
         if (!search_->has_best() && look_for_any(node_limit) == Outcome::kClosed && !control_.stopped) {
             return Status::kInfeasible;
@@ -330,7 +232,9 @@ Status Solver::decide_all() {
 
 Answer Solver::run() {
     Search search(instance_, control_);
+    Explorer explorer(instance_, search, control_, options_.seed);
     search_ = &search;
+    explorer_ = &explorer;
     if (options_.prove) search.record = &record_;
     control_.should_stop = [this] { return report(); };
     if (!options_.start.empty()) {

@@ -128,20 +128,20 @@ Outcome Search::close(const std::vector<double>& parent, const Ascent& how) {
             return closed_by(rounded_);
         }
         lagrangian_.look_among(pairs);
-        const Outcome child = branch(choice, side, bound, multiplier);
+        const Outcome child = branch(choice, side, side != in, bound, multiplier);
         if (child != Outcome::kClosed) return child;
     }
     few_ = few;
     return Outcome::kClosed;
 }
 
-Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const Ascent& how) {
+Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const Ascent& how, bool second) {
     if (!domain_.propagate()) {
         learn(scale_ * target_ + 1);
         if (record) record->dead();
         return Outcome::kClosed;
     }
-    if (split_depth > 0 && depth_ >= split_depth) {
+    if ((split_depth > 0 && depth_ >= split_depth) || (second && hand_over)) {
         if (record) record->subtree(static_cast<Int>(subtrees.size()));
         subtrees.push_back({domain_.removed(), opened_, multiplier, how});
         return Outcome::kClosed;
@@ -149,7 +149,8 @@ Outcome Search::propagate_and_close(const std::vector<double>& multiplier, const
     return close(multiplier, how);
 }
 
-Outcome Search::branch(const Branching& choice, bool in, Int bound, const std::vector<double>& multiplier) {
+Outcome Search::branch(const Branching& choice, bool in, bool second, Int bound,
+                       const std::vector<double>& multiplier) {
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     const int unit = static_cast<int>(choice.pair / n), task = static_cast<int>(choice.pair % n);
     step_ = {.choice = choice, .in = in, .taken = true, .bound = bound};
@@ -159,7 +160,7 @@ Outcome Search::branch(const Branching& choice, bool in, Int bound, const std::v
     else forbid(unit, task);
     opened += in;
     ++depth_;
-    const Outcome outcome = propagate_and_close(multiplier, below_);
+    const Outcome outcome = propagate_and_close(multiplier, below_, second);
     --depth_;
     opened -= in;
     domain_.undo(mark);
@@ -189,6 +190,7 @@ Outcome Search::decide(Int target, std::vector<double> multiplier, const Ascent&
 
 Outcome Search::close_subtree(const Subtree& subtree, Int target) {
     begin(target, std::numeric_limits<std::int64_t>::max());
+    subtrees.clear();
     const std::size_t mark = domain_.mark();
     const auto n = static_cast<std::size_t>(instance_->num_tasks);
     for (const std::size_t k : subtree.removed) domain_.remove(static_cast<int>(k / n), static_cast<int>(k % n));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "assignment/control.hpp"
 #include "assignment/domain.hpp"
 #include "assignment/improve.hpp"
 #include "assignment/lagrangian.hpp"
@@ -13,21 +14,6 @@
 #include "assignment/record.hpp"
 
 namespace optalloc::assignment {
-
-// Shared by a search and the smaller searches it starts.
-struct Control {
-    std::function<bool()> should_stop;  // asked about once a node; true ends everything
-    static constexpr std::int64_t kPollWork = 50'000'000;  // between two polls, where steps take long
-    bool stopped = false;
-    std::int64_t nodes = 0;
-    std::int64_t work = 0;  // elementary steps, see Knapsack::work
-
-    bool poll() { return stopped || (stopped = should_stop && should_stop()); }
-};
-
-// Closed: no assignment of cost <= target is left besides the incumbent, which has lowered the target if it
-// was found below it. Stopped: a limit came first, and nothing is claimed.
-enum class Outcome { kClosed, kOpen, kStopped };
 
 struct Ascent {
     int steps = 24;
@@ -100,6 +86,7 @@ class Search {
     std::function<void(const std::vector<double>&)> when_refined;  // told where a root of longer ascents has ended
     std::function<void()> between_nodes;            // may offer better assignments
     int split_depth = 0;                            // from which decide() leaves subtrees for later; 0: never
+    bool hand_over = false;                         // the second child of every node is left for later
     std::vector<Subtree> subtrees;                  // those left; the others are closed
 
   private:
@@ -112,12 +99,12 @@ class Search {
     bool close_by_patterns();
     void choose_batch(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch) const;
     void choose_filling(const PlungeRule& rule, std::uint64_t& state, std::vector<std::size_t>& batch);
-    Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how);
+    Outcome propagate_and_close(const std::vector<double>& multiplier, const Ascent& how, bool second = false);
     struct Branching {
         std::size_t pair = 0;
         double share = 0.0;
     };
-    Outcome branch(const Branching& choice, bool in, Int bound, const std::vector<double>& multiplier);
+    Outcome branch(const Branching& choice, bool in, bool second, Int bound, const std::vector<double>& multiplier);
     Branching choose_pair(Int bound) const;
     void learn(Int bound);
     void forbid(int unit, int task);

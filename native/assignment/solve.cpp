@@ -18,7 +18,6 @@ namespace {
 constexpr Int kScale = 1000;
 constexpr Int kFeasibilityScale = Int{1} << 17;
 constexpr std::int64_t kFirstNodes = 2000;   // of a decision while no assignment is known
-constexpr int kSubtrees = 16;                // of a tree, for each thread
 constexpr std::int64_t kTurn = 50'000'000;    // work of a visit to the heuristics
 constexpr Int kFirstStep = 256;              // first target above the bound, as part of the gap
 constexpr std::int64_t kQuick = 8;           // nodes of a decision that was too easy
@@ -52,7 +51,7 @@ class Solver {
           explorer_(normal.instance, scale, control_, options.seed) {
         if (options.prove) search_.record = &record_;
         if (options.threads > 1) {
-            team_ = std::make_unique<Team>(normal.instance, scale, control_, options.seed, options.threads);
+            team_ = std::make_unique<Team<Member>>(control_, options.seed, options.threads, normal.instance, scale);
         }
     }
 
@@ -82,11 +81,10 @@ class Solver {
     std::vector<double> multiplier_, witness_;
     Int bound_ = 0;  // normal costs: no assignment costs less
     Answer answer_;
-    int split_depth_ = 1;
     std::int64_t explored_ = 0;  // work of the heuristics
     std::int64_t gained_ = 0;    // that up to their last gain
     Record record_;
-    std::unique_ptr<Team> team_;  // of the further threads
+    std::unique_ptr<Team<Member>> team_;  // of the further threads
 };
 
 bool Solver::report() {
@@ -147,7 +145,7 @@ void Solver::bound_root() {
     const Prices prices = find_prices(normal_.instance, [this] { return control_.poll(); });
     multiplier_ = prices.multiplier;
     explorer_.set_root(prices);
-    if (team_) team_->set_root(prices);
+    if (team_) team_->tell([&](Member& member) { member.explorer.set_root(prices); });
     witness_ = multiplier_;
     if (control_.stopped) return;
     std::vector<Int> rounded;
@@ -168,7 +166,7 @@ void Solver::bound_root() {
     }
     raise_by_leaf(ceil_div(search_.best_bound(), scale_));
     explorer_.set_multiplier(multiplier_);
-    if (team_) team_->set_multiplier(multiplier_);
+    if (team_) team_->tell([this](Member& member) { member.explorer.set_multiplier(multiplier_); });
 }
 
 // The same search with all costs 0 looks for any assignment at all; closed without one is a proof.
@@ -225,7 +223,7 @@ Outcome Solver::decide(Int target) {
     search_.split_depth = 0;
     search_.set_length(1.0);
     Outcome outcome = search_.decide(target, multiplier_, kRoot, kEarlyNodes);
-    search_.split_depth = team_ ? split_depth_ : 0;
+    search_.split_depth = team_ ? team_->split_depth() : 0;
     std::int64_t limit = kAnewNodes;
     for (std::size_t turn = 0; outcome == Outcome::kStopped && !control_.stopped; ++turn, limit *= kAnewGrowth) {
         if (search_.best().cost <= bound_) break;
@@ -248,9 +246,8 @@ Status Solver::decide_all() {
     search_.when_refined = [this](const std::vector<double>& multiplier) {
         multiplier_ = multiplier;
         explorer_.set_multiplier(multiplier_);
-        if (team_) team_->set_multiplier(multiplier_);
+        if (team_) team_->tell([this](Member& member) { member.explorer.set_multiplier(multiplier_); });
     };
-    while (team_ && (1 << split_depth_) < kSubtrees * team_->size()) ++split_depth_;
     std::int64_t node_limit = kFirstNodes;
     Int step = 0, least_step = 0;
     bool first = true;

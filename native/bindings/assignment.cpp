@@ -125,7 +125,8 @@ void bind_rows(nb::module_& m) {
              const Array<std::int64_t, 2>& capacities, const Array<std::uint8_t, 2>& allowed,
              const std::vector<std::vector<int>>& apart, int open, std::optional<std::int64_t> enough,
              const nb::callable& watch, std::uint64_t seed, bool prove, const std::optional<std::vector<int>>& start,
-             std::optional<std::int64_t> floor, std::int64_t cells) {
+             std::optional<std::int64_t> floor, std::int64_t cells, int threads) {
+              if (threads < 1) throw nb::value_error("no thread");
               if (cells < 1) throw nb::value_error("a table needs a cell");
               const std::size_t width = costs.shape(0), n = costs.shape(1), r = loads.shape(0);
               if (loads.shape(1) != width || loads.shape(2) != n || capacities.shape(0) != r ||
@@ -149,7 +150,7 @@ void bind_rows(nb::module_& m) {
                   }
               }
               const ro::Options options{.enough = enough, .floor = floor, .start = start.value_or(std::vector<int>{}),
-                                        .seed = seed, .prove = prove};
+                                        .seed = seed, .threads = threads, .prove = prove};
               if (!options.start.empty() && options.start.size() != n) throw nb::value_error("the start has the wrong length");
               for (const int i : options.start) {
                   if (i < 0 || i >= instance.num_units) throw nb::value_error("the start names no unit");
@@ -179,7 +180,8 @@ void bind_rows(nb::module_& m) {
           },
           nb::arg("costs"), nb::arg("loads"), nb::arg("capacities"), nb::arg("allowed"), nb::arg("apart"),
           nb::arg("open"), nb::arg("enough").none(), nb::arg("watch"), nb::arg("seed") = 0, nb::arg("prove") = false,
-          nb::arg("start") = nb::none(), nb::arg("floor") = nb::none(), nb::arg("cells") = 2048);
+          nb::arg("start") = nb::none(), nb::arg("floor") = nb::none(), nb::arg("cells") = 2048,
+          nb::arg("threads") = 1);
 }
 
 }  // namespace optalloc::bindings

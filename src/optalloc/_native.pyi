@@ -162,6 +162,7 @@ def solve_rows(
     start: Sequence[int] | None = None,
     floor: int | None = None,
     cells: int = 2048,
+    threads: int = 1,
 ) -> tuple[
     int,
     int | None,

@@ -1,9 +1,10 @@
 """Cores: methods that minimise the costs of :class:`Rows`; the other goals are built on them.
 
-A core takes rows, a *watch* and a number that is ``enough``. It calls the watch now and then and
-stops when that says so; it may also stop once it has a placement that costs no more than ``enough``
-or a bound above it. A core never claims what it has not proven: ``is_complete`` means that the
-placement is the cheapest, or that there is none.
+A core takes rows, a *watch*, a number that is ``enough`` and a placement to start with, which keeps
+the rows. It calls the watch now and then and stops when that says so; it may also stop once it has
+a placement that costs no more than ``enough`` or a bound above it. ``exact`` returns nothing worse
+than the start; the other cores have no use for one. A core never claims what it has not proven:
+``is_complete`` means that the placement is the cheapest, or that there is none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -61,10 +62,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Core(Protocol):
     """A method for rows."""
 
-    def __call__(self, rows: Rows, watch: Watch, enough: int | None = None) -> Answer: ...
+    def __call__(
+        self,
+        rows: Rows,
+        watch: Watch,
+        enough: int | None = None,
+        start: tuple[int, ...] | None = None,
+    ) -> Answer: ...
 
 
-def choose_core(rows: Rows, method: str, seed: int, prove: bool) -> Core:
+def choose_core(rows: Rows, method: str, *, seed: int, threads: int, prove: bool) -> Core:
     """The core behind a method name; with ``prove`` its answers hold the search tree of the bound.
 
     Raises
@@ -73,9 +80,9 @@ def choose_core(rows: Rows, method: str, seed: int, prove: bool) -> Core:
         If the method takes plain problems only and these rows do not reduce to one.
     """
     if prove and method == "exact" and rows.is_plain:
-        return cast(Core, functools.partial(_proven, seed))
+        return functools.partial(_proven, seed, threads)
     if rows.is_plain and method in _PLAIN:
-        return cast(Core, functools.partial(_plain, method, seed))
+        return functools.partial(_plain, method, seed, threads)
     if method not in _ALL_FORMS:
         raise InputError(
             f"the method {method!r} takes one capacity a unit and no groups that stay apart",
@@ -83,20 +90,37 @@ def choose_core(rows: Rows, method: str, seed: int, prove: bool) -> Core:
             fix="use auto, exact, milp or enumerate",
         )
     module, _, name = _ALL_FORMS[method].partition(":")
-    options = {"seed": seed, "prove": True} if prove else {"seed": seed}
+    options: dict[str, Any] = {"seed": seed}
+    options |= {"threads": threads, "prove": prove} if method == "exact" else {}
     return cast(Core, functools.partial(getattr(importlib.import_module(module), name), **options))
 
 
-def _plain(method: str, seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
+def _plain(
+    method: str,
+    seed: int,
+    threads: int,
+    rows: Rows,
+    watch: Watch,
+    enough: int | None = None,
+    start: tuple[int, ...] | None = None,
+) -> Answer:
     """A plain method on rows that are a plain problem."""
     module, _, name = _PLAIN[method].partition(":")
     solver = getattr(importlib.import_module(module), name)
-    options = {"seed": seed} if method in _SEEDED else {}
+    options: dict[str, Any] = {"seed": seed} if method in _SEEDED else {}
+    options |= {"threads": threads, "start": start} if method == "exact" else {}
     result = solver(rows.as_plain(), _stop_of(watch, enough), None, **options)
     return _answer_of(rows, cast(AssignmentResult, result))
 
 
-def _proven(seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> Answer:
+def _proven(
+    seed: int,
+    threads: int,
+    rows: Rows,
+    watch: Watch,
+    enough: int | None = None,
+    start: tuple[int, ...] | None = None,
+) -> Answer:
     """As ``exact``, with its search tree."""
     from optalloc.assignment.exact import search
     from optalloc.assignment.pools import find_pools
@@ -107,7 +131,9 @@ def _proven(seed: int, rows: Rows, watch: Watch, enough: int | None = None) -> A
     if sum(map(len, own)) < rows.num_units:
         pools = ()  # what is left out is no unit of a tree
     stop = _stop_of(watch, enough)
-    result, grown = search(plain, stop, seed=seed, prove=True, pools=pools or None)
+    result, grown = search(
+        plain, stop, seed=seed, threads=threads, start=start, prove=True, pools=pools or None
+    )
     if grown is not None and grown.tree.pools:
         grown = Grown(msgspec.structs.replace(grown.tree, pools=own), grown.rows)
     return msgspec.structs.replace(_answer_of(rows, result), grown=grown)

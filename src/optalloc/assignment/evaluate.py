@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optalloc.assignment.problem import AssignmentProblem
 
 FloatArray = npt.NDArray[np.float64]
+
+_FEW = 6  # units that a message lists
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,19 +56,21 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return self.cost if goal == "sum" else self.largest_relative_load
 
 
+class Broken(NamedTuple):
+    """A rule that an assignment breaks: in words, a task to blame, and what would help."""
+
+    what: str
+    task: int
+    fix: str
+
+
 def evaluate(
     problem: AssignmentProblem, assignment: Sequence[int] | npt.NDArray[np.int64]
 ) -> Evaluation:
     """Evaluate the unit of each task (-1: none); see :meth:`AssignmentProblem.evaluate`."""
     chosen = _read(problem, assignment)
-    violations: list[str] = []
-    for task, unit in enumerate(chosen):
-        if unit < 0 and not problem.optional[task]:
-            violations.append(f"task {task} has no unit")
-        elif unit >= 0 and not problem.allowed[task, unit]:
-            violations.append(f"task {task} may not run on unit {unit}")
-    loads, words, fullest = _loads(problem, chosen)
-    violations += words + _group_violations(problem, chosen)
+    loads, over, fullest = _loads(problem, chosen)
+    broken = _pair_rules(problem, chosen) + over + _group_rules(problem, chosen)
     cost = _cost(problem, chosen)
     first = problem.objective.partition("-")[0]
     return Evaluation(
@@ -75,8 +79,31 @@ def evaluate(
         largest_relative_load=fullest,
         unit_loads=tuple(loads[:, 0].tolist()),
         resource_loads=tuple(tuple(row) for row in loads.tolist()),
-        violations=tuple(violations),
+        violations=tuple(rule.what for rule in broken),
     )
+
+
+def broken_rules(
+    problem: AssignmentProblem, assignment: Sequence[int] | npt.NDArray[np.int64]
+) -> list[Broken]:
+    """The rules behind :attr:`Evaluation.violations`, in the same order."""
+    chosen = _read(problem, assignment)
+    over = _loads(problem, chosen)[1]
+    return _pair_rules(problem, chosen) + over + _group_rules(problem, chosen)
+
+
+def _pair_rules(problem: AssignmentProblem, chosen: list[int]) -> list[Broken]:
+    broken: list[Broken] = []
+    for task, unit in enumerate(chosen):
+        homes = np.flatnonzero(problem.allowed[task]).tolist()
+        some = f"one of the units {', '.join(map(str, homes[:_FEW]))}" if homes else "a unit"
+        some += " and others" if len(homes) > _FEW else ""
+        if unit < 0 and not problem.optional[task]:
+            broken.append(Broken(f"task {task} has no unit", task, f"place task {task} on {some}"))
+        elif unit >= 0 and not problem.allowed[task, unit]:
+            what = f"task {task} may not run on unit {unit}"
+            broken.append(Broken(what, task, f"place task {task} on {some}"))
+    return broken
 
 
 def _read(
@@ -111,14 +138,15 @@ def _cost(problem: AssignmentProblem, chosen: list[int]) -> float:
     return float(Fraction(int(form.costs[tasks, units].sum())) / form.cost_scale + sign * paid)
 
 
-def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, list[str], float]:
+def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, list[Broken], float]:
     """Loads a unit and resource, what is overloaded, and the largest load / capacity."""
     tasks = np.array([t for t, unit in enumerate(chosen) if unit >= 0], dtype=np.int64)
     units = np.array([unit for unit in chosen if unit >= 0], dtype=np.int64)
     width, count = problem.num_units, problem.num_resources
     rooms = problem.capacities_matrix
     raw = np.zeros((width, count))
-    over: list[tuple[int, int, str]] = []
+    choices = problem.allowed.sum(axis=1) + problem.optional
+    over: list[tuple[int, int, Broken]] = []
     fullest = 0.0
     for resource, form in enumerate(problem.resource_forms):
         used = np.zeros(width, dtype=np.int64)
@@ -130,26 +158,33 @@ def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, l
             room = rooms[unit, resource].item()
             if used[unit] > form.capacities[unit]:
                 text = f"unit {unit} carries {raw[unit, resource]:.12g} of capacity {room:.12g}{of}"
-                over.append((unit, resource, text))
+                movable = np.where(choices[tasks] > 1, form.loads[tasks, units], -1)
+                heaviest = int(tasks[np.where(units == unit, movable, -2).argmax()])
+                fix = f"move tasks off unit {unit}, for example task {heaviest}"
+                over.append((unit, resource, Broken(text, heaviest, fix)))
             if room > 0:
                 share = raw[unit, resource] / room
                 if form.arithmetic != "float" and used[unit] <= form.capacities[unit]:
                     load = Fraction(int(used[unit])) / form.load_scales[unit]
                     share = float(load / Fraction(repr(room)))
                 fullest = max(fullest, share)
-    return raw, [text for _, _, text in sorted(over)], fullest
+    return raw, [rule for _, _, rule in sorted(over)], fullest
 
 
-def _group_violations(problem: AssignmentProblem, chosen: list[int]) -> list[str]:
-    words: list[str] = []
+def _group_rules(problem: AssignmentProblem, chosen: list[int]) -> list[Broken]:
+    broken: list[Broken] = []
     for group in problem.together:
         if len({chosen[task] for task in group}) > 1:
-            words.append(f"tasks {', '.join(map(str, group))} are not together")
+            names = ", ".join(map(str, group))
+            stray = next(task for task in group if chosen[task] != chosen[group[0]])
+            fix = f"give tasks {names} one unit"
+            broken.append(Broken(f"tasks {names} are not together", stray, fix))
     for group in problem.apart:
         seen: dict[int, int] = {}
         for task in group:
             unit = chosen[task]
             if unit >= 0 and unit in seen:
-                words.append(f"tasks {seen[unit]} and {task} must stay apart and share unit {unit}")
+                what = f"tasks {seen[unit]} and {task} must stay apart and share unit {unit}"
+                broken.append(Broken(what, task, f"give task {task} another unit"))
             seen.setdefault(unit, task)
-    return words
+    return broken

@@ -55,12 +55,14 @@ from optalloc.assignment.pools import (
     SPLIT_NODES,
     Groups,
     find_pools,
+    merge,
     pooled,
     split,
 )
 from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, Tree, one_leaf, write_proof
 from optalloc.assignment.result import AssignmentResult, Witness
+from optalloc.assignment.start import checked_start
 from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError
 from optalloc.result import Termination
@@ -156,7 +158,7 @@ def search(
     journal = Journal(problem, "exact", stop, on_progress)
     form = journal.form
     check_threads(threads)
-    begin = None if start is None else _checked_start(problem, start)
+    begin = None if start is None else checked_start(problem, start)
     if not form.allowed.any(axis=1).all():
         result = journal.finish(Termination.INFEASIBLE, message="a task fits on no unit")
         return result, one_leaf(is_infeasible=True)
@@ -177,14 +179,19 @@ def search(
         if pools and own.status == _Status.STOPPED and not own.is_stopped:
             whole = pooled(form, pools)
             merged = kernel(
-                (*whole[:3], whole.allowed.astype(np.uint8)), pools=pools, most_nodes=POOL_NODES
+                (*whole[:3], whole.allowed.astype(np.uint8)),
+                start=None if journal.best is None else merge(pools, journal.best),
+                pools=pools,
+                most_nodes=POOL_NODES,
             )
             answers.append(merged)
             how = "bound of identical units together"
             if merged.status == _Status.INFEASIBLE:
                 message = "identical units together cannot hold the tasks"
                 return journal.finish(Termination.INFEASIBLE, message=message), merged.grown
-            if merged.placed is not None and not merged.is_stopped:
+            known = journal.best_value
+            is_new = merged.value is not None and (known is None or merged.value < known)
+            if merged.placed is not None and is_new and not merged.is_stopped:
                 _offer_split(journal, pools, merged.placed, seed)
             if not journal.is_proven and not merged.is_stopped:
                 own = kernel(tables, start=journal.best, floor=journal.bound)
@@ -216,6 +223,7 @@ class _Answer(NamedTuple):
     """What one call of the kernel gave; stopped by the rule or Ctrl-C, or else by its own limit."""
 
     status: int
+    value: int | None
     bound: int
     is_stopped: bool
     placed: list[int] | None
@@ -262,7 +270,7 @@ def _solve(
         witness = Witness(
             multipliers=tuple(multipliers), scale=scale, bound=-(-witness_bound // scale)
         )
-    return _Answer(status, bound, watch.is_stopped, units, witness, grown)
+    return _Answer(status, value, bound, watch.is_stopped, units, witness, grown)
 
 
 def _offer_any(journal: Journal) -> None:
@@ -326,17 +334,6 @@ class _Watch:
         elif raised or journal.elapsed_s - self._reported_s >= _REPORT_S:
             self._reported_s = journal.elapsed_s
             journal.report()
-
-
-def _checked_start(problem: AssignmentProblem, start: Sequence[int]) -> list[int]:
-    evaluation = problem.evaluate(start)
-    if not evaluation.is_feasible:
-        raise InputError(
-            f"the start is not feasible: {evaluation.violations[0]}",
-            path="start",
-            fix="give a feasible assignment, or none",
-        )
-    return [int(unit) for unit in start]
 
 
 def knapsack(profits: IntArray, loads: IntArray, capacity: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 
 import msgspec
@@ -22,6 +23,8 @@ from optalloc.assignment.problem import AssignmentProblem
 from optalloc.assignment.proof import Grown, write_proof
 from optalloc.assignment.result import AssignmentResult
 from optalloc.assignment.rows import Rows, reduce_rows
+from optalloc.assignment.start import checked_start
+from optalloc.assignment.threads import check_threads
 from optalloc.errors import InputError
 from optalloc.result import Bounds, Incumbent, Stats, Termination
 from optalloc.stop import Never, OnProgress, Progress, StopRule
@@ -37,6 +40,8 @@ def solve_forms(
     *,
     method: str = "exact",
     seed: int = 0,
+    threads: int = 1,
+    start: Sequence[int] | None = None,
     proof: str | os.PathLike[str] | None = None,
 ) -> AssignmentResult:
     """Solve a problem of any form.
@@ -50,18 +55,27 @@ def solve_forms(
         The core. The last three take what reduces to a plain problem; greedy and anneal moreover
         the sum alone.
     seed : int
+    threads : int
+        Of ``exact``; the others use one.
+    start : sequence of int, length num_tasks, optional
+        The unit of each task (-1: left out) of a feasible assignment for ``exact`` to begin with.
+        The answer is no worse, goal by goal.
     proof : path, optional
         Where ``exact`` writes the proof of its bounds, see :mod:`optalloc.assignment.proof`.
 
     Raises
     ------
     InputError
-        If the method does not take the form, or refuses the size.
+        If the method does not take the form, or refuses the size, or the start is not feasible.
     """
-    if proof is not None and method != "exact":
-        raise InputError(
-            f"the method {method!r} takes no proof", path="method", fix="use the method 'exact'"
-        )
+    for name, option in (("proof", proof), ("start", start)):
+        if option is not None and method != "exact":
+            raise InputError(
+                f"the method {method!r} takes no {name}",
+                path="method",
+                fix="use the method 'exact'",
+            )
+    check_threads(threads)
     goals = problem.objective.split("-then-")
     if method in _HEURISTICS and goals != ["sum"]:
         raise InputError(
@@ -69,11 +83,14 @@ def solve_forms(
             path="method",
             fix="use auto, exact, milp or enumerate",
         )
+    begin = None if start is None else checked_start(problem, start)
     rows = reduce_rows(problem)
-    core = choose_core(rows, method, seed, proof is not None)
+    core = choose_core(rows, method, seed=seed, threads=threads, prove=proof is not None)
     run = _Run(problem, rows, method, core, stop, on_progress)
+    if begin is not None:
+        run.placed = rows.placement(begin)
     try:
-        run.solve(goals)
+        run.solve()
     except KeyboardInterrupt:
         run.is_complete, run.message = False, "interrupted"
     result = run.result()
@@ -96,6 +113,7 @@ class _Run:
         on_progress: OnProgress | None,
     ) -> None:
         self.problem, self.rows, self.method, self.core = problem, rows, method, core
+        self.goals = problem.objective.split("-then-")
         self.stop: StopRule = stop if stop is not None else Never()
         self.on_progress = on_progress
         self.placed: tuple[int, ...] | None = None
@@ -118,10 +136,10 @@ class _Run:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self._wall
 
-    def solve(self, goals: list[str]) -> None:
+    def solve(self) -> None:
         """Each goal among the optima of those before it."""
         rows, budget = self.rows, None
-        for number, goal in enumerate(goals):
+        for number, goal in enumerate(self.goals):
             self._goal = goal
             self._value = self._bound = None
             if goal == "sum":
@@ -140,7 +158,9 @@ class _Run:
 
     def _minimise(self, rows: Rows) -> Answer | None:
         """The cheapest placement; None where that is not known in the end."""
-        answer = self._ask(rows, None)
+        if self.placed is not None:  # where the search begins; it keeps these rows
+            self._keep(self.placed, Fraction(rows.value(self.placed)) / self.rows.cost_scale)
+        answer = self._ask(rows, None, self.placed)
         self._log(answer, self._share)
         if answer.is_infeasible:
             self.is_infeasible = True
@@ -150,10 +170,16 @@ class _Run:
             self._raise(Fraction(answer.bound) / self.rows.cost_scale)
         if answer.placed is None:
             return None
-        # A later goal may have left a placement that is better than what a stopped core returns.
-        if self.placed is None or rows.value(answer.placed) <= rows.value(self.placed):
+        if self.placed is None or self._worth(answer.placed) < self._worth(self.placed):
             self._keep(answer.placed, Fraction(rows.value(answer.placed)) / self.rows.cost_scale)
         return answer if answer.is_complete else None
+
+    def _worth(self, placed: tuple[int, ...]) -> list[Fraction]:
+        """What a placement is worth, goal by goal: less is better."""
+        return [
+            Fraction(self.rows.value(placed)) if goal == "sum" else self.rows.fullest(placed)
+            for goal in self.goals
+        ]
 
     def _flatten(self, rows: Rows, budget: int | None) -> Fraction | None:
         """The least largest relative load within the budget; None where it is not known."""
@@ -202,7 +228,7 @@ class _Run:
             grown = Grown(tree, grown.rows)
         self.trees[self._goal] = grown
 
-    def _ask(self, rows: Rows, enough: int | None) -> Answer:
+    def _ask(self, rows: Rows, enough: int | None, start: tuple[int, ...] | None = None) -> Answer:
         """One call of the core, which reports through :meth:`_watch`."""
         scale = self.rows.cost_scale if enough is None else None
 
@@ -228,7 +254,7 @@ class _Run:
                 self.message = "interrupted"
                 return True
 
-        answer = self.core(rows, watch_or_stop, enough)
+        answer = self.core(rows, watch_or_stop, enough, start)
         self.nodes += answer.nodes
         self._core_nodes = 0
         return answer
@@ -238,7 +264,7 @@ class _Run:
         return one > other if is_profit else one < other
 
     def _note(self, value: float) -> None:
-        if self._goal == self.problem.objective.partition("-")[0]:
+        if self._goal == self.goals[0]:
             self.incumbents.append(Incumbent(elapsed_s=self.elapsed_s, value=value))
 
     def _keep(self, placed: tuple[int, ...], value: Fraction) -> None:
@@ -254,7 +280,7 @@ class _Run:
         """A proven bound of the present goal."""
         if self._bound is None or self._better(float(self._bound), float(bound)):
             self._bound = bound
-            if self._goal == self.problem.objective.partition("-")[0]:
+            if self._goal == self.goals[0]:
                 self.first_bound = float(bound)
 
     def _progress(self, shown: float | None) -> Progress:

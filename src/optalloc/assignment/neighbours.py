@@ -28,6 +28,11 @@ class Neighbourhood:
         self.tasks = np.arange(len(placed))
         self.used = np.zeros(len(form.capacities), dtype=np.int64)
         np.add.at(self.used, self.placed, form.loads[self.tasks, self.placed])
+        # What a swap reads of every task: unit by unit, and where the task is now.
+        self._costs_on = np.ascontiguousarray(self.costs.T)
+        self._loads_on = np.ascontiguousarray(form.loads.T)
+        self._cost_now = self.costs[self.tasks, self.placed]
+        self._load_now = form.loads[self.tasks, self.placed]
 
     @property
     def is_feasible(self) -> bool:
@@ -46,6 +51,8 @@ class Neighbourhood:
         self.used[old] -= self.form.loads[task, old]
         self.used[unit] += self.form.loads[task, unit]
         self.placed[task] = unit
+        self._cost_now[task] = self.costs[task, unit]
+        self._load_now[task] = self.form.loads[task, unit]
 
     def _over(self, used: IntArray, units: IntArray) -> FloatArray:
         over = np.maximum(used - self.form.capacities[units], 0)
@@ -66,14 +73,13 @@ class Neighbourhood:
     def best_swap(self, task: int) -> tuple[float, int]:
         """The best other task to exchange units with and what the energy changes by."""
         form, old, placed = self.form, int(self.placed[task]), self.placed
-        loads = form.loads
-        here = self.used[old] - loads[task, old] + loads[:, old]
-        there = self.used[placed] - loads[self.tasks, placed] + loads[task, placed]
-        delta = self.costs[task, placed] + self.costs[:, old]
-        delta = delta - self.costs[self.tasks, placed] - self.costs[task, old]
-        both = np.full(len(placed), old)
-        delta = delta + self._over(here, both) + self._over(there, placed)
-        delta = delta - self._over(self.used[both], both) - self._over(self.used[placed], placed)
+        over_now = self._over(self.used, np.arange(len(form.capacities)))
+        room_here = form.capacities[old] - self.used[old] + form.loads[task, old]
+        here = np.maximum(self._loads_on[old] - room_here, 0) * self.weights[old]
+        above = self.used + form.loads[task] - form.capacities
+        there = np.maximum(above[placed] - self._load_now, 0) * self.weights[placed]
+        of_unit = self.costs[task] - self.costs[task, old] - over_now - over_now[old]
+        delta = of_unit[placed] + self._costs_on[old] - self._cost_now + here + there
         delta[placed == old] = np.inf
         other = int(delta.argmin())
         return float(delta[other]), other

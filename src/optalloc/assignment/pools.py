@@ -81,6 +81,12 @@ def pooled(form: IntegerForm | Rows, groups: Groups) -> Pooled:
     return Pooled(form.costs[:, first], loads, sums, allowed)
 
 
+def merge(groups: Groups, placed: Sequence[int]) -> list[int]:
+    """The pool of each task of a plan over units, a plan over pools of the same cost."""
+    pool_of = {unit: pool for pool, group in enumerate(groups) for unit in group}
+    return [pool_of[unit] for unit in placed]
+
+
 def split(
     groups: Groups,
     placed: Sequence[int],

@@ -144,6 +144,11 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
                 units[task] = int(unit) if unit < self.num_units else -1
         return tuple(units)
 
+    def placement(self, assignment: Sequence[int]) -> tuple[int, ...]:
+        """The unit of each block from that of each task; :meth:`assignment` the other way round."""
+        units = (assignment[tasks[0]] for tasks in self.members)
+        return tuple(unit if unit >= 0 else self.num_units for unit in units)
+
 
 def reduce_rows(problem: AssignmentProblem) -> Rows:
     """The rows of a problem.

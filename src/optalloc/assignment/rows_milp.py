@@ -35,7 +35,12 @@ from optalloc.assignment.rows import Rows
 
 
 def solve_rows_milp(
-    rows: Rows, watch: Watch, enough: int | None = None, *, seed: int = 0
+    rows: Rows,
+    watch: Watch,
+    enough: int | None = None,
+    start: tuple[int, ...] | None = None,  # noqa: ARG001
+    *,
+    seed: int = 0,
 ) -> Answer:
     """Minimise the costs with HiGHS, single-threaded; see :mod:`optalloc.assignment.cores`."""
     if not rows.allowed.any(axis=1).all():

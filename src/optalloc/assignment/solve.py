@@ -82,10 +82,10 @@ def solve_assignment(
     seed : int
         Seed of the methods that draw lots.
     threads : int
-        Of ``exact`` and ``large`` at most; the other methods, and problems with further
-        constraints, use one.
+        Of ``exact`` and ``large`` at most; the other methods use one.
     start : sequence of int, length num_tasks, optional
-        A feasible assignment for ``exact`` to begin with.
+        A feasible assignment for ``exact`` to begin with: the unit of each task, -1 for a task left
+        out. The answer is no worse.
     proof : path, optional
         Where ``exact`` writes its proof, for :func:`certify_proof`.
 
@@ -98,8 +98,8 @@ def solve_assignment(
     Raises
     ------
     InputError
-        If the method is unknown or refuses the size of the instance, or the proof cannot be
-        written there.
+        If the method is unknown or refuses the size of the instance, the start is not feasible, or
+        the proof cannot be written there.
     CertificateError
         If the check fails: a bug.
     """
@@ -124,13 +124,8 @@ def solve_assignment(
             fix="use the method 'exact'",
         )
     if not problem.is_plain:
-        if start is not None:
-            raise InputError(
-                "a problem with further constraints takes no start",
-                path="problem",
-                fix="leave it out",
-            )
-        return certified(problem, _solve_form(problem, method, stop, on_progress, seed, proof))
+        threaded = options | {"seed": seed, "threads": threads}
+        return certified(problem, _solve_form(problem, method, stop, on_progress, threaded))
     chosen = choose_method(problem) if method == "auto" and not options else method
     chosen = "exact" if chosen == "auto" else chosen
     solver = _load(METHODS[chosen])
@@ -154,24 +149,24 @@ def _solve_form(
     method: str,
     stop: StopRule | None,
     on_progress: OnProgress | None,
-    seed: int,
-    proof: str | os.PathLike[str] | None = None,
+    options: dict[str, Any],
 ) -> AssignmentResult:
     """Several resources, groups, optional tasks, or another goal than the sum."""
     from optalloc.assignment.enumerate_forms import num_choices, solve_enumerate_forms
     from optalloc.assignment.forms import solve_forms
 
+    asks_exact = bool({"start", "proof"} & options.keys())
     few = problem.num_tasks <= 100 and num_choices(problem) <= _FEW_ASSIGNMENTS
-    if method == "enumerate" or (method == "auto" and few and proof is None):
+    if method == "enumerate" or (method == "auto" and few and not asks_exact):
         return solve_enumerate_forms(problem, stop, on_progress)
     core = "exact" if method == "auto" else method
     try:
-        return solve_forms(problem, stop, on_progress, method=core, seed=seed, proof=proof)
+        return solve_forms(problem, stop, on_progress, method=core, **options)
     except InputError:
-        if method != "auto" or proof is not None:
+        if method != "auto" or asks_exact:
             raise
         # Costs beyond the range of exact multipliers: floating point is what is left.
-        return solve_forms(problem, stop, on_progress, method="milp", seed=seed)
+        return solve_forms(problem, stop, on_progress, method="milp", **options)
 
 
 def choose_method(problem: AssignmentProblem) -> str:
@@ -205,7 +200,7 @@ def certified(problem: AssignmentProblem, result: AssignmentResult) -> Assignmen
 def _is_infeasible(problem: AssignmentProblem, stop: StopRule) -> bool:
     """Whether a smaller problem is proven infeasible too, within the limit."""
     if not problem.is_plain:
-        result = _solve_form(problem, "auto", stop, None, 0)
+        result = _solve_form(problem, "auto", stop, None, {})
         return result.termination is Termination.INFEASIBLE
     result = _load(METHODS[choose_method(problem)])(problem, stop)
     return result.termination is Termination.INFEASIBLE

@@ -28,6 +28,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -40,6 +41,7 @@ from optalloc.assignment.pools import (
     SPLIT_NODES,
     Groups,
     find_pools,
+    merge,
     pooled,
     split,
 )
@@ -64,7 +66,14 @@ class _Status(enum.IntEnum):
 
 
 def solve_rows(
-    rows: Rows, watch: Watch, enough: int | None = None, *, seed: int = 0, prove: bool = False
+    rows: Rows,
+    watch: Watch,
+    enough: int | None = None,
+    start: tuple[int, ...] | None = None,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    prove: bool = False,
 ) -> Answer:
     """Minimise the costs; see :mod:`optalloc.assignment.cores`.
 
@@ -75,9 +84,13 @@ def solve_rows(
         Asked about once a node.
     enough : int, optional
         A cost to stop at, or a bound above it.
+    start : tuple of int, optional
+        A placement that keeps the rows: only cheaper ones are looked for.
     seed : int
         Of the groups of units that are drawn; equal seeds give equal answers unless a clock stops
         them.
+    threads : int
+        How many search at once, in rounds: see :func:`optalloc.assignment.exact.solve_exact`.
     prove : bool
         Whether the answer holds the search tree of its bound.
     """
@@ -87,20 +100,22 @@ def solve_rows(
         grown = one_leaf(is_infeasible=False)
         return Answer(placed=(), value=0, bound=0, is_complete=True, grown=grown)
     counted = _Counted(watch)
-    kernel = functools.partial(_search, seed=seed, prove=prove, enough=enough)
+    kernel = functools.partial(_search, seed=seed, threads=threads, prove=prove, enough=enough)
     pools = find_pools(rows)
-    own = kernel(rows, counted.limited(None if pools is None else FIRST_NODES))
+    own = kernel(rows, counted.limited(None if pools is None else FIRST_NODES), start=start)
     counted.add(own)
     if pools is None or counted.is_over or _ends(own, enough):
         return own
     whole, groups = _over(rows, pools)
     few = counted.limited(POOL_NODES, keeps_plans=False)
-    merged = kernel(whole, few, pools=pools, groups=groups)
+    known = None if own.placed is None else merge(_every(rows, pools), own.placed)
+    merged = kernel(whole, few, start=known, pools=pools, groups=groups)
     counted.add(merged)
     if merged.is_infeasible:
         return msgspec.structs.replace(merged, nodes=counted.nodes)
     found = None
-    if merged.placed is not None and not counted.is_over:
+    is_new = merged.value is not None and (own.value is None or merged.value < own.value)
+    if merged.placed is not None and is_new and not counted.is_over:
         found = _split(rows, pools, merged.placed, counted, seed)
     best = _best(rows, [own, merged], [own.placed, found], counted.nodes)
     if counted.is_over or _ends(best, enough):
@@ -162,21 +177,26 @@ class _Counted:
         return call
 
 
+def _every(rows: Rows, pools: Groups) -> Groups:
+    """The pools, and the unit of what is left out as one of its own."""
+    return pools + tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
+
+
 def _over(rows: Rows, pools: Groups) -> tuple[Rows, Groups]:
     """The rows over pools, and the unit of what is left out; and the groups that pools keep.
 
     A group that stays apart is a resource of which a pool holds as many as it has units, and each
     member takes 1: the largest groups, where that can bind.
     """
-    left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
-    costs, loads, capacities, allowed = pooled(rows, pools + left_out)
+    every = _every(rows, pools)
+    costs, loads, capacities, allowed = pooled(rows, every)
     binding = [group for group in rows.apart if len(group) > min(map(len, pools))]
     groups = tuple(sorted(binding, key=len, reverse=True)[:_MOST_GROUPS])
     takes = np.zeros((len(groups), *costs.shape), dtype=np.int64)
     for number, group in enumerate(groups):
         takes[number, list(group)] = allowed[list(group)]
     takes[:, :, len(pools) :] = 0
-    holds = np.minimum([*map(len, pools), *(0 for _ in left_out)], takes.sum(axis=1))
+    holds = np.minimum([*map(len, pools), *(0 for _ in every[len(pools) :])], takes.sum(axis=1))
     whole = msgspec.structs.replace(
         rows,
         costs=costs,
@@ -215,8 +235,7 @@ def _split(
         )
         return _search(some, watch, seed=seed, enough=0).placed
 
-    left_out = tuple((unit,) for unit in range(rows.num_units, rows.costs.shape[1]))
-    return checked(rows, split(pools + left_out, placed, fill))
+    return checked(rows, split(_every(rows, pools), placed, fill))
 
 
 def _search(
@@ -224,9 +243,10 @@ def _search(
     watch: Watch,
     *,
     seed: int,
+    threads: int = 1,
     enough: int | None = None,
     prove: bool = False,
-    start: tuple[int, ...] | None = None,
+    start: Sequence[int] | None = None,
     floor: int | None = None,
     pools: Groups = (),
     groups: Groups = (),
@@ -251,6 +271,7 @@ def _search(
         start,
         floor,
         cells,
+        threads,
     )
     placed = checked(rows, units)
     assert units is None or (placed is not None and rows.value(placed) == value)

@@ -92,6 +92,13 @@ class _Parser(argparse.ArgumentParser):
                     path=self.prog,
                     fix=f"write it behind; one that begins with '-' as {name.split('/')[-1]}=-1",
                 )
+            if number := re.fullmatch(r"invalid (int|float) value: (.*)", needs):
+                whole = number[1] == "int"
+                raise InputError(
+                    f"{number[2]} is no {'whole ' if whole else ''}number",
+                    path=name,
+                    fix=f"write digits alone, such as {4000 if whole else 2.5}",
+                )
             raise InputError(what, path=self.prog, fix=f"'{self.prog} --help' says what it takes")
         name, word, listed = found.groups()
         choices = [choice.strip("'") for choice in listed.split(", ")]

@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read_start(path: str, problem: Any) -> list[int]:
     """The feasible assignment of an answer in the published JSON form."""
+    from optalloc.assignment.start import checked_start
     from optalloc.errors import InputError
     from optalloc.files import parse_json, read_text
 
@@ -117,18 +118,7 @@ def _read_start(path: str, problem: Any) -> list[int]:
             pointer="$.assignment",
             fix="give an answer that 'optalloc assign -o' wrote",
         )
-    try:
-        broken = problem.evaluate(units).violations
-    except InputError as error:
-        raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
-    if broken:
-        raise InputError(
-            f"the start is not feasible: {broken[0]}",
-            path=path,
-            pointer="$.assignment",
-            fix="give a feasible assignment, or none",
-        )
-    return units
+    return list(checked_start(problem, units, path))
 
 
 def _number(value: float | None) -> float | int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.answers import add_format, colored
-from optalloc.cli.plans import read_as_it_is
+from optalloc.cli.plans import read_as_it_is, with_true_figures
 from optalloc.plan.compare import Comparison, compare
 from optalloc.plan.compare_serving import ServingComparison, compare_serving
 from optalloc.plan.plan import load_any_plan, load_serving_plan
@@ -25,7 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
     first = load_any_plan(arguments.first)
     comparison: Comparison | ServingComparison
     if isinstance(first, ServingPlan):
-        comparison = compare_serving(first, load_serving_plan(arguments.second))
+        comparison = compare_serving(
+            with_true_figures(first, arguments.first),
+            with_true_figures(load_serving_plan(arguments.second), arguments.second),
+        )
     else:
         comparison = compare(read_as_it_is(arguments.first), read_as_it_is(arguments.second))
     if arguments.format == "table":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from optalloc.cli.plans import checked, with_true_figures
-from optalloc.export.base import TARGETS, export
+from optalloc.cli.plans import engines_as_written, with_true_figures
+from optalloc.export.base import TARGETS, check_target, export
 from optalloc.export.mixed import export_mixed
 from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
 from optalloc.export.serving.base import SERVING_TARGETS, export_serving
 from optalloc.plan.plan import load_any_plan
-from optalloc.serving.configuration.certify import check_deployment
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.training.mixed.plan import MixedPlan
@@ -35,9 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     saved = load_any_plan(arguments.plan)
     if isinstance(saved, ServingPlan):
-        with checked(arguments.plan):
-            check_deployment(saved)
-        for path in export_serving(saved, arguments.to, arguments.output):
+        check_target(
+            arguments.to, "--to", among=SERVING_TARGETS, refusal="is no target of serving plans"
+        )
+        serving = engines_as_written(saved, arguments.plan)
+        for path in export_serving(serving, arguments.to, arguments.output):
             print(path)
         return 0
     if isinstance(saved, OffloadPlan):

@@ -118,6 +118,10 @@ def _buckets(path: str, rate_per_s: float | None) -> tuple[Bucket, ...]:
 
     from optalloc.files import read_text
 
+    if rate_per_s is not None and not rate_per_s >= 0.0:
+        raise InputError(
+            f"the rate is {rate_per_s:g} requests/s", path="--rate", fix="give 0 or more"
+        )
     head = read_text(path).partition("\n")[0]
     if path.endswith(".csv") and "input_len" in head:
         buckets, _ = read_table(path)
@@ -129,8 +133,16 @@ def _buckets(path: str, rate_per_s: float | None) -> tuple[Bucket, ...]:
             for b in buckets
         )
     from optalloc.serving.mix.buckets import buckets_of
-    from optalloc.simulate.requests.traces import read_trace
+    from optalloc.simulate.requests.traces import NAMES, read_trace
 
+    if path.endswith(".csv") and not any(name in head for name in NAMES["arrival_s"]):
+        raise InputError(
+            f"its columns {head.strip() or '(none)'} are neither those of buckets nor of a trace",
+            path=path,
+            pointer="line 1",
+            fix="name them input_len,output_len,rate_per_s, or arrival_s,input_tokens,"
+            "output_tokens for one request a line",
+        )
     requests = read_trace(path)
     duration_s = float(requests.arrival_s[-1] - requests.arrival_s[0])
     if rate_per_s is None:

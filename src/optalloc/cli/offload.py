@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine",
         required=True,
         metavar="MACHINE",
-        help="for example 2xrtx-4090+64gb-ram+1tb-disk, or a machine.toml",
+        help="for example 2xrtx-4090+64gb-ram+1tb-disk (memory not given: 64 GiB), or a "
+        "machine.toml",
     )
     parser.add_argument("--input-len", type=int, default=1024, help="tokens of a prompt (1024)")
     parser.add_argument("--output-len", type=int, default=256, help="tokens generated (256)")

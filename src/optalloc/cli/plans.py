@@ -10,10 +10,12 @@ from typing import TypeVar
 from optalloc.errors import CertificateError, InputError
 from optalloc.plan.edited import as_written, edited_line, mixed_as_written
 from optalloc.plan.plan import AnyTrainingPlan, load_plan, load_training_plan
+from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.serving.configuration.written import placed, serving_as_written
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import TrainingPlan
 
-P = TypeVar("P", TrainingPlan, MixedPlan, AnyTrainingPlan)
+P = TypeVar("P", TrainingPlan, MixedPlan, AnyTrainingPlan, ServingPlan)
 
 
 def read_plan(path: str) -> TrainingPlan:
@@ -57,11 +59,26 @@ def with_true_figures(plan: P, path: str) -> P:
     return true
 
 
+def engines_as_written(plan: ServingPlan, path: str) -> ServingPlan:
+    """A serving plan for a verb that reads its engines alone; raises where they have no place."""
+    with _in_file(path):
+        return placed(plan)
+
+
 def _written(plan: P, path: str) -> tuple[P, str]:
-    try:
+    with _in_file(path):
+        if isinstance(plan, ServingPlan):
+            return serving_as_written(plan)
         if isinstance(plan, MixedPlan):
             return mixed_as_written(plan)
         return as_written(plan)
+
+
+@contextmanager
+def _in_file(path: str) -> Iterator[None]:
+    """Adds to what is wrong inside a plan the file that it is in."""
+    try:
+        yield
     except InputError as error:
         raise InputError(error.what, path=path, pointer=error.pointer, fix=error.fix) from error
 

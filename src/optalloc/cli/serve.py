@@ -161,13 +161,13 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
     from optalloc import files
     from optalloc.cli.explain import next_words, turn_line
-    from optalloc.cli.plans import checked
+    from optalloc.cli.plans import as_it_is
     from optalloc.errors import InputError
     from optalloc.plan.explain_serving import explain_serving
     from optalloc.report import serving as report
     from optalloc.report.serving_page import serving_page
     from optalloc.report.table import render
-    from optalloc.serving.configuration.certify import check_serving_plan
+    from optalloc.serving.configuration.written import serving_as_written
 
     for flag in ("replan", "pin", "forbid", "tool"):
         if getattr(arguments, flag):
@@ -176,10 +176,8 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
                 path=arguments.plan,
                 fix="leave it out: every change is solved anew within the plan's own limits",
             )
-    with checked(arguments.plan):
-        check_serving_plan(plan)
     explanation = explain_serving(
-        plan,
+        as_it_is(plan, arguments.plan),
         sensitivity=arguments.sensitivity,
         stop=stop_rule(arguments),
         on_turn=turn_line if sys.stderr.isatty() else None,
@@ -189,7 +187,7 @@ def explain(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     tables = report.explanation_tables(explanation)
     print(render(tables, explanation, arguments.format, color=colored()), end="")
     if arguments.html is not None:
-        files.write_text(arguments.html, serving_page(plan, explanation))
+        files.write_text(arguments.html, serving_page(serving_as_written(plan)[0], explanation))
     if arguments.format == "table":
         print(next_words(arguments, replans=False))
     return 0

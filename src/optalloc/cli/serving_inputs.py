@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from optalloc.cli.flags import said_by_flags
 from optalloc.cli.workloads import workload_of
@@ -20,6 +21,8 @@ _FLAGS = {
     "percentile": "--percentile",
     "prefix_len": "--prefix-len",
 }
+# Targets from which on a number without a unit was likely meant in milliseconds.
+_LONG_S = {"ttft_s": 30.0, "tpot_s": 1.0}
 
 
 def add_workload(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +105,15 @@ def pins(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
+def _seconds(text: str, flag: str) -> float:
+    """A target; a plain number that is long for seconds is likely meant in milliseconds."""
+    found = parse_duration(text, path=flag)
+    if text.strip()[-1:].isdigit() and found >= _LONG_S[f"{flag[2:]}_s"]:
+        told = f"{flag} {text} is {found:g} seconds; for milliseconds write {text.strip()}ms"
+        print(f"optalloc: {told}.", file=sys.stderr)
+    return found
+
+
 def read_serving(arguments: argparse.Namespace) -> Serving:
     """The workload file with the flags put over it, or the flags alone.
 
@@ -114,8 +126,7 @@ def read_serving(arguments: argparse.Namespace) -> Serving:
     for name, flag in _FLAGS.items():
         value = getattr(arguments, name, None)
         if value is not None:
-            timed = name in ("ttft_s", "tpot_s")
-            given[name] = parse_duration(value, path=flag) if timed else value
+            given[name] = _seconds(value, flag) if name in _LONG_S else value
     needed = ("input_len", "output_len")
     return workload_of(arguments, Serving, given, _FLAGS, needed=needed, merged=_merged)
 

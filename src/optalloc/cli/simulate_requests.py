@@ -64,17 +64,15 @@ _FLAGS = {"num_requests": "--requests", "seed": "--seed", "warm_up": "--warm-up"
 
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
-    from optalloc.cli.plans import checked
+    from optalloc.cli.plans import with_true_figures
     from optalloc.report import requests as report
     from optalloc.report.table import render
-    from optalloc.serving.configuration.certify import check_deployment
     from optalloc.simulate.requests.max_rate import max_rate
     from optalloc.simulate.requests.plans import asked_of, deployment_of
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
-    with checked(arguments.plan):
-        check_deployment(plan)
+    plan = with_true_figures(plan, arguments.plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
     work, arrivals = asked_of(plan), "--rate" if arguments.clients is None else "--clients"
     with said_by_flags(_FLAGS | {"arrivals": arrivals}):

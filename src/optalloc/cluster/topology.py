@@ -74,10 +74,13 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 
     Groups of ``num_devices`` devices whose members reach each other with this bandwidth (per device
     and direction, oversubscription applied) and latency. ``name`` is "domain" (an NVLink domain
-    that is not the node), "node" or "network".
+    that is not the node), "node" or "network". With ``cuts_groups`` groups that do not divide it
+    lie across its edges: devices of a node are all numbered, while of the nodes of a domain a
+    scheduler takes as many as groups fill.
     """
 
     name: str
+    cuts_groups: bool = True
     num_devices: int
     bandwidth_bytes_per_s: float
     latency_s: float
@@ -158,6 +161,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 levels.append(
                     Level(
                         name=name,
+                        cuts_groups=size <= group.devices,
                         num_devices=min(size, total),
                         bandwidth_bytes_per_s=link.shared_bandwidth_bytes_per_s,
                         latency_s=link.latency_s,

@@ -2,7 +2,8 @@
 
 A group of ``size`` ranks that lie ``stride`` devices apart meets each level of the hierarchy with
 some of its ranks: those that share a node talk over the node's links, the rest over the network,
-one rail a device.
+one rail a device. Where groups do not divide a node, the one that is cut most counts: as many of
+its ranks share a node as divide both.
 
 References: Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in
 MPICH" (2005), sections 4 and 5 (ring, tree). Rings and trees over several nodes run as in NCCL:
@@ -63,6 +64,7 @@ class Network(msgspec.Struct, frozen=True):
                 msgspec.structs.replace(
                     level,
                     num_devices=np.reshape(level.num_devices, (-1, 1)),
+                    cuts_groups=np.reshape(level.cuts_groups, (-1, 1)),
                     bandwidth_bytes_per_s=np.reshape(level.bandwidth_bytes_per_s, (-1, 1)),
                     latency_s=np.reshape(level.latency_s, (-1, 1)),
                 )
@@ -80,7 +82,9 @@ class Network(msgspec.Struct, frozen=True):
             if index == len(self.levels) - 1:
                 reach = size.astype(np.float64)
             else:
-                reach = np.clip(level.num_devices // stride, 1, size).astype(np.float64)
+                inside = np.asarray(level.num_devices)
+                cut = np.where(level.cuts_groups, np.gcd(inside, size * stride), inside)
+                reach = np.clip(cut // stride, 1, size).astype(np.float64)
             here = np.maximum(1.0, reach / joined)
             spans.append(Span(here, joined, level.bandwidth_bytes_per_s, level.latency_s))
             joined = joined * here

@@ -10,7 +10,8 @@ fit comes to the median of rows that scatter to one side, and the more rounds it
 
 A prediction depends on a row's resolved constants alone, so one pass over all rows with one
 constant moved gives that column of the Jacobian and, times the rows it concerns, those of its
-shifts: as many passes as constants, not as parameters.
+shifts: as many passes as constants, not as parameters. Measurements that the same parameters
+concern form a cell, whose products of columns are summed once for each pair of constants.
 
 References: Levenberg (1944), Marquardt (1963); Holland and Welsch, "Robust regression using
 iteratively reweighted least-squares" (1977).
@@ -126,15 +127,16 @@ def descend(
     start : ndarray of float64, optional
         Parameters to start from; default: the priors.
 
-    Complexity: O(rounds * constants) passes over the rows and, for n parameters and m measurements,
-    O(rounds * n^2 (n + m)) for the normal equations.
+    Complexity: O(rounds * constants) passes over the rows, O(rounds * n^3) for the normal equations
+    of n parameters and, for c constants, m measurements and a parameters that concern each of k
+    cells, O(rounds * (c^2 m + k a^2)) to set them up.
     """
     z = fit.prior.copy()
     if start is not None:
         z[concerned] = start[concerned]
     prior, own = fit.prior[concerned], fit.constant[concerned]
     hold = penalty / fit.spread[concerned] ** 2
-    concerns = fit.masks[np.ix_(concerned, measured.place[0])]
+    cells = _cells(fit.masks[np.ix_(concerned, measured.place[0])])
 
     def loss(log: Array, at: Array) -> float:
         size = np.minimum(np.abs(log[measured.place] - measured.log), _MOST_ERROR)
@@ -146,13 +148,16 @@ def descend(
     best, damping = loss(log, z), 1e-3
     for _ in range(rounds):
         columns = np.array([column[measured.place] for column in slopes(fit, z, log)])
-        jacobian = columns[own] * concerns
         error = log[measured.place] - measured.log
         size = np.abs(error)
         pull = measured.weight / np.maximum(size, least_error) / 2.0
         pull = np.where(size > _MOST_ERROR, 0.05 * pull, pull)
-        matrix = (jacobian * pull) @ jacobian.T + np.diag(hold)
-        slope = jacobian @ (pull * error) + hold * (z[concerned] - prior)
+        matrix, slope = np.diag(hold), hold * (z[concerned] - prior)
+        for of, share, members in cells:
+            pulled, to = columns[:, members] * pull[members], own[of]
+            products = (pulled @ columns[:, members].T)[np.ix_(to, to)]
+            matrix[np.ix_(of, of)] += products * share * share[:, None]
+            slope[of] += (pulled @ error[members])[to] * share
         gain = 0.0
         for _ in range(6):
             damped = matrix + damping * np.diag(np.diag(matrix))
@@ -169,6 +174,16 @@ def descend(
         if gain < 2e-4:
             break
     return z
+
+
+def _cells(concerns: NDArray[np.bool_] | Array) -> list[tuple[Ints, Array, Ints]]:
+    """Parameters, how far they count, and measurements of each cell."""
+    kinds, kind = np.unique(concerns.T, axis=0, return_inverse=True)
+    found = []
+    for k, each in enumerate(kinds):
+        of = np.flatnonzero(each)
+        found.append((of, each[of].astype(np.float64), np.flatnonzero(kind.ravel() == k)))
+    return found
 
 
 def written(

@@ -245,8 +245,9 @@ def _levels(costs: Sequence[CostModel]) -> list[Level]:
     for k, name in enumerate(names):
         level: Any = {
             field: _array([row[k] for row in rows], attrgetter(field))
-            for field in ("num_devices", "bandwidth_bytes_per_s", "latency_s")
+            for field in ("num_devices", "cuts_groups", "bandwidth_bytes_per_s", "latency_s")
         }
         level["num_devices"] = level["num_devices"].astype(np.int64)
+        level["cuts_groups"] = level["cuts_groups"] > 0.0
         found.append(Level(name=name, **level))
     return found

@@ -77,17 +77,20 @@ def layer_types(plan: TrainingPlan) -> dict[str, Layer]:
 
 def require_decoder_only(plan: TrainingPlan, target: str) -> None:
     """Refuse models that are no chain of decoder layers; names the stage of the first offender."""
+    fix = "set the tool up by hand from the saved plan, as no target takes such a model"
     types = layer_types(plan)
     for layer in types.values():
         if layer.stack == "vision":
-            raise ExportError(target, f"a vision tower ({layer.name})", stage=0)
+            raise ExportError(target, f"a vision tower ({layer.name})", stage=0, fix=fix)
     for chunk in placed_chunks(plan):
         for name in chunk.layers:
             layer = types[name]
             if layer.stack != "decoder":
-                raise ExportError(target, f"{layer.stack} layers ({name})", stage=chunk.stage)
+                what = f"{layer.stack} layers ({name})"
+                raise ExportError(target, what, stage=chunk.stage, fix=fix)
             if layer.cross_attention is not None:
-                raise ExportError(target, f"cross-attention ({name})", stage=chunk.stage)
+                what = f"cross-attention ({name})"
+                raise ExportError(target, what, stage=chunk.stage, fix=fix)
 
 
 def stage_of(plan: TrainingPlan, layer: str) -> int:

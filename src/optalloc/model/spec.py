@@ -13,10 +13,11 @@ import msgspec
 
 Stack = Literal["encoder", "decoder", "vision"]
 
-_MOST = 2**40  # beyond any model, and well within 64 bits
-Count = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+# Beyond any model, and well within 64 bits; and layers.
+MOST, MOST_LAYERS = 2**40, 10_000
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 """How many there are of something that has to be there."""
-Extra = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+Extra = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 """How many there are of something that may be missing."""
 
 
@@ -141,7 +142,7 @@ class LayerRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``count`` consecutive layers of the type named ``layer``."""
 
     layer: str
-    count: Extra
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST_LAYERS)]
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

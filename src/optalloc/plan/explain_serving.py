@@ -11,13 +11,17 @@ from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.step import step_model
 from optalloc.plan.compare import section_text
+from optalloc.plan.edited import edited_line
 from optalloc.plan.sensitivity_serving import serving_turns
 from optalloc.plan.turns import Turn, turn_section
+from optalloc.serving.configuration.certify import objective_of
 from optalloc.serving.configuration.infeasible import SMALLER, grown, with_workload
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Search
+from optalloc.serving.configuration.written import serving_as_written
 from optalloc.stop import StopRule
+from optalloc.units import format_seconds
 
 _MORE = 1.1
 _FULL = 0.95
@@ -69,8 +73,10 @@ class Relaxation(msgspec.Struct, frozen=True, kw_only=True):
 class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a serving plan is as good as it is; ``str()`` of it is for people.
 
-    ``turns`` say where the choice of engines changes (None: not asked for, empty: other engines are
-    better already).
+    ``value`` is the plan's; ``best_value`` that of the best plan of its space, which the gains of
+    ``relaxations`` are beside (None: there is none). ``edited`` says what an edited plan said that
+    is not true; the explanation is then of its decisions. ``turns`` say where the choice of engines
+    changes (None: not asked for, empty: other engines are better already).
     """
 
     format_version: str = "1.0"
@@ -79,6 +85,8 @@ class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
     objective: str
     unit: str
     value: float
+    best_value: float | None = None
+    edited: str = ""
     summary: str
     engines: tuple[EngineTime, ...]
     targets: tuple[Target, ...]
@@ -109,6 +117,8 @@ def explain_serving(
 
     Parameters
     ----------
+    plan : ServingPlan
+        Found or edited. An edited one is explained by its decisions, and said to be so.
     sensitivity : bool
         Also find at which load, length, target and bandwidth other engines are better
         (:mod:`optalloc.plan.sensitivity_serving`).
@@ -122,28 +132,37 @@ def explain_serving(
     ServingExplanation
         Estimates of the plan's cost model. Every change is solved anew over the whole space.
 
+    Raises
+    ------
+    InputError
+        If an edited plan breaks a rule of the space.
+
     Complexity: about twelve searches, and up to 18 for each turn.
     """
     objective = "throughput" if plan.certificate is None else plan.certificate.objective
+    plan, edited = serving_as_written(plan)
     problem = problem_of(plan, objective)
     found = Search(problem).run().best
-    value = 0.0 if found is None else found.value
+    best = None if found is None else found.value
     targets = tuple(_targets(plan))
     relaxations = tuple(
-        _relaxed(change, changed, value) for change, changed in _changes(plan, problem)
+        _relaxed(change, changed, best or 0.0) for change, changed in _changes(plan, problem)
     )
-    return ServingExplanation(
+    explanation = ServingExplanation(
         model=plan.model.name,
         cluster=plan.cluster.name,
         objective=objective,
         unit=OBJECTIVES[objective][0],
-        value=value,
-        summary=_summary(plan, targets, relaxations),
+        value=objective_of(plan, objective),
+        best_value=best,
+        edited=edited,
+        summary="",
         engines=tuple(_engine(plan, worker) for worker in plan.workers),
         targets=targets,
         relaxations=relaxations,
         turns=serving_turns(plan, problem, stop, on_turn) if sensitivity else None,
     )
+    return msgspec.structs.replace(explanation, summary=_summary(plan, explanation))
 
 
 def problem_of(plan: ServingPlan, objective: str) -> Problem:
@@ -268,10 +287,11 @@ def _relaxed(change: str, problem: Problem, value: float) -> Relaxation:
     return Relaxation(change=change, value=best.value, gain=gain)
 
 
-def _summary(
-    plan: ServingPlan, targets: tuple[Target, ...], relaxations: tuple[Relaxation, ...]
-) -> str:
-    full = [t.name.partition(",")[0] for t in targets if t.binds]
+def _summary(plan: ServingPlan, e: ServingExplanation) -> str:
+    lines = []
+    if e.edited:
+        line = edited_line(e.edited)
+        lines += [f"{line[0].upper()}{line[1:]}.", _found(plan, e)]
     counts: Counter[tuple[str, str]] = Counter()
     for w in plan.workers:
         counts[_WORDS.get(w.binds, w.binds), w.role] += w.count
@@ -280,12 +300,30 @@ def _summary(
         for (word, role), count in counts.items()
     )
     text = f"What limits an iteration: {engines}."
+    missed = [t for t in e.targets if t.used > 1.0 + 1e-9]
+    if missed:
+        words = (f"{t.name} ({t.value:.4g} of {t.limit:.4g})" for t in missed)
+        text += f" Missed: {'; '.join(words)}."
+    full = [t.name.partition(",")[0] for t in e.targets if t.binds and t not in missed]
     if full:
         text += f" At its limit: {', '.join(full)}."
-    helpful = [r for r in relaxations if r.gain is not None and r.gain > 1e-9]
+    helpful = [r for r in e.relaxations if r.gain is not None and r.gain > 1e-9]
     if helpful:
         best = max(helpful, key=lambda r: r.gain or 0.0)
         text += f" Most would come of: {best.change} ({best.gain:+.1%})."
     else:
         text += " No single change tried brings anything."
-    return text
+    return "\n".join([*lines, text])
+
+
+def _found(plan: ServingPlan, e: ServingExplanation) -> str:
+    """What an edited plan does, and how far that is from the best of its space."""
+    said = plan.predicted
+    text = (
+        f"As written it gives {e.value:,.6g} {e.unit} on {plan.num_devices} devices: the first "
+        f"token after {format_seconds(said.ttft_s)}, then {format_seconds(said.tpot_s)} a token, "
+        f"and it can serve {said.capacity_per_s:,.4g} requests/s."
+    )
+    if e.best_value is None:
+        return f"{text} No plan of its space meets the targets and the load."
+    return f"{text} The best plan of its space gives {e.best_value:,.6g}."

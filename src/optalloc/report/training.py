@@ -193,7 +193,7 @@ def rivals_table(result: TrainingResult) -> Table:
     if ties and result.best is not None:
         more = "" if result.margin is not None else "at least "
         notes = (
-            f"{more.capitalize()}{ties} within {result.error:.0%}, the stated error of the model: "
+            f"{more.capitalize()}{ties} within {result.error:.0%}, the mean error of the model: "
             f"ties in practice. The best plan leaves {format_bytes(headroom_bytes(result.best))}.",
         )
     return Table(

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from benchmarks.assignment_instances import feasible_plans
 from benchmarks.instances import classes_of_devices
 
 from optalloc.assignment import exact, tree
@@ -149,16 +150,18 @@ def kinds_of_nodes(seed: int) -> AssignmentProblem:
     )
 
 
-@pytest.mark.parametrize("first_nodes", [0, 10**9])
+@pytest.mark.parametrize(("first_nodes", "begins"), [(0, False), (0, True), (10**9, False)])
 def test_identical_units_of_several_resources_are_proven(
-    first_nodes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    first_nodes: int, begins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With pools asked for at once, and with twins alone: the values are those of enumeration."""
+    """With pools asked for at once, also from a start, and with twins alone."""
     monkeypatch.setattr(tree, "FIRST_NODES", first_nodes)
     path, over_pools, infeasible = tmp_path / "p.jsonl", 0, 0
     for seed in range(16):
         problem = kinds_of_nodes(seed)
-        result, brute = solve_forms(problem, proof=path), solve_enumerate_forms(problem)
+        plans = feasible_plans(problem).tolist() if begins else []
+        result = solve_forms(problem, start=plans[0] if plans else None, proof=path)
+        brute = solve_enumerate_forms(problem)
         assert result.termination is brute.termination, seed
         if brute.placed is not None:
             mine, theirs = problem.evaluate(result.assignment), problem.evaluate(brute.placed)

@@ -306,13 +306,13 @@ def test_ctrl_c_keeps_plan_bound_and_proof(tmp_path: Path) -> None:
     assert certify_proof(problem, *read_proof(path)).bound == result.bounds.dual
 
 
-def test_other_methods_write_no_proof(tmp_path: Path) -> None:
+def test_other_methods_take_no_proof_and_no_start(tmp_path: Path) -> None:
     problem = tight(0)
     for method in ("milp", "enumerate"):
         with pytest.raises(InputError, match="takes no proof"):
             solve_assignment(problem, method, proof=tmp_path / "proof")
-    with pytest.raises(InputError, match="takes no start"):
-        solve_assignment(problem, start=[0] * 7)
+        with pytest.raises(InputError, match="takes no start"):
+            solve_assignment(problem, method, start=[0] * 7)
 
 
 def test_the_verbs_prove_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

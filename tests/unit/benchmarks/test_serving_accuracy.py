@@ -62,6 +62,19 @@ def test_every_rate_is_answered(tmp_path: Path) -> None:
     assert 50 < float(lines[1]["value"]) < 1000
 
 
+def test_rows_of_an_engine_left_out_are_predicted_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no other engine in the table the priors are left, so the errors differ."""
+    rows = _table(tmp_path, [HEADER, *LATENCY])
+    assert main(["serving-accuracy", str(rows), "--leave-out", "engine"]) == 0
+    given, left_out = capsys.readouterr().out.split("## Every engine left out of the fit in turn")
+    assert "6 of 6 rows predicted." in left_out
+    lines = [line for line in left_out.splitlines() if line.startswith("| vllm | 6 |")]
+    assert len(lines) == 1
+    assert lines[0] not in given
+
+
 def test_rank_correlation_of_equal_values() -> None:
     """A constant series has no rank to be wrong."""
     assert spearman([1.0, 1.0], [1.0, 2.0]) == 1.0

@@ -88,7 +88,7 @@ def test_errors_become_a_status_and_one_line(
     [
         (
             ["--count", "many"],
-            "--count: invalid int value: 'many'. Where: optalloc try. To fix: 'op",
+            "'many' is no whole number. Where: --count. To fix: write digits alone",
         ),
         (
             ["--count"],

@@ -59,13 +59,24 @@ def test_saved_plans_are_compared(saved: Path, capsys: pytest.CaptureFixture[str
     assert "as many output tokens/s" in capsys.readouterr().out
 
 
-def test_a_plan_edited_by_hand_is_not_certified(saved: Path, tmp_path: Path) -> None:
-    text = saved.read_text(encoding="utf-8").replace('"headroom": 0.1', '"headroom": 0.2')
+def test_a_plan_edited_by_hand_is_not_certified_but_taken_as_written(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "plan.json"
-    data = json.loads(text)
+    data = json.loads(saved.read_text(encoding="utf-8"))
     data["predicted"]["ttft_s"] *= 2.0
     other.write_text(json.dumps(data), encoding="utf-8")
     assert main(["certify", str(other)]) == 1
+    assert main(["explain", str(other)]) == 0
+    assert "As written it gives" in capsys.readouterr().out
+    assert main(["compare", str(saved), str(other)]) == 0
+    said = capsys.readouterr()
+    assert "as many output tokens/s" in said.out
+    assert "computed anew" in said.err
+    data["workers"][0]["count"] = 99
+    other.write_text(json.dumps(data), encoding="utf-8")
+    assert main(["explain", str(other)]) == 2
+    assert "plan.json at $.workers" in capsys.readouterr().err
 
 
 def test_recommend_takes_the_place_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +129,12 @@ def test_times_under_a_rate_are_said_to_be_those_of_full_engines(
     out = capsys.readouterr().out
     assert "are kept free; the times are those of full engines" in out
     assert all(len(line) <= 100 for line in out.splitlines() if "Front" not in line)
+
+
+def test_a_target_without_a_unit_that_is_long_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain number is in seconds; whoever writes 500 likely means milliseconds."""
+    words = ["serve", "qwen3-8b", "--cluster", "2xh100-sxm", *WORK, *SMALL]
+    assert main([*words, "--ttft", "500", "--tpot", "0.05"]) == 0
+    assert capsys.readouterr().err.count("for milliseconds write 500ms") == 1
+    assert main([*words, "--ttft", "500s"]) == 0
+    assert "milliseconds" not in capsys.readouterr().err

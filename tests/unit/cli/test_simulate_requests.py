@@ -113,6 +113,6 @@ def test_a_plan_that_breaks_the_rules_is_neither_simulated_nor_exported(
     Path(plan).write_text(json.dumps(edited))
     folder = tmp_path / "launch"
     words = ["--to", "vllm", "-o", str(folder)] if verb == "export" else []
-    assert main([verb, plan, *words]) == 1
-    assert "make it again" in capsys.readouterr().err
+    assert main([verb, plan, *words]) == 2
+    assert "make the plan again" in capsys.readouterr().err
     assert not folder.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -39,6 +40,9 @@ def test_a_group_of_one_costs_nothing() -> None:
         (4, 4, [2, 2]),  # devices 0, 4, 8, 12
         (64, 1, [8, 8]),
         (2, 64, [1, 2]),
+        (3, 1, [1, 3]),  # the third group is devices 6, 7 and 8
+        (12, 1, [4, 3]),  # eight and four
+        (3, 2, [1, 3]),  # the second is devices 6, 8 and 10
     ],
 )
 def test_a_group_meets_its_node_first(size: int, stride: int, parties: list[int]) -> None:
@@ -46,6 +50,16 @@ def test_a_group_meets_its_node_first(size: int, stride: int, parties: list[int]
     spans = NETWORK.spans(size, stride)
     assert [int(span.ranks) for span in spans] == parties
     assert int(spans[1].joined) == parties[0]
+
+
+def test_groups_fill_a_domain_of_nodes() -> None:
+    """Of 72 devices in nodes of 4 a scheduler gives 64 to four groups of 16; of a node, all."""
+    for cut, parties in ((False, [16, 1]), (True, [8, 2])):
+        level = msgspec.structs.replace(NODE, num_devices=72, cuts_groups=cut)
+        spans = Network((level, WIRE)).spans(16, 1)
+        assert [int(span.ranks) for span in spans] == parties
+    inner, _ = load_cluster("144xgb200").levels()
+    assert (inner.name, inner.cuts_groups) == ("domain", False)
 
 
 def test_a_gather_in_a_node_moves_all_but_its_own_share() -> None:

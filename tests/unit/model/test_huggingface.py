@@ -238,6 +238,13 @@ def test_a_width_that_is_no_positive_whole_number_is_refused(value: object) -> N
     assert caught.value.pointer == "$.hidden_size"
 
 
+@pytest.mark.parametrize(("key", "most"), [("hidden_size", 2**40), ("num_hidden_layers", 10_000)])
+def test_sizes_beyond_any_model_are_refused(key: str, most: int) -> None:
+    """Before a list of as many layers is made."""
+    with pytest.raises(InputError, match=f"<= {most:,}"):
+        from_config(LLAMA | {key: 10**26}, name="x")
+
+
 def test_heads_that_do_not_divide_are_refused() -> None:
     """4096 over 33 heads, and 32 heads over 5 groups."""
     with pytest.raises(InputError, match="no multiple"):

@@ -74,12 +74,10 @@ def calibrate_serving(
             folds=None,
             devices=None,
         )
-    devices = [p.device.name for p in rows.problems]
-    names = sorted(set(devices))
     found = []
     for what, parts in (
         ("setups", setup_folds(rows.problems, folds)),
-        ("devices", np.array([names.index(name) for name in devices])),
+        ("devices", named_parts([p.device.name for p in rows.problems])),
     ):
         cross = np.empty_like(rows.log_measured)
         for part, other, own in left_out(fit, parts):
@@ -112,6 +110,12 @@ def setup_folds(problems: Sequence[ServingProblem], folds: int, seed: int = 0) -
     np.random.default_rng(seed).shuffle(setups)
     place = {setup: k % folds for k, setup in enumerate(setups)}
     return np.array([place[p.setup] for p in problems])
+
+
+def named_parts(names: Sequence[str]) -> Ints:
+    """A part for each row; rows of one name share theirs."""
+    order = sorted(set(names))
+    return np.array([order.index(name) for name in names])
 
 
 _LEAST_ROWS = 20

@@ -2,12 +2,12 @@
 
 Closed loop of Q requests, q = Q / groups of them in a data-parallel group, I prompt and O answer
 tokens. D of them decode, at most as many as the cache holds. With P the time of one prompt's
-iterations (*prefill_s*), s(D) that of a decoding iteration and x(D) that of the prompts that come
-with it (*mixed_s*):
+iterations (*prefill_s*), E what a further prompt adds to them (*another_prompt_s*), s(D) the time
+of a decoding iteration and x(D) that of the prompts that come with it (*mixed_s*):
 
     tpot = ( s(D) + x(D) ) / tokens a step
-    ttft = P + lag tpot + burst (D - 1)/2 P + min( queue P rho / 2 (1 - rho), (q - 1) P ) + slots
-    rho  = (q - 1) P / (ttft + (O - 1) tpot)                 the share of time that reads prompts
+    ttft = P + lag tpot + burst (D - 1)/2 E + min( queue P rho / 2 (1 - rho), (q - 1) E ) + slots
+    rho  = (q - 1) E / (ttft + (O - 1) tpot)                 the share of time that reads prompts
     slots = (q / D - 1) (P + (O - 1) tpot) + min(outside, q - 1)/q (O - 1) tpot
     rate = Q / (ttft + (O - 1) tpot)                         Little's law
 
@@ -86,6 +86,7 @@ def closed_loop_times(
     fit = np.maximum(1.0, step.sequences_that_fit(input_len + reserved * output_len))
     decoding = np.minimum(q, fit)
     prompt_s = step.prefill_s(input_len - prefix_len, 1.0, prefix_len)
+    each_s = step.another_prompt_s(input_len - prefix_len, prefix_len)
     lag = step.lag_iterations
     ttft, tpot = prompt_s, prompt_s
     share: Value = 0.0
@@ -96,11 +97,11 @@ def closed_loop_times(
         answer = (output_len - 1.0) * tpot
         slots = (q / np.minimum(q, fit) - 1.0) * (prompt_s + answer)
         slots = slots + np.minimum(c.outside, q - 1.0) / q * answer
-        start = c.burst * np.maximum(0.0, np.minimum(q, fit) - 1.0) / 2.0 * prompt_s
+        start = c.burst * np.maximum(0.0, np.minimum(q, fit) - 1.0) / 2.0 * each_s
         whole = prompt_s + lag * tpot + start + slots + answer
-        share = np.minimum(0.95, (q - 1.0) * prompt_s / whole)
+        share = np.minimum(0.95, (q - 1.0) * each_s / whole)
         wait = c.queue * prompt_s * share / (2.0 * (1.0 - share))
-        wait = np.minimum(wait, (q - 1.0) * prompt_s)  # all others are ahead
+        wait = np.minimum(wait, (q - 1.0) * each_s)  # all others are ahead
         ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
     return Times(

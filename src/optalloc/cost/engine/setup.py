@@ -92,9 +92,9 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(
                 f"moe_tp {self.moe_tp or '(left out)'} and moe_ep {self.moe_ep} do not cover the "
                 f"{wide} devices of a stage",
-                path="engine",
-                pointer="$.moe_ep",
-                fix="choose moe_tp * moe_ep = tp * attention_dp",
+                pointer="engine.moe_ep",
+                fix=f"choose moe_tp * moe_ep = tp * attention_dp = {wide}, or moe_tp 0, which "
+                "follows from the others",
             )
 
     @property
@@ -114,4 +114,4 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def _refused(name: str, value: float, fix: str) -> InputError:
-    return InputError(f"{name} is {value}", path="engine", pointer=f"$.{name}", fix=fix)
+    return InputError(f"{name} is {value}", pointer=f"engine.{name}", fix=fix)

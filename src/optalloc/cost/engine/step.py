@@ -164,6 +164,12 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         prompts = np.maximum(1.0, np.floor(self.chunk_tokens / input_len))
         return self.prefill_s(input_len, prompts, prefix_len) / prompts
 
+    def another_prompt_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
+        """Seconds that a further prompt adds to those it is read with: its tokens share the weights
+        that an iteration reads; that of a prompt alone where a chunk does not hold both."""
+        both = self.prefill_s(input_len, 2.0, prefix_len)
+        return both - self.prefill_s(input_len, 1.0, prefix_len)
+
     @property
     def lag_iterations(self) -> Value:
         """Iterations until a client sees the first token where the engine also decodes: those after

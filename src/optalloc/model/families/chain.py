@@ -131,7 +131,7 @@ def windowed(keys: Keys, *, every: int) -> list[bool]:
 
     ``layer_types`` of the file, where given, decides instead.
     """
-    number = keys.whole("num_hidden_layers")
+    number = keys.layers()
     types = keys.words("layer_types", length=number)
     if types is None:
         return [(index + 1) % every != 0 for index in range(number)]

@@ -24,14 +24,14 @@ def llama(keys: Keys, name: str) -> ModelSpec:
         ),
         _mlp(keys, bias=keys.flag("mlp_bias", False)),
     )
-    return decoder_model(keys, name, [layer] * keys.whole("num_hidden_layers"))
+    return decoder_model(keys, name, [layer] * keys.layers())
 
 
 def mistral(keys: Keys, name: str) -> ModelSpec:
     """Mistral; a file without ``sliding_window`` means full attention, as null does."""
     attend = attention(keys, window=keys.maybe("sliding_window", minimum=1))
     layer = decoder_layer(keys, attend, _mlp(keys))
-    return decoder_model(keys, name, [layer] * keys.whole("num_hidden_layers"))
+    return decoder_model(keys, name, [layer] * keys.layers())
 
 
 def qwen2(keys: Keys, name: str) -> ModelSpec:
@@ -59,7 +59,7 @@ def phi3(keys: Keys, name: str) -> ModelSpec:
         window=keys.maybe("sliding_window", minimum=1),
     )
     layer = decoder_layer(keys, attend, _mlp(keys))
-    return decoder_model(keys, name, [layer] * keys.whole("num_hidden_layers"))
+    return decoder_model(keys, name, [layer] * keys.layers())
 
 
 def gemma2(keys: Keys, name: str) -> ModelSpec:
@@ -114,7 +114,7 @@ def gpt2(keys: Keys, name: str) -> ModelSpec:
         feed_forward=Mlp(width=keys.whole("n_inner", 4 * hidden), gated=False, bias=True),
         norm=Norm(kind="layer"),
     )
-    types, runs = gather([layer] * keys.whole("n_layer|num_hidden_layers"))
+    types, runs = gather([layer] * keys.layers("n_layer|num_hidden_layers"))
     return ModelSpec(
         name=name,
         family="gpt2",
@@ -134,7 +134,7 @@ def _mlp(keys: Keys, *, bias: bool = False) -> Mlp:
 
 
 def _qwen(keys: Keys, attend: Attention) -> list[Layer]:
-    number = keys.whole("num_hidden_layers")
+    number = keys.layers()
     window = None
     slides = [False] * number
     if keys.flag("use_sliding_window", False):

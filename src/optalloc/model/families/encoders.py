@@ -23,7 +23,7 @@ def bert(keys: Keys, name: str) -> ModelSpec:
         feed_forward=Mlp(width=keys.whole("intermediate_size"), gated=False, bias=True),
         norm=Norm(kind="layer"),
     )
-    types, runs = gather([layer] * keys.whole("num_hidden_layers"))
+    types, runs = gather([layer] * keys.layers())
     kinds = keys.words("architectures") or ["BertForMaskedLM"]
     pooler = h * h + h
     masked = h * h + h + 2 * h + vocabulary  # transform, its norm, bias of the matrix
@@ -70,7 +70,7 @@ def bart(keys: Keys, name: str) -> ModelSpec:
             feed_forward=Mlp(width=keys.whole(f"{stack}_ffn_dim"), gated=False, bias=True),
             norm=Norm(kind="layer", count=3 if decodes else 2),
         )
-        return [layer] * keys.whole(f"{stack}_layers")
+        return [layer] * keys.layers(f"{stack}_layers")
 
     types, runs = gather(layers("encoder") + layers("decoder"))
     return ModelSpec(
@@ -112,8 +112,8 @@ def t5(keys: Keys, name: str) -> ModelSpec:
             norm=Norm(count=3 if decodes else 2),
         )
 
-    num_encoder = keys.whole("num_layers")
-    num_decoder = keys.whole("num_decoder_layers", num_encoder)
+    num_encoder = keys.layers("num_layers")
+    num_decoder = keys.layers("num_decoder_layers", num_encoder)
     chain = [layer("encoder", 0 if index else table) for index in range(num_encoder)]
     chain += [layer("decoder", 0 if index else table) for index in range(num_decoder)]
     types, runs = gather(chain)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from optalloc.errors import InputError
+from optalloc.model.spec import MOST, MOST_LAYERS
 
 # Similarity above which a key is taken for a misspelling: hiden_size, but not hidden_act.
 _SAME_WORD = 0.9
@@ -33,7 +34,13 @@ class Keys:
         """True if the key is there and not null."""
         return self._find(name)[1] is not None
 
-    def whole(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
+    def layers(self, name: str = "num_hidden_layers", default: int | None = None) -> int:
+        """A number of layers; without a default the key is required."""
+        return self.whole(name, default, most=MOST_LAYERS)
+
+    def whole(
+        self, name: str, default: int | None = None, *, minimum: int = 1, most: int = MOST
+    ) -> int:
         """A whole number; without a default the key is required."""
         key, value = self._find(name)
         if value is None:
@@ -42,6 +49,8 @@ class Keys:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.error(key, f"{key!r} is {value!r}", f"give a whole number >= {minimum}")
+        if value > most:
+            raise self.error(key, f"{key!r} is {value:,}", f"give a whole number <= {most:,}")
         return value
 
     def maybe(self, name: str, *, minimum: int = 0) -> int | None:

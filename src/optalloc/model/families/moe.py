@@ -20,7 +20,7 @@ def mixtral(keys: Keys, name: str) -> ModelSpec:
     attend = attention(keys, window=keys.maybe("sliding_window", minimum=1))
     moe = experts(keys, num_experts="num_local_experts|num_experts", width="intermediate_size")
     layer = decoder_layer(keys, attend, moe)
-    return decoder_model(keys, name, [layer] * keys.whole("num_hidden_layers"))
+    return decoder_model(keys, name, [layer] * keys.layers())
 
 
 def qwen2_moe(keys: Keys, name: str) -> ModelSpec:
@@ -90,7 +90,7 @@ def minimax_m2(keys: Keys, name: str) -> ModelSpec:
         shared_width=keys.whole("shared_intermediate_size", 0, minimum=0),
     )
     layer = decoder_layer(keys, attend, moe)
-    return decoder_model(keys, name, [layer] * keys.whole("num_hidden_layers"))
+    return decoder_model(keys, name, [layer] * keys.layers())
 
 
 def deepseek(keys: Keys, name: str) -> ModelSpec:
@@ -152,7 +152,7 @@ def _latent_layer(keys: Keys, attend: LatentAttention, sparse: bool) -> Layer:
 
 
 def _owns_indexer(keys: Keys) -> list[bool]:
-    number = keys.whole("num_hidden_layers")
+    number = keys.layers()
     types = keys.words("indexer_types", length=number)
     if types is not None:
         return [word == "full" for word in types]
@@ -186,7 +186,7 @@ def _shared_experts(keys: Keys) -> Experts:
 
 def _sparse_after_first(keys: Keys, *, default: int) -> list[bool]:
     """True for each layer with experts: all after the first ``first_k_dense_replace``."""
-    number = keys.whole("num_hidden_layers")
+    number = keys.layers()
     types = keys.words("mlp_layer_types", length=number)
     if types is not None:
         return [word == "sparse" for word in types]
@@ -205,5 +205,5 @@ def _sparse_steps(keys: Keys, attend: Attention, moe: Experts) -> list[Layer]:
             attend,
             moe if index not in dense and (index + 1) % step == 0 else _dense(keys),
         )
-        for index in range(keys.whole("num_hidden_layers"))
+        for index in range(keys.layers())
     ]

@@ -41,7 +41,7 @@ def gemma3(keys: Keys, name: str) -> ModelSpec:
         feed_forward=Mlp(width=width, gated=False, bias=True),
         norm=Norm(kind="layer"),
     )
-    seeing = [layer] * see.whole("num_hidden_layers")
+    seeing = [layer] * see.layers()
     return _with_tower(text, seeing, extra, family="gemma3")
 
 
@@ -76,7 +76,7 @@ def qwen2_5_vl(keys: Keys, name: str) -> ModelSpec:
             ),
             feed_forward=Mlp(width=see.whole("intermediate_size"), bias=True),
         )
-        for index in range(see.whole("depth"))
+        for index in range(see.layers("depth"))
     ]
     return _with_tower(text, seeing, patches + merger, family="qwen2_5_vl")
 

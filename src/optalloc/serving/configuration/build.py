@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from optalloc import __version__, files
@@ -24,8 +26,21 @@ from optalloc.serving.configuration.workers import decode_chunk
 
 def build_plan(search: Search, choice: Choice, certificate: Certificate | None) -> ServingPlan:
     """The plan of one deployment, with the cost model's predictions for each engine."""
-    p = search.problem
-    workers = tuple(_worker(search, choice, pick) for pick in choice.picks)
+    engines = [engine_of(search, pick) for pick in choice.picks]
+    return plan_of(search.problem, choice, engines, certificate)
+
+
+def plan_of(
+    p: Problem,
+    choice: Choice,
+    engines: Sequence[tuple[int, Engine]],
+    certificate: Certificate | None = None,
+) -> ServingPlan:
+    """The plan of a deployment whose picks have these groups and engines."""
+    workers = tuple(
+        _worker(p, choice, pick, *placed)
+        for pick, placed in zip(choice.picks, engines, strict=True)
+    )
     used = sum(worker.num_devices for worker in workers)
     return ServingPlan(
         tool_version=__version__,
@@ -42,7 +57,7 @@ def build_plan(search: Search, choice: Choice, certificate: Certificate | None) 
         workers=workers,
         num_devices=used,
         idle_devices=p.cluster.num_devices - used,
-        predicted=_predicted(search, choice, used),
+        predicted=_predicted(p, choice, engines, used),
         headroom=p.headroom,
         limits=p.limits,
         certificate=certificate,
@@ -71,9 +86,8 @@ def step_of(problem: Problem, group: int, engine: Engine) -> StepModel:
     return step_model(problem.model, node.device, engine, group=node, file=file)
 
 
-def _worker(search: Search, choice: Choice, pick: Pick) -> Worker:
-    p, work = search.problem, search.problem.workload
-    group, engine = engine_of(search, pick)
+def _worker(p: Problem, choice: Choice, pick: Pick, group: int, engine: Engine) -> Worker:
+    work = p.workload
     step = step_of(p, group, engine)
     role: Role = "serve"
     concurrency = float(pick.load)
@@ -129,14 +143,15 @@ def _decode_binds(step: StepModel, batch: int, input_len: int, output_len: int) 
     return "bandwidth" if found.binds == "prefill" else found.binds
 
 
-def _predicted(search: Search, choice: Choice, devices: int) -> Predicted:
-    p, work = search.problem, search.problem.workload
+def _predicted(
+    p: Problem, choice: Choice, engines: Sequence[tuple[int, Engine]], devices: int
+) -> Predicted:
+    work = p.workload
     served = choice.rate_per_s if work.rate_per_s is None else work.rate_per_s
     tokens = served * work.output_len
     prices = []
     errors: dict[str, float] = {}
-    for pick in choice.picks:
-        group, engine = engine_of(search, pick)
+    for pick, (group, engine) in zip(choice.picks, engines, strict=True):
         usd = p.cluster.nodes[group].device.price_usd_per_h
         prices.append(None if usd is None else usd * engine.num_devices * pick.count)
         known = step_of(p, group, engine).errors

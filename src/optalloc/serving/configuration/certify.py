@@ -34,6 +34,9 @@ CHECKS = (
     "digests of model, cluster and workload",
 )
 
+#: How what is wrong with a deployment itself begins, in place of a figure of it.
+INVALID = "the plan is not valid: "
+
 _MORE_IS_BETTER = "throughput"
 BUSIEST = 0.9
 _BYTES = 16
@@ -69,7 +72,7 @@ def check_deployment(plan: ServingPlan) -> None:
         Naming what is broken.
     """
     for broken in (*_broken_rules(plan), *_broken_places(plan)):
-        raise CertificateError(f"the plan is not valid: {broken}")
+        raise CertificateError(f"{INVALID}{broken}")
 
 
 def _same(what: str, claimed: float, true: float, tolerance: float = TOLERANCE) -> None:
@@ -135,7 +138,10 @@ def _broken_places(plan: ServingPlan) -> Iterator[str]:
     """Engines that do not fit on the nodes, and device counts that do not add up."""
     used = sum(worker.count * worker.engine.num_devices for worker in plan.workers)
     if plan.num_devices != used or plan.idle_devices != plan.cluster.num_devices - used:
-        yield f"it uses {used} of {plan.cluster.num_devices} devices"
+        yield (
+            f"its engines take {used} of {plan.cluster.num_devices} devices, it says "
+            f"{plan.num_devices} and {plan.idle_devices} idle"
+        )
     for index, group in enumerate(plan.cluster.nodes):
         here = [w for w in plan.workers if w.group == index]
         whole = sum(
@@ -146,7 +152,12 @@ def _broken_places(plan: ServingPlan) -> Iterator[str]:
         small = [(w.engine.num_devices, w.count) for w in here]
         small = [(size, count) for size, count in small if size < group.devices]
         if whole > group.count or not _packs(group.devices, group.count - whole, small):
-            yield f"its engines do not fit the {group.count} nodes of group {index}"
+            nodes = f"{group.count} node{'s' if group.count > 1 else ''}"
+            taken = sum(w.num_devices for w in here)
+            yield (
+                f"its engines take {taken} devices of group {index} and do not fit its {nodes} of "
+                f"{group.devices}"
+            )
 
 
 def _packs(node: int, count: int, kinds: list[tuple[int, int]]) -> bool:
@@ -184,8 +195,9 @@ def _check_memory(plan: ServingPlan, worker: Worker, step: StepModel) -> None:
     if worker.capacity_bytes != plan.cluster.nodes[worker.group].device.memory_bytes:
         raise CertificateError(f"{worker.device} has not {worker.capacity_bytes} bytes")
     for name, true in (("weights", step.weights_bytes), ("workspace", step.workspace_bytes)):
-        if abs(memory[name] - float(true)) > _BYTES:
-            raise CertificateError(f"{name} need {float(true):.0f} bytes, not {memory[name]}")
+        claimed = memory.get(name, 0)
+        if abs(claimed - float(true)) > _BYTES:
+            raise CertificateError(f"{name} need {float(true):.0f} bytes, not {claimed}")
     room = worker.engine.memory_fraction * worker.capacity_bytes
     if sum(memory.values()) > room + _BYTES:
         raise CertificateError(f"an engine needs {sum(memory.values())} bytes of {room:.0f}")

@@ -84,6 +84,7 @@ class LoadFloors:
         columns = (
             step.sequences_that_fit(work.input_len + work.output_len),
             step.prefill_s(self.new, 1.0, work.prefix_len),
+            step.another_prompt_s(self.new, work.prefix_len),
             step.lag_iterations,
             c.burst,
             c.outside,
@@ -157,9 +158,9 @@ class LoadFloors:
         return request_s - answer * least_s, least_s, request_s
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
-        """Whether a chunk changes nothing against the one before where as many sequences fit: a
-        prompt that fits that one, beside as many others as come in an iteration."""
-        if c == 0 or self.chunks[c - 1] < self.new:
+        """Whether a chunk changes nothing against the one before where as many sequences fit: two
+        prompts that fit that one, and as many as come in an iteration."""
+        if c == 0 or self.chunks[c - 1] < 2.0 * self.new:
             return np.zeros(np.shape(fit), np.bool_)
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])

@@ -1,12 +1,12 @@
 """Lines: what the time of a request is made of where the time of a token is given.
 
-With q requests a rank of which f fit, P seconds of a prompt, t of a token, A = (O - 1) t of an
-answer of O tokens and x = min(outside, q - 1) / q, the closed loop of
+With q requests a rank of which f fit, P seconds of a prompt, E <= P of one read with another, t of
+a token, A = (O - 1) t of an answer of O tokens and x = min(outside, q - 1) / q, the closed loop of
 :mod:`optalloc.cost.engine.load` is
 
-    request  = W + wait,   W = (q/f) (P + A) + lag t + burst (f - 1)/2 P + x A          (whole_s)
-    wait     = min( queue P share / 2 (1 - share), (q - 1) P )
-    share    = min( 0.95, (q - 1) P / W )                                               (waits_s)
+    request  = W + wait,   W = (q/f) (P + A) + lag t + burst (f - 1)/2 E + x A          (whole_s)
+    wait     = min( queue P share / 2 (1 - share), (q - 1) E )
+    share    = min( 0.95, (q - 1) E / W )                                               (waits_s)
     decoding = q A / request                                                            (decoding)
 
 W grows with t and the wait falls, so the decoding sequences grow with t. They grow with q too, f
@@ -38,6 +38,7 @@ class Lines(NamedTuple):
 
     room: Floats
     prompt_s: Floats
+    each_s: Floats
     lag: Floats
     burst: Floats
     outside: Floats
@@ -55,23 +56,23 @@ class Lines(NamedTuple):
     def whole_s(self, token_s: Floats, answer: float, load: Load) -> Floats:
         """Seconds of a request but for the wait; least where ``token_s`` is."""
         answer_s = answer * token_s
-        start = self.burst * (load.fit - 1.0) / 2.0 * self.prompt_s
+        start = self.burst * (load.fit - 1.0) / 2.0 * self.each_s
         slots = load.q / load.fit * (self.prompt_s + answer_s)
         return slots + self.lag * token_s + start + load.outside * answer_s
 
     def waits_s(self, whole_s: Floats, q: Floats) -> Floats:
         """The wait where all else takes so long; the least where that is the most."""
-        reads = (q - 1.0) * self.prompt_s
+        reads = (q - 1.0) * self.each_s
         share = np.minimum(_BUSIEST, reads / whole_s)
         return np.minimum(self.queue * self.prompt_s * share / (2.0 * (1.0 - share)), reads)
 
     def least_wait_s(self, whole_s: Floats, q: Floats) -> Floats:
         """The least wait, and what is above ``whole_s``, where the rest takes so long or longer.
 
-        With r = (q - 1) P and k = queue P / 2 it is k r / (w - r) for the rest w; the sum of both
+        With r = (q - 1) E and k = queue P / 2 it is k r / (w - r) for the rest w; the sum of both
         is least at w = r + (k r)^(1/2).
         """
-        reads, weight = (q - 1.0) * self.prompt_s, self.queue / 2.0 * self.prompt_s
+        reads, weight = (q - 1.0) * self.each_s, self.queue / 2.0 * self.prompt_s
         root = np.sqrt(weight * reads)
         busiest = weight * _BUSIEST / (1.0 - _BUSIEST)
         least = np.where(

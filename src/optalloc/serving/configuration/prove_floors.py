@@ -76,6 +76,7 @@ class Floors:
         columns = (
             step.sequences_that_fit(work.input_len + work.output_len),
             step.prefill_s(self.new, 1.0, work.prefix_len),
+            step.another_prompt_s(self.new, work.prefix_len),
             step.lag_iterations,
             c.outside,
             c.burst,
@@ -128,9 +129,9 @@ class Floors:
         return found.reshape(shape)
 
     def _same(self, c: int, engine: Ints, fit: Floats) -> Flags:
-        """Rows whose times are those of a smaller chunk, which leaves no less memory: it holds a
-        whole prompt, and those that come in an iteration."""
-        if c == 0 or self.chunks[c - 1] < self.new:
+        """Rows whose times are those of a smaller chunk, which leaves no less memory: it holds
+        two whole prompts, and those that come in an iteration."""
+        if c == 0 or self.chunks[c - 1] < 2.0 * self.new:
             return np.zeros(np.broadcast_shapes(engine.shape, fit.shape), np.bool_)
         flow = (fit - 1.0) / self.pp[engine] * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])

@@ -123,10 +123,11 @@ def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Fl
     keeps = room >= np.where((rows.batch < q) | (rows.count == 0), rows.batch, 1)
     fit = np.maximum(1.0, np.minimum(room, rows.batch))
     prompt_s = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
+    each_s = np.asarray(step.another_prompt_s(work.input_len - work.prefix_len))
     one_s = np.asarray(step.decode_s(1.0, work.input_len + work.output_len / 2.0))
     tpot = one_s / step.tokens_per_step
     held = np.minimum(q, fit)
-    start = step.constants.burst * np.maximum(0.0, held - 1.0) / 2.0 * prompt_s
+    start = step.constants.burst * np.maximum(0.0, held - 1.0) / 2.0 * each_s
     slots = (q / held - 1.0) * (prompt_s + (work.output_len - 1.0) * tpot)
     ttft = prompt_s + start + slots
     request = (ttft + (work.output_len - 1.0) * tpot) * (1.0 - 1e-12)

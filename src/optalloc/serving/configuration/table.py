@@ -69,6 +69,11 @@ def engine_table(
         for _, engine in engines(facts, group, limits, role):
             step = step_model(model, group.device, engine, group=group, file=file)
             found.append((number, engine, step))
+    return table_of(cluster, found)
+
+
+def table_of(cluster: Cluster, found: Sequence[tuple[int, Engine, StepModel]]) -> EngineTable:
+    """The table of engines, each with the number of its group and its step model."""
     nodes = cluster.nodes
     usd = [nodes[g].device.price_usd_per_h or 0.0 for g, _, _ in found]
     return EngineTable(

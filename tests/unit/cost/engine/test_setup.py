@@ -32,7 +32,7 @@ def test_a_value_that_makes_no_sense_names_its_field(fields: dict[str, float]) -
     """The pointer is the field."""
     with pytest.raises(InputError) as caught:
         Engine(**fields)  # type: ignore[arg-type]
-    assert caught.value.pointer == f"$.{next(iter(fields))}"
+    assert caught.value.pointer == f"engine.{next(iter(fields))}"
 
 
 def test_accepted_drafts_count_as_tokens_of_the_step() -> None:

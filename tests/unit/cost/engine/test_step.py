@@ -54,6 +54,15 @@ def test_prompts_that_a_chunk_holds_are_read_together(plain: EngineFile) -> None
     assert float(step.prompt_interval_s(5000)) == pytest.approx(float(step.prefill_s(5000)))
 
 
+def test_a_further_prompt_takes_less_where_a_chunk_holds_both(plain: EngineFile) -> None:
+    """Two of 50 tokens read the weights once, two of 5,000 take an iteration each."""
+    step = _plain(plain, "llama-2-70b")
+    both = float(step.prefill_s(50, 2.0))
+    assert float(step.another_prompt_s(50)) == pytest.approx(both - float(step.prefill_s(50)))
+    assert float(step.another_prompt_s(50)) < 0.2 * float(step.prefill_s(50))
+    assert float(step.another_prompt_s(5000)) == pytest.approx(float(step.prefill_s(5000)))
+
+
 def test_one_sequence_reads_every_weight_once(plain: EngineFile) -> None:
     """Decoding alone is bound by memory: 80 layers of 855,654,400 weights less the norms (16,384 a
     layer) and a head of 32000 * 8192, at two bytes and 3.35 TB/s: 41.0 ms."""

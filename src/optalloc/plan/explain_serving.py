@@ -79,7 +79,7 @@ class ServingExplanation(msgspec.Struct, frozen=True, kw_only=True):
     changes (None: not asked for, empty: other engines are better already).
     """
 
-    format_version: str = "1.0"
+    format_version: str = "1.1"
     model: str
     cluster: str
     objective: str

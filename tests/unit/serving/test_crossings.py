@@ -7,18 +7,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.serving.tiny import best_flow, tiny_problem
+from tests.unit.serving.tiny import best_flow, tiny_problem, walled_problem
 
 from optalloc.errors import CertificateError
 from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.certify import certify_flow
 from optalloc.serving.flow.covers import layer_token_bound
-from optalloc.serving.flow.crossings import bound_by_crossings
+from optalloc.serving.flow.crossings import SplitProgramme, border_of, bound_by_crossings
+from optalloc.serving.flow.enumerate import enumerate_placements
 from optalloc.serving.flow.instance import load_flow
+from optalloc.serving.flow.journal import Journal
 from optalloc.serving.flow.kinds import kinds_of
 from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.solve import place_layers
-from optalloc.serving.flow.witness import Crossings
+from optalloc.serving.flow.witness import Crossings, LayerTokens
 
 
 def two_sites(link: float) -> FlowProblem:
@@ -68,6 +70,25 @@ def test_bound_is_never_below_the_optimum(seed: int, partial: bool) -> None:
     assert bound >= best * (1.0 - 1e-9)
     if witness is not None:
         certify_flow(problem, {}, value=0.0, bound=bound, witness=witness)
+
+
+@pytest.mark.parametrize("seed", [32, 48, 50, 81, 82, 96, 97, 106, 112, 120, 123, 125, 130, 137])
+def test_no_prices_forbid_what_a_placement_passes(seed: int) -> None:
+    """Behind narrow links, one part in a million below the optimum; at most of these clusters half
+    the room between regions, or twice the cost of a walk, would forbid it."""
+    problem, groups = walled_problem(seed)
+    journal = Journal(FlowArrays(problem), None, None)
+    journal.lower(tokens := layer_token_bound(kinds_of(problem), problem.num_layers), LayerTokens(
+        flow_tokens_per_s=tokens
+    ))  # fmt: skip
+    assert enumerate_placements(journal, 10_000)
+    assert journal.value > 0.0
+    for group in groups:
+        border = border_of(journal.arrays, group, lambda: False)
+        programme = SplitProgramme(
+            problem.num_layers, problem.partial_inference, border, journal.value * (1.0 - 1e-6)
+        )
+        assert programme.refute(lambda: False) is None
 
 
 def test_narrow_links_between_sites_lower_the_bound() -> None:

@@ -44,6 +44,35 @@ def tiny_problem(seed: int, *, linked: bool, partial: bool = False) -> FlowProbl
     )
 
 
+def walled_problem(seed: int) -> tuple[FlowProblem, list[tuple[int, ...]]]:
+    """4 or 5 nodes in 2 or 3 regions, wide links inside and narrow ones between; the regions."""
+    draw = random.Random(seed)
+    count, parts, num_layers = draw.randint(4, 5), draw.choice([2, 3]), draw.randint(2, 5)
+    narrow = draw.choice([0.3, 0.6, 1.0, 1.5, 2.5])
+    types = []
+    for _ in range(draw.randint(1, 2)):
+        speed, most = draw.choice([4.0, 6.0, 9.0, 14.0]), draw.randint(1, 3)
+        types.append(tuple(round(speed / k**1.2, 2) for k in range(1, most + 1)))
+    links = []
+    for a in (None, *range(count)):
+        for b in (*range(count), None):
+            if a != b and (a is not None or b is not None):
+                far = a is not None and b is not None and a % parts != b % parts
+                capacity = narrow * draw.uniform(0.7, 1.4) if far else 1000.0
+                links.append(FlowLink(begin=a, end=b, bandwidth_bytes_per_s=capacity))
+    problem = FlowProblem(
+        num_layers=num_layers,
+        token_bytes=1,
+        activation_bytes=1,
+        nodes=tuple(
+            FlowNode(type="", throughput_tokens_per_s=draw.choice(types)) for _ in range(count)
+        ),
+        links=tuple(links),
+        partial_inference=seed % 4 == 3,
+    )
+    return problem, [tuple(range(r, count, parts)) for r in range(parts)]
+
+
 def timed_problem(seed: int, *, partial: bool = False) -> FlowProblem:
     """A tiny problem whose links have latencies and half of whose nodes have steps of their own."""
     problem = tiny_problem(seed, linked=seed % 3 > 0, partial=partial)

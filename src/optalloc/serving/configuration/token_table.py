@@ -4,7 +4,7 @@ A closed loop asks for the seconds t(D) of a token of D sequences in each of its
 its batch and its requests in flight. So a least and a most t is kept once for each cell of D, 32 of
 them an octave. With a(D) seconds of an iteration without prompts and b(D) with a lump of them, o(D)
 for a lump by itself, w(D) lumps an iteration and k the share of them that overlaps
-(:func:`optalloc.cost.engine.load.mixed_parts`),
+(:func:`optalloc.cost.engine.mixed.mixed_parts`),
 
     t = a + w (k (b - a) + o),      and a, b, o and w do not fall with D.
 
@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from optalloc.cost.engine.load import mixed_parts
+from optalloc.cost.engine.mixed import mixed_parts
 from optalloc.cost.engine.step import StepModel
 from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.workload import Serving

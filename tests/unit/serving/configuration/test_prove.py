@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import optalloc as oa
-from optalloc.cost.engine.load import closed_loop_times, mixed_s
+from optalloc.cost.engine.load import closed_loop_times
+from optalloc.cost.engine.mixed import mixed_s
 from optalloc.errors import CertificateError
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.configuration.problem import Problem

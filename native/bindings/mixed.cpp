@@ -36,7 +36,7 @@ void bind_mixed(nb::module_& m) {
                 const Array<double, 1>& boundary, double overlap, int num_micro, int most_stages,
                 int least_replicas, int most_replicas) {
                  const std::size_t count = ints.shape(0), types = layers.shape(1), groups = available.size();
-                 if (ints.shape(1) != 2 || reals.shape(0) != count || reals.shape(1) != kKindReals ||
+                 if (count == 0 || ints.shape(1) != 2 || reals.shape(0) != count || reals.shape(1) != kKindReals ||
                      layers.shape(0) != count || layers.shape(2) != tr::kLayerFields ||
                      heads.shape(0) != count || heads.shape(1) != tr::kLayerFields ||
                      domain.size() != groups || groups > tr::kMostGroups || links.shape(0) != groups ||

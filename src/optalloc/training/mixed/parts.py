@@ -239,6 +239,7 @@ def seeds(parts: Sequence[Part]) -> list[Part]:
         Part(part.problem, part.used, 1, 1, part.bound, only=few[id(part.problem)])
         for part in parts
         if part.most == 1
+        and set(part.used) & {part.problem.group[k] for k in few[id(part.problem)]}
     ]
     return sorted(single, key=lambda part: part.bound)
 

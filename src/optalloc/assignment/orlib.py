@@ -8,6 +8,7 @@ References: Beasley, "OR-Library: distributing test problems by electronic mail"
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -89,14 +90,13 @@ class _Words:
     """The numbers of a text and where each stands."""
 
     def __init__(self, text: str, path: str) -> None:
-        self.path = path
-        self.matches = list(re.finditer(r"\S+", text))
-        self.words = [match.group() for match in self.matches]
-        self.text = text
+        self.path, self.text, self.words = path, text, text.split()
 
     def line(self, position: int) -> int:
         """Line of a word, from 1; of the end of the text for a position past the last word."""
-        end = self.matches[position].start() if position < len(self.words) else len(self.text)
+        ahead = itertools.islice(re.finditer(r"\S+", self.text), position, None)
+        match = next(ahead, None)
+        end = len(self.text) if match is None else match.start()
         return self.text.count("\n", 0, end) + 1
 
     def error(self, what: str, position: int, fix: str) -> InputError:
@@ -141,8 +141,8 @@ class _Words:
                 "it may be cut off, or the first two numbers are wrong",
             )
         words = self.words[start : start + count]
-        if all(re.fullmatch(r"[-+]?\d{1,18}", word) for word in words):
-            whole: npt.NDArray[np.int64] = np.array([int(word) for word in words], dtype=np.int64)
+        if re.fullmatch(r"(?:[-+]?\d{1,18} )*+", " ".join([*words, ""])):
+            whole: npt.NDArray[np.int64] = np.array(list(map(int, words)), dtype=np.int64)
             return whole
         values: list[float] = []
         for offset, word in enumerate(words):

@@ -63,6 +63,33 @@ void Explorer::set_root(const Prices& prices) {
     diver_.set_regret(std::max(regret / std::max(1, instance_->num_tasks), 1e-3));
 }
 
+// A first plan, quickly: every task on the unit of its least priced cost while it fits there, the others inserted.
+bool Explorer::round(const Prices& prices, Assignment& out) {
+    std::vector<int> unit(static_cast<std::size_t>(instance_->num_tasks), -1);
+    std::vector<Int> room = instance_->capacity;
+    for (int j = 0; j < instance_->num_tasks; ++j) {
+        double low = std::numeric_limits<double>::infinity();
+        int home = -1;
+        for (int i = 0; i < instance_->num_units; ++i) {
+            const std::size_t k = instance_->at(i, j);
+            if (!instance_->allowed[k]) continue;
+            const double priced = static_cast<double>(instance_->cost[k]) +
+                                  prices.unit[static_cast<std::size_t>(i)] * static_cast<double>(instance_->load[k]);
+            if (priced >= low) continue;
+            low = priced;
+            home = i;
+        }
+        if (home < 0) return false;
+        Int& left = room[static_cast<std::size_t>(home)];
+        if (instance_->load[instance_->at(home, j)] > left) continue;
+        left -= instance_->load[instance_->at(home, j)];
+        unit[static_cast<std::size_t>(j)] = home;
+    }
+    if (!improver_.complete(unit, out)) return false;
+    improver_.polish(out);
+    return true;
+}
+
 // A grid first, then neighbours of the rules that did best.
 DiveRule Explorer::next_rule() {
     const auto turn = static_cast<std::size_t>(num_dives_++);

@@ -23,6 +23,7 @@ class Explorer {
     // a proven bound. True: `best` is a better one.
     bool improve(const Assignment* now, Int floor, std::int64_t budget, Assignment& best);
     // One dive more; true when it ended in an assignment.
+    bool round(const Prices& prices, Assignment& out);
     bool dive(Assignment& out);
 
     // All units are re-solved together by the group search: nothing is left to it.

@@ -151,10 +151,8 @@ void Solver::bound_root() {
     std::vector<Int> rounded;
     raise_by_leaf(ceil_div(search_.bound_at(multiplier_, rounded), scale_));
     Assignment first;
-    if (explorer_.dive(first)) {
-        search_.offer(first);
-        control_.poll();
-    }
+    if (explorer_.round(prices, first) && search_.offer(first)) control_.poll();
+    if (explorer_.dive(first) && search_.offer(first)) control_.poll();
     search_.set_target(search_.has_best() ? search_.best().cost - 1 : search_.ceiling());
     const Ascent how{.steps = 400, .fix_every = 0, .repair_every = 0, .theta = 1.0, .patience = 12};
     const Outcome outcome = search_.ascend(multiplier_, how);

@@ -49,40 +49,37 @@ void Explorer::set_root(const Prices& prices) {
     multiplier_ = prices.multiplier;
     double regret = 0.0;
     for (int j = 0; j < instance_->num_tasks; ++j) {
-        double low = std::numeric_limits<double>::infinity(), second = low;
-        for (int i = 0; i < instance_->num_units; ++i) {
-            const std::size_t k = instance_->at(i, j);
-            if (!instance_->allowed[k]) continue;
-            const double priced = static_cast<double>(instance_->cost[k]) +
-                                  prices.unit[static_cast<std::size_t>(i)] * static_cast<double>(instance_->load[k]);
-            second = std::min(second, std::max(low, priced));
-            low = std::min(low, priced);
-        }
-        if (std::isfinite(second)) regret += second - low;
+        const Cheapest found = cheapest(prices, j);
+        if (std::isfinite(found.second)) regret += found.second - found.low;
     }
     diver_.set_regret(std::max(regret / std::max(1, instance_->num_tasks), 1e-3));
 }
 
-// A first plan, quickly: every task on the unit of its least priced cost while it fits there, the others inserted.
+Explorer::Cheapest Explorer::cheapest(const Prices& prices, int task) const {
+    Cheapest found;
+    for (int i = 0; i < instance_->num_units; ++i) {
+        const std::size_t k = instance_->at(i, task);
+        if (!instance_->allowed[k]) continue;
+        const double priced = static_cast<double>(instance_->cost[k]) +
+                              prices.unit[static_cast<std::size_t>(i)] * static_cast<double>(instance_->load[k]);
+        found.second = std::min(found.second, std::max(found.low, priced));
+        if (priced >= found.low) continue;
+        found.low = priced;
+        found.unit = i;
+    }
+    return found;
+}
+
 bool Explorer::round(const Prices& prices, Assignment& out) {
     std::vector<int> unit(static_cast<std::size_t>(instance_->num_tasks), -1);
     std::vector<Int> room = instance_->capacity;
     for (int j = 0; j < instance_->num_tasks; ++j) {
-        double low = std::numeric_limits<double>::infinity();
-        int home = -1;
-        for (int i = 0; i < instance_->num_units; ++i) {
-            const std::size_t k = instance_->at(i, j);
-            if (!instance_->allowed[k]) continue;
-            const double priced = static_cast<double>(instance_->cost[k]) +
-                                  prices.unit[static_cast<std::size_t>(i)] * static_cast<double>(instance_->load[k]);
-            if (priced >= low) continue;
-            low = priced;
-            home = i;
-        }
+        const int home = cheapest(prices, j).unit;
         if (home < 0) return false;
+        const Int load = instance_->load[instance_->at(home, j)];
         Int& left = room[static_cast<std::size_t>(home)];
-        if (instance_->load[instance_->at(home, j)] > left) continue;
-        left -= instance_->load[instance_->at(home, j)];
+        if (load > left) continue;
+        left -= load;
         unit[static_cast<std::size_t>(j)] = home;
     }
     if (!improver_.complete(unit, out)) return false;

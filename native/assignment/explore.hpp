@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "assignment/dive.hpp"
@@ -22,14 +23,23 @@ class Explorer {
     // Works for about `budget` steps of Control::work from the assignment (nullptr: none yet) towards `floor`,
     // a proven bound. True: `best` is a better one.
     bool improve(const Assignment* now, Int floor, std::int64_t budget, Assignment& best);
-    // One dive more; true when it ended in an assignment.
+    // A first plan, quickly: every task on the unit of its least priced cost while it fits there, the others inserted.
+    // True when that ended in an assignment.
     bool round(const Prices& prices, Assignment& out);
+    // One dive more; true when it ended in an assignment.
     bool dive(Assignment& out);
 
     // All units are re-solved together by the group search: nothing is left to it.
     bool exhausted() const { return exhausted_; }
 
   private:
+    // The two least priced costs of a task, and the unit of the first (-1: none).
+    struct Cheapest {
+        double low = std::numeric_limits<double>::infinity();
+        double second = std::numeric_limits<double>::infinity();
+        int unit = -1;
+    };
+    Cheapest cheapest(const Prices& prices, int task) const;
     struct Trial {
         DiveRule rule;
         Int cost;

@@ -95,14 +95,16 @@ def broken_rules(
 def _pair_rules(problem: AssignmentProblem, chosen: list[int]) -> list[Broken]:
     broken: list[Broken] = []
     for task, unit in enumerate(chosen):
+        if unit < 0 and not problem.optional[task]:
+            what = f"task {task} has no unit"
+        elif unit >= 0 and not problem.allowed[task, unit]:
+            what = f"task {task} may not run on unit {unit}"
+        else:
+            continue
         homes = np.flatnonzero(problem.allowed[task]).tolist()
         some = f"one of the units {', '.join(map(str, homes[:_FEW]))}" if homes else "a unit"
         some += " and others" if len(homes) > _FEW else ""
-        if unit < 0 and not problem.optional[task]:
-            broken.append(Broken(f"task {task} has no unit", task, f"place task {task} on {some}"))
-        elif unit >= 0 and not problem.allowed[task, unit]:
-            what = f"task {task} may not run on unit {unit}"
-            broken.append(Broken(what, task, f"place task {task} on {some}"))
+        broken.append(Broken(what, task, f"place task {task} on {some}"))
     return broken
 
 
@@ -145,7 +147,6 @@ def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, l
     width, count = problem.num_units, problem.num_resources
     rooms = problem.capacities_matrix
     raw = np.zeros((width, count))
-    choices = problem.allowed.sum(axis=1) + problem.optional
     over: list[tuple[int, int, Broken]] = []
     fullest = 0.0
     for resource, form in enumerate(problem.resource_forms):
@@ -158,7 +159,8 @@ def _loads(problem: AssignmentProblem, chosen: list[int]) -> tuple[FloatArray, l
             room = rooms[unit, resource].item()
             if used[unit] > form.capacities[unit]:
                 text = f"unit {unit} carries {raw[unit, resource]:.12g} of capacity {room:.12g}{of}"
-                movable = np.where(choices[tasks] > 1, form.loads[tasks, units], -1)
+                choices = problem.allowed[tasks].sum(axis=1) + problem.optional[tasks]
+                movable = np.where(choices > 1, form.loads[tasks, units], -1)
                 heaviest = int(tasks[np.where(units == unit, movable, -2).argmax()])
                 fix = f"move tasks off unit {unit}, for example task {heaviest}"
                 over.append((unit, resource, Broken(text, heaviest, fix)))

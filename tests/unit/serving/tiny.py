@@ -32,6 +32,19 @@ def tiny_problem(seed: int, *, linked: bool, partial: bool = False) -> FlowProbl
                     continue
                 capacity = 1000.0 if wide else draw.choice([0.5, 1.0, 2.0, 3.0])
                 links.append(FlowLink(begin=a, end=b, bandwidth_bytes_per_s=capacity))
+    return _drawn(draw, types, links, count, num_layers=num_layers, partial=partial)
+
+
+def _drawn(
+    draw: random.Random,
+    types: list[tuple[float, ...]],
+    links: list[FlowLink],
+    count: int,
+    *,
+    num_layers: int,
+    partial: bool,
+) -> FlowProblem:
+    """The problem of ``count`` nodes, each of a type drawn."""
     return FlowProblem(
         num_layers=num_layers,
         token_bytes=1,
@@ -60,16 +73,8 @@ def walled_problem(seed: int) -> tuple[FlowProblem, list[tuple[int, ...]]]:
                 far = a is not None and b is not None and a % parts != b % parts
                 capacity = narrow * draw.uniform(0.7, 1.4) if far else 1000.0
                 links.append(FlowLink(begin=a, end=b, bandwidth_bytes_per_s=capacity))
-    problem = FlowProblem(
-        num_layers=num_layers,
-        token_bytes=1,
-        activation_bytes=1,
-        nodes=tuple(
-            FlowNode(type="", throughput_tokens_per_s=draw.choice(types)) for _ in range(count)
-        ),
-        links=tuple(links),
-        partial_inference=seed % 4 == 3,
-    )
+    partial = seed % 4 == 3
+    problem = _drawn(draw, types, links, count, num_layers=num_layers, partial=partial)
     return problem, [tuple(range(r, count, parts)) for r in range(parts)]
 
 

@@ -9,6 +9,7 @@
 #include "serving/anneal.hpp"
 #include "serving/cover.hpp"
 #include "serving/mix.hpp"
+#include "serving/shares.hpp"
 #include "serving/split.hpp"
 #include "serving/whole.hpp"
 
@@ -49,6 +50,25 @@ void bind_serving(nb::module_& m) {
             cover = sv::cheapest_cover(view(weights), view(costs), view(limits), {counts.data(), n}, most_states);
         }
         return nb::make_tuple(cover.bound, cover.cost);
+    });
+    // Least costs of lanes that share a flow, by length; `counts` (lengths x lanes) gets how often each is taken.
+    m.def("cheapest_shares", [](const Array<double, 2>& cost, const Array<std::int32_t, 1>& cells,
+                                const Array<std::int32_t, 1>& region, const Array<std::int32_t, 1>& low,
+                                const Array<std::int32_t, 1>& high, int parts, const Out<std::int32_t, 2>& counts) {
+        const std::size_t n = cost.shape(0), lengths = cost.shape(1), regions = low.shape(0);
+        bool fits = cells.shape(0) == n && region.shape(0) == n && high.shape(0) == regions && parts >= 1 &&
+                    counts.shape(0) == lengths && counts.shape(1) == n;
+        for (std::size_t i = 0; fits && i < n; ++i) {
+            fits = cells.data()[i] >= 1 && region.data()[i] >= 0 && region.data()[i] < static_cast<int>(regions);
+        }
+        for (std::size_t r = 0; fits && r < regions; ++r) {
+            fits = low.data()[r] >= 0 && low.data()[r] <= high.data()[r] && high.data()[r] <= parts;
+        }
+        if (!fits) throw nb::value_error("arrays of shared lanes have the wrong shape");
+        nb::gil_scoped_release release;
+        return sv::cheapest_shares({lengths, {cost.data(), cost.size()}, view(cells), view(region), view(low),
+                                    view(high), parts},
+                                   {counts.data(), counts.size()});
     });
     // (excess, layers, price, whole, size_price): the cheapest way between two groups, and what it uses.
     m.def("cheapest_split",

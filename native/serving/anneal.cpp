@@ -12,6 +12,7 @@ namespace optalloc::serving {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kFlowWeight = 4.0;  // of the share of the flow that lacks, in layers
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
@@ -43,20 +44,20 @@ class Annealer {
         const Cooling cooling(options_, cancel);
         std::vector<Range> here = ranges, next;
         double flow = 0.0;
-        double energy = measure(here, flow);
+        double energy = measure(here, kInfinity, flow);
         double best = flow;
         for (std::int64_t step = 0; cooling.goes_on(step, best); ++step) {
             ++steps;
             next = here;
             if (!move(next)) continue;
             const double temperature = cooling.temperature(step);
-            double next_flow = 0.0;
-            const double next_energy = measure(next, next_flow);
-            if (next_flow > best) {
-                best = next_flow;
+            const double most = energy - temperature * std::log(std::max(1e-300, random_.unit()));
+            const double next_energy = measure(next, most, flow);
+            if (flow > best) {
+                best = flow;
                 ranges = next;
             }
-            if (next_energy <= energy || random_.unit() < std::exp((energy - next_energy) / temperature)) {
+            if (next_energy <= most) {
                 here.swap(next);
                 energy = next_energy;
             }
@@ -66,8 +67,9 @@ class Annealer {
 
   private:
     // Layers missing at the target flow: by what nodes hold, by what links carry where ranges meet, and by the
-    // network as a whole. The first two lead the search where the flow alone does not change.
-    double measure(const std::vector<Range>& ranges, double& flow) {
+    // network as a whole. The first two lead the search where the flow alone does not change. The flow is only routed
+    // where the result can be at most `most`; else it is 0 and the result is a bound.
+    double measure(const std::vector<Range>& ranges, double most, double& flow) {
         const double target = options_.target;
         std::fill(held_.begin(), held_.end(), 0.0);
         std::fill(passing_.begin(), passing_.end(), 0.0);
@@ -100,18 +102,22 @@ class Annealer {
             if (r.begin >= r.end || r.begin == 0) continue;
             taken_[at(r.begin)] += std::min(in_.rate(j, r.end - r.begin), fed_[at(j)]);
         }
-        double missing = 0.0, least = kInfinity;
+        double missing = 0.0, least = 1.0;
         for (const double held : held_) {
             missing += std::max(0.0, 1.0 - held / target);
-            least = std::min(least, held);
+            least = std::min(least, held / target);
         }
         for (int p = 1; p < in_.num_layers; ++p) {
             if (given_[at(p)] == 0.0 && taken_[at(p)] == 0.0) continue;
             const double through = std::min(given_[at(p)], taken_[at(p)]) + passing_[at(p)];
             missing += std::max(0.0, 1.0 - through / target);
+            if (!in_.partial) least = std::min(least, through / target);
         }
-        flow = least > 0.0 ? flow_.value(ranges) : 0.0;
-        return missing + 4.0 * std::max(0.0, 1.0 - flow / target);
+        flow = 0.0;
+        const double bound = missing + kFlowWeight * (1.0 - least);
+        if (bound > most || least <= 0.0) return bound;
+        flow = flow_.value(ranges);
+        return missing + kFlowWeight * std::max(0.0, 1.0 - flow / target);
     }
 
     bool fits(int node, const Range& r) const {

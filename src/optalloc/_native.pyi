@@ -179,6 +179,18 @@ def cheapest_cover(
     weights: _Reals, costs: _Reals, limits: _Ints, counts: _Ints, most_states: int, /
 ) -> tuple[float, float]: ...
 
+# least costs by length; counts (lengths x lanes) gets how often each lane is taken
+def cheapest_shares(
+    cost: _Reals,
+    cells: _Ints,
+    region: _Ints,
+    low: _Ints,
+    high: _Ints,
+    parts: int,
+    counts: _Ints,
+    /,
+) -> list[float]: ...
+
 # (excess, layers, price, whole, size_price), the last three what is used
 def cheapest_split(
     group: _Ints,

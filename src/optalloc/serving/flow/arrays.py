@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,14 @@ class FlowArrays:
             self._step = np.full((count, width), np.inf)
             self._step[:, : times.step.shape[1]] = times.step
             self._delay = times.delays()
+
+    def typical_link(self, groups: Sequence[Sequence[int]]) -> float:
+        """Median of the links between nodes of different groups, tokens/s; 0.0: no two groups."""
+        group: NDArray[np.int64] = np.full(len(self.source), -1, dtype=np.int64)
+        for index, nodes in enumerate(groups):
+            group[list(nodes)] = index
+        between = (group[:, None] != group) & (group[:, None] >= 0) & (group >= 0)
+        return float(np.median(self.links[between])) if between.any() else 0.0
 
     def value(self, placement: Ranges) -> float:
         """Flow of a placement, tokens/s."""

@@ -45,7 +45,11 @@ def path_of_stages(
         for q in range(len(regions)):
             block = arrays.links[np.ix_(regions[r].nodes, regions[q].nodes)]
             if r != q and (typical := float(np.quantile(block, quantile))) > 0.0:
-                crossings[r, q] = _shares(min(1.0, typical / flow))
+                crossings[r, q] = [
+                    (x, y)
+                    for x, y in _shares(min(1.0, typical / flow))
+                    if min(x * block.shape[0], y * block.shape[1]) >= 1.0 - 1e-9  # enough nodes
+                ]
     layers = [
         Layers(
             region.kinds,

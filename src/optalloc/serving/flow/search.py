@@ -12,11 +12,14 @@ from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind
 from optalloc.serving.flow.paths import path_of_stages
 from optalloc.serving.flow.regions import Region, regions_of
+from optalloc.serving.flow.shares import row_of_shares
 from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 
 _VARIETY = 50
 _NODES = 50  # of one programme in whole numbers
 MOST_REGIONS = 6  # among which paths are looked for
+_BANDS = (0.03, 0.06, 0.1, 0.15)  # of the shares of a region, either way
+_FEW_NODES = 40
 _QUANTILES = (0.5, 0.8, 0.3)  # of the links between two regions
 _BISECTION = 0.004
 _POLISH: tuple[tuple[Moves, int, float], ...] = (("swaps", 20_000, 0.2), ("any", 20_000, 0.1))
@@ -24,7 +27,7 @@ _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
-_REGIONS_S, _OVER_LINKS_S = 4.0, 5.0  # CPU seconds after which no other path or row is tried
+_OVER_LINKS_S = 5.0  # CPU seconds after which no other row is tried
 _GOLDEN = 0.618034
 
 
@@ -90,15 +93,33 @@ def search_rows_over_links(journal: Journal, programme: StageProgramme, seed: in
         turn += 1
 
 
-def search_regions(journal: Journal, seed: int) -> None:
+def search_regions(journal: Journal, seconds: float, seed: int) -> None:
     """Offer paths of stages through regions, for links taken to be as good as some quantile."""
-    late = journal.within(_REGIONS_S)
+    late = journal.within(seconds)
     before = -1.0
     while journal.value > before and not late():
         before = journal.value
         for quantile in _QUANTILES:
             _bisect(journal, partial(_path_at, journal, quantile, seed), seed, late)
         seed += 1
+
+
+def search_shares(journal: Journal, seconds: float, seed: int) -> None:
+    """Offer rows of stages of which every region carries a part, about the same in all of them."""
+    late = journal.within(seconds)
+    for band in _BANDS:
+        _bisect(journal, partial(_shares_at, journal, band, late), seed, late)
+
+
+def _shares_at(
+    journal: Journal, band: float, late: Callable[[], bool], flow: float
+) -> dict[int, tuple[int, int]] | None:
+    regions = regions_of(journal.arrays, flow)
+    link = journal.arrays.typical_link([region.nodes for region in regions])
+    if len(regions) > MOST_REGIONS or link <= 0.0:
+        return None
+    num_layers = journal.arrays.problem.num_layers
+    return row_of_shares(regions, num_layers, flow, band, link, late)
 
 
 def _path_at(
@@ -123,7 +144,9 @@ def _bisect(
         found = made_for(flow)
         reached = 0.0
         if found is not None:
-            reached = max(journal.offer(found), _polish(journal, found, flow, seed))
+            reached = journal.offer(found)
+            if reached < flow * (1.0 - TOLERANCE):
+                reached = max(reached, _polish(journal, found, flow, seed))
         low = max(low, reached)
         if reached < flow * (1.0 - TOLERANCE):
             high = flow
@@ -131,7 +154,9 @@ def _bisect(
 
 
 def _polish(journal: Journal, start: dict[int, tuple[int, int]], flow: float, seed: int) -> float:
-    for moves, steps, hot in _POLISH:
+    few = min(1.0, _FEW_NODES / len(journal.arrays.problem.nodes))
+    for moves, most, hot in _POLISH:
+        steps = round(most * few)
         start, _ = journal.arrays.improve(
             start, target=flow, steps=steps, seed=seed, hot=hot, cold=0.002, moves=moves
         )

@@ -29,6 +29,7 @@ from optalloc.serving.flow.search import (
     search_fitting,
     search_regions,
     search_rows_over_links,
+    search_shares,
     search_stages,
 )
 from optalloc.serving.flow.stages import StageProgramme
@@ -42,7 +43,9 @@ _BRANCH_S = 2.0
 _MOST_KINDS = 16  # of which stages are made kind by kind, else node by node
 _FIRST_BOUND_S, _BOUND_S = 1.0, 3.0
 _ACROSS_S = 2.8
+_REGIONS_S, _SHARES_S = 4.0, 2.0
 _SEARCH_S, _ROWS_S = 6.5, 2.2  # CPU seconds where narrow links bind
+_MANY_NODES, _LONGER = 50, 4.0  # from so many on, these times take longer
 _MOST_CHOICES = 1e9  # placements of a problem small enough to try them all
 _FEW_CHOICES = 50_000
 _MOST_BRANCHES = 20_000
@@ -125,12 +128,14 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
     count = len(journal.arrays.problem.nodes)
     steps = round(_STEPS * min(1.0, (_FEW_NODES / count) ** 1.2))
     expired, regions = journal.expired, len(regions_at(journal))
+    longer = _LONGER if count >= _MANY_NODES else 1.0
     if regions > 1:
-        expired = journal.within(_SEARCH_S)
-        search_regions(journal, seed)
+        expired = journal.within(longer * _SEARCH_S)
+        search_shares(journal, longer * _SHARES_S, seed)
+        search_regions(journal, longer * _REGIONS_S, seed)
         climb_rows(journal, seed, steps, expired)
         if not journal.closed():
-            _bound_across(journal, 1e-3)
+            _bound_across(journal, longer * _ACROSS_S, 1e-3)
     if not journal.closed() and not 1 < regions <= MOST_REGIONS:
         if len(kinds) > _MOST_KINDS:
             search_fitting(journal)
@@ -145,7 +150,7 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
     if not journal.closed():
         anneal(journal, seed, steps, expired)
     if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):
-        climb_rows(journal, seed, steps, journal.within(_ROWS_S))
+        climb_rows(journal, seed, steps, journal.within(longer * _ROWS_S))
     if not journal.closed() and journal.value > 0.0:
         _branch(journal, kinds)
     if not journal.closed() and _choices(journal.arrays.problem) <= _MOST_CHOICES:
@@ -166,7 +171,7 @@ def _bound(journal: Journal, kinds: Sequence[Kind], reached: float, seconds: flo
         journal.lower(flow, Covers(flow_tokens_per_s=flow, groups=groups, parts=(prices,)))
 
 
-def _bound_across(journal: Journal, tolerance: float) -> None:
+def _bound_across(journal: Journal, seconds: float, tolerance: float) -> None:
     """Lower the bound by what narrow links between regions cost."""
     groups = [region.nodes for region in regions_at(journal)]
     flow, witness = bound_by_crossings(
@@ -175,7 +180,7 @@ def _bound_across(journal: Journal, tolerance: float) -> None:
         max(journal.value, 0.1 * journal.bound),
         journal.bound,
         tolerance=tolerance,
-        expired=journal.within(_ACROSS_S),
+        expired=journal.within(seconds),
     )
     if witness is not None:
         journal.lower(flow, witness)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -75,11 +77,27 @@ def _held(kind: Kind, flow: float) -> int:
     return max((k for k, rate in enumerate(kind.table, 1) if rate >= flow), default=0)
 
 
-class StageProgramme:
-    """The programme over stages; stages found for one flow serve every smaller one."""
+class StageSource(Protocol):
+    """Where a programme gets its stages from."""
 
-    def __init__(self, kinds: Sequence[Kind], num_layers: int) -> None:
+    def cheapest(self, prices: Floats) -> list[tuple[Stage, float]]:
+        """For every length the cheapest stage met at prices of a node of each kind."""
+
+
+class StageProgramme:
+    """The programme over stages; stages found for one flow serve every smaller one.
+
+    ``lanes`` makes the source of stages for a flow and a greatest length; without it, any lanes.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        num_layers: int,
+        lanes: Callable[[float, int], StageSource] | None = None,
+    ) -> None:
         self.kinds, self.num_layers = kinds, num_layers
+        self._lanes = partial(Lanes, kinds) if lanes is None else lanes
         self._random = np.random.default_rng(0)
         self._counts = [len(kind.nodes) for kind in kinds]
         self._pool: dict[tuple[int, tuple[tuple[tuple[int, int], ...], ...]], Stage] = {}
@@ -106,7 +124,7 @@ class StageProgramme:
         for stage in list(self._pool.values()):
             if stage.rate >= flow * (1.0 - 1e-12):
                 offer(stage)
-        lanes = Lanes(self.kinds, flow, min(self.num_layers, self._longest()))
+        lanes = self._lanes(flow, min(self.num_layers, self._longest()))
         prices = np.array([1.0 / max(1, count) for count in self._counts])
         value = 0.0
         for _ in range(_ROUNDS):
@@ -160,15 +178,7 @@ class Lanes:
 
     def cheapest(self, prices: Floats) -> list[tuple[Stage, float]]:
         """For every length the cheapest stage met, with its price."""
-        cost: Floats = np.full((len(self.rates), self.longest + 1), np.inf)
-        last: Ints = np.zeros((len(self.rates), self.longest + 1), dtype=np.int64)
-        cost[:, 0] = 0.0
-        rows = np.arange(len(self.rates))
-        for length in range(1, self.longest + 1):
-            before = np.maximum(0, length - self.held)
-            through = np.where(self.held > 0, cost[rows[:, None], before] + prices, np.inf)
-            last[:, length] = through.argmin(axis=1)
-            cost[:, length] = through[rows, last[:, length]]
+        cost, last = self.costs(prices)
         weights = np.minimum(self.rates / self.flow, self.most)
         found = []
         for length in range(1, self.longest + 1):
@@ -185,7 +195,7 @@ class Lanes:
             )
             if math.isfinite(total):
                 lanes = tuple(
-                    self._lane(int(usable[place]), length, last)
+                    self.lane(int(usable[place]), length, last)
                     for place in np.flatnonzero(taken)
                     for _ in range(int(taken[place]))
                 )
@@ -193,7 +203,21 @@ class Lanes:
                 found.append((Stage(length, lanes, max(rate, self.flow)), total))
         return found
 
-    def _lane(self, row: int, length: int, last: Ints) -> tuple[tuple[int, int], ...]:
+    def costs(self, prices: Floats) -> tuple[Floats, Ints]:
+        """The cheapest lane of every rate (rows) and length, and the kind of its last node."""
+        cost: Floats = np.full((len(self.rates), self.longest + 1), np.inf)
+        last: Ints = np.zeros((len(self.rates), self.longest + 1), dtype=np.int64)
+        cost[:, 0] = 0.0
+        rows = np.arange(len(self.rates))
+        for length in range(1, self.longest + 1):
+            before = np.maximum(0, length - self.held)
+            through = np.where(self.held > 0, cost[rows[:, None], before] + prices, np.inf)
+            last[:, length] = through.argmin(axis=1)
+            cost[:, length] = through[rows, last[:, length]]
+        return cost, last
+
+    def lane(self, row: int, length: int, last: Ints) -> tuple[tuple[int, int], ...]:
+        """The nodes of a lane of a rate and length, from what :meth:`costs` returned."""
         nodes = []
         while length > 0:
             kind = int(last[row, length])

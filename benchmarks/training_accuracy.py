@@ -105,6 +105,8 @@ def _refits(
         except Unsupported:
             continue
     fit = Fit(Rows(problems, file), file)
+    if not len(fit.rows):
+        return
     if arguments.folds > 1:
         yield _FOLDS, refitted(rows, fit, arguments.folds)
     if arguments.leave_one_source_out:

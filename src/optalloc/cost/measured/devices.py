@@ -24,7 +24,7 @@ _SAME_CHIP = {"a800": "a100", "h800": "h100"}
 @lru_cache(maxsize=256)
 def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     """The catalogue's device of a name, or its nearest relative and a remark that says so."""
-    key = gpu.strip().lower().replace("_", "-").replace(" ", "-")
+    key = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     sized = f"{key}-{memory_gb:.0f}g"
     for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
         if is_device(name):

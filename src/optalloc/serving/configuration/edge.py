@@ -35,7 +35,7 @@ def edge(
     before, and as many that halve what is left.
     """
     sign = 1.0 if bad > good else -1.0
-    at, step = sign * math.log(guess), math.log(near)
+    at, step = sign * math.log(guess), math.log(near) * (1.0 - 1e-9)
     while max(good, bad) > min(good, bad) * near and not (whole and abs(good - bad) <= 1.0):
         low, high = sign * math.log(good), sign * math.log(bad)
         value = math.exp(sign * (at if low < at < high else (low + high) / 2.0))

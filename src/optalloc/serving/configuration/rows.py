@@ -21,7 +21,6 @@ tpot floor, ttft floor
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from optalloc.cost.engine.load import closed_loop_times
@@ -96,7 +95,10 @@ def _loads(problem: Problem, table: EngineTable, concurrency: int, sizes: Ints) 
     kept[:, -1] = allowed_batches(problem, full)
     number = kept.sum(axis=1)
     return [
-        np.repeat(engine, number), batch[kept], np.repeat(load, number), np.repeat(count, number)
+        np.repeat(engine, number),
+        batch[kept],
+        np.repeat(load, number),
+        np.repeat(count, number),
     ]
 
 

@@ -83,7 +83,7 @@ def _cells(found: Calibration) -> Table:
         columns=("device", "framework", "precision", "rows", "bias", "90 %"),
         rows=rows,
         notes=(
-            "A plan states its own line, if it has ten rows; else the wider of the lines of its device "
+            "A plan states its own line, if it has ten rows; else the wider of those of its device "
             "and of its framework; else the first, of sources left out entirely.",
         ),
         right=("bias", "90 %"),

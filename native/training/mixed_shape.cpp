@@ -186,15 +186,28 @@ double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step
     for (int b = 0; b < shape.blocks; ++b) {
         const int kind = shape.kind[b];
         std::int16_t* by_beta = capacities(step, kind);
-        const std::int16_t* middle = tail_capacity(tail_step, kind, MixedStages::kMiddle);
         int own = 0;
-        for (int i = 0; i < shape.count[b]; ++i, --place) {
-            const auto r = role(stages - place, stages);
-            int most = capacity(by_beta, step, kind, place, r);
-            if (most >= 0) most = (r == MixedStages::kMiddle ? middle : tail_capacity(tail_step, kind, r))[most];
-            if (most < (r == MixedStages::kMiddle ? 1 : 0)) return kInfinity;
+        const auto holds = [&](int at, MixedStages::Role r, const std::int16_t* by_theta) {
+            int most = capacity(by_beta, step, kind, at, r);
+            if (most >= 0) most = by_theta[most];
             own += most;
+            return most >= (r == MixedStages::kMiddle ? 1 : 0);
+        };
+        const int behind = place - shape.count[b];
+        if (place == stages) {
+            const auto r = role(0, stages);
+            if (!holds(place--, r, tail_capacity(tail_step, kind, r))) return kInfinity;
         }
+        if (place > 0 && behind == 0) {
+            if (!holds(1, MixedStages::kLast, tail_capacity(tail_step, kind, MixedStages::kLast))) return kInfinity;
+        }
+        if (place > std::max(behind, 1)) {
+            const std::int16_t* middle = tail_capacity(tail_step, kind, MixedStages::kMiddle);
+            for (int at = place; at > std::max(behind, 1); --at) {
+                if (!holds(at, MixedStages::kMiddle, middle)) return kInfinity;
+            }
+        }
+        place = behind;
         total += own;
         const double layer = layer_[static_cast<std::size_t>(shape.kind[b])];
         auto at = static_cast<std::size_t>(b);
@@ -212,15 +225,21 @@ double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step
     return sum * (1.0 - 1e-12);
 }
 
-// Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, the beta that
-// it leaves. A theta too small for the largest beta left is too small for all: it rises until it is not.
+// Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, from the least
+// that it can have, the beta that it leaves. A theta too small for the largest beta left is too small for all: it
+// rises until it is not.
 bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro) {
-    const auto room = [&](int tail) { return target - shape.links - theta_[static_cast<std::size_t>(tail - 1)]; };
+    const double least = shape.least_tail * (1.0 - 1e-12);
+    const auto room = [&](int tail) {
+        return target - shape.links - std::max(least, theta_[static_cast<std::size_t>(tail - 1)]);
+    };
     const auto step_of = [&](double beta) {  // below the grid: none
         if (!(beta >= beta_.front())) return first_step_ - 1;
         return std::min(last_step_, static_cast<int>(std::ceil(std::log(beta * (1.0 + 1e-12)) * kPerLog)));
     };
-    for (int tail = 1; tail <= kTailSteps;) {
+    int tail = std::max(1, static_cast<int>(std::sqrt(std::max(0.0, least) / theta_.back()) * kTailSteps) - 1);
+    while (tail < kTailSteps && theta_[static_cast<std::size_t>(tail)] < least) ++tail;
+    while (tail <= kTailSteps) {
         double beta = room(tail) / num_micro;
         if (num_micro > 1 && beta > 0.0) beta = std::min(beta, (room(tail) - least_pass(shape, beta)) / (num_micro - 1));
         const int widest = step_of(beta);

@@ -94,6 +94,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.estimate import estimate as estimate
     from optalloc.training.mixed.estimate import estimate_mixed as estimate_mixed
     from optalloc.training.mixed.plan import MixedPlan as MixedPlan
+    from optalloc.training.mixed.robust import plan_mixed_robust as plan_mixed_robust
     from optalloc.training.mixed.solve import plan_mixed as plan_mixed
     from optalloc.training.mixed.strategy import MixedStrategy as MixedStrategy
     from optalloc.training.plan import TrainingPlan as TrainingPlan
@@ -188,6 +189,7 @@ _HOME = {
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
     "plan_mixed_for_target": "optalloc.export.pins",
+    "plan_mixed_robust": "optalloc.training.mixed.robust",
     "plan_offload": "optalloc.serving.offload.solve",
     "plan_robust": "optalloc.training.robust",
     "plan_serving": "optalloc.serving.configuration.solve",

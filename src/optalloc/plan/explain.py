@@ -166,6 +166,7 @@ def _memory(cost: CostModel, plan: TrainingPlan) -> tuple[StageMemory, ...]:
                 total_bytes=total,
                 capacity_bytes=stage.capacity_bytes,
                 free_bytes=free,
+                margin_bytes=round(cost.reserve_bytes),
                 largest_kind=max(kinds, key=lambda kind: kinds[kind]),
                 next_layer_bytes=takes,
                 binds=takes is not None and takes > free - cost.reserve_bytes,

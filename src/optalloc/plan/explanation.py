@@ -26,9 +26,10 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The fullest device of one stage; ``kinds`` sum to ``total_bytes``.
 
-    ``free_bytes`` is negative where the stage does not fit. ``next_layer_bytes`` is what storing
-    one recomputed layer more would take (None: nothing is recomputed); memory ``binds`` where that
-    is more than what is free.
+    ``free_bytes`` is negative where the stage does not fit; ``margin_bytes`` of them a plan leaves
+    free against the error of the estimate. ``next_layer_bytes`` is what storing one recomputed
+    layer more would take (None: nothing is recomputed); memory ``binds`` where that is more than
+    what is free beyond the margin.
     """
 
     stage: int
@@ -36,6 +37,7 @@ class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
     capacity_bytes: int
     free_bytes: int
+    margin_bytes: int
     largest_kind: str
     next_layer_bytes: int | None
     binds: bool
@@ -90,8 +92,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             ),
             ("Figures (estimated)", ("figure", "value", ""), tuple(_figure_rows(self.figures))),
             (
-                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, the tightest stages "
-                "first",
+                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, of which a plan "
+                f"leaves {self.memory[0].margin_bytes / GIB:.1f} free; the tightest stages first",
                 ("stage", *self.memory[0].kinds, "free", "+1 layer"),
                 tuple(_memory_row(m) for m in _tightest(self.memory)),
             ),

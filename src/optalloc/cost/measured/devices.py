@@ -11,7 +11,8 @@ from optalloc.cluster.catalog import device, device_names, is_device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.measured.rows import Row, noted, real, whole
+from optalloc.cost.measured.cells import Row, real, whole
+from optalloc.cost.measured.rows import noted
 from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
 
@@ -23,7 +24,7 @@ _SAME_CHIP = {"a800": "a100", "h800": "h100"}
 @lru_cache(maxsize=256)
 def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     """The catalogue's device of a name, or its nearest relative and a remark that says so."""
-    key = gpu.strip().lower().replace("_", "-").replace(" ", "-")
+    key = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     sized = f"{key}-{memory_gb:.0f}g"
     for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
         if is_device(name):
@@ -66,7 +67,7 @@ def _numbered(key: str) -> tuple[str, int]:
 
 
 def device_of(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:
-    first = gpu.split("+")[0]
+    first = gpu.strip("+ ").split("+")[0]
     found, remark = named_device(first, memory_gb)
     if remark or "+" in gpu:
         remarks.append(remark or f"mixed devices {gpu} taken as {first}")
@@ -82,7 +83,7 @@ def stage_devices(row: Row, degrees: dict[str, int], remarks: list[str]) -> list
     gpu, pp = row.get("gpu", ""), degrees["pp"]
     if "+" not in gpu:
         return []
-    kinds = [kind for kind in gpu.split("+") if kind]
+    kinds = [kind for kind in gpu.split("+") if kind.strip()] or [""]
     names = [word.strip(" '\"") for word in noted(row, "stage gpu types").split(",")]
     if len(names) != pp or not all(names):
         names = [kinds[i * len(kinds) // pp] for i in range(pp)]

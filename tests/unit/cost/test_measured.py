@@ -229,6 +229,12 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     assert (site.recompute, node.recompute) == ("full", "none")
 
 
+def test_chips_of_other_markets_have_slower_links() -> None:
+    """An H800 is an H100 with NVLink of 400 GB/s in both directions together."""
+    found, _ = named_device("H800", 0.0)
+    assert found.link_bandwidth_bytes_per_s == 200e9
+
+
 @pytest.mark.parametrize(
     ("gpu", "name"),
     [

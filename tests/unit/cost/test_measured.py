@@ -66,6 +66,8 @@ def test_a_row_without_dimensions_says_so() -> None:
         {"tp": "1e6", "cp": "1e6", "dp": "1e7"},
         {"gbs": "1e8", "release": "inf"},
         {"gpu": "+", "pp": "2"},
+        {"gpu": "TPU v5p", "precision": "FP32"},
+        {"gpu": "H100+TPU-v4", "precision": "NVFP4", "pp": "2"},
     ],
 )
 def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:

@@ -66,6 +66,8 @@ def test_a_row_without_dimensions_says_so() -> None:
         {"tp": "1e6", "cp": "1e6", "dp": "1e7"},
         {"gbs": "1e8", "release": "inf"},
         {"gpu": "+", "pp": "2"},
+        {"gpu": "TPU v5p", "precision": "FP32"},
+        {"gpu": "H100+TPU-v4", "precision": "NVFP4", "pp": "2"},
     ],
 )
 def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:
@@ -227,6 +229,12 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     site, node = map(problem_of, read_rows(table))
     assert site.meshes.zero_stage.tolist() == [1]
     assert (site.recompute, node.recompute) == ("full", "none")
+
+
+def test_chips_of_other_markets_have_slower_links() -> None:
+    """An H800 is an H100 with NVLink of 400 GB/s in both directions together."""
+    found, _ = named_device("H800", 0.0)
+    assert found.link_bandwidth_bytes_per_s == 200e9
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from optalloc.cost.measured.rows import noted
 from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
 
-# Names without a form factor, the newest first, and names of the same chip for other markets.
+# Names without a form factor, the newest first, and names of the same chip for other markets, whose
+# NVLink is slower: 400 GB/s in both directions together.
 _KNOWN = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
 _SAME_CHIP = {"a800": "a100", "h800": "h100"}
+_SAME_CHIP_BYTES_PER_S = 200e9
 
 
 @lru_cache(maxsize=256)
@@ -36,6 +38,9 @@ def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     relatives += nearest(key, [*_KNOWN], count=1)
     name = (*relatives, "h100" if memory_gb > 64 or not memory_gb else "a100")[0]
     found = device(name)
+    if same:
+        slower = min(found.link_bandwidth_bytes_per_s, _SAME_CHIP_BYTES_PER_S)
+        found = msgspec.structs.replace(found, link_bandwidth_bytes_per_s=slower)
     if memory_gb:
         found = msgspec.structs.replace(found, memory_bytes=int(memory_gb * 2**30))
     return found, f"device {gpu or '(none)'} taken as {name}"

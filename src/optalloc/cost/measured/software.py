@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 from optalloc.cluster.device import DeviceSpec
+from optalloc.cost.compute import computes_in
 from optalloc.cost.measured.cells import Row, flag
 from optalloc.workload import Dtype
 
@@ -24,7 +25,13 @@ _PRECISIONS = (
     ("HALF", "fp16"),
     ("32", "fp32"),
 )
-_GEMM_OVER = {"fp8": "bf16", "fp4": "fp8", "bf16": "fp16", "fp16": "bf16"}
+_GEMM_OVER: dict[Dtype, Dtype] = {
+    "fp4": "fp8",
+    "fp8": "bf16",
+    "fp32": "bf16",
+    "bf16": "fp16",
+    "fp16": "bf16",
+}
 
 
 def dtype_of(precision: str, specs: list[DeviceSpec], remarks: list[str]) -> Dtype:
@@ -37,10 +44,9 @@ def dtype_of(precision: str, specs: list[DeviceSpec], remarks: list[str]) -> Dty
     else:
         if word and "16" not in word:
             remarks.append(f"precision {precision} taken as bf16")
-    peaks = [spec.peak_flops_per_s for spec in specs]
-    while not all(dtype in p or (dtype in ("bf16", "fp16", "fp32")) for p in peaks):
-        remarks.append(f"{specs[0].name} has no {dtype}, taken as {_GEMM_OVER[dtype]}")
-        dtype = _GEMM_OVER[dtype]  # type: ignore[assignment]
+    while lacking := [spec.name for spec in specs if not computes_in(spec, dtype)]:
+        remarks.append(f"{lacking[0]} has no {dtype}, taken as {_GEMM_OVER[dtype]}")
+        dtype = _GEMM_OVER[dtype]
     return dtype
 
 

@@ -102,7 +102,8 @@ def plan_alike(
             " parallelism, cp (a power of two), dp and ep for all stages: one pipeline of at most "
             f"{MOST_STAGES} stages under 1f1b, each on one of at most {MOST_BLOCKS} of the "
             f"{len(costs.costs)} node groups, these in any order, all cuts; or replicas of one "
-            f"stage on several groups with equal shares; recomputation {words}; every micro-batch size; optimizer shared by replicas"
+            f"stage on several groups with equal shares; recomputation {words}; every micro-batch "
+            "size; optimizer shared by replicas"
             f"{limits_words(costs.limits)}"
         )
 

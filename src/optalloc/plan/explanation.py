@@ -58,8 +58,9 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     ``parts``, ``causes`` and ``limits`` each sum to ``step_time_s`` and describe ``last_stage``,
     the stage that ends last; a micro-batch takes longest on ``slowest_stage``.
     ``degrees_step_time_s`` is the best step of the plan's mesh, and ``replanned_step_time_s`` the
-    best of all, with ``rivals`` (None and empty without a new search). ``turns`` say where the choice changes; None: not asked for. ``edited``
-    says what an edited plan said that is not true; the explanation is then of its decisions.
+    best of all, with ``rivals`` (None and empty without a new search). ``turns`` say where the
+    choice changes; None: not asked for. ``edited`` says what an edited plan said that is not true;
+    the explanation is then of its decisions.
     """
 
     format_version: str = "1.0"

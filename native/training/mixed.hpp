@@ -68,7 +68,7 @@ class MixedStages {
     explicit MixedStages(const MixedInput& input);
     enum Role : int { kFirst = 0, kMiddle = 1, kLast = 2, kSingle = 3 };
     const MixedOption& at(int kind, int in_flight, Role role, int begin, int end);
-    MixedOption compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective) const;
+    MixedOption compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective);
 
     // The least time of any n = 0, 1, ... layers, as if each were the cheapest in every respect.
     const std::vector<double>& row(int kind, int in_flight, Role role);
@@ -86,7 +86,10 @@ class MixedStages {
     };
     const MixedInput& input_;
     std::size_t size_, flights_;
+    bool uniform_ = false;  // all layers are of one type
     static Sums summed(std::vector<const LayerCost*> layers);
+    const Sums& sums(std::size_t kind);
+    const Sums& cheapest(std::size_t kind);
     std::size_t key(int kind, int in_flight, Role role) const;
     MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
                      std::size_t end, int* full, int* selective) const;
@@ -162,8 +165,9 @@ class MixedSearch {
     int kind_of(const MixedShape& shape, int stage) const;
     void measure(MixedShape& shape);
     void open_grid(double target);
-    const std::int16_t* capacity(int step, int kind);
-    const std::int16_t* tail_capacity(int step, int kind);
+    std::int16_t* capacities(int step, int kind);
+    int capacity(std::int16_t* own, int step, int kind, int in_flight, MixedStages::Role role);
+    const std::int16_t* tail_capacity(int step, int kind, MixedStages::Role role);
     double pass_within(const MixedShape& shape, int step, int tail_step);
     bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
@@ -191,13 +195,13 @@ class MixedSearch {
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;
     double least_boundary_ = 0.0;
-    // By kind and step of a geometric grid of beta: the most layers of a middle stage by its place from the end, of a
-    // first stage, of a last and of a single one.
-    std::vector<std::int16_t> capacity_;
+    // By kind, where asked for: by step of a geometric grid of beta, the most layers of a middle stage by its place
+    // from the end, of a first stage, of a last and of a single one.
+    std::vector<std::vector<std::int16_t>> capacity_;
     std::vector<double> beta_;            // by step
-    // By step of a grid of theta, by kind, role and number of layers: the most layers up to that number whose tail
-    // is within theta.
-    std::vector<std::int16_t> tail_capacity_;
+    // By kind, where asked for: by step of a grid of theta, role and number of layers, the most layers up to that
+    // number whose tail is within theta.
+    std::vector<std::vector<std::int16_t>> tail_capacity_;
     std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target

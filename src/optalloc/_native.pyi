@@ -220,6 +220,9 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def join_shares(
+    one: _Reals, other: _Reals, largest: bool, first: int, cost: _Reals, taken: _Longs, /
+) -> None: ...
 
 class FleetBound:
     def __init__(

@@ -14,8 +14,9 @@ import pytest
 
 from optalloc.cli.__main__ import main
 from optalloc.errors import ExportError, InputError
+from optalloc.export.export import export
 from optalloc.export.offload import accelerate, llama_cpp, vllm
-from optalloc.export.offload.base import export_offload, offload_artefacts
+from optalloc.export.offload.base import offload_artefacts
 from optalloc.model.load import load_model
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Cpu, Disk, Gpu, Machine
@@ -249,6 +250,6 @@ def test_verbs_plan_for_a_tool_and_export(
 def test_export_writes_an_executable_script(tmp_path: Path) -> None:
     """serve.sh of llama.cpp and vLLM."""
     plan = planned("llama-3.1-8b", "vllm", gpu(40.0))
-    (script,) = export_offload(plan, "vllm", tmp_path)
+    (script,) = export(plan, "vllm", tmp_path)
     assert script.stat().st_mode & 0o111
     assert "exec vllm serve" in script.read_text()

@@ -26,9 +26,10 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The fullest device of one stage; ``kinds`` sum to ``total_bytes``.
 
-    ``free_bytes`` is negative where the stage does not fit. ``next_layer_bytes`` is what storing
-    one recomputed layer more would take (None: nothing is recomputed); memory ``binds`` where that
-    is more than what is free.
+    ``free_bytes`` is negative where the stage does not fit; ``margin_bytes`` of them a plan leaves
+    free against the error of the estimate. ``next_layer_bytes`` is what storing one recomputed
+    layer more would take (None: nothing is recomputed); memory ``binds`` where that is more than
+    what is free beyond the margin.
     """
 
     stage: int
@@ -36,6 +37,7 @@ class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
     capacity_bytes: int
     free_bytes: int
+    margin_bytes: int
     largest_kind: str
     next_layer_bytes: int | None
     binds: bool
@@ -54,10 +56,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a plan takes the time it takes; ``str()`` of it is for people.
 
     ``parts``, ``causes`` and ``limits`` each sum to ``step_time_s`` and describe ``last_stage``,
-    the stage that ends last. ``degrees_step_time_s`` is the best step of the plan's mesh, and
-    ``replanned_step_time_s`` the best of all, with ``rivals`` (None and empty without a new
-    search). ``turns`` say where the choice changes; None: not asked for. ``edited`` says what an
-    edited plan said that is not true; the explanation is then of its decisions.
+    the stage that ends last. In the mean the stages wait ``mean_imbalance_s`` a step for
+    ``slowest_stage``, whose micro-batch takes longest. ``degrees_step_time_s`` is the best step of
+    the plan's mesh, and ``replanned_step_time_s`` the best of all, with ``rivals`` (None and empty
+    without a new search). ``turns`` say where the choice changes; None: not asked for. ``edited``
+    says what an edited plan said that is not true; the explanation is then of its decisions.
     """
 
     format_version: str = "1.0"
@@ -69,6 +72,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     step_time_s: float
     fits: bool
     last_stage: int
+    slowest_stage: int
+    mean_imbalance_s: float
     parts: tuple[Part, ...]
     causes: tuple[Share, ...]
     limits: tuple[Share, ...]
@@ -90,8 +95,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             ),
             ("Figures (estimated)", ("figure", "value", ""), tuple(_figure_rows(self.figures))),
             (
-                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, the tightest stages "
-                "first",
+                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, of which a plan "
+                f"leaves {self.memory[0].margin_bytes / GIB:.1f} free; the tightest stages first",
                 ("stage", *self.memory[0].kinds, "free", "+1 layer"),
                 tuple(_memory_row(m) for m in _tightest(self.memory)),
             ),
@@ -120,6 +125,9 @@ def summarised(e: Explanation) -> Explanation:
     return msgspec.structs.replace(e, summary="\n".join(_findings(e)))
 
 
+_UNEVEN = 0.01  # of the step: a larger mean wait for the slowest stage is told
+
+
 # -- findings ------------------------------------------------------------------------------------
 
 
@@ -136,6 +144,13 @@ def _findings(e: Explanation) -> list[str]:
         f"with {second.share:.1%}.",
         _memory_finding(e),
     ]
+    if e.mean_imbalance_s > _UNEVEN * e.step_time_s:
+        waits = sum(part.time_s for part in e.parts if part.name == "imbalance")
+        lines.append(
+            f"The stages are uneven: in the mean they wait {format_seconds(e.mean_imbalance_s)} "
+            f"for the slowest, stage {e.slowest_stage}; "
+            f"stage {e.last_stage} {format_seconds(waits)}."
+        )
     better = e.degrees_step_time_s
     if better is not None and better < e.step_time_s * (1.0 - 1e-6):
         lines.append(
@@ -184,7 +199,7 @@ def _memory_finding(e: Explanation) -> str:
     least = min(e.memory, key=lambda m: m.free_bytes)
     return (
         f"Memory does not bind: the fullest stage, {least.stage}, has "
-        f"{format_bytes(least.free_bytes)} free."
+        f"{format_bytes(least.free_bytes)} free; a plan leaves {format_bytes(least.margin_bytes)}."
     )
 
 

@@ -73,6 +73,32 @@ def test_every_rate_is_answered(tmp_path: Path) -> None:
     assert 50 < float(lines[1]["value"]) < 1000
 
 
+def test_a_row_of_an_unknown_model_costs_its_own_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says why; the others are predicted, also one whose device is a guess."""
+    odd = [
+        LATENCY[0].replace("openai/gpt-oss-120b", "some/thing"),
+        LATENCY[1].replace("h200", "h2"),
+    ]
+    out = tmp_path / "p.csv"
+    rows = _table(tmp_path, [HEADER, *odd, LATENCY[2]])
+    assert main(["serving-accuracy", str(rows), "--out", str(out)]) == 0
+    with out.open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["id"] for line in lines] == ["r14", "r116", "r24"]
+    assert lines[0] | {"id": ""} == {
+        "id": "",
+        "status": "no model of the name 'some/thing' is known",
+        "ttft_ms": "",
+        "tpot_ms": "",
+    }
+    assert [line["status"] for line in lines[1:]] == ["ok", "ok"]
+    told = capsys.readouterr()
+    assert "2 of 3 rows predicted." in told.out
+    assert "device h2_sxm taken as" in told.err
+
+
 def test_rows_of_an_engine_left_out_are_predicted_without_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from optalloc.errors import CertificateError, InputError, NoPlan
 from optalloc.model.load import load_model
+from optalloc.model.spec import LayerRun
 from optalloc.plan.plan import load_offload_plan
 from optalloc.result import Termination
 from optalloc.serving.offload.certify import certify_offload
@@ -80,6 +81,20 @@ def test_experts_touched_by_hand() -> None:
         chain = chain_of(model, msgspec.structs.replace(SHORT, batch=batch))
         part = next(part for part in chain.places[1] if part.kind == "experts")
         assert part.decode.read_bytes == pytest.approx(part.size_bytes * touched / 8)
+
+
+def test_state_of_linear_attention_by_hand() -> None:
+    """Qwen3.5: 64 heads keep 128 x 128 numbers in 32 bits, read and written once a pass, whatever
+    the context; one layer in four has a cache. The plan is certified by other code.
+    """
+    model = load_model("qwen3.5-397b-a17b")
+    states = {part.size_bytes for parts in chain_of(model, SHORT).places for part in parts
+              if part.kind == "kv"}  # fmt: skip
+    assert max(states) == 4 * 64 * 128 * 128
+    state = next(p for p in chain_of(model, SHORT).places[1] if p.kind == "kv")
+    assert state.decode.read_bytes == 2 * state.size_bytes == 2 * max(states)
+    few = msgspec.structs.replace(model, layers=(LayerRun(model.layers[0].layer, 2),))
+    certify_offload(plan_offload(few, machine(40.0), SHORT).plan)
 
 
 def test_everything_on_one_gpu_takes_bytes_over_bandwidth() -> None:

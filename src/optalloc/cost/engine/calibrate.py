@@ -53,10 +53,17 @@ def calibrate_serving(
     Raises
     ------
     InputError
-        If there are fewer rows than constants.
+        If there are fewer rows than constants, or one says something that is not known.
 
     Complexity: about ``(1 + 2 folds + devices) * rounds * constants`` passes over the rows.
     """
+    for problem in problems:
+        if problem.remarks:
+            raise InputError(
+                f"a fit would be to something else: {problem.remarks[0]}",
+                path=problem.row_id,
+                fix="correct the row, or leave it out",
+            )
     rows = Rows(problems, file)
     fit = Fit(rows, file)
     if len(rows) < len(fit.names):

@@ -11,19 +11,22 @@ from optalloc.cluster.catalog import device, device_names, is_device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.measured.rows import Row, noted, real, whole
+from optalloc.cost.measured.cells import Row, real, whole
+from optalloc.cost.measured.rows import noted
 from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
 
-# Names without a form factor, the newest first, and names of the same chip for other markets.
+# Names without a form factor, the newest first, and names of the same chip for other markets, whose
+# NVLink is slower: 400 GB/s in both directions together.
 _KNOWN = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
 _SAME_CHIP = {"a800": "a100", "h800": "h100"}
+_SAME_CHIP_BYTES_PER_S = 200e9
 
 
 @lru_cache(maxsize=256)
 def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     """The catalogue's device of a name, or its nearest relative and a remark that says so."""
-    key = gpu.strip().lower().replace("_", "-").replace(" ", "-")
+    key = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     sized = f"{key}-{memory_gb:.0f}g"
     for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
         if is_device(name):
@@ -35,6 +38,9 @@ def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     relatives += nearest(key, [*_KNOWN], count=1)
     name = (*relatives, "h100" if memory_gb > 64 or not memory_gb else "a100")[0]
     found = device(name)
+    if same:
+        slower = min(found.link_bandwidth_bytes_per_s, _SAME_CHIP_BYTES_PER_S)
+        found = msgspec.structs.replace(found, link_bandwidth_bytes_per_s=slower)
     if memory_gb:
         found = msgspec.structs.replace(found, memory_bytes=int(memory_gb * 2**30))
     return found, f"device {gpu or '(none)'} taken as {name}"
@@ -66,7 +72,7 @@ def _numbered(key: str) -> tuple[str, int]:
 
 
 def device_of(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:
-    first = gpu.split("+")[0]
+    first = gpu.strip("+ ").split("+")[0]
     found, remark = named_device(first, memory_gb)
     if remark or "+" in gpu:
         remarks.append(remark or f"mixed devices {gpu} taken as {first}")
@@ -82,7 +88,7 @@ def stage_devices(row: Row, degrees: dict[str, int], remarks: list[str]) -> list
     gpu, pp = row.get("gpu", ""), degrees["pp"]
     if "+" not in gpu:
         return []
-    kinds = [kind for kind in gpu.split("+") if kind]
+    kinds = [kind for kind in gpu.split("+") if kind.strip()] or [""]
     names = [word.strip(" '\"") for word in noted(row, "stage gpu types").split(",")]
     if len(names) != pp or not all(names):
         names = [kinds[i * len(kinds) // pp] for i in range(pp)]

@@ -43,11 +43,8 @@ from optalloc.training.mixed.build import MixedCosts
 from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem, Replica, Stage, Wire
 from optalloc.training.mixed.search import Outcome, Search
-from optalloc.training.mixed.solve import (
-    MixedResult,
-    limits_words,
-    posed_and_solved,
-)
+from optalloc.training.mixed.solve import MixedResult, posed_and_solved
+from optalloc.training.mixed.space import limits_words
 from optalloc.training.mixed.strategy import Degrees
 from optalloc.training.space import divisors
 from optalloc.training.strategy import Recompute

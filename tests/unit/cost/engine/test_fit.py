@@ -167,6 +167,15 @@ def test_a_plan_knows_no_series_of_measurements(file: EngineFile) -> None:
     }
 
 
+def test_no_fit_is_made_to_a_row_that_was_taken_for_another(file: EngineFile) -> None:
+    """The row and what was not known of it."""
+    first, *rest = _problems(file)
+    guessed = msgspec.structs.replace(first, row_id="r7", remarks=("device x taken as h100",))
+    with pytest.raises(InputError, match="device x taken as h100") as caught:
+        calibrate_serving([guessed, *rest], file, name="mine", date="2026-11-27")
+    assert caught.value.path == "r7"
+
+
 def test_fewer_rows_than_constants_are_refused(file: EngineFile) -> None:
     """Two rows for three constants."""
     with pytest.raises(InputError, match="2 rows for 3 constants"):

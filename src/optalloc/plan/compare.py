@@ -132,6 +132,8 @@ def compare(first: Plan, second: Plan) -> Comparison:
         Decision(name=name, first=a.decisions.get(name, "-"), second=b.decisions.get(name, "-"))
         for name in names
     )
+    causes = _causes(a.plan.breakdown_s, b.plan.breakdown_s)
+    like = type(a.plan) is type(b.plan)  # the parts of a mixed plan are its causes
     made = Comparison(
         edited=(a.edited, b.edited),
         different_inputs=tuple(
@@ -143,21 +145,29 @@ def compare(first: Plan, second: Plan) -> Comparison:
             Measure(name=name, first=a.measures[name], second=b.measures[name])
             for name in a.measures
         ),
-        causes=_causes(a.plan.breakdown_s, b.plan.breakdown_s),
-        parts=_causes(a.parts, b.parts),
+        causes=causes,
+        parts=_causes(a.parts, b.parts) if like else causes,
         memory=_memory(a, b),
     )
     return msgspec.structs.replace(made, summary=_verdict(made))
 
 
+_LEAST = 1e-9  # of the step: less is the rounding of a difference
+
+
 def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, ...]:
     names = [*first, *(name for name in second if name not in first)]
+    least = _LEAST * max(sum(first.values()), sum(second.values()))
+
+    def told(seconds: float) -> float:
+        return seconds if abs(seconds) > least else 0.0
+
     causes = [
         Cause(
             name=name,
-            first_s=first.get(name, 0.0),
-            second_s=second.get(name, 0.0),
-            difference_s=second.get(name, 0.0) - first.get(name, 0.0),
+            first_s=told(first.get(name, 0.0)),
+            second_s=told(second.get(name, 0.0)),
+            difference_s=told(second.get(name, 0.0) - first.get(name, 0.0)),
         )
         for name in names
     ]

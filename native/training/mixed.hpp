@@ -12,7 +12,8 @@
 
 namespace optalloc::training {
 
-inline constexpr int kMostGroups = 4;
+inline constexpr int kMostGroups = 8;  // of a cluster
+inline constexpr int kMostBlocks = 4;  // of a replica
 
 // One way to run a stage: devices of one group and their degrees, with the costs of every layer type
 // (LayerCost::backward is the whole backward; state, reduce, gather and update are those of the search's
@@ -39,7 +40,7 @@ struct MixedInput {
     std::vector<int> sequence;                           // type of every layer
     std::vector<double> boundary;                        // what crosses a cut, relative
     double overlap;
-    int num_micro, most_stages, least_replicas, most_replicas;
+    int num_micro, most_stages, most_blocks, least_replicas, most_replicas;
 };
 
 struct MixedReplica {
@@ -104,9 +105,10 @@ class MixedStages {
 // kinds of a group that take as many devices.
 struct MixedShape {
     std::int8_t blocks = 0;
-    std::int16_t kind[kMostGroups] = {};
-    std::int16_t count[kMostGroups] = {};
-    std::array<int, kMostGroups> usage{};  // devices by group
+    std::int8_t group[kMostBlocks] = {};
+    std::int16_t kind[kMostBlocks] = {};
+    std::int16_t count[kMostBlocks] = {};
+    std::int32_t devices[kMostBlocks] = {};
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -144,7 +146,7 @@ class MixedSearch {
         std::int32_t from_end, from_index;
     };
     struct Column {
-        std::array<int, kMostGroups> usage{};
+        std::array<int, kMostGroups> usage{};  // devices by group
         std::size_t shape = 0;
         int micro = 0;
     };
@@ -152,7 +154,9 @@ class MixedSearch {
     void open(double target, MixedAnswer& answer);
     void expand(std::size_t index, double target, MixedAnswer& answer);
     bool has_family(const MixedShape& shape) const;
+    static std::array<int, kMostGroups> usage_of(const MixedShape& shape);
     double worth(const std::array<int, kMostGroups>& usage) const;
+    double worth(const MixedShape& shape) const;
     double goal() const { return input_.num_micro - 1e-6; }
     bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
     void scale_prices();

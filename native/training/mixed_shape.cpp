@@ -181,7 +181,7 @@ const std::int16_t* MixedSearch::tail_capacity(int step, int kind, MixedStages::
 // they can; infinite where the stages together do not hold as many as there are.
 double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step) {
     const int stages = shape.stages();
-    std::array<std::pair<double, int>, kMostGroups> room;  // seconds of a layer, layers: the quickest first
+    std::array<std::pair<double, int>, kMostBlocks> room;  // seconds of a layer, layers: the quickest first
     int total = 0, place = stages;                         // from the end
     for (int b = 0; b < shape.blocks; ++b) {
         const int kind = shape.kind[b];

@@ -32,7 +32,7 @@ class MixedCosts:
     Parameters
     ----------
     model, cluster, workload
-        The three inputs of a plan; at most four node groups.
+        The three inputs of a plan; at most eight node groups.
     limits : Limits
         Degrees that are pinned or forbidden: tp, cp, dp, ep, sequence_parallel, micro_batch.
     """

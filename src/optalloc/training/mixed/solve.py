@@ -106,7 +106,7 @@ def plan_mixed(
     Raises
     ------
     InputError
-        For more than four groups of nodes, an unknown decision, or a margin that is no share.
+        For more than eight groups of nodes, an unknown decision, or a margin that is no share.
 
     Complexity: exponential in the number of groups in the worst case.
     """

@@ -60,8 +60,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     ``different_inputs`` names the inputs (model, cluster, workload, cost_model) that are not equal:
     then the plans answer different questions. ``changed`` names the decisions that differ.
-    ``causes``, and ``parts`` which split them, are sorted by the size of their difference and sum
-    to that of the step times. ``edited`` says of both what is not true in it (empty: nothing).
+    ``causes`` of the stage that ends last, and ``parts`` in the mean over the stages (of mixed
+    plans: the causes again), are sorted by the size of their difference and sum to that of the step
+    times. ``edited`` says of both what is not true in it (empty: nothing).
     """
 
     format_version: str = "1.0"
@@ -77,10 +78,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     def sections(self) -> list[Section]:
         """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
+        coarse = self.parts == self.causes  # of a mixed plan
+        whose = "stage that ends last" if coarse else "mean of the stages"
         return [
             *decision_sections(self.decisions, self.measures),
             (
-                "Where the time goes (stage that ends last)",
+                f"Where the time goes ({whose})",
                 ("part", "first", "second", "difference"),
                 tuple(
                     (
@@ -90,6 +93,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
                         _signed(c),
                     )
                     for c in self.parts
+                    if c.first_s or c.second_s
                 ),
             ),
             (

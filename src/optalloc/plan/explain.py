@@ -6,7 +6,6 @@ again; none is a derivative or a rule of thumb.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -102,7 +101,6 @@ def explain(
             fits=plan.fits,
             last_stage=last_stage(cost, plan.strategy),
             slowest_stage=busy.index(max(busy)),
-            mean_imbalance_s=plan.num_microbatches * (max(busy) - statistics.fmean(busy)),
             parts=account(cost, plan),
             causes=_shares({name: (name,) for name in plan.breakdown_s}, plan),
             limits=_shares(_LIMITS, plan),

@@ -56,11 +56,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a plan takes the time it takes; ``str()`` of it is for people.
 
     ``parts``, ``causes`` and ``limits`` each sum to ``step_time_s`` and describe ``last_stage``,
-    the stage that ends last. In the mean the stages wait ``mean_imbalance_s`` a step for
-    ``slowest_stage``, whose micro-batch takes longest. ``degrees_step_time_s`` is the best step of
-    the plan's mesh, and ``replanned_step_time_s`` the best of all, with ``rivals`` (None and empty
-    without a new search). ``turns`` say where the choice changes; None: not asked for. ``edited``
-    says what an edited plan said that is not true; the explanation is then of its decisions.
+    the stage that ends last; a micro-batch takes longest on ``slowest_stage``.
+    ``degrees_step_time_s`` is the best step of the plan's mesh, and ``replanned_step_time_s`` the
+    best of all, with ``rivals`` (None and empty without a new search). ``turns`` say where the
+    choice changes; None: not asked for. ``edited`` says what an edited plan said that is not true;
+    the explanation is then of its decisions.
     """
 
     format_version: str = "1.0"
@@ -73,7 +73,6 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     last_stage: int
     slowest_stage: int
-    mean_imbalance_s: float
     parts: tuple[Part, ...]
     causes: tuple[Share, ...]
     limits: tuple[Share, ...]
@@ -90,8 +89,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         made = [
             (
                 f"Where the time goes (stage {self.last_stage} ends last)",
-                ("part", "time", "share", "hidden behind computation"),
-                tuple(_part_row(part) for part in self.parts if _visible(part)),
+                ("part", "time", "share", "mean of stages", "hidden behind computation"),
+                tuple(_part_row(part) for part in self.parts if _visible(part, self.step_time_s)),
             ),
             ("Figures (estimated)", ("figure", "value", ""), tuple(_figure_rows(self.figures))),
             (
@@ -144,12 +143,12 @@ def _findings(e: Explanation) -> list[str]:
         f"with {second.share:.1%}.",
         _memory_finding(e),
     ]
-    if e.mean_imbalance_s > _UNEVEN * e.step_time_s:
-        waits = sum(part.time_s for part in e.parts if part.name == "imbalance")
+    uneven = next((part for part in e.parts if part.name == "imbalance"), None)
+    if uneven is not None and uneven.mean_s > _UNEVEN * e.step_time_s:
         lines.append(
-            f"The stages are uneven: in the mean they wait {format_seconds(e.mean_imbalance_s)} "
+            f"The stages are uneven: in the mean they wait {format_seconds(uneven.mean_s)} "
             f"for the slowest, stage {e.slowest_stage}; "
-            f"stage {e.last_stage} {format_seconds(waits)}."
+            f"stage {e.last_stage} {format_seconds(uneven.time_s)}."
         )
     better = e.degrees_step_time_s
     if better is not None and better < e.step_time_s * (1.0 - 1e-6):
@@ -219,13 +218,15 @@ def _stages(numbers: list[int]) -> str:
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def _visible(part: Part) -> bool:
-    return part.share >= 0.0005 or (part.hidden_s or 0.0) >= 0.0005 * part.time_s > 0
+def _visible(part: Part, step_s: float) -> bool:
+    hidden = (part.hidden_s or 0.0) >= 0.0005 * part.time_s > 0
+    return max(part.time_s, part.mean_s) >= 0.0005 * step_s or hidden
 
 
 def _part_row(part: Part) -> tuple[str, ...]:
     hidden = "" if not part.hidden_s else format_seconds(part.hidden_s)
-    return (part_words(part.name), format_seconds(part.time_s), f"{part.share:.1%}", hidden)
+    times = format_seconds(part.time_s), f"{part.share:.1%}", format_seconds(part.mean_s)
+    return (part_words(part.name), *times, hidden)
 
 
 def _figure_rows(f: Figures) -> list[tuple[str, ...]]:

@@ -231,10 +231,11 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     assert (site.recompute, node.recompute) == ("full", "none")
 
 
-def test_chips_of_other_markets_have_slower_links() -> None:
-    """An H800 is an H100 with NVLink of 400 GB/s in both directions together."""
-    found, _ = named_device("H800", 0.0)
-    assert found.link_bandwidth_bytes_per_s == 200e9
+def test_chips_of_other_markets_are_slower() -> None:
+    """An H800 has NVLink of 400 GB/s in both directions together, an H20 148 TFLOP/s."""
+    exported, small = named_device("H800", 0.0)[0], named_device("NVIDIA H20-96GB", 0.0)[0]
+    assert exported.link_bandwidth_bytes_per_s == pytest.approx(200e9)
+    assert small.peak_flops_per_s["bf16"] == pytest.approx(148e12, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,7 @@ def test_chips_of_other_markets_have_slower_links() -> None:
         ("AMD Instinct MI300X", "mi300x"),  # the catalogue's name is within
         ("Tesla V100-SXM2-16GB", "v100-sxm-16g"),
         ("A800", "a100-sxm-80g"),  # the same chip
+        ("RTX A6000", "a40"),
         ("B100", "b200"),  # the same series
         ("MI355X", "mi325x"),
         ("L40", "l40s"),

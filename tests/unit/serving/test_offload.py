@@ -178,6 +178,23 @@ def test_too_small_a_machine_says_by_how_much() -> None:
     assert any("weights in" in fix.what for fix in result.fixes)
 
 
+def test_a_disk_that_is_too_small_counts() -> None:
+    """What memory would help has to hold what the disk does not: with a gigabyte more than it there
+    is a plan, with a gigabyte less there is none."""
+    model, given = load_model("llama-3.1-8b"), machine(8.0, cpu_gb=3.0, disk_gb=1.0)
+    result = plan_offload(model, given, SHORT)
+    assert result.termination is Termination.INFEASIBLE
+    more = int(result.fixes[0].cost.split()[0])
+
+    def with_memory(extra: int) -> bool:
+        cpu = msgspec.structs.replace(given.cpu, memory_bytes=given.cpu.memory_bytes + extra)
+        larger = msgspec.structs.replace(given, cpu=cpu)
+        return plan_offload(model, larger, SHORT, stop=NodeLimit(2000)).best is not None
+
+    assert with_memory(more + int(GB))
+    assert not with_memory(more - int(GB))
+
+
 def test_a_stopped_search_answers_with_what_it_has() -> None:
     """Before the first bound: no plan, or one whose gap is open and never negative."""
     model, box = load_model("llama-3.1-8b"), machine(6.0, 3.0, cpu_gb=5.0, disk_gb=200.0)

@@ -7,7 +7,7 @@ import csv
 import statistics
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import msgspec
 
 from benchmarks.accuracy_metrics import quantile, spearman
 from optalloc.cost.engine.calibrate import left_out, named_parts, setup_folds
+from optalloc.cost.engine.cells import Row
 from optalloc.cost.engine.constants import DEFAULT, EngineFile, read_engine_constants
 from optalloc.cost.engine.fit import Fit
 from optalloc.cost.engine.measured import (
-    Row,
     ServingProblem,
     is_latency_form,
     read_serving_rows,
@@ -26,6 +26,7 @@ from optalloc.cost.engine.measured import (
 )
 from optalloc.cost.engine.predict import ServingPrediction, predict_serving
 from optalloc.cost.engine.rows import Ints, Rows
+from optalloc.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +68,13 @@ class Scored(msgspec.Struct, frozen=True):
 
     @property
     def measured_rate(self) -> float | None:
-        """Output tokens per second of all devices: measured, or from both times."""
+        """Output tokens per second of all devices: measured, or from both times and the load; None
+        where a row does not state its load, which is a guess then."""
         p = self.problem
         if p.measured_rate is not None:
             return p.measured_rate
-        if p.measured_ttft_s is None or p.measured_tpot_s is None:
+        states_load = bool(self.row.get("concurrency", "").strip())
+        if p.measured_ttft_s is None or p.measured_tpot_s is None or not states_load:
             return None
         request = p.measured_ttft_s + (p.output_len - 1.0) * p.measured_tpot_s
         return p.concurrency * p.output_len / request
@@ -88,16 +91,18 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict, write, print; 0 if every row was predicted."""
+    """Predict, write, print; 0 if every row of a known model was predicted."""
     file = read_engine_constants(arguments.calibration or DEFAULT)
     tables = [read_serving_rows(path) for path in arguments.rows]
-    rows = [row for table in tables for row in table]
-    problems = [serving_problem(row) for row in rows]
+    lines = [(row, _problem(row)) for table in tables for row in table]
+    known = [(row, problem) for row, problem in lines if isinstance(problem, ServingProblem)]
+    rows, problems = [row for row, _ in known], [problem for _, problem in known]
+    _say_remarks(lines)
     parts = [f"# Accuracy of serving predictions\n\n{_HEADING.format(model=file.name)}"]
     scored: list[Scored] = []
     for title, files in _fits(problems, file, arguments):
         scored, each_s = score(rows, problems, files)
-        parts.append(f"## {title}\n\n{len(scored)} of {len(rows)} rows predicted.")
+        parts.append(f"## {title}\n\n{len(scored)} of {len(lines)} rows predicted.")
         parts += [text for table in _TABLES if (text := table(scored))]
         print(f"{title}: {1e3 * each_s:.2f} ms of CPU a prediction", file=sys.stderr)
     worst = sorted(scored, key=lambda s: -max(map(abs, s.errors().values()), default=0.0))
@@ -108,15 +113,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.page is not None:
         Path(arguments.page).write_text(page, encoding="utf-8")
     if arguments.out is not None:
-        write(arguments.out, scored, latency=is_latency_form(tables[0]))
+        write(arguments.out, lines, scored, latency=is_latency_form(tables[0]))
     return 0
+
+
+def _problem(row: Row) -> ServingProblem | str:
+    """The problem of a row, or why it has none."""
+    try:
+        return serving_problem(row)
+    except InputError as error:
+        return error.what
+
+
+def _say_remarks(lines: Sequence[tuple[Row, ServingProblem | str]]) -> None:
+    """What of the table was taken for something else, each once, and the rows without a problem."""
+    counts: Counter[str] = Counter()
+    for _, problem in lines:
+        counts.update(problem.remarks if isinstance(problem, ServingProblem) else [problem])
+    for remark, count in counts.most_common(_MOST_REMARKS):
+        print(f"{remark} ({count} row{'s' if count > 1 else ''})", file=sys.stderr)
+    if (rest := len(counts) - _MOST_REMARKS) > 0:
+        print(f"and {rest} more remarks", file=sys.stderr)
+
+
+_MOST_REMARKS = 20
 
 
 _HEADING = (
     "Written by `python -m benchmarks serving-accuracy ROWS.csv... --page FILE` for engine model "
     "`{model}`: each published row is predicted from its columns alone and compared with what it "
     "reports. Throughput of rows that give times is concurrency x output length / (TTFT + (output "
-    "length - 1) TPOT)."
+    "length - 1) TPOT); of the few that state no concurrency the times alone are compared."
 )
 
 
@@ -163,14 +190,24 @@ def refitted(problems: Sequence[ServingProblem], file: EngineFile, parts: Ints) 
     return files
 
 
-def write(path: str, scored: Sequence[Scored], *, latency: bool) -> None:
+def write(
+    path: str,
+    lines: Sequence[tuple[Row, ServingProblem | str]],
+    scored: Sequence[Scored],
+    *,
+    latency: bool,
+) -> None:
     """One line a row, in the order of the tables, in the form of the first."""
+    figures = ("ttft_ms", "tpot_ms") if latency else ("value",)
+    predicted = iter(scored)
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        figures = ("ttft_ms", "tpot_ms") if latency else ("value",)
         writer.writerow(("id", "status", *figures))
-        for s in scored:
-            writer.writerow((s.problem.row_id, "ok", *_figures(s, latency=latency)))
+        for row, problem in lines:
+            if isinstance(problem, ServingProblem):
+                writer.writerow((row["id"], "ok", *_figures(next(predicted), latency=latency)))
+            else:
+                writer.writerow((row["id"], problem, *("" for _ in figures)))
 
 
 def _figures(s: Scored, *, latency: bool) -> tuple[str, ...]:

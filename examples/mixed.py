@@ -22,6 +22,9 @@ def main() -> None:
     print(
         f"with equal degrees on all stages: {alike.step_time_s / plan.step_time_s:.2f} x the time"
     )
+    robust = oa.plan_mixed_robust(model, cluster, workload).robustness
+    if robust is not None:
+        print(f"the best worst case costs {robust.price:.1%} where the model is right")
     answer = oa.replan(plan, lost=["n2"], steps_left=1000)
     slower = answer.best.step_time_s > plan.step_time_s
     print(f"without node 2: {'slower' if slower else 'as fast'}, gap {answer.gap:.1%}")

@@ -8,6 +8,7 @@
 #include "bindings/arrays.hpp"
 #include "serving/anneal.hpp"
 #include "serving/cover.hpp"
+#include "serving/join.hpp"
 #include "serving/mix.hpp"
 #include "serving/shares.hpp"
 #include "serving/split.hpp"
@@ -141,6 +142,16 @@ void bind_serving(nb::module_& m) {
               }
               return nb::make_tuple(flow, taken);
           });
+    // `cost` and `taken`, from `first` on, get the least of every total of two shares, and how much is of the first.
+    m.def("join_shares", [](const Array<double, 1>& one, const Array<double, 1>& other, bool largest, std::size_t first,
+                            const Out<double, 1>& cost, const Out<std::int64_t, 1>& taken) {
+        const std::size_t n = one.shape(0);
+        if (other.shape(0) != n || cost.shape(0) != n || taken.shape(0) != n) {
+            throw nb::value_error("shares have the wrong shape");
+        }
+        nb::gil_scoped_release release;
+        sv::join_shares(view(one), view(other), largest, first, {cost.data(), n}, {taken.data(), n});
+    });
 }
 
 // The fleet's bound holds its buckets and the splits it met; each call answers for one box of counts with

@@ -45,6 +45,19 @@ double MixedSearch::worth(const std::array<int, kMostGroups>& usage) const {
     return total;
 }
 
+double MixedSearch::worth(const MixedShape& shape) const {
+    double total = prices_.back();
+    for (int b = 0; b < shape.blocks; ++b) total += prices_[static_cast<std::size_t>(shape.group[b])] * shape.devices[b];
+    return total;
+}
+
+// Devices by group.
+std::array<int, kMostGroups> MixedSearch::usage_of(const MixedShape& shape) {
+    std::array<int, kMostGroups> usage{};
+    for (int b = 0; b < shape.blocks; ++b) usage[static_cast<std::size_t>(shape.group[b])] = shape.devices[b];
+    return usage;
+}
+
 // Prices that a plan within the target cannot pay: at most just below the number of micro-batches for the cluster.
 void MixedSearch::scale_prices() {
     double bound = prices_.back() * input_.most_replicas;
@@ -74,10 +87,10 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s].usage) + 1e-9)) + 1, answer)) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({shapes_[s].usage, s, shapes_[s].most_micro});
+            true_.push_back({usage_of(shapes_[s]), s, shapes_[s].most_micro});
             relax();
             reached = bound_ >= goal();
             if (reached && !whole) return MixedStatus::kSplit;
@@ -96,7 +109,7 @@ std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double s
     const double spare = share * (bound_ - input_.num_micro) + 1e-6;
     for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
         if (shapes_[s].most_micro < 1) continue;
-        const auto devices = shapes_[s].usage;
+        const auto devices = usage_of(shapes_[s]);
         const auto known = best.find(devices);
         const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
                                     static_cast<int>(std::ceil(worth(devices) - spare)));
@@ -107,12 +120,40 @@ std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double s
     return columns;
 }
 
+// The most micro-batches that replicas take, where that is all of them or more, once the relaxation takes them: of its
+// own shapes, then of all that waste little, then of all that can be in a packing. `columns` are those looked at last.
+int MixedSearch::packing(double target, std::int64_t most_solved, std::vector<Column>& columns,
+                         std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large) {
+    columns = true_;
+    int most = *cancel_ != 0 ? 0 : pack(columns, chosen, answer, too_large);
+    if (most >= input_.num_micro || *cancel_ != 0) return most;
+    price(target, most_solved, true, answer);
+    for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
+        if (most >= input_.num_micro || *cancel_ != 0) break;
+        too_large = answer.solved > most_solved;
+        if (too_large) break;
+        columns = candidates(target, share, answer);
+        most = *cancel_ != 0 ? 0 : pack(columns, chosen, answer, too_large);
+    }
+    return most;
+}
+
 MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
     answer.status = price(target, most_solved, false, answer);
+    if (answer.status != MixedStatus::kSplit || answer.solved > most_solved) return answer;
+    bool too_large = false;
+    std::vector<Column> columns;
+    std::vector<std::size_t> chosen;
+    const int most = packing(target, most_solved, columns, chosen, answer, too_large);
+    if (*cancel != 0) {
+        answer.status = MixedStatus::kLimit;
+    } else if (most < input_.num_micro && !too_large) {
+        answer.status = MixedStatus::kNone;
+    }
     return answer;
 }
 
@@ -186,18 +227,9 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
         if (status == MixedStatus::kNone) return answer;
         if (status == MixedStatus::kLimit) return stopped(status);
         bool too_large = false;
-        std::vector<Column> columns = true_;
+        std::vector<Column> columns;
         std::vector<std::size_t> chosen;
-        int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
-        if (most < input_.num_micro && *cancel == 0) {
-            price(target, kAll, true, answer);
-            for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
-                if (most >= input_.num_micro || *cancel != 0) break;
-                too_large = false;
-                columns = candidates(target, share, answer);
-                most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
-            }
-        }
+        const int most = packing(target, kAll, columns, chosen, answer, too_large);
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
         if (most < input_.num_micro) return answer;

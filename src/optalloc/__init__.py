@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.errors import OptallocError as OptallocError
     from optalloc.errors import UnsupportedModel as UnsupportedModel
     from optalloc.execute.run import run_plan as run_plan
-    from optalloc.export.base import export as export
-    from optalloc.export.base import export_targets as export_targets
+    from optalloc.export.export import export as export
+    from optalloc.export.export import export_targets as export_targets
     from optalloc.export.pins import plan_for_target as plan_for_target
     from optalloc.export.pins import plan_mixed_for_target as plan_mixed_for_target
     from optalloc.model.load import bundled_models as bundled_models
@@ -94,6 +94,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.training.estimate import estimate as estimate
     from optalloc.training.mixed.estimate import estimate_mixed as estimate_mixed
     from optalloc.training.mixed.plan import MixedPlan as MixedPlan
+    from optalloc.training.mixed.robust import plan_mixed_robust as plan_mixed_robust
     from optalloc.training.mixed.solve import plan_mixed as plan_mixed
     from optalloc.training.mixed.strategy import MixedStrategy as MixedStrategy
     from optalloc.training.plan import TrainingPlan as TrainingPlan
@@ -165,8 +166,8 @@ _HOME = {
     "explain": "optalloc.plan.explain",
     "explain_offload": "optalloc.serving.offload.explain",
     "explain_serving": "optalloc.plan.explain_serving",
-    "export": "optalloc.export.base",
-    "export_targets": "optalloc.export.base",
+    "export": "optalloc.export.export",
+    "export_targets": "optalloc.export.export",
     "flow_problem": "optalloc.serving.flow.table",
     "global_optimal_allocation": "optalloc.assignment.reference",
     "grid": "optalloc.plan.sweep",
@@ -188,6 +189,7 @@ _HOME = {
     "plan_for_target": "optalloc.export.pins",
     "plan_mixed": "optalloc.training.mixed.solve",
     "plan_mixed_for_target": "optalloc.export.pins",
+    "plan_mixed_robust": "optalloc.training.mixed.robust",
     "plan_offload": "optalloc.serving.offload.solve",
     "plan_robust": "optalloc.training.robust",
     "plan_serving": "optalloc.serving.configuration.solve",

@@ -232,6 +232,9 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def join_shares(
+    one: _Reals, other: _Reals, largest: bool, first: int, cost: _Reals, taken: _Longs, /
+) -> None: ...
 
 class FleetBound:
     def __init__(
@@ -354,6 +357,7 @@ class MixedSearch:
         overlap: float,
         num_micro: int,
         most_stages: int,
+        most_blocks: int,
         least_replicas: int,
         most_replicas: int,
         /,

@@ -1,7 +1,8 @@
 """The command ``optalloc``: finds the verb, imports its module alone, turns errors into exit codes.
 
-Exit status: 0 done, 1 a bug, 2 bad input, 3 proven infeasible, 4 limit reached without a plan,
-5 a gap remains although ``--require-optimal`` was given.
+Exit status: 0 done, 1 a bug, 2 bad input (also a claim that is not true, a plan that its target
+cannot express, or an extra that is not installed), 3 proven infeasible, 4 limit reached without a
+plan, 5 a gap remains although ``--require-optimal`` was given.
 """
 
 from __future__ import annotations
@@ -120,6 +121,19 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> Exception:
     )
 
 
+def _status(error: Exception) -> int:
+    """The exit status of an error: bad input, no plan, or a bug."""
+    from optalloc.errors import ExportError, InputError, MissingExtra, NoPlan
+    from optalloc.result import Termination
+
+    if isinstance(error, (InputError, ExportError, MissingExtra)):
+        return 2
+    if isinstance(error, NoPlan):
+        found = getattr(error.result, "termination", None)
+        return 3 if found is Termination.INFEASIBLE else 4
+    return 1
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -154,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"optalloc: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        return _status(error)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

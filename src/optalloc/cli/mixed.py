@@ -25,6 +25,7 @@ from optalloc.report.training import value_text
 from optalloc.stop import StopRule
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.mixed.proof import MixedProof
+from optalloc.training.mixed.robust import plan_mixed_robust
 from optalloc.training.mixed.solve import MixedResult, plan_mixed
 from optalloc.units import format_bytes, format_seconds
 from optalloc.workload import Training
@@ -33,8 +34,10 @@ from optalloc.workload import Training
 def train(
     arguments: argparse.Namespace,
     inputs: tuple[ModelSpec, Cluster, Training],
+    *,
     stop: StopRule | None,
     target_s: float | None,
+    margin: float | None,
     limits: str,
 ) -> int:
     """Plan over a mixed cluster and print; returns the exit status."""
@@ -47,18 +50,21 @@ def train(
     planner: Callable[..., MixedResult] = plan_mixed
     if arguments.tool is not None:
         planner = partial(plan_mixed_for_target, arguments.tool)
+    if arguments.robust:
+        planner = partial(plan_mixed_robust, planner=planner)
     with progress_line(lambda value: value_text("step_time", value)) as line:
         result = planner(
             *inputs,
             target_step_time_s=target_s,
             pin=arguments.pin,
             forbid=arguments.forbid,
+            margin=margin,
             stop=stop,
             on_progress=line,
             cost_model=cost_model(arguments),
         )
     plan = result.best
-    tables = [] if plan is None else report.mixed_tables(plan)
+    tables = report.mixed_result_tables(result)
     if arguments.format == "csv":
         tables = [] if plan is None else [report.stages_raw(plan)]
     data = {
@@ -69,6 +75,11 @@ def train(
         "conflict": list(result.conflict),
         "fixes": msgspec.to_builtins(result.fixes),
         "space": result.space,
+        "alternatives": [report.rival_facts(rival) for rival in result.alternatives],
+        "alternatives_margin": result.margin,
+        "alternatives_complete": result.complete,
+        "cost_model_error": result.error,
+        "robustness": msgspec.to_builtins(result.robustness),
         "plan": msgspec.to_builtins(plan),
     }
     with answered(arguments.output, None if plan is None else plan.save):

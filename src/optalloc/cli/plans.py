@@ -85,11 +85,18 @@ def _in_file(path: str) -> Iterator[None]:
 
 @contextmanager
 def checked(path: str) -> Iterator[None]:
-    """Adds to a claim that turns out not to be true the file that makes it, and what to do."""
+    """A claim that turns out not to be true is an error of the file that makes it.
+
+    Raises
+    ------
+    InputError
+        With the file, and what to do.
+    """
     try:
         yield
     except CertificateError as error:
-        raise CertificateError(
-            f"{str(error).rstrip('.')}. Where: {path}. To fix: make it again; it was edited, or "
-            "made by another release or for another input."
+        raise InputError(
+            str(error),
+            path=path,
+            fix="make it again; it was edited, or made by another release or for another input",
         ) from error

@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="SHARE",
-        help="list every combination of degrees this near to the best, for example 5%%; without a "
-        "share, all that tie within the cost model's stated error",
+        help="list every combination of degrees (on a mixed cluster of groups, replicas and "
+        "micro-batch) this near to the best, for example 5%%; without a share, all that tie within "
+        "the cost model's stated error",
     )
     parser.add_argument(
         "--robust",
@@ -78,20 +79,17 @@ def run(arguments: argparse.Namespace) -> int:
 
         plan_with = partial(plan_robust, planner=plan_with)
     model, cluster, workload = read_inputs(arguments)
+    margin = _margin(arguments.alternatives)
     if not cluster.is_uniform:
         from optalloc.cli import mixed
-        from optalloc.errors import InputError
 
-        for given, flag in (
-            (arguments.robust, "--robust"),
-            (arguments.alternatives, "--alternatives"),
-        ):
-            if given or given == "":
-                raise InputError(
-                    f"{flag} is for clusters of equal devices", path=flag, fix=f"leave out {flag}"
-                )
         return mixed.train(
-            arguments, (model, cluster, workload), stop, target_s, _limits(arguments)
+            arguments,
+            (model, cluster, workload),
+            stop=stop,
+            target_s=target_s,
+            margin=margin,
+            limits=_limits(arguments),
         )
     with progress_line(lambda value: report.value_text(arguments.objective, value)) as line:
         result = plan_with(
@@ -102,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             target_step_time_s=target_s,
             pin=arguments.pin,
             forbid=arguments.forbid,
-            margin=_margin(arguments.alternatives),
+            margin=margin,
             stop=stop,
             on_progress=line,
             cost_model=cost_model(arguments),

@@ -69,8 +69,8 @@ def stated_uncertainty(name: str = DEFAULT) -> Uncertainty:
 def scaled(cluster: Cluster, corner: tuple[float, ...]) -> Cluster:
     """The cluster with its speeds times the factors (compute, node link, network).
 
-    A device's matrix and memory rates, and the bandwidth of the links inside a node or domain and
-    between nodes. Latencies, memory and what the host adds stay.
+    A device's matrix and memory rates, and the bandwidth of the links inside a node or domain,
+    between nodes and between zones. Latencies, memory and what the host adds stay.
     """
     compute, node_link, network = corner
 
@@ -97,4 +97,5 @@ def scaled(cluster: Cluster, corner: tuple[float, ...]) -> Cluster:
                 network=faster(group.network, network),
             )
         )
-    return msgspec.structs.replace(cluster, nodes=tuple(groups))
+    zone = None if cluster.zone_link is None else faster(cluster.zone_link, network)
+    return msgspec.structs.replace(cluster, nodes=tuple(groups), zone_link=zone)

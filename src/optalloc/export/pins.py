@@ -11,8 +11,8 @@ import msgspec
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
-from optalloc.errors import ExportError
-from optalloc.export.base import artefacts, check_target, export_targets
+from optalloc.errors import ExportError, InputError
+from optalloc.export.base import TARGETS, artefacts, check_target
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
@@ -64,7 +64,7 @@ def pin_sets(target: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
 def targets_of(plan: TrainingPlan) -> tuple[str, ...]:
     """The targets that can express a plan, sorted."""
     found = []
-    for target in export_targets():
+    for target in sorted(TARGETS):
         try:
             artefacts(plan, target)
         except ExportError:
@@ -157,6 +157,7 @@ def plan_mixed_for_target(
     target_step_time_s: float | None = None,
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
+    margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     cost_model: str = DEFAULT,
@@ -170,15 +171,24 @@ def plan_mixed_for_target(
     Raises
     ------
     InputError
-        If no target has that name, or an input is wrong.
+        If no target has that name, an input is wrong, or a ``margin`` is given for plans whose
+        stages have the same degrees: what is near to the best is listed of unequal stages alone.
     """
     from optalloc.training.mixed.alike import ALIKE_RULES, plan_alike
     from optalloc.training.mixed.solve import plan_mixed
 
     check_target(target, "--for")
     pins = _without(_MIXED[target], _pinned(pin))
-    planner: Callable[..., MixedResult] = plan_mixed
-    if target != "pytorch":
+    planner: Callable[..., MixedResult]
+    if target == "pytorch":
+        planner = partial(plan_mixed, margin=margin)
+    else:
+        if margin is not None:
+            raise InputError(
+                f"on a mixed cluster no alternatives are listed of plans for {target}",
+                path="--alternatives",
+                fix="leave it out, or plan for pytorch or without --for",
+            )
         rules = ALIKE_RULES[1:] if target == "megatron" else ALIKE_RULES[:1]
         planner = partial(plan_alike, rules=rules)
     return planner(

@@ -124,9 +124,9 @@ def load_model(source: str | os.PathLike[str]) -> ModelSpec:
     text = os.fspath(source)
     path = Path(text)
     bundled = None if text.startswith((".", os.sep)) else _bundled(text)
-    if bundled is not None and not (os.sep in text and path.exists()):
+    if bundled is not None and not (os.sep in text and os.path.exists(text)):
         return _read_compact(bundled)
-    if path.is_dir():
+    if os.path.isdir(text):  # unlike Path's, False for a name too long for a file
         file = path / "config.json"
         if not file.is_file():
             raise InputError(
@@ -137,7 +137,7 @@ def load_model(source: str | os.PathLike[str]) -> ModelSpec:
         return read_config(file)
     if path.suffix == ".toml":
         return _read_compact(path)
-    if path.is_file() or path.suffix == ".json":
+    if os.path.isfile(text) or path.suffix == ".json":
         return read_config(path)
     near = nearest(text.rsplit("/", 1)[-1], bundled_models())
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import textwrap
 
+import msgspec
+
 from optalloc.report.table import Cell, Table
-from optalloc.report.training import estimate_of
+from optalloc.report.training import estimate_of, robust_text
 from optalloc.result import Termination
 from optalloc.training.mixed.plan import MixedPlan, MixedReplica, MixedStage
 from optalloc.training.mixed.solve import MixedResult
+from optalloc.training.mixed.ties import MixedAlternative, degrees_text
+from optalloc.training.ties import headroom_bytes
 from optalloc.units import GIB, format_bytes, format_seconds
 
 _MOST_ROWS = 24
+_MOST_RIVALS = 12
 _TRIALS = "shapes of pipelines"
 
 
@@ -25,13 +30,19 @@ def mixed_headline(result: MixedResult, limits: str = "") -> str:
         bound = result.bounds.dual
         known = "" if bound is None else f": nothing is below {format_seconds(bound)} a step"
         return f"Stopped before a plan was found{known}.\n"
+    robust = result.robustness
+    value = format_seconds(result.bounds.primal or plan.step_time_s, digits=3)
     first = (
-        f"{plan.model.name} on {plan.cluster.name}: {format_seconds(plan.step_time_s, digits=3)} "
+        f"{plan.model.name} on {plan.cluster.name}: {'at worst ' if robust else ''}{value} "
         f"a step ({estimate_of(plan)}), {_claim(result)}"
     )
     first += f" with {limits}" if limits else ""
+    lines = _wrapped(first, "")
+    if robust is not None:
+        lines += _wrapped(robust_text(robust, "step_time"), "  ")
+        lines += [f"  {format_seconds(plan.step_time_s, digits=3)} a step where the model is right"]
     count = f"{result.stats.configurations:,} {_TRIALS} in {result.stats.wall_s:.2f} s"
-    return "\n".join([*_wrapped(first, ""), *mixed_lines(plan), f"  {count}"]) + "\n"
+    return "\n".join([*lines, *mixed_lines(plan), f"  {count}"]) + "\n"
 
 
 def estimate_mixed_headline(plan: MixedPlan) -> str:
@@ -95,7 +106,7 @@ def mixed_tables(plan: MixedPlan) -> list[Table]:
                     names,
                     index,
                     f"{stage.num_devices} {stage.device}",
-                    _degrees(stage),
+                    degrees_text(stage),
                     stage.num_layers,
                     _recompute(stage),
                     format_seconds(stage.forward_s + stage.backward_s),
@@ -138,6 +149,68 @@ def mixed_tables(plan: MixedPlan) -> list[Table]:
     return [stages, time]
 
 
+def mixed_result_tables(result: MixedResult) -> list[Table]:
+    """The screen below the headline."""
+    if result.best is None:
+        return []
+    tables = mixed_tables(result.best)
+    if result.margin is None and not result.alternatives:
+        return tables
+    return [*tables, _rivals_table(result, result.best)]
+
+
+def _rivals_table(result: MixedResult, best: MixedPlan) -> Table:
+    """The best plans of other groups, replicas and micro-batches, and what they do otherwise."""
+    rows = tuple(
+        (
+            f"{rank}.",
+            format_seconds(rival.value, digits=3),
+            f"{rival.value / best.step_time_s - 1.0:+.2%}",
+            format_bytes(rival.headroom_bytes),
+            "; ".join(rival.differences),
+        )
+        for rank, rival in enumerate(result.alternatives[:_MOST_RIVALS], 2)
+    )
+    title = "Other plans"
+    if result.margin is not None:
+        among = "All ways" if result.complete else "Ways found so far"
+        title = (
+            f"{among} to use the cluster (groups, replicas, micro-batch) within "
+            f"{result.margin:.1%} of the best"
+        )
+    ties = sum(rival.tie for rival in result.alternatives)
+    notes = [
+        f"{ties} within {result.error:.0%}, the mean error of the model: ties in practice. "
+        f"The best plan leaves {format_bytes(headroom_bytes(best))}."
+    ]
+    if len(result.alternatives) > _MOST_RIVALS:
+        notes.insert(0, f"{len(result.alternatives) - _MOST_RIVALS} more are in the plan.")
+    return Table(
+        title=title,
+        columns=("", "a step", "more", "memory left", "what it does otherwise"),
+        rows=rows,
+        notes=tuple(notes),
+        right=("a step", "more", "memory left"),
+    )
+
+
+def rival_facts(rival: MixedAlternative) -> dict[str, object]:
+    """An alternative in the published JSON form."""
+    plan = rival.plan
+    return {
+        "value": rival.value,
+        "reason": rival.reason,
+        "tie": rival.tie,
+        "differences": list(rival.differences),
+        "headroom_bytes": rival.headroom_bytes,
+        "mfu": plan.mfu,
+        "num_devices": plan.num_devices,
+        "num_microbatches": plan.num_microbatches,
+        "breakdown_s": plan.breakdown_s,
+        "strategy": msgspec.to_builtins(plan.strategy),
+    }
+
+
 def stages_raw(plan: MixedPlan) -> Table:
     """Plain numbers, one row a stage, for CSV."""
     columns: tuple[str, ...] = ("replica", "num_microbatches", "index", "group", "device")
@@ -178,7 +251,7 @@ def _same(a: MixedReplica, b: MixedReplica) -> bool:
 
 def _key(stage: MixedStage) -> tuple[int | str, ...]:
     rule = stage.recompute
-    return (stage.group, _degrees(stage), stage.num_layers, rule.full, rule.selective)
+    return (stage.group, degrees_text(stage), stage.num_layers, rule.full, rule.selective)
 
 
 def _runs(stages: tuple[MixedStage, ...]) -> list[tuple[int, int]]:
@@ -191,14 +264,6 @@ def _runs(stages: tuple[MixedStage, ...]) -> list[tuple[int, int]]:
         else:
             runs.append((i, i))
     return runs
-
-
-def _degrees(stage: MixedStage) -> str:
-    words = [f"tp {stage.tp}"]
-    words += [f"cp {stage.cp}"] if stage.cp > 1 else []
-    words += [f"dp {stage.dp}"] if stage.dp > 1 else []
-    words += [f"ep {stage.ep}"] if stage.ep > 1 else []
-    return " ".join(words)
 
 
 def _recompute(stage: MixedStage) -> str:

@@ -115,12 +115,7 @@ def plan_training(
             path="objective",
             fix=f"use one of {', '.join(OBJECTIVES)}",
         )
-    if margin is not None and not 0.0 <= margin <= 10.0:
-        raise InputError(
-            f"a margin of {margin} is no share of the optimum",
-            path="margin",
-            fix="give a share such as 0.05 for 5 %",
-        )
+    check_margin(margin)
     limits = parse_limits(list(pin), list(forbid))
     cost = CostModel(model, cluster, workload, name=cost_model)
     space = Space(cost.graph, cluster, workload, limits)
@@ -147,6 +142,16 @@ def plan_training(
     if not outcome.found:
         return _without_plan(cost, space, ceiling, outcome, goal, stats, stop)
     return _with_plan(cost, outcome, goal, stats, margin)
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise InputError for a margin that is no share of an optimum."""
+    if margin is not None and not 0.0 <= margin <= 10.0:
+        raise InputError(
+            f"a margin of {margin} is no share of the optimum",
+            path="margin",
+            fix="give a share such as 0.05 for 5 %",
+        )
 
 
 def _weight(cost: CostModel, objective: str, num_devices: Ints) -> Array:

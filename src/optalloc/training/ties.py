@@ -14,6 +14,7 @@ from optalloc.cost.model import CostModel
 from optalloc.cost.uncertainty import Uncertainty
 from optalloc.training.estimate import BREAKDOWN, build_plan
 from optalloc.training.found import Found
+from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.plan import Rival, TrainingPlan
 from optalloc.training.strategy import Strategy
 
@@ -92,7 +93,7 @@ def alternative(
     )
 
 
-def headroom_bytes(plan: TrainingPlan) -> int:
+def headroom_bytes(plan: TrainingPlan | MixedPlan) -> int:
     """Memory left on the fullest device, bytes."""
     return min(stage.capacity_bytes - stage.memory_bytes["total"] for stage in plan.stages)
 
@@ -134,7 +135,9 @@ _CAUSES = {
 }
 
 
-def why_slower(best: TrainingPlan, other: TrainingPlan, objective: str) -> str:
+def why_slower(
+    best: TrainingPlan | MixedPlan, other: TrainingPlan | MixedPlan, objective: str
+) -> str:
     """One line on why a plan lost: what it spends more on, against the best plan."""
     change = other.step_time_s - best.step_time_s
     if objective == "devices" and other.num_devices != best.num_devices:

@@ -51,6 +51,17 @@ def test_every_row_of_times_is_answered(tmp_path: Path, capsys: pytest.CaptureFi
     assert "| at equal concurrency | 2 |" in printed
 
 
+def test_no_throughput_follows_where_no_load_is_stated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The times of such a row are compared, and its rate is no configuration's."""
+    lines = [line.replace("nvfp4,4,", "nvfp4,,") for line in LATENCY]
+    assert main(["serving-accuracy", str(_table(tmp_path, [HEADER, *lines]))]) == 0
+    printed = capsys.readouterr().out
+    assert "| closed | 6 |" in printed
+    assert "| at equal concurrency | 1 |" in printed
+
+
 def test_every_rate_is_answered(tmp_path: Path) -> None:
     """Tokens per second or milliseconds, as the row's metric says."""
     out = tmp_path / "p.csv"
@@ -60,6 +71,32 @@ def test_every_rate_is_answered(tmp_path: Path) -> None:
     assert [line["status"] for line in lines] == ["ok", "ok"]
     assert 10_000 < float(lines[0]["value"]) < 300_000
     assert 50 < float(lines[1]["value"]) < 1000
+
+
+def test_a_row_of_an_unknown_model_costs_its_own_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says why; the others are predicted, also one whose device is a guess."""
+    odd = [
+        LATENCY[0].replace("openai/gpt-oss-120b", "some/thing"),
+        LATENCY[1].replace("h200", "h2"),
+    ]
+    out = tmp_path / "p.csv"
+    rows = _table(tmp_path, [HEADER, *odd, LATENCY[2]])
+    assert main(["serving-accuracy", str(rows), "--out", str(out)]) == 0
+    with out.open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["id"] for line in lines] == ["r14", "r116", "r24"]
+    assert lines[0] | {"id": ""} == {
+        "id": "",
+        "status": "no model of the name 'some/thing' is known",
+        "ttft_ms": "",
+        "tpot_ms": "",
+    }
+    assert [line["status"] for line in lines[1:]] == ["ok", "ok"]
+    told = capsys.readouterr()
+    assert "2 of 3 rows predicted." in told.out
+    assert "device h2_sxm taken as" in told.err
 
 
 def test_rows_of_an_engine_left_out_are_predicted_without_it(

@@ -41,7 +41,7 @@ def test_a_changed_plan_is_refused(saved: Path, capsys: pytest.CaptureFixture[st
     plan = json.loads(saved.read_text())
     plan["step_time_s"] *= 0.9
     saved.write_text(json.dumps(plan))
-    assert main(["certify", str(saved)]) == 1
+    assert main(["certify", str(saved)]) == 2
     told = capsys.readouterr().err
     assert "the step time is" in told
     assert f"Where: {saved}. To fix: make it again" in told

@@ -29,7 +29,7 @@ def test_answer_is_shown_written_and_certified(
     told = json.loads(answer.read_text())
     told["price_usd_per_h"] *= 0.5
     answer.write_text(json.dumps(told))
-    assert main(["certify-fleet", str(EXAMPLES / "fleet.toml"), str(answer)]) == 1
+    assert main(["certify-fleet", str(EXAMPLES / "fleet.toml"), str(answer)]) == 2
     assert "the fleet costs" in capsys.readouterr().err
 
 

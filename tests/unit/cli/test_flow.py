@@ -34,7 +34,7 @@ def test_answer_is_shown_written_and_certified(
     told = json.loads(answer.read_text())
     told["objective"] *= 2
     answer.write_text(json.dumps(told))
-    assert main(["certify-flow", str(instance), str(answer)]) == 1
+    assert main(["certify-flow", str(instance), str(answer)]) == 2
     assert "the placement passes" in capsys.readouterr().err
 
 

@@ -12,7 +12,15 @@ import pytest
 
 from optalloc import __version__
 from optalloc.cli import __main__ as cli
-from optalloc.errors import CertificateError, InputError, OptallocError
+from optalloc.errors import (
+    CertificateError,
+    ExportError,
+    InputError,
+    MissingExtra,
+    NoPlan,
+    OptallocError,
+)
+from optalloc.result import Bounds, Result, Stats, Termination
 
 
 def _verb(monkeypatch: pytest.MonkeyPatch, run: Callable[[Namespace], int]) -> None:
@@ -26,6 +34,11 @@ def _verb(monkeypatch: pytest.MonkeyPatch, run: Callable[[Namespace], int]) -> N
     module.__dict__.update(add_arguments=add_arguments, run=run)
     monkeypatch.setitem(sys.modules, "optalloc_test_verb", module)
     monkeypatch.setitem(cli.VERBS, "try", ("optalloc_test_verb", "a verb for tests"))
+
+
+def _ended(how: Termination) -> Result:
+    """A result without a plan."""
+    return Result(termination=how, bounds=Bounds(), stats=Stats())
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -61,6 +74,10 @@ def test_the_verb_decides_the_status(status: int, monkeypatch: pytest.MonkeyPatc
     ("error", "status"),
     [
         (InputError("count is 0", path="a.toml"), 2),
+        (ExportError("vllm", "it"), 2),
+        (MissingExtra("torch", "torch"), 2),
+        (NoPlan("none", _ended(Termination.INFEASIBLE)), 3),
+        (NoPlan("none", _ended(Termination.LIMIT)), 4),
         (CertificateError("bound is wrong"), 1),
         (OptallocError("other"), 1),
     ],

@@ -66,7 +66,7 @@ def test_a_plan_edited_by_hand_is_not_certified_but_taken_as_written(
     data = json.loads(saved.read_text(encoding="utf-8"))
     data["predicted"]["ttft_s"] *= 2.0
     other.write_text(json.dumps(data), encoding="utf-8")
-    assert main(["certify", str(other)]) == 1
+    assert main(["certify", str(other)]) == 2
     assert main(["explain", str(other)]) == 0
     assert "As written it gives" in capsys.readouterr().out
     assert main(["compare", str(saved), str(other)]) == 0

@@ -268,9 +268,9 @@ def test_a_plan_for_a_tool_can_be_exported_to_it(
 
 
 def test_a_model_that_the_tool_cannot_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 1, and no plan that cannot be exported."""
+    """Exit status 2, and no plan that cannot be exported."""
     words = ["bert-large-uncased", "--cluster", "1xh100-sxm", "--global-batch", "1"]
-    assert main(["train", *words, "--seq-len", "128", "--for", "megatron"]) == 1
+    assert main(["train", *words, "--seq-len", "128", "--for", "megatron"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "megatron cannot express encoder layers" in shown.err

@@ -84,6 +84,12 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         load_model("llama-3.1-9b")
 
 
+def test_a_name_too_long_for_a_file_is_unknown() -> None:
+    """As any other; not an error of the file system."""
+    with pytest.raises(InputError, match="no model of the name"):
+        load_model("x" * 300)
+
+
 def test_a_file_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
     """The model is named after the folder."""
     config = {

@@ -11,17 +11,20 @@ import numpy as np
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.step import StepModel
 from optalloc.result import Fix
+from optalloc.serving.configuration.capacity import likely_in_flight
+from optalloc.serving.configuration.edge import edge
 from optalloc.serving.configuration.limits import NUMBERS, Limits
 from optalloc.serving.configuration.pinned import nearest, why_none
-from optalloc.serving.configuration.problem import Problem
+from optalloc.serving.configuration.problem import MOST_DEVICES, Problem
 from optalloc.serving.configuration.search import Choice, Search
 from optalloc.stop import Progress, StopRule
 from optalloc.units import format_bytes, format_seconds
 
 #: Types of numbers tried where the model or the load does not fit, the gentlest first.
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
+_TARGETS = (("time to the first token", "ttft_s"), ("time of a token", "tpot_s"))
 _LARGEST = 32
-_NEAR = 1.003
+_NEAR, _ABOUT, _NODES = 1.003, 1.01, 1.0 + 1.0 / _LARGEST
 
 
 def explain_infeasible(
@@ -125,25 +128,27 @@ class _Doctor:
                 self.fixes.append(Fix(what=what, cost="accuracy may suffer"))
                 return
 
-    def _larger(self, problem: Problem) -> None:
-        """The fewest devices that make it fit: of so many or fewer nodes every plan is one of more
-        nodes with some left idle, so they are found by halving."""
-        low, high = 1, 2
+    def _larger(self, problem: Problem, times: float = 2.0) -> None:
+        """The fewest devices that make it fit, likely so many ``times``: of so many or fewer nodes
+        every plan is one of more nodes with some left idle, so what is fewer is halved."""
+        low, high = 1, max(2, min(_LARGEST, math.ceil(times)))
         while not self._feasible_on(problem, high):
             low, high = high, 2 * high
             if high > _LARGEST:
                 return
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._feasible_on(problem, middle) else (middle, high)
-        cluster = grown(problem.cluster, high)
+
+        def fits(step: float) -> float | None:
+            return step if self._feasible_on(problem, round(step)) else None
+
+        step = edge(high, low, high - 1, fits, near=_NODES, whole=True)
+        cluster = grown(problem.cluster, round(step))
         if cluster is not None:
             more = cluster.num_devices - problem.cluster.num_devices
             self.fixes.append(Fix(what=f"{cluster.num_devices} devices", cost=f"{more} more"))
 
     def _feasible_on(self, problem: Problem, step: int) -> bool:
         cluster = grown(problem.cluster, step)
-        if cluster is None:
+        if cluster is None or cluster.num_devices > MOST_DEVICES:
             return False
         return self._feasible(msgspec.structs.replace(problem, cluster=cluster))
 
@@ -151,13 +156,16 @@ class _Doctor:
 
     def _load(self) -> None:
         """Each target and the load alone: is it what stops, and what can be reached?"""
-        p, work = self.problem, self.problem.workload
-        for name, field in (("time to the first token", "ttft_s"), ("time of a token", "tpot_s")):
+        p, work, times = self.problem, self.problem.workload, 2.0
+        for name, field in _TARGETS:
             target = getattr(work, field)
-            without = None if target is None else self._any(with_workload(p, **{field: None}))
+            if target is None:
+                continue
+            free = msgspec.structs.replace(with_workload(p, **{field: None}), objective="latency")
+            without = self._found(free)
             if without is None:
                 continue
-            reach = self._nearest(field, target, getattr(without, field))
+            reach = self._nearest(p, field, target, getattr(without, field))
             what = format_seconds(reach)
             self.conflict.append(
                 f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
@@ -180,40 +188,73 @@ class _Doctor:
                     f"headroom {reach:.4g} are within reach"
                 )
                 self.fixes.append(Fix(what=f"--rate {math.floor(reach * 100) / 100:g}"))
+                times = work.rate_per_s / reach
         if work.concurrency is not None:
-            self._fewer(work.concurrency)
+            times = work.concurrency / (self._fewer(work.concurrency) or work.concurrency / times)
         if self.conflict:
-            self._larger(p)
+            self._larger(p, times)
             self._smaller(p)
+        else:
+            self._several()
 
-    def _nearest(self, field: str, target: float, high: float) -> float:
-        """The least target that can be met, to three digits: by halving from one that is met, or
-        from what a deployment that was found on the way takes."""
-        low = target
-        while high > low * _NEAR:
-            middle = math.sqrt(low * high)
-            found = self._any(with_workload(self.problem, **{field: middle}))
-            if found is None:
-                low = middle
-            else:
-                high = min(middle, getattr(found, field))
-        high *= 1.0 + 1e-9
-        digits = 2 - math.floor(math.log10(high))
-        return math.ceil(high * 10.0**digits) / 10.0**digits
+    def _several(self) -> None:
+        """Each target and the load by itself, where to drop one of them is not enough."""
+        work, bare = self.problem.workload, without_load(self.problem)
+        joint = work
+        for name, field in _TARGETS:
+            target = getattr(work, field)
+            alone = with_workload(bare, **{field: target})
+            if target is None or self._feasible(alone):
+                continue
+            least = self._found(msgspec.structs.replace(bare, objective="latency"))
+            if least is None:
+                continue
+            reach = self._nearest(alone, field, target, getattr(least, field))
+            joint = msgspec.structs.replace(joint, **{field: reach})
+            self.conflict.append(
+                f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
+                f"{format_seconds(reach)}, whatever the load and other targets"
+            )
+        if work.rate_per_s is not None and not self._feasible(
+            with_workload(bare, rate_per_s=work.rate_per_s)
+        ):
+            most = self._found(msgspec.structs.replace(bare, objective="throughput"))
+            if most is not None:
+                reach = most.rate_per_s * (1.0 - self.problem.headroom)
+                self.conflict.append(
+                    f"{work.rate_per_s:g} requests/s: {reach:.4g} are within reach, whatever the "
+                    "targets"
+                )
+                joint = msgspec.structs.replace(joint, rate_per_s=reach)
+        if joint != work and self._feasible(msgspec.structs.replace(self.problem, workload=joint)):
+            self.fixes.append(Fix(what="all of these at once, at what is within reach"))
 
-    def _fewer(self, concurrency: int) -> None:
-        """The most requests in flight within the targets."""
-        if not self._feasible(with_workload(self.problem, concurrency=1)):
-            return
-        low, high = 1, concurrency
-        while high - low > max(1, low // 100):
-            middle = (low + high) // 2
-            if self._feasible(with_workload(self.problem, concurrency=middle)):
-                low = middle
-            else:
-                high = middle
-        self.conflict.append(f"{concurrency} requests in flight: about {low} are within reach")
-        self.fixes.append(Fix(what=f"--concurrency {low}"))
+    def _nearest(self, problem: Problem, field: str, target: float, good: float) -> float:
+        """The least target that can be met, to three digits; ``good`` is what the deployment of the
+        least latency takes."""
+
+        def reached(value: float) -> float | None:
+            found = self._any(with_workload(problem, **{field: value}))
+            return None if found is None else min(value, getattr(found, field))
+
+        least = edge(good, target, good / _NEAR, reached, near=_NEAR) * (1.0 + 1e-9)
+        digits = 2 - math.floor(math.log10(least))
+        return math.ceil(least * 10.0**digits) / 10.0**digits
+
+    def _fewer(self, concurrency: int) -> int:
+        """About the most requests in flight within the targets; 0 where not one is."""
+
+        def fits(number: float) -> float | None:
+            problem = with_workload(self.problem, concurrency=round(number))
+            return number if self._feasible(problem) else None
+
+        if concurrency < 2 or fits(1) is None:
+            return 0
+        guess = likely_in_flight(self.problem, self.search.table("serve"), concurrency)
+        most = round(edge(1, concurrency, max(1, guess), fits, near=_ABOUT, whole=True))
+        self.conflict.append(f"{concurrency} requests in flight: about {most} are within reach")
+        self.fixes.append(Fix(what=f"--concurrency {most}"))
+        return most
 
     # -- limits
 

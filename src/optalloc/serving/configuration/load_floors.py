@@ -29,6 +29,7 @@ from optalloc.cost.engine.step import StepModel
 from optalloc.serving.configuration.columns import Flags, Floats, Ints
 from optalloc.serving.configuration.load_lines import Lines, Load
 from optalloc.serving.configuration.problem import Problem
+from optalloc.serving.configuration.rows import allowed_batches
 from optalloc.serving.configuration.space import BATCHES, batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 from optalloc.serving.configuration.token_table import SAFE, TokenTable
@@ -61,8 +62,7 @@ class LoadFloors:
         self.edges = np.array(sorted({1.0, most} | inner))
         self.lefts = np.concatenate([self.edges[:1], self.edges[:-1]])
         self.interval = np.searchsorted(self.edges, self.q)
-        allows = [problem.limits.allows("batch", b, "serve") for b in range(self.full.max() + 1)]
-        self.allowed = np.array(allows)[self.full]
+        self.allowed = allowed_batches(problem, self.full)
         self.lines = [self._lines(chunk) for chunk in self.chunks]
         self.tokens = [self._tokens(c) for c in range(len(self.chunks))]
         self.times = self._times()

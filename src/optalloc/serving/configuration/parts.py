@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from optalloc import _native
 from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import counts
@@ -137,17 +138,9 @@ def _without_each(goal: Goal, costs: list[Floats]) -> list[Floats]:
 def joined(goal: Goal, one: Floats, other: Floats, *, last: bool = False) -> tuple[Floats, Ints]:
     """The least cost of each total (with ``last`` of the largest alone), and how much of it is of
     the first."""
-    flight = len(one) - 1
-    cost, taken = np.full(flight + 1, np.inf), np.zeros(flight + 1, np.int64)
-    most, rest = (int(np.flatnonzero(column < np.inf)[-1]) for column in (one, other))
-    both = np.empty(flight + 1)
-    for total in range(flight if last else 0, min(flight, most + rest) + 1):
-        low, high = max(0, total - rest), min(total, most) + 1
-        here = goal.join(
-            one[low:high], other[total - high + 1 : total - low + 1][::-1], out=both[: high - low]
-        )
-        q = int(here.argmin())
-        cost[total], taken[total] = here[q], low + q
+    cost, taken = np.full(len(one), np.inf), np.zeros(len(one), np.int64)
+    first = len(one) - 1 if last else 0
+    _native.join_shares(one, other, goal.join is np.maximum, first, cost, taken)
     return cost, taken
 
 

@@ -20,6 +20,9 @@ OBJECTIVES = {
     "latency": ("s", True),
 }
 
+#: Devices of a cluster at most: the array entries of a search grow with the square of the workers.
+MOST_DEVICES = 4096
+
 #: Prefill workers of split phases are busy for at most this share of the time: beyond it prompts
 #: wait longer than the mean of a queue says.
 BUSIEST = 0.9

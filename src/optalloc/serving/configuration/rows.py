@@ -21,9 +21,6 @@ tpot floor, ttft floor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import msgspec
 import numpy as np
 
 from optalloc.cost.engine.load import closed_loop_times
@@ -72,12 +69,7 @@ def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) 
         zero = np.zeros(len(index), np.int64)
         columns = [index, batch, batch * table.groups[index], zero]
     else:
-        one = [
-            row
-            for number in range(len(table))
-            for row in _loads(problem, table, number, concurrency, sizes)
-        ]
-        columns = list(np.array(one, np.int64).reshape(len(one), 4).T)
+        columns = _loads(problem, table, concurrency, np.array(sizes, np.int64))
     many = [np.repeat(column, len(widths)) for column in columns]
     return Rows(
         engine=many[0],
@@ -88,21 +80,35 @@ def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) 
     )
 
 
-def _loads(
-    problem: Problem,
-    table: EngineTable,
-    number: int,
-    concurrency: int,
-    sizes: tuple[int, ...],
-) -> Iterator[tuple[int, int, int, int]]:
-    """Batches and loads of one engine where the requests in flight are given."""
-    groups = int(table.groups[number])
-    for count in counts(problem, min(int(table.most[number]), concurrency)):
-        load = -(-concurrency // count)
-        full = -(-load // groups)
-        for batch in (*(b for b in sizes if b < full), full):
-            if batch < full or problem.limits.allows("batch", batch, "serve"):
-                yield number, batch, load, count
+def _loads(problem: Problem, table: EngineTable, concurrency: int, sizes: Ints) -> list[Ints]:
+    """Engine, batch, load and count of each row but for its chunk, where the requests in flight are
+    given: every batch of the space that is filled, and one that holds them all."""
+    most = np.minimum(table.most, concurrency)
+    allowed = np.array(counts(problem, int(most.max(initial=0))), np.int64)
+    number = np.searchsorted(allowed, most, side="right")
+    engine = np.repeat(np.arange(len(table)), number)
+    count = allowed[np.arange(len(engine)) - np.repeat(np.cumsum(number) - number, number)]
+    load = -(-concurrency // count)
+    full = -(-load // table.groups[engine])
+    batch = np.concatenate([np.tile(sizes, (len(full), 1)), full[:, np.newaxis]], axis=1)
+    kept = batch < full[:, np.newaxis]
+    kept[:, -1] = allowed_batches(problem, full)
+    number = kept.sum(axis=1)
+    return [
+        np.repeat(engine, number),
+        batch[kept],
+        np.repeat(load, number),
+        np.repeat(count, number),
+    ]
+
+
+def allowed_batches(problem: Problem, batch: Ints) -> Flags:
+    """Whether each batch of an engine that does both phases is left."""
+    if not problem.limits.names("batch", "serve"):
+        return np.ones(batch.shape, np.bool_)
+    values, which = np.unique(batch, return_inverse=True)
+    left = [problem.limits.allows("batch", b, "serve") for b in values]
+    return np.array(left, np.bool_)[which].reshape(batch.shape)
 
 
 def counts(problem: Problem, most: int, role: str = "serve") -> list[int]:
@@ -113,21 +119,30 @@ def counts(problem: Problem, most: int, role: str = "serve") -> list[int]:
 def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Flags]:
     """Least times of each row, and which rows memory leaves.
 
-    Complexity: one pass over the rows.
+    Complexity: the cost model for each engine and chunk, and one pass over the rows.
     """
     work = problem.workload
-    step = table.step(rows.engine, rows.chunk, rows.batch)
-    free = msgspec.structs.replace(step, max_batch=np.float64(2**31))
-    room = np.asarray(free.sequences_that_fit(work.input_len + work.output_len))
+    widths = np.unique(rows.chunk)
+    engine, chunk = (a.ravel() for a in np.meshgrid(np.arange(len(table)), widths, indexing="ij"))
+    step = table.step(engine, chunk, np.full(len(engine), 2**31))
+    new, here = work.input_len - work.prefix_len, rows.engine * len(widths)
+    here = here + np.searchsorted(widths, rows.chunk)
+    room, prompt_s, each_s, one_s, burst = (
+        np.broadcast_to(value, len(engine))[here]
+        for value in (
+            step.sequences_that_fit(work.input_len + work.output_len),
+            step.prefill_s(new),
+            step.another_prompt_s(new),
+            step.decode_s(1.0, work.input_len + work.output_len / 2.0),
+            step.constants.burst,
+        )
+    )
     q = np.maximum(1.0, rows.load / table.groups[rows.engine])
     keeps = room >= np.where((rows.batch < q) | (rows.count == 0), rows.batch, 1)
     fit = np.maximum(1.0, np.minimum(room, rows.batch))
-    prompt_s = np.asarray(step.prefill_s(work.input_len - work.prefix_len))
-    each_s = np.asarray(step.another_prompt_s(work.input_len - work.prefix_len))
-    one_s = np.asarray(step.decode_s(1.0, work.input_len + work.output_len / 2.0))
     tpot = one_s / step.tokens_per_step
     held = np.minimum(q, fit)
-    start = step.constants.burst * np.maximum(0.0, held - 1.0) / 2.0 * each_s
+    start = burst * np.maximum(0.0, held - 1.0) / 2.0 * each_s
     slots = (q / held - 1.0) * (prompt_s + (work.output_len - 1.0) * tpot)
     ttft = prompt_s + start + slots
     request = (ttft + (work.output_len - 1.0) * tpot) * (1.0 - 1e-12)

@@ -18,15 +18,13 @@ from optalloc.serving.configuration.front import front
 from optalloc.serving.configuration.infeasible import explain_infeasible
 from optalloc.serving.configuration.limits import Limits, parse_limits
 from optalloc.serving.configuration.plan import Certificate, ServingPlan
-from optalloc.serving.configuration.problem import OBJECTIVES, Problem
+from optalloc.serving.configuration.problem import MOST_DEVICES, OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Outcome, Search
 from optalloc.serving.configuration.space import BATCHES, CHUNKS
 from optalloc.serving.configuration.targets import for_target
 from optalloc.stop import OnProgress, StopRule
 from optalloc.workload import Serving
 
-#: Devices of a cluster at most: the array entries of a search grow with the square of the workers.
-MOST_DEVICES = 4096
 _RIVALS = 4
 
 

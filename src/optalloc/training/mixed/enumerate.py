@@ -28,11 +28,19 @@ Line = tuple[float, float, Pipeline]
 def best_by_enumeration(
     problem: MixedProblem, most_replicas: int | None = None
 ) -> tuple[float, tuple[Replica, ...]]:
-    """The least J over all plans and one that has it; infinite where nothing fits.
+    """The least J over all plans and one that has it; infinite where nothing fits."""
+    found = bests_by_enumeration(problem, most_replicas).values()
+    return min(found, key=lambda one: one[0], default=(float("inf"), ()))
+
+
+def bests_by_enumeration(
+    problem: MixedProblem, most_replicas: int | None = None
+) -> dict[tuple[Usage, int], tuple[float, tuple[Replica, ...]]]:
+    """For all groups that a plan may use, and every number of replicas, the least J and its plan.
 
     Complexity: exponential in groups, layers and devices.
     """
-    best: tuple[float, tuple[Replica, ...]] = (float("inf"), ())
+    best: dict[tuple[Usage, int], tuple[float, tuple[Replica, ...]]] = {}
     groups = range(len(problem.available))
     most = min(problem.num_microbatches, sum(problem.available), most_replicas or 1 << 30)
     for size in range(1, len(problem.available) + 1):
@@ -43,15 +51,15 @@ def best_by_enumeration(
             for count in range(1, most + 1):
                 lines = _lines(problem, shapes, count, exchange)
                 found = _choose(problem, lines, used, count)
-                if found is not None and found[0] + fixed < best[0]:
-                    best = (found[0] + fixed, found[1])
+                if found is not None:
+                    best[used, count] = (found[0] + fixed, found[1])
     return best
 
 
 def _shapes(problem: MixedProblem, used: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """The kinds of all stages, for pipelines of blocks on some of the groups."""
     kinds = range(problem.num_kinds)
-    for size in range(1, len(used) + 1):
+    for size in range(1, min(len(used), problem.most_blocks) + 1):
         for order in itertools.permutations(used, size):
             choices = [[k for k in kinds if problem.group[k] == g] for g in order]
             for chosen in itertools.product(*choices):

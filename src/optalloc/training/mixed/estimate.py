@@ -61,19 +61,27 @@ def mixed_figures(plan: MixedPlan) -> list[list[StageCost]]:
     return _builder(costs, plan.strategy).figures
 
 
-def _builder(costs: MixedCosts, strategy: MixedStrategy) -> _Builder:
-    check_mixed(costs, strategy)
+def posed(
+    costs: MixedCosts, strategy: MixedStrategy
+) -> tuple[MixedProblem, list[Degrees], tuple[Replica, ...]]:
+    """The problem of the kinds of stage that a strategy has, these, and the strategy in it."""
     choices = [choice for choice in strategy.replicas for _ in range(choice.count)]
     kinds = list(dict.fromkeys(s.degrees for r in choices for s in r.stages))
     problem = costs.problem(kinds, strategy.micro_batch)
-    replicas = [
+    replicas = tuple(
         Replica(
             r.num_microbatches,
             tuple(Stage(kinds.index(s.degrees), s.num_layers, s.recompute) for s in r.stages),
         )
         for r in choices
-    ]
-    pipelines = [[s.degrees for s in r.stages] for r in choices]
+    )
+    return problem, kinds, replicas
+
+
+def _builder(costs: MixedCosts, strategy: MixedStrategy) -> _Builder:
+    check_mixed(costs, strategy)
+    problem, kinds, replicas = posed(costs, strategy)
+    pipelines = [[kinds[s.kind] for s in r.stages] for r in replicas]
     ranges = place(pipelines, problem.available, problem.domain)
     return _Builder(costs, problem, kinds, replicas, ranges)
 

@@ -15,7 +15,7 @@ from optalloc.training.plan import Certificate
 from optalloc.training.strategy import Recompute
 from optalloc.workload import Training
 
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 
 
 class MixedStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +62,20 @@ class MixedReplica(msgspec.Struct, frozen=True, kw_only=True):
     time_s: float
 
 
+class MixedRival(msgspec.Struct, frozen=True, kw_only=True):
+    """The best plan of another way to use the cluster: its step time in seconds (``value``), what
+    it decides otherwise, and the memory that it leaves on its fullest device. ``tie``: within the
+    stated error of the cost model.
+    """
+
+    value: float
+    num_devices: int
+    tie: bool
+    differences: tuple[str, ...]
+    headroom_bytes: int
+    strategy: MixedStrategy
+
+
 class MixedPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="mixed-training"):
     """A training plan whose stages and replicas may differ.
 
@@ -94,6 +108,7 @@ class MixedPlan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     step_time_error: float | None = None
     certificate: Certificate | None = None
     proof: MixedProof | None = None
+    alternatives: tuple[MixedRival, ...] = ()
 
     @property
     def stages(self) -> tuple[MixedStage, ...]:

@@ -20,10 +20,10 @@ it takes in T. The question is whether some packing of shapes into the devices t
 - Single pipelines of a few kinds (:func:`seeds`) come before all else: a plan within a second.
 - A look at each part finds plans first: the shapes of the relaxation alone are packed, and T falls
   by a part of what the relaxation has to spare, until they make no plan or T is refuted.
-- Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
-  prices found; in a part of one R a dynamic programme over (replicas, devices used of each group)
+- Where the relaxation reaches M a dynamic programme over (replicas, devices used of each group)
   packs the shapes that waste, by the prices, no more than the relaxation has to spare: first those
-  that waste a share of it, which may be enough for a plan.
+  that waste a share of it, which may be enough for a plan. A relaxed part that can be packed is
+  split, its halves go on with the bounds and prices found.
 
 Why it is exact
 ---------------
@@ -55,20 +55,22 @@ from optalloc.training.mixed.parts import Part, Row, parts_of, seeds
 from optalloc.training.mixed.problem import MixedProblem, Replica
 from optalloc.training.mixed.proof import PartProof
 
-_NONE, _FOUND, _LIMIT, _TOO_LARGE, _SPLIT = range(5)
+NONE, FOUND, LIMIT, TOO_LARGE, SPLIT = range(5)
 # Targets as multiples of the first bound.
 _TARGETS = (1.15, 1.3, 1.6, 2.5, 6.0, 1e2, 1e4)
 # This multiple of a part's own bound stands for no limit at all: what takes a million times the
 # work at its best has no plan for want of memory, not of time.
 _NO_LIMIT = 1e6
 # A plan must be better by this share to replace another.
-_TIE = 1e-9
+TIE = 1e-9
 # The next target of a look: this share of the way to where the relaxation may end, at least a step.
 _HASTE, _STEP = 0.6, 1e-3
+# A plan within this multiple of the first bound is near enough for no other target than its time.
+_NEAR = 1.6
 # A first plan is sought below this multiple of a part's bound, then anywhere, in coarse steps.
 _FIRST, _COARSE = 2.0, 1e-2
 # Programmes of a range of replicas before it is split.
-_MOST_SOLVED = 2_000
+MOST_SOLVED = 2_000
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +93,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     closed: tuple[PartProof, ...] | None = None
 
 
-def _in_order(parts: Iterable[Part]) -> list[Part]:
+def in_order(parts: Iterable[Part]) -> list[Part]:
     """One replica before many, which take longer; the least bound first."""
     return sorted(parts, key=lambda part: (part.most > 1, part.bound))
 
@@ -123,13 +125,15 @@ class Search:
 
     def run(self) -> Outcome:
         """Search until the proof, the stop rule, or the keyboard."""
-        waiting = _in_order(part for part in self.parts if part.bound < np.inf)
+        waiting = in_order(part for part in self.parts if part.bound < np.inf)
         self._seed(waiting)
         first = min((part.bound for part in waiting), default=0.0)
         last = max((part.bound for part in waiting), default=0.0)
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
             if self.stopped:
                 break
+            if self.value is not None and target < self.value <= first * _NEAR:
+                continue  # what a plan is already near to is proved at once
             try:
                 waiting = self._round(waiting, target)
             except KeyboardInterrupt:  # between two calls: what is open stays so
@@ -199,11 +203,11 @@ class Search:
                     self._count("packing bound" if self.value is not None else "memory")
                 else:
                     self._count("work bound")
-        return _in_order(later)
+        return in_order(later)
 
     def _goal(self) -> float:
         """Plans at or above this are of no interest."""
-        value = float("inf") if self.value is None else self.value * (1.0 - _TIE)
+        value = float("inf") if self.value is None else self.value * (1.0 - TIE)
         return min(value, self.ceiling_s)
 
     def _is_open(self, part: Part, target: float) -> bool:
@@ -221,7 +225,7 @@ class Search:
             native = part.native()
             within = goal - part.fixed_s
             status, value, rows = self._run(partial(native.look, within, self.cancel))
-            if status == _NONE:
+            if status == NONE:
                 part.bound, part.closed = max(part.bound, goal), (part.proof(),)
             if not rows:
                 break
@@ -252,20 +256,20 @@ class Search:
             return None
         goal = min(target, self._goal())
         if part.is_relaxed:
-            refute = partial(part.native().refute, goal - part.fixed_s, _MOST_SOLVED, self.cancel)
+            refute = partial(part.native().refute, goal - part.fixed_s, MOST_SOLVED, self.cancel)
             status, _, _ = self._run(refute)
         else:
-            status = self._improve(part, goal, _TIE)
+            status = self._improve(part, goal, TIE)
         closed: tuple[PartProof, ...] | None = None
-        if status in (_NONE, _FOUND):
+        if status in (NONE, FOUND):
             closed = (part.proof(),)
-        elif status == _SPLIT:
+        elif status == SPLIT:
             halves = part.halves()
             found = [self._close(half, target) for half in halves]
             part.too_large_s = min(half.too_large_s for half in (part, *halves))
             if None not in found:
                 closed = tuple(entry for own in found for entry in own or ())
-        elif status == _TOO_LARGE:
+        elif status == TOO_LARGE:
             part.too_large_s = min(part.too_large_s, goal)
         part.close()
         return closed
@@ -279,7 +283,7 @@ class Search:
         status, value, rows, shapes, refined, solved, _ = answer
         self.shapes, self.refined = self.shapes + shapes, self.refined + refined
         self.solved += solved
-        self.stopped = self.stopped or status == _LIMIT
+        self.stopped = self.stopped or status == LIMIT
         return status, value, rows
 
     def _should_stop(self) -> bool:

@@ -10,38 +10,48 @@ import msgspec
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
-from optalloc.errors import InputError
+from optalloc.cost.uncertainty import stated_uncertainty
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Fix, Result, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
 from optalloc.training.mixed.build import MixedCosts, undominated
 from optalloc.training.mixed.certify import check_mixed_plan
 from optalloc.training.mixed.estimate import build_mixed_plan
+from optalloc.training.mixed.near import Near, NearSearch, way_of
 from optalloc.training.mixed.parts import chosen
 from optalloc.training.mixed.plan import MixedPlan
-from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem
+from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem, Replica
 from optalloc.training.mixed.proof import MixedProof
 from optalloc.training.mixed.search import Outcome, Search
+from optalloc.training.mixed.space import describe_mixed_space, parse_mixed_limits
 from optalloc.training.mixed.strategy import (
     Degrees,
     MixedStrategy,
     ReplicaChoice,
     StageChoice,
 )
+from optalloc.training.mixed.ties import MixedAlternative, mixed_alternative
 from optalloc.training.plan import Certificate
-from optalloc.training.space import Limits, parse_limits
+from optalloc.training.solve import check_margin
+from optalloc.training.ties import Robustness
 from optalloc.workload import Training
-
-#: Decisions that --pin and --forbid take on a mixed cluster.
-MIXED_PINNABLE = ("tp", "cp", "dp", "ep", "sequence_parallel", "micro_batch")
 
 
 class MixedResult(Result, frozen=True, kw_only=True):
-    """The answer of :func:`plan_mixed`; ``space`` states what was searched."""
+    """The answer of :func:`plan_mixed`; ``space`` states what was searched.
+
+    ``alternatives`` holds what a ``margin`` asked for; where ``complete`` is True, all of it.
+    ``error`` is the stated error of the cost model: values closer than that are ties.
+    """
 
     space: str
     best: MixedPlan | None = None
     open_parts: int = 0
+    alternatives: tuple[MixedAlternative, ...] = ()
+    margin: float | None = None
+    complete: bool = False
+    error: float = 0.0
+    robustness: Robustness | None = None
 
     @property
     def plan(self) -> MixedPlan:
@@ -63,6 +73,7 @@ def plan_mixed(
     target_step_time_s: float | None = None,
     pin: list[str] | tuple[str, ...] = (),
     forbid: list[str] | tuple[str, ...] = (),
+    margin: float | None = None,
     stop: StopRule | None = None,
     on_progress: OnProgress | None = None,
     cost_model: str = DEFAULT,
@@ -77,7 +88,12 @@ def plan_mixed(
     target_step_time_s : float, optional
         Only plans at or below this step time, seconds.
     pin, forbid : list of str
-        Fix or exclude decisions of every stage; see :data:`MIXED_PINNABLE`.
+        Fix or exclude decisions of every stage; see :data:`~optalloc.training.mixed.space.
+        MIXED_PINNABLE`.
+    margin : float, optional
+        List in ``alternatives`` the best plan of every set of groups, number of replicas and
+        micro-batch size that has one within this share of the optimum, for example 0.05; see
+        :mod:`optalloc.training.mixed.near`. They come after the proof, once it is done.
     stop : StopRule, optional
         Ends the search early; the result then is LIMIT with the bound proven so far.
 
@@ -90,7 +106,7 @@ def plan_mixed(
     Raises
     ------
     InputError
-        For more than four groups of nodes, or an unknown decision.
+        For more than eight groups of nodes, an unknown decision, or a margin that is no share.
 
     Complexity: exponential in the number of groups in the worst case.
     """
@@ -104,6 +120,7 @@ def plan_mixed(
         target_step_time_s=target_step_time_s,
         pin=pin,
         forbid=forbid,
+        margin=margin,
         stop=stop,
         on_progress=on_progress,
         cost_model=cost_model,
@@ -145,22 +162,31 @@ def posed_and_solved(
     stop: StopRule | None,
     on_progress: OnProgress | None,
     cost_model: str,
+    margin: float | None = None,
     rules: Sequence[str] = (),
 ) -> MixedResult:
     """The answer of a search of the problems that ``pose`` makes of each micro-batch size: with the
     kinds that each keeps, by their place among all. ``space`` says what they cover; ``rules`` of
     recomputation, that all stages have the same degrees."""
     begin, begin_cpu = time.perf_counter(), time.process_time()
+    check_margin(margin)
     limits = parse_mixed_limits(pin, forbid)
     costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
     problems, names = [], []
-    for micro_batch in costs.micro_batches():
-        kinds = [k for g in range(len(costs.costs)) for k in costs.kinds(g, micro_batch)]
-        for problem, own in pose(costs.problem(kinds, micro_batch), kinds) if kinds else ():
+    all_kinds = [(size, costs.all_kinds(size)) for size in costs.micro_batches()]
+    wanted = [(size, kinds) for size, kinds in all_kinds if kinds]
+    for (_, kinds), whole in zip(wanted, costs.problems(wanted), strict=True):
+        for problem, own in pose(whole, kinds):
             problems.append(problem)
             names.append([kinds[k] for k in own])
     ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)
     outcome = search(problems, stop=stop, on_progress=on_progress, ceiling_s=ceiling)
+    near: tuple[Near, ...] = ()
+    complete = False
+    if margin is not None and outcome.value is not None and not outcome.stopped:
+        most_s = min(ceiling, outcome.value * (1.0 + margin) * (1.0 + 1e-12))
+        others = NearSearch(problems, outcome, ceiling_s=most_s, begin=begin, stop=stop)
+        near, complete = others.plans()
     stats = Stats(
         wall_s=time.perf_counter() - begin,
         cpu_s=time.process_time() - begin_cpu,
@@ -170,51 +196,44 @@ def posed_and_solved(
     )
     if outcome.problem is None:
         return _without_plan(costs, outcome, stats, space(costs), ceiling)
-    index = next(i for i, p in enumerate(problems) if p is outcome.problem)
+    named = {id(problem): own for problem, own in zip(problems, names, strict=True)}
     proof = None
     if rules or outcome.closed is not None:
         proof = MixedProof(
             pin=limits.pin, forbid=limits.forbid, parts=outcome.closed or (), rules=tuple(rules)
         )
-    return _with_plan(costs, outcome, names[index], stats, space(costs), proof)
+    result = _with_plan(costs, outcome, named[id(outcome.problem)], stats, space(costs), proof)
+    error = stated_uncertainty(costs.name).step_time
+    best = way_of(outcome.problem, outcome.replicas)
+    rivals = tuple(
+        mixed_alternative(
+            result.plan,
+            build_mixed_plan(costs, written(one.problem, one.replicas, named[id(one.problem)])),
+            error,
+        )
+        for one in near
+        if one.way != best
+    )
+    return msgspec.structs.replace(
+        result,
+        best=msgspec.structs.replace(result.plan, alternatives=tuple(r.brief for r in rivals)),
+        alternatives=rivals,
+        margin=margin,
+        complete=complete,
+        error=error,
+    )
 
 
-def parse_mixed_limits(
-    pin: list[str] | tuple[str, ...], forbid: list[str] | tuple[str, ...]
-) -> Limits:
-    """The limits of a plan on a mixed cluster.
-
-    Raises
-    ------
-    InputError
-        For an unknown decision, and for one that such plans do not take.
-    """
-    limits = parse_limits(list(pin), list(forbid))
-    for name in (*limits.pin, *limits.forbid):
-        if name not in MIXED_PINNABLE:
-            raise InputError(
-                f"{name} cannot be fixed on a mixed cluster",
-                path="--pin",
-                fix=f"use one of {', '.join(MIXED_PINNABLE)}",
-            )
-    return limits
-
-
-def _with_plan(
-    costs: MixedCosts,
-    outcome: Outcome,
-    kinds: list[Degrees],
-    stats: Stats,
-    space: str,
-    proof: MixedProof | None,
-) -> MixedResult:
-    assert outcome.problem is not None
+def written(
+    problem: MixedProblem, replicas: Sequence[Replica], kinds: Sequence[Degrees]
+) -> MixedStrategy:
+    """The strategy of a plan of a problem whose kinds of stage have these degrees."""
     rows = sorted(
-        outcome.replicas,
+        replicas,
         key=lambda r: (min(kinds[s.kind].group for s in r.stages), -r.num_microbatches),
     )
-    strategy = MixedStrategy(
-        micro_batch=outcome.problem.micro_batch,
+    return MixedStrategy(
+        micro_batch=problem.micro_batch,
         replicas=tuple(
             ReplicaChoice(
                 num_microbatches=r.num_microbatches,
@@ -230,7 +249,18 @@ def _with_plan(
             for r in rows
         ),
     )
-    plan = build_mixed_plan(costs, strategy)
+
+
+def _with_plan(
+    costs: MixedCosts,
+    outcome: Outcome,
+    kinds: list[Degrees],
+    stats: Stats,
+    space: str,
+    proof: MixedProof | None,
+) -> MixedResult:
+    assert outcome.problem is not None
+    plan = build_mixed_plan(costs, written(outcome.problem, outcome.replicas, kinds))
     bound = plan.step_time_s if outcome.bound is None else min(outcome.bound, plan.step_time_s)
     if not outcome.stopped:
         bound = plan.step_time_s
@@ -284,23 +314,3 @@ def _without_plan(
         space=space,
         open_parts=outcome.open,
     )
-
-
-def describe_mixed_space(costs: MixedCosts) -> str:
-    """The decision space in words, stated with each answer."""
-    return (
-        f"any number of replicas on {costs.cluster.num_devices} devices, each a pipeline of at "
-        f"most {MOST_STAGES} stages under 1f1b: one block of equal stages for each of the "
-        f"{len(costs.costs)} node groups it uses, in any order; tp (a power of two in one domain), "
-        "sequence parallelism, cp (a power of two), dp and ep inside the stages of a block; all "
-        "cuts; recomputation whole, of the attention core or none, counted per stage; every "
-        "micro-batch size, and every share of the micro-batches; optimizer shared by replicas"
-        f"{limits_words(costs.limits)}"
-    )
-
-
-def limits_words(limits: Limits) -> str:
-    """What was fixed and excluded, to end the description of a space with."""
-    words = [f"{name} {' or '.join(map(str, own))}" for name, own in limits.pin.items()]
-    words += [f"no {name} {' or '.join(map(str, own))}" for name, own in limits.forbid.items()]
-    return f"; with {', '.join(words)}" if words else ""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from optalloc.cost.engine.measured import Row, read_serving_rows, serving_problem
+from optalloc.cost.engine.cells import Row
+from optalloc.cost.engine.measured import read_serving_rows, serving_problem
 from optalloc.errors import InputError
 
 LATENCY: Row = {
@@ -54,7 +55,7 @@ def _widths(*values: int) -> Row:
         ((8, 1, 1, 1, 8), 8, 1, 8, 8),
         ((64, 1, 1, 8, 8), 8, 1, 8, 8),  # tp 8 with experts over the same eight
         ((1, 1, 64, 8, 8), 1, 8, 8, 8),  # the same with data-parallel attention
-        ((4, 1, 4, 1, 16), 1, 4, 4, 4),  # tp 4 with data-parallel attention over all four
+        ((4, 1, 4, 1, 16), 4, 1, 4, 4),  # the second note of a run with tp 4, experts spread
         ((1, 1, 1, 2, 1), 1, 2, 1, 2),  # one of two ranks, beside the experts of both
         ((1, 1, 8, 1, 8), 1, 8, 8, 8),
     ],
@@ -136,13 +137,64 @@ def test_a_missing_concurrency_is_what_the_batches_hold() -> None:
     assert serving_problem(row).concurrency == 64.0
 
 
-def test_what_is_no_number_or_scenario_is_named() -> None:
+@pytest.mark.parametrize(
+    ("given", "remark"),
+    [
+        ({"isl": "long"}, "isl taken as 1024"),
+        ({"osl": ""}, "osl taken as 1024"),
+        ({"tp_size": "1e9"}, "tp_size '1e9' left out"),
+        ({"pp_size": "100"}, "100 stages of 61 layers taken as 61"),
+        ({"gemm_quant": "q"}, "type 'q' taken as bf16"),
+        ({"engine": "tgi"}, "engine 'tgi' taken as vllm"),
+        ({"system": "h100-nvl-x"}, "device h100-nvl-x taken as"),
+        ({"model": "unheard-13B"}, "model 'unheard-13B' taken as"),
+    ],
+)
+def test_what_a_line_lacks_or_gets_wrong_is_replaced_and_noted(given: Row, remark: str) -> None:
+    """By the rules of docs/reference/serving-rows.md; what is given well has no remark."""
+    assert serving_problem(LATENCY).remarks == serving_problem(RATE).remarks == ()
+    assert any(text.startswith(remark) for text in serving_problem(LATENCY | given).remarks)
+
+
+def test_a_run_without_a_scenario_is_what_its_figures_imply() -> None:
+    """A time to the first token is of one request, a batch of a static one."""
+    implied = {
+        serving_problem(RATE | {"scenario": "online"} | given).scenario
+        for given in ({"metric": "ttft_ms"}, {"batch": "8"}, {})
+    }
+    assert implied == {"single", "static", "offline"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kin"),
+    [
+        ("Qwen/Qwen2.5-14B-Instruct", "qwen3-8b"),  # of its series: not half of 32B, nor phi-4
+        ("mistralai/Mixtral-8x7B-v9", "mixtral-8x7b"),
+        ("unheard-30B-A3B", "qwen3-30b-a3b"),
+        ("zai-org/GLM-4.6", "glm-4.5"),  # no number of parameters: the most similar name
+    ],
+)
+def test_a_model_that_is_not_bundled_is_taken_as_its_nearest_kin(name: str, kin: str) -> None:
+    """In parameters, of its series where it has one near."""
+    assert serving_problem(LATENCY | {"model": name}).model.name == kin
+
+
+def test_a_model_of_which_nothing_is_known_is_named() -> None:
     """The row and the column."""
-    with pytest.raises(InputError) as caught:
-        serving_problem(LATENCY | {"isl": "long"})
-    assert (caught.value.path, caught.value.pointer) == ("a", "isl")
-    with pytest.raises(InputError, match="scenario"):
-        serving_problem(RATE | {"scenario": "online"})
+    with pytest.raises(InputError, match="'some/thing'") as caught:
+        serving_problem(LATENCY | {"model": "some/thing"})
+    assert (caught.value.path, caught.value.pointer) == ("a", "model")
+
+
+def test_columns_in_another_case_and_empty_lines_are_read(tmp_path: Path) -> None:
+    """As spreadsheets write them; lines without a name are counted."""
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "\ufeffModel, SYSTEM ,isl,osl\r\nllama-3.1-8b, h200_sxm ,8,9\r\n,,,\r\n", encoding="utf-8"
+    )
+    (row,) = read_serving_rows(str(path))
+    problem = serving_problem(row)
+    assert (problem.row_id, problem.device.name, problem.scenario) == ("1", "h200-sxm", "closed")
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -211,3 +211,28 @@ def test_the_verbs_take_mixed_plans(
     assert main(["train", *words, "--for", "megatron", "-o", path]) == 0
     assert main(["export", path, "--to", "megatron", "-o", str(tmp_path / "launch")]) == 0
     assert load_mixed_plan(path).step_time_s >= plan.step_time_s * (1.0 - 1e-9)
+
+
+def test_other_plans_near_the_best_are_listed_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each within the share asked for, with what it does otherwise; the file keeps them; a share
+    below 0, and plans whose stages are all alike, are refused."""
+    words = ["train", "gpt2", "--cluster", "2xh100-sxm+2xa100-sxm-80g", "--global-batch", "8"]
+    words += ["--seq-len", "512", "--alternatives"]
+    assert main([*words, "20%", "--robust", "-o", str(tmp_path / "plan.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "within 20.0% of the best" in shown
+    assert "at worst" in shown
+    saved = load_mixed_plan(tmp_path / "plan.json")
+    assert saved.alternatives
+    for rival in saved.alternatives:
+        assert rival.differences
+        again = estimate_mixed(saved.model, saved.cluster, saved.workload, rival.strategy)
+        assert again.step_time_s == pytest.approx(rival.value, rel=1e-12)
+        assert again.step_time_s <= 1.21 * saved.step_time_s
+    certify_mixed(saved)
+    assert main([*words, "3%", "--for", "megatron"]) == 2
+    assert "no alternatives are listed of plans for megatron" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no share"):
+        plan_mixed(saved.model, saved.cluster, saved.workload, margin=-0.1)

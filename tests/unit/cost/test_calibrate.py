@@ -149,6 +149,18 @@ def test_a_fit_that_is_not_judged_keeps_the_errors_of_its_start() -> None:
     assert np.abs(found.fitted).max() < 0.03
 
 
+def test_eight_rows_of_a_slower_machine_are_enough() -> None:
+    """All took a fifth more, which they tell; seven are refused."""
+    slow = [
+        problem_of(p.row | {"step_time_s": repr(1.2 * (p.measured_s or 0.0))})
+        for p in _problems(FILE)[:8]
+    ]
+    found = calibrate(slow, FILE, name="mine", date="", folds=0).fitted
+    assert np.abs(found).mean() < 0.01
+    with pytest.raises(InputError, match="7 rows have a step time, a fit needs 8"):
+        calibrate(slow[:7], FILE, name="mine", date="", folds=0)
+
+
 def test_groups_are_never_divided() -> None:
     """Each of eight groups lies in one of three folds."""
     problems = _problems(FILE)

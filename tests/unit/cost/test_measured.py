@@ -95,6 +95,10 @@ def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:
         ({"precision": "BF16"}, {"precision": "bfloat16 (mixed)"}),
         ({"recompute": "full"}, {"recompute": "True"}),
         ({"recompute": "none"}, {"recompute": "off"}),
+        (
+            {"framework": "Megatron-LM", "gpu": "A100-80GB"},
+            {"framework": "megatron lm", "gpu": "NVIDIA A100 80GB"},
+        ),
         ({"hidden": "4096", "heads": "32"}, {"hidden": "", "heads": "32", "head_dim": "128"}),
     ],
 )
@@ -229,6 +233,12 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     site, node = map(problem_of, read_rows(table))
     assert site.meshes.zero_stage.tolist() == [1]
     assert (site.recompute, node.recompute) == ("full", "none")
+
+
+@pytest.mark.parametrize("gpu", ["H100-96GB", "NVIDIA H100-96GB", "nvidia h100 96g"])
+def test_a_device_has_its_memory_in_its_name(gpu: str) -> None:
+    """The H100 of 96 GB is another part than that of 80."""
+    assert named_device(gpu, 0.0) == (named_device("h100-sxm-96g", 0.0)[0], "")
 
 
 def test_chips_of_other_markets_are_slower() -> None:

@@ -35,8 +35,9 @@ _SAME_CHIP = {
 def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     """The catalogue's device of a name, or its nearest relative and a remark that says so."""
     key = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    key = re.sub(r"(?<=\d)gb\b", "g", key.removeprefix("nvidia-"))
     sized = f"{key}-{memory_gb:.0f}g"
-    for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
+    for name in (key, sized, key.replace("-", "")):
         if is_device(name):
             return device(name), ""
     chip = next((chip for name, chip in _SAME_CHIP.items() if f"-{name}-" in f"-{key}-"), None)

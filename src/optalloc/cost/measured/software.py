@@ -70,7 +70,7 @@ def framework_of(row: Row) -> str:
     """The family of software; Megatron-LM before its core library is a family of its own."""
     word = row.get("framework", "").lower()
     family = next((name for part, name in _FRAMEWORKS if part in word), "megatron")
-    old = row.get("gpu", "").upper().startswith(("A100", "V100"))
+    old = re.search(r"\b[AV]100", row.get("gpu", "").upper())
     if family == "megatron" and old and "lm" in word:
         return "megatron-lm"
     compiled = "compile" in row.get("notes", "").lower() or "8" in row.get("precision", "")

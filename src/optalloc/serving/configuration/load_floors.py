@@ -26,6 +26,7 @@ import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
+from optalloc.errors import InputError
 from optalloc.serving.configuration.columns import Flags, Floats, Ints
 from optalloc.serving.configuration.load_lines import Lines, Load
 from optalloc.serving.configuration.problem import Problem
@@ -36,6 +37,7 @@ from optalloc.serving.configuration.token_table import SAFE, TokenTable
 
 _MANY = 2**31
 _ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 500_000, 5, 32, 300.0
+_MOST_LOADS, _MOST_FLIGHT = 30_000_000, 2**16
 _COLUMN = (slice(None), None)
 
 
@@ -49,6 +51,15 @@ class LoadFloors:
 
     def __init__(self, problem: Problem, table: EngineTable) -> None:
         self.problem, self.table, self.work = problem, table, problem.workload
+        flight = self.work.concurrency or 0
+        limit = min(_MOST_FLIGHT, _MOST_LOADS // max(1, len(table)))
+        if flight > limit:
+            raise InputError(
+                f"{flight:,} requests in flight over several groups of nodes are more than a "
+                "search splits",
+                path="--concurrency",
+                fix=f"ask for at most {limit:,}, or plan each group by itself",
+            )
         self.answer = self.work.output_len - 1.0
         self.new = self.work.input_len - self.work.prefix_len
         load = np.arange(1, (self.work.concurrency or 0) + 1)
@@ -214,9 +225,9 @@ class LoadFloors:
         return ends
 
     def _full_ends(self, engines: Ints, number: int) -> _Ends:
-        """Of the rows of engines with a batch that there are more requests than, as far as q / batch
-        turns of a prompt and an answer are less than what another batch takes, and than the
-        targets."""
+        """Of the rows of engines with a batch that there are more requests than, as far as as many
+        turns of a prompt and an answer meet the targets and are less than what another batch
+        takes."""
         ends = _Ends.none(len(engines), number)
         for c in range(len(self.chunks)):
             for s, b in reversed(list(enumerate(self.sizes))):

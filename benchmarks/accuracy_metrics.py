@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from optalloc.cost.measured.rows import Row
+from optalloc.cost.measured.cells import Row, flag, real
 
 GIB = 2**30
 
@@ -54,8 +54,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def measured_bytes(self) -> float | None:
         """Published peak memory; 1 GB of the tables is 2^30 bytes."""
-        text = self.row.get("mem_gb", "")
-        return float(text) * GIB if text else None
+        return real(self.row, "mem_gb") * GIB or None
 
 
 def timed(scored: Sequence[Scored]) -> list[Scored]:
@@ -127,17 +126,17 @@ def memory_error(scored: Sequence[Scored]) -> list[float]:
     return [
         s.reported_bytes / s.measured_bytes - 1.0
         for s in scored
-        if s.measured_bytes and s.row.get("oom", "") != "1"
+        if s.measured_bytes and not flag(s.row, "oom")
     ]
 
 
 def out_of_memory(scored: Sequence[Scored]) -> tuple[int, int]:
     """Rows that ran out of memory: how many, and how many are predicted above 95 % of capacity."""
-    rows = [s for s in scored if s.row.get("oom", "") == "1"]
+    rows = [s for s in scored if flag(s.row, "oom")]
     return len(rows), sum(s.memory_bytes >= 0.95 * s.capacity_bytes for s in rows)
 
 
 def false_alarms(scored: Sequence[Scored]) -> tuple[int, int]:
     """Rows that ran: how many, and how many are predicted above 105 % of the capacity."""
-    rows = [s for s in timed(scored) if s.row.get("oom", "") != "1"]
+    rows = [s for s in timed(scored) if not flag(s.row, "oom")]
     return len(rows), sum(s.memory_bytes > 1.05 * s.capacity_bytes for s in rows)

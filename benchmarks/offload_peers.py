@@ -28,11 +28,11 @@ def first_fit_s(machine: Machine, chain: Chain) -> float:
     free = [max(0, gpu.memory_bytes - chain.workspace_bytes) for gpu in machine.gpus]
     cpu = machine.cpu.memory_bytes - chain.workspace_bytes
     disk = 0 if machine.disk is None else machine.disk.size_bytes
-    taken = 0  # by cache of modules that are elsewhere and computed on the first GPU
+    computing = max(1, len(machine.gpus))  # the GPUs, or the CPU where there is none
+    taken = 0  # by cache of modules that are elsewhere and computed on the first of these
     while True:
         rooms = [*free, cpu, disk]
-        if machine.gpus:
-            rooms[0] = free[0] - taken
+        rooms[0] -= taken
         homes = first_fit_homes(chain, rooms, len(machine.gpus))
         if homes is None or rooms[0] < 0:
             return math.inf
@@ -40,9 +40,9 @@ def first_fit_s(machine: Machine, chain: Chain) -> float:
             part.size_bytes
             for parts, home in zip(chain.places, homes, strict=True)
             for part in parts
-            if part.kind == "kv" and home >= len(machine.gpus)
+            if part.kind == "kv" and home >= computing
         )
-        if not machine.gpus or cache <= taken:
+        if cache <= taken:
             return _map_s(machine, chain, homes)
         taken = cache
 

@@ -68,11 +68,13 @@ class Scored(msgspec.Struct, frozen=True):
 
     @property
     def measured_rate(self) -> float | None:
-        """Output tokens per second of all devices: measured, or from both times."""
+        """Output tokens per second of all devices: measured, or from both times and the load; None
+        where a row does not state its load, which is a guess then."""
         p = self.problem
         if p.measured_rate is not None:
             return p.measured_rate
-        if p.measured_ttft_s is None or p.measured_tpot_s is None:
+        states_load = bool(self.row.get("concurrency", "").strip())
+        if p.measured_ttft_s is None or p.measured_tpot_s is None or not states_load:
             return None
         request = p.measured_ttft_s + (p.output_len - 1.0) * p.measured_tpot_s
         return p.concurrency * p.output_len / request
@@ -141,7 +143,7 @@ _HEADING = (
     "Written by `python -m benchmarks serving-accuracy ROWS.csv... --page FILE` for engine model "
     "`{model}`: each published row is predicted from its columns alone and compared with what it "
     "reports. Throughput of rows that give times is concurrency x output length / (TTFT + (output "
-    "length - 1) TPOT)."
+    "length - 1) TPOT); of the few that state no concurrency the times alone are compared."
 )
 
 

@@ -15,8 +15,9 @@ from benchmarks import accuracy_metrics as metrics
 from benchmarks.accuracy_metrics import GIB, Scored
 from optalloc.cost.calibrate import Fit, Rows, fold_of
 from optalloc.cost.constants import DEFAULT, ConstantsFile, expected_error, read_constants
+from optalloc.cost.measured.cells import Row
 from optalloc.cost.measured.problem import Unsupported, problem_of
-from optalloc.cost.measured.rows import Row, read_rows
+from optalloc.cost.measured.rows import read_rows
 from optalloc.cost.predict import predict, problem_keys
 
 COLUMNS = ("row_id", "status", "step_time_s", "mem_gb", "reason")
@@ -104,6 +105,8 @@ def _refits(
         except Unsupported:
             continue
     fit = Fit(Rows(problems, file), file)
+    if not len(fit.rows):
+        return
     if arguments.folds > 1:
         yield _FOLDS, refitted(rows, fit, arguments.folds)
     if arguments.leave_one_source_out:

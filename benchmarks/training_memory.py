@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmarks.accuracy_metrics import GIB, quantile
 from optalloc.cost.constants import read_constants, values
+from optalloc.cost.measured.cells import Row, flag, real
 from optalloc.cost.measured.problem import Unsupported, problem_of
-from optalloc.cost.measured.rows import Row, read_rows
+from optalloc.cost.measured.rows import read_rows
 from optalloc.cost.measured.software import memory_kind
 from optalloc.cost.memory_fit import Peak, by_source, fit
 from optalloc.cost.predict import predict
@@ -100,7 +101,7 @@ def read(rows: Sequence[Row]) -> list[Measured]:
     )
     found = []
     for row in rows:
-        if not row.get("mem_gb") or row.get("oom") == "1":
+        if not real(row, "mem_gb") or flag(row, "oom"):
             continue
         try:
             problem = problem_of(row)
@@ -108,7 +109,7 @@ def read(rows: Sequence[Row]) -> list[Measured]:
             continue
         peak = Peak(
             kind=memory_kind(row),
-            measured_bytes=float(row["mem_gb"]) * GIB,
+            measured_bytes=real(row, "mem_gb") * GIB,
             allocated_bytes=predict(problem, plain).reported_bytes,
         )
         error = predict(problem).reported_bytes / peak.measured_bytes - 1.0

@@ -34,12 +34,12 @@ void bind_mixed(nb::module_& m) {
                 const std::vector<int>& available, const std::vector<int>& domain,
                 const Array<double, 3>& links, const Array<std::int32_t, 1>& sequence,
                 const Array<double, 1>& boundary, double overlap, int num_micro, int most_stages,
-                int least_replicas, int most_replicas) {
+                int most_blocks, int least_replicas, int most_replicas) {
                  const std::size_t count = ints.shape(0), types = layers.shape(1), groups = available.size();
                  if (count == 0 || ints.shape(1) != 2 || reals.shape(0) != count || reals.shape(1) != kKindReals ||
                      layers.shape(0) != count || layers.shape(2) != tr::kLayerFields ||
                      heads.shape(0) != count || heads.shape(1) != tr::kLayerFields ||
-                     domain.size() != groups || groups > tr::kMostGroups || links.shape(0) != groups ||
+                     domain.size() != groups || groups > tr::kMostGroups || most_blocks > tr::kMostBlocks || links.shape(0) != groups ||
                      links.shape(1) != groups + 2 || links.shape(2) != 2) {
                      throw nb::value_error("the tables of a mixed search have the wrong shape");
                  }
@@ -74,6 +74,7 @@ void bind_mixed(nb::module_& m) {
                  input.overlap = overlap;
                  input.num_micro = num_micro;
                  input.most_stages = most_stages;
+                 input.most_blocks = most_blocks;
                  input.least_replicas = least_replicas;
                  input.most_replicas = most_replicas;
                  new (self) tr::MixedSearch(std::move(input));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/arrays.hpp"
@@ -203,6 +204,12 @@ void bind_training(nb::module_& m) {
            const std::vector<int>& selective) {
             const auto meshes = mesh_costs(ints, reals, layers);
             const auto pp = static_cast<std::size_t>(meshes.at(0).shape.num_stages);
+            if (layers_per_chunk.size() != static_cast<std::size_t>(meshes[0].shape.num_chunks()) || full.size() != pp ||
+                selective.size() != pp ||
+                std::accumulate(layers_per_chunk.begin(), layers_per_chunk.end(), 0LL) !=
+                    static_cast<long long>(sequence.shape(0))) {
+                throw nb::value_error("a split that does not fit the mesh");
+            }
             std::vector<double> bytes(pp), ends(pp);
             tr::ShapeFacts facts(meshes[0].shape);
             const double value = tr::evaluate(meshes[0], view(sequence), view(boundary), facts,

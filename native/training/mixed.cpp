@@ -45,6 +45,19 @@ double MixedSearch::worth(const std::array<int, kMostGroups>& usage) const {
     return total;
 }
 
+double MixedSearch::worth(const MixedShape& shape) const {
+    double total = prices_.back();
+    for (int b = 0; b < shape.blocks; ++b) total += prices_[static_cast<std::size_t>(shape.group[b])] * shape.devices[b];
+    return total;
+}
+
+// Devices by group.
+std::array<int, kMostGroups> MixedSearch::usage_of(const MixedShape& shape) {
+    std::array<int, kMostGroups> usage{};
+    for (int b = 0; b < shape.blocks; ++b) usage[static_cast<std::size_t>(shape.group[b])] = shape.devices[b];
+    return usage;
+}
+
 // Prices that a plan within the target cannot pay: at most just below the number of micro-batches for the cluster.
 void MixedSearch::scale_prices() {
     double bound = prices_.back() * input_.most_replicas;
@@ -74,10 +87,10 @@ MixedStatus MixedSearch::price(double target, std::int64_t most_solved, bool who
         changed = false;
         for (std::size_t s = 0; s < shapes_.size(); ++s) {
             if (shapes_[s].most_micro < 1) continue;
-            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s].usage) + 1e-9)) + 1, answer)) continue;
+            if (!takes(s, target, static_cast<int>(std::floor(worth(shapes_[s]) + 1e-9)) + 1, answer)) continue;
             if (*cancel_ != 0) return MixedStatus::kLimit;
             if (answer.solved > most_solved) return MixedStatus::kSplit;
-            true_.push_back({shapes_[s].usage, s, shapes_[s].most_micro});
+            true_.push_back({usage_of(shapes_[s]), s, shapes_[s].most_micro});
             relax();
             reached = bound_ >= goal();
             if (reached && !whole) return MixedStatus::kSplit;
@@ -96,7 +109,7 @@ std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double s
     const double spare = share * (bound_ - input_.num_micro) + 1e-6;
     for (std::size_t s = 0; s < shapes_.size() && *cancel_ == 0; ++s) {
         if (shapes_[s].most_micro < 1) continue;
-        const auto devices = shapes_[s].usage;
+        const auto devices = usage_of(shapes_[s]);
         const auto known = best.find(devices);
         const int needed = std::max(known == best.end() ? 1 : known->second.micro + 1,
                                     static_cast<int>(std::ceil(worth(devices) - spare)));

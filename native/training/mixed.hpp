@@ -12,7 +12,8 @@
 
 namespace optalloc::training {
 
-inline constexpr int kMostGroups = 4;
+inline constexpr int kMostGroups = 8;  // of a cluster
+inline constexpr int kMostBlocks = 4;  // of a replica
 
 // One way to run a stage: devices of one group and their degrees, with the costs of every layer type
 // (LayerCost::backward is the whole backward; state, reduce, gather and update are those of the search's
@@ -39,7 +40,7 @@ struct MixedInput {
     std::vector<int> sequence;                           // type of every layer
     std::vector<double> boundary;                        // what crosses a cut, relative
     double overlap;
-    int num_micro, most_stages, least_replicas, most_replicas;
+    int num_micro, most_stages, most_blocks, least_replicas, most_replicas;
 };
 
 struct MixedReplica {
@@ -68,7 +69,7 @@ class MixedStages {
     explicit MixedStages(const MixedInput& input);
     enum Role : int { kFirst = 0, kMiddle = 1, kLast = 2, kSingle = 3 };
     const MixedOption& at(int kind, int in_flight, Role role, int begin, int end);
-    MixedOption compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective) const;
+    MixedOption compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective);
 
     // The least time of any n = 0, 1, ... layers, as if each were the cheapest in every respect.
     const std::vector<double>& row(int kind, int in_flight, Role role);
@@ -86,7 +87,10 @@ class MixedStages {
     };
     const MixedInput& input_;
     std::size_t size_, flights_;
+    bool uniform_ = false;  // all layers are of one type
     static Sums summed(std::vector<const LayerCost*> layers);
+    const Sums& sums(std::size_t kind);
+    const Sums& cheapest(std::size_t kind);
     std::size_t key(int kind, int in_flight, Role role) const;
     MixedOption best(const MixedKind& kind, const Sums& sums, int in_flight, Role role, std::size_t begin,
                      std::size_t end, int* full, int* selective) const;
@@ -101,9 +105,10 @@ class MixedStages {
 // kinds of a group that take as many devices.
 struct MixedShape {
     std::int8_t blocks = 0;
-    std::int16_t kind[kMostGroups] = {};
-    std::int16_t count[kMostGroups] = {};
-    std::array<int, kMostGroups> usage{};  // devices by group
+    std::int8_t group[kMostBlocks] = {};
+    std::int16_t kind[kMostBlocks] = {};
+    std::int16_t count[kMostBlocks] = {};
+    std::int32_t devices[kMostBlocks] = {};
     bool measured = false;       // least_beta is known
     bool exact = false;          // most_micro is the true number at the current target
     std::int32_t most_micro = 0; // no more micro-batches than this reach the target
@@ -141,7 +146,7 @@ class MixedSearch {
         std::int32_t from_end, from_index;
     };
     struct Column {
-        std::array<int, kMostGroups> usage{};
+        std::array<int, kMostGroups> usage{};  // devices by group
         std::size_t shape = 0;
         int micro = 0;
     };
@@ -149,7 +154,9 @@ class MixedSearch {
     void open(double target, MixedAnswer& answer);
     void expand(std::size_t index, double target, MixedAnswer& answer);
     bool has_family(const MixedShape& shape) const;
+    static std::array<int, kMostGroups> usage_of(const MixedShape& shape);
     double worth(const std::array<int, kMostGroups>& usage) const;
+    double worth(const MixedShape& shape) const;
     double goal() const { return input_.num_micro - 1e-6; }
     bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
     void scale_prices();
@@ -162,8 +169,9 @@ class MixedSearch {
     int kind_of(const MixedShape& shape, int stage) const;
     void measure(MixedShape& shape);
     void open_grid(double target);
-    const std::int16_t* capacity(int step, int kind);
-    const std::int16_t* tail_capacity(int step, int kind);
+    std::int16_t* capacities(int step, int kind);
+    int capacity(std::int16_t* own, int step, int kind, int in_flight, MixedStages::Role role);
+    const std::int16_t* tail_capacity(int step, int kind, MixedStages::Role role);
     double pass_within(const MixedShape& shape, int step, int tail_step);
     bool can_take(const MixedShape& shape, double target, int num_micro);
     int most_within(const MixedShape& shape, double target, double beta) const;
@@ -191,13 +199,13 @@ class MixedSearch {
     std::vector<double> device_rate_;     // by group: the best rate of one device
     double least_state_ = 0.0;
     double least_boundary_ = 0.0;
-    // By kind and step of a geometric grid of beta: the most layers of a middle stage by its place from the end, of a
-    // first stage, of a last and of a single one.
-    std::vector<std::int16_t> capacity_;
+    // By kind, where asked for: by step of a geometric grid of beta, the most layers of a middle stage by its place
+    // from the end, of a first stage, of a last and of a single one.
+    std::vector<std::vector<std::int16_t>> capacity_;
     std::vector<double> beta_;            // by step
-    // By step of a grid of theta, by kind, role and number of layers: the most layers up to that number whose tail
-    // is within theta.
-    std::vector<std::int16_t> tail_capacity_;
+    // By kind, where asked for: by step of a grid of theta, role and number of layers, the most layers up to that
+    // number whose tail is within theta.
+    std::vector<std::vector<std::int16_t>> tail_capacity_;
     std::vector<double> theta_;           // by step
     int first_step_ = 0, last_step_ = -1;
     double slack_ = 0.0;                  // micro-batches that can be wasted within the target

@@ -20,7 +20,7 @@ constexpr std::int64_t kMostSteps = 1'000'000'000;
 }  // namespace
 
 // The linear relaxation: max sum n x with the devices and the number of replicas as rows, by the primal simplex
-// method on an inverse of at most four rows. The bound is valid whatever the rounding: prices are made dual feasible
+// method on an inverse of a few rows. The bound is valid whatever the rounding: prices are made dual feasible
 // at the end by raising that of the replicas.
 void MixedSearch::relax() {
     const std::vector<Column>& columns = true_;

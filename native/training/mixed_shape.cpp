@@ -15,6 +15,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kStep = 1.01;  // of the grid of beta
 const double kPerLog = 1.0 / std::log(kStep);
 constexpr int kTailSteps = 48;  // of the grid of theta, finer at its beginning
+constexpr double kNarrow = 0.9;  // a target below this share of the grid of theta has one of its own
+constexpr std::int16_t kUnknown = -2;
 
 }  // namespace
 
@@ -113,58 +115,64 @@ double MixedSearch::least_pass(const MixedShape& shape, double cap) const {
     return sum;
 }
 
-// The grid of beta from the share of one device of all to the target.
+// The grid of beta from the share of one device of all to the target, and that of theta to the target or just above.
 void MixedSearch::open_grid(double target) {
     double rates = 0.0;
     for (std::size_t g = 0; g < device_rate_.size(); ++g) rates += device_rate_[g] * input_.available[g];
     first_step_ = static_cast<int>(std::floor(-std::log(rates) * kPerLog)) - 2;
-    last_step_ = static_cast<int>(std::ceil(std::log(target) * kPerLog)) + 2;
-    const int steps = std::max(0, last_step_ - first_step_ + 1), size = 2 * input_.most_stages + 3;
-    beta_.resize(static_cast<std::size_t>(steps));
-    for (int k = 0; k < steps; ++k) beta_[static_cast<std::size_t>(k)] = std::pow(kStep, first_step_ + k);
-    capacity_.assign(static_cast<std::size_t>(steps) * input_.kinds.size() * static_cast<std::size_t>(size), -1);
-    theta_.resize(kTailSteps + 1);
-    for (int k = 0; k <= kTailSteps; ++k) {
-        theta_[static_cast<std::size_t>(k)] = target * k * k / (kTailSteps * kTailSteps);
+    const int last = static_cast<int>(std::ceil(std::log(target) * kPerLog)) + 2;
+    if (beta_.empty() || last > last_step_) {
+        last_step_ = last;
+        beta_.clear();
+        for (int k = first_step_; k <= last; ++k) beta_.push_back(std::pow(kStep, k));
+        capacity_.assign(input_.kinds.size(), {});
     }
-    const std::size_t lengths = 4 * (static_cast<std::size_t>(layers_) + 1);
-    tail_capacity_.assign((kTailSteps + 1) * input_.kinds.size() * lengths, -2);
-}
-
-// How many layers stages of a kind hold within the beta of a step.
-const std::int16_t* MixedSearch::capacity(int step, int kind) {
-    const int stages = input_.most_stages, size = 2 * stages + 3;
-    const std::size_t at = static_cast<std::size_t>(kind) * beta_.size() + static_cast<std::size_t>(step - first_step_);
-    std::int16_t* own = capacity_.data() + at * static_cast<std::size_t>(size);
-    if (own[0] == 0) return own;
-    const double beta = beta_[static_cast<std::size_t>(step - first_step_)];
-    const auto most = [&](int in_flight, MixedStages::Role r) {
-        const auto& row = stages_.row(kind, in_flight, r);
-        return static_cast<std::int16_t>(std::upper_bound(row.begin(), row.end(), beta) - row.begin() - 1);
-    };
-    own[0] = 0;
-    for (int f = 1; f <= stages; ++f) own[f] = most(f, MixedStages::kMiddle);
-    for (int f = 1; f <= stages; ++f) own[stages + f] = most(f, MixedStages::kFirst);
-    own[size - 2] = most(1, MixedStages::kLast);
-    own[size - 1] = most(1, MixedStages::kSingle);
-    return own;
-}
-
-// By role and number of layers: the most layers up to that number whose tail is within the theta of a step; -1 if
-// there is no such number.
-const std::int16_t* MixedSearch::tail_capacity(int step, int kind) {
-    const auto size = static_cast<std::size_t>(layers_) + 1;
-    std::int16_t* own = tail_capacity_.data() +
-                        (static_cast<std::size_t>(step) * input_.kinds.size() + static_cast<std::size_t>(kind)) * 4 * size;
-    if (own[0] != -2) return own;
-    const double theta = theta_[static_cast<std::size_t>(step)];
-    for (int r = 0; r < 4; ++r) {
-        const auto& row = stages_.tails(kind, static_cast<MixedStages::Role>(r));
-        std::int16_t most = -1;
-        for (std::size_t n = 0; n < size; ++n) {
-            if (row[n] <= theta) most = static_cast<std::int16_t>(n);
-            own[static_cast<std::size_t>(r) * size + n] = most;
+    if (theta_.empty() || target > theta_.back() || target < kNarrow * theta_.back()) {
+        theta_.resize(kTailSteps + 1);
+        for (int k = 0; k <= kTailSteps; ++k) {
+            theta_[static_cast<std::size_t>(k)] = target * k * k / (kTailSteps * kTailSteps);
         }
+        tail_capacity_.assign(input_.kinds.size(), {});
+    }
+}
+
+// How many layers stages of a kind hold within the beta of a step, as far as that is known.
+std::int16_t* MixedSearch::capacities(int step, int kind) {
+    auto& own = capacity_[static_cast<std::size_t>(kind)];
+    const auto size = static_cast<std::size_t>(2 * input_.most_stages + 2);
+    if (own.empty()) own.assign(beta_.size() * size, kUnknown);
+    return own.data() + static_cast<std::size_t>(step - first_step_) * size;
+}
+
+// The most layers of a stage among these; -1 where it holds none within beta.
+int MixedSearch::capacity(std::int16_t* own, int step, int kind, int in_flight, MixedStages::Role r) {
+    const int stages = input_.most_stages;
+    std::int16_t& most = own[r == MixedStages::kMiddle   ? in_flight - 1
+                             : r == MixedStages::kFirst  ? stages + in_flight - 1
+                             : r == MixedStages::kLast   ? 2 * stages
+                                                         : 2 * stages + 1];
+    if (most == kUnknown) {
+        const auto& row = stages_.row(kind, in_flight, r);
+        const double beta = beta_[static_cast<std::size_t>(step - first_step_)];
+        most = static_cast<std::int16_t>(std::upper_bound(row.begin(), row.end(), beta) - row.begin() - 1);
+    }
+    return most;
+}
+
+// By number of layers: the most layers up to that number whose tail is within the theta of a step; -1 if there is no
+// such number.
+const std::int16_t* MixedSearch::tail_capacity(int step, int kind, MixedStages::Role r) {
+    const auto size = static_cast<std::size_t>(layers_) + 1;
+    auto& all = tail_capacity_[static_cast<std::size_t>(kind)];
+    if (all.empty()) all.assign((kTailSteps + 1) * 4 * size, kUnknown);
+    std::int16_t* own = all.data() + (static_cast<std::size_t>(step) * 4 + r) * size;
+    if (own[0] != kUnknown) return own;
+    const double theta = theta_[static_cast<std::size_t>(step)];
+    const auto& row = stages_.tails(kind, r);
+    std::int16_t most = -1;
+    for (std::size_t n = 0; n < size; ++n) {
+        if (row[n] <= theta) most = static_cast<std::int16_t>(n);
+        own[n] = most;
     }
     return own;
 }
@@ -172,23 +180,34 @@ const std::int16_t* MixedSearch::tail_capacity(int step, int kind) {
 // The least sum of all stages within the beta and the theta of two steps, the quickest kinds holding all the layers
 // they can; infinite where the stages together do not hold as many as there are.
 double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step) {
-    const int stages = shape.stages(), limit = input_.most_stages, size = layers_ + 1;
-    std::array<std::pair<double, int>, kMostGroups> room;  // seconds of a layer, layers: the quickest first
+    const int stages = shape.stages();
+    std::array<std::pair<double, int>, kMostBlocks> room;  // seconds of a layer, layers: the quickest first
     int total = 0, place = stages;                         // from the end
     for (int b = 0; b < shape.blocks; ++b) {
-        const std::int16_t* by_beta = capacity(step, shape.kind[b]);
-        const std::int16_t* by_theta = tail_capacity(tail_step, shape.kind[b]);
+        const int kind = shape.kind[b];
+        std::int16_t* by_beta = capacities(step, kind);
         int own = 0;
-        for (int i = 0; i < shape.count[b]; ++i, --place) {
-            const auto r = role(stages - place, stages);
-            int most = by_beta[place];
-            if (r != MixedStages::kMiddle) {
-                most = by_beta[r == MixedStages::kFirst ? limit + place : 2 * limit + (r == MixedStages::kLast ? 1 : 2)];
-            }
-            if (most >= 0) most = by_theta[r * size + most];
-            if (most < (r == MixedStages::kMiddle ? 1 : 0)) return kInfinity;
+        const auto holds = [&](int at, MixedStages::Role r, const std::int16_t* by_theta) {
+            int most = capacity(by_beta, step, kind, at, r);
+            if (most >= 0) most = by_theta[most];
             own += most;
+            return most >= (r == MixedStages::kMiddle ? 1 : 0);
+        };
+        const int behind = place - shape.count[b];
+        if (place == stages) {
+            const auto r = role(0, stages);
+            if (!holds(place--, r, tail_capacity(tail_step, kind, r))) return kInfinity;
         }
+        if (place > 0 && behind == 0) {
+            if (!holds(1, MixedStages::kLast, tail_capacity(tail_step, kind, MixedStages::kLast))) return kInfinity;
+        }
+        if (place > std::max(behind, 1)) {
+            const std::int16_t* middle = tail_capacity(tail_step, kind, MixedStages::kMiddle);
+            for (int at = place; at > std::max(behind, 1); --at) {
+                if (!holds(at, MixedStages::kMiddle, middle)) return kInfinity;
+            }
+        }
+        place = behind;
         total += own;
         const double layer = layer_[static_cast<std::size_t>(shape.kind[b])];
         auto at = static_cast<std::size_t>(b);
@@ -206,15 +225,21 @@ double MixedSearch::pass_within(const MixedShape& shape, int step, int tail_step
     return sum * (1.0 - 1e-12);
 }
 
-// Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, the beta that
-// it leaves. A theta too small for the largest beta left is too small for all: it rises until it is not.
+// Whether a bound by counts lets a shape take so many micro-batches within the target: for some theta, from the least
+// that it can have, the beta that it leaves. A theta too small for the largest beta left is too small for all: it
+// rises until it is not.
 bool MixedSearch::can_take(const MixedShape& shape, double target, int num_micro) {
-    const auto room = [&](int tail) { return target - shape.links - theta_[static_cast<std::size_t>(tail - 1)]; };
+    const double least = shape.least_tail * (1.0 - 1e-12);
+    const auto room = [&](int tail) {
+        return target - shape.links - std::max(least, theta_[static_cast<std::size_t>(tail - 1)]);
+    };
     const auto step_of = [&](double beta) {  // below the grid: none
         if (!(beta >= beta_.front())) return first_step_ - 1;
         return std::min(last_step_, static_cast<int>(std::ceil(std::log(beta * (1.0 + 1e-12)) * kPerLog)));
     };
-    for (int tail = 1; tail <= kTailSteps;) {
+    int tail = std::max(1, static_cast<int>(std::sqrt(std::max(0.0, least) / theta_.back()) * kTailSteps) - 1);
+    while (tail < kTailSteps && theta_[static_cast<std::size_t>(tail)] < least) ++tail;
+    while (tail <= kTailSteps) {
         double beta = room(tail) / num_micro;
         if (num_micro > 1 && beta > 0.0) beta = std::min(beta, (room(tail) - least_pass(shape, beta)) / (num_micro - 1));
         const int widest = step_of(beta);

@@ -137,8 +137,7 @@ void MixedSearch::add_families() {
 // so the longest is at least their harmonic mean over the number of stages, less that.
 bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
     ++answer.shapes;
-    shape.usage.fill(0);
-    std::array<std::pair<double, int>, kMostGroups> parts;  // rate and stages, the fastest first
+    std::array<std::pair<double, int>, kMostBlocks> parts;  // rate and stages, the fastest first
     double room = 0.0, price = 0.0;
     for (int b = 0; b < shape.blocks; ++b) {
         const auto k = static_cast<std::size_t>(shape.kind[b]);
@@ -146,7 +145,8 @@ bool MixedSearch::admit(MixedShape& shape, double target, MixedAnswer& answer) {
         auto place = static_cast<std::size_t>(b);
         for (; place > 0 && parts[place - 1].first < rate_[k]; --place) parts[place] = parts[place - 1];
         parts[place] = {rate_[k], shape.count[b]};
-        shape.usage[static_cast<std::size_t>(kind.group)] = shape.count[b] * kind.devices;
+        shape.group[b] = static_cast<std::int8_t>(kind.group);
+        shape.devices[b] = shape.count[b] * kind.devices;
         room += shape.count[b] * kind.devices * kind.capacity;
         price += shape.count[b] * kind.devices * device_rate_[static_cast<std::size_t>(kind.group)];
     }
@@ -196,7 +196,7 @@ void MixedSearch::extend(MixedShape& shape, unsigned used, int stages, double wa
             shape.count[block] = static_cast<std::int16_t>(count);
             MixedShape own = shape;
             if (admit(own, target, answer)) shapes_.push_back(own);
-            if (shape.blocks < kMostGroups) {
+            if (shape.blocks < input_.most_blocks) {
                 extend(shape, used | (1u << kind.group), stages + count, wasted + count * loss, target, answer);
             }
         }

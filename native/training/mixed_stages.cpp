@@ -43,11 +43,14 @@ MixedStages::Sums MixedStages::summed(std::vector<const LayerCost*> layers) {
 MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.sequence.size() + 1),
       flights_(static_cast<std::size_t>(input.most_stages) + 1) {
     least_layer_.reserve(input.kinds.size());
+    std::vector<int> types = input.sequence;
+    std::sort(types.begin(), types.end());
+    types.erase(std::unique(types.begin(), types.end()), types.end());
+    uniform_ = types.size() == 1;
     for (const MixedKind& kind : input.kinds) {
-        std::vector<const LayerCost*> layers;
-        for (const int type : input.sequence) layers.push_back(&kind.layer[static_cast<std::size_t>(type)]);
-        LayerCost least = *layers.front(), most = least;
-        for (const LayerCost* c : layers) {
+        LayerCost least = kind.layer[static_cast<std::size_t>(types.front())], most = least;
+        for (const int type : types) {
+            const LayerCost* c = &kind.layer[static_cast<std::size_t>(type)];
             least.forward = std::min(least.forward, c->forward);
             least.backward = std::min(least.backward, c->backward);
             least.extra_selective = std::min(least.extra_selective, c->extra_selective);
@@ -66,9 +69,9 @@ MixedStages::MixedStages(const MixedInput& input) : input_(input), size_(input.s
         }
         most_layer_.push_back(most);
         least_layer_.push_back(least);
-        cheapest_.push_back(summed(std::vector<const LayerCost*>(layers.size(), &least_layer_.back())));
-        sums_.push_back(summed(std::move(layers)));
     }
+    sums_.resize(input.kinds.size());
+    cheapest_.resize(input.kinds.size());
     options_.resize(input.kinds.size() * flights_ * 4);
     rows_.resize(input.kinds.size() * flights_ * 4);
     tails_.resize(input.kinds.size() * 4);
@@ -78,10 +81,31 @@ std::size_t MixedStages::key(int kind, int in_flight, Role role) const {
     return (static_cast<std::size_t>(kind) * flights_ + static_cast<std::size_t>(in_flight)) * 4 + role;
 }
 
+// The layers of a kind in order.
+const MixedStages::Sums& MixedStages::sums(std::size_t kind) {
+    if (sums_[kind].at.empty()) {
+        std::vector<const LayerCost*> layers;
+        for (const int type : input_.sequence) layers.push_back(&input_.kinds[kind].layer[static_cast<std::size_t>(type)]);
+        sums_[kind] = summed(std::move(layers));
+    }
+    return sums_[kind];
+}
+
+// As many layers of a kind, each the cheapest in every respect.
+const MixedStages::Sums& MixedStages::cheapest(std::size_t kind) {
+    if (cheapest_[kind].at.empty()) {
+        cheapest_[kind] = summed(std::vector<const LayerCost*>(size_ - 1, &least_layer_[kind]));
+    }
+    return cheapest_[kind];
+}
+
+// Where all layers are equal only their number matters; a first stage begins and a last one ends with the chain.
 const MixedOption& MixedStages::at(int kind, int in_flight, Role role, int begin, int end) {
     auto& row = options_[key(kind, in_flight, role)];
-    if (row.empty()) row.assign(size_ * size_, MixedOption{-1.0, 0.0});
-    MixedOption& option = row[static_cast<std::size_t>(begin) * size_ + static_cast<std::size_t>(end)];
+    const bool square = role == kMiddle && !uniform_;
+    if (row.empty()) row.assign(square ? size_ * size_ : size_, MixedOption{-1.0, 0.0});
+    const auto first = static_cast<std::size_t>(begin), last = static_cast<std::size_t>(end);
+    MixedOption& option = row[square ? first * size_ + last : uniform_ ? last - first : role == kLast ? first : last];
     if (option.tau < 0.0) option = compute(kind, in_flight, role, begin, end, nullptr, nullptr);
     return option;
 }
@@ -116,7 +140,7 @@ const std::vector<double>& MixedStages::row(int kind, int in_flight, Role role) 
     }
     for (std::size_t n = row.size(); n < size_; ++n) {
         row.push_back(row.empty() || row.back() < kInfinity
-                          ? best(input_.kinds[k], cheapest_[k], in_flight, role, 0, n, nullptr, nullptr).tau
+                          ? best(input_.kinds[k], cheapest(k), in_flight, role, 0, n, nullptr, nullptr).tau
                           : kInfinity);
     }
     return row;
@@ -165,10 +189,13 @@ const std::vector<int>* MixedStages::family(int kind) const {
     return k < sums_.size() ? nullptr : &families_[k - sums_.size()];
 }
 
-MixedOption MixedStages::compute(int kind, int in_flight, Role role, int begin, int end, int* full,
-                                 int* selective) const {
+MixedOption MixedStages::compute(int kind, int in_flight, Role role, int begin, int end, int* full, int* selective) {
     const auto k = static_cast<std::size_t>(kind);
-    return best(input_.kinds[k], sums_[k], in_flight, role, static_cast<std::size_t>(begin),
+    if (uniform_) {  // the same sums for the same number of layers
+        end -= begin;
+        begin = 0;
+    }
+    return best(input_.kinds[k], sums(k), in_flight, role, static_cast<std::size_t>(begin),
                 static_cast<std::size_t>(end), full, selective);
 }
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
     from optalloc.errors import OptallocError as OptallocError
     from optalloc.errors import UnsupportedModel as UnsupportedModel
     from optalloc.execute.run import run_plan as run_plan
-    from optalloc.export.base import export as export
-    from optalloc.export.base import export_targets as export_targets
+    from optalloc.export.export import export as export
+    from optalloc.export.export import export_targets as export_targets
     from optalloc.export.pins import plan_for_target as plan_for_target
     from optalloc.export.pins import plan_mixed_for_target as plan_mixed_for_target
     from optalloc.model.load import bundled_models as bundled_models
@@ -166,8 +166,8 @@ _HOME = {
     "explain": "optalloc.plan.explain",
     "explain_offload": "optalloc.serving.offload.explain",
     "explain_serving": "optalloc.plan.explain_serving",
-    "export": "optalloc.export.base",
-    "export_targets": "optalloc.export.base",
+    "export": "optalloc.export.export",
+    "export_targets": "optalloc.export.export",
     "flow_problem": "optalloc.serving.flow.table",
     "global_optimal_allocation": "optalloc.assignment.reference",
     "grid": "optalloc.plan.sweep",

@@ -367,6 +367,7 @@ class MixedSearch:
         overlap: float,
         num_micro: int,
         most_stages: int,
+        most_blocks: int,
         least_replicas: int,
         most_replicas: int,
         /,

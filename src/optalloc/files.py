@@ -241,7 +241,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def digest(value: Any) -> str:
-    """``sha256:...`` of the canonical form."""
+    """``sha256:...`` of the canonical form, of a struct as it is when it is read back.
+
+    Whole numbers in fields of floats are then floats, as in a file: 1 and 1.0 have one digest.
+    """
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.convert(msgspec.to_builtins(value, str_keys=True), type(value))
     return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 

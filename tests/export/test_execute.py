@@ -117,6 +117,6 @@ def test_run_verb_measures_and_compares(
 
 def test_public_names_win_over_the_packages_behind_them() -> None:
     """``oa.export`` stays the verb after its package was imported."""
-    home = importlib.import_module("optalloc.export.base")
+    home = importlib.import_module("optalloc.export.export")
     assert vars(home)["export"] is oa.__getattr__("export")
     assert callable(oa.export)

@@ -10,7 +10,8 @@ from tests.export.conftest import DENSE
 
 import optalloc as oa
 from optalloc.errors import ExportError
-from optalloc.export.mixed import export_mixed, mixed_artefacts
+from optalloc.export.export import export
+from optalloc.export.mixed import mixed_artefacts
 from optalloc.export.pins import plan_mixed_for_target
 from optalloc.model.spec import LayerRun, ModelSpec
 from optalloc.plan.mixed import certify_mixed
@@ -164,7 +165,7 @@ def run(plan: MixedPlan, folder: Path, *words: str, **facts: object) -> Metrics:
     """Three steps of the exported script in local processes, compared with one process."""
     from optalloc.execute.processes import launch
 
-    export_mixed(plan, "pytorch", folder)
+    export(plan, "pytorch", folder)
     path = folder / "plan_facts.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
     words = (*words, "--cpu", "--compare", "--steps", "3", "--tolerance", "inf")

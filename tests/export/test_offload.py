@@ -14,8 +14,9 @@ import pytest
 
 from optalloc.cli.__main__ import main
 from optalloc.errors import ExportError, InputError
+from optalloc.export.export import export
 from optalloc.export.offload import accelerate, llama_cpp, vllm
-from optalloc.export.offload.base import export_offload, offload_artefacts
+from optalloc.export.offload.base import offload_artefacts
 from optalloc.model.load import load_model
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.machine import Cpu, Disk, Gpu, Machine
@@ -179,6 +180,64 @@ def test_accelerate_map_covers_every_module_and_puts_the_main_gpu_first() -> Non
     assert {"model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"} <= set(found)
 
 
+@pytest.mark.parametrize(
+    ("model", "kind", "names", "away"),
+    [
+        (
+            "gemma-2-9b",
+            "ffn",
+            "self_attn input_layernorm post_attention_layernorm pre_feedforward_layernorm "
+            "post_feedforward_layernorm",
+            "mlp",
+        ),
+        (
+            "glm-4.5-air",
+            "experts",
+            "self_attn input_layernorm post_attention_layernorm mlp.gate mlp.shared_experts",
+            "mlp.experts",
+        ),
+        ("gpt2-xl", "ffn", "attn ln_1 ln_2", "mlp"),
+        ("gpt-j-6b", "ffn", "attn ln_1", "mlp"),
+        ("falcon-180b", "ffn", "self_attention ln_attn ln_mlp", "mlp"),
+    ],
+)
+def test_accelerate_map_names_the_modules_of_a_divided_layer(
+    model: str, kind: str, names: str, away: str
+) -> None:
+    """Names as transformers 5.24 has them; such maps gave the logits of the whole model."""
+    plan = planned(model, "accelerate", gpu(500.0))
+    place = plan.placement[6]
+    parts = tuple(Held(p.kind, "cpu", False) if p.kind == kind else p for p in place.parts)
+    divided = msgspec.structs.replace(place, parts=parts)
+    places = (*plan.placement[:6], divided, *plan.placement[7:])
+    found = accelerate.device_map(msgspec.structs.replace(plan, placement=places))
+    layers = "transformer.h" if model.startswith(("gpt", "falcon")) else "model.layers"
+    held = {key.removeprefix(f"{layers}.5."): home for key, home in found.items()
+            if key.startswith(f"{layers}.5.")}  # fmt: skip
+    assert held == dict.fromkeys(names.split(), 0) | {away: "cpu"}
+    assert found[f"{layers}.4"] == 0
+
+
+def test_accelerate_map_holds_the_vision_tower_with_the_embedding() -> None:
+    """gemma-3-27b: its loader is the one for images and text."""
+    plan = planned("gemma-3-27b", "accelerate", gpu(80.0))
+    found = accelerate.device_map(plan)
+    assert {
+        "model.vision_tower",
+        "model.multi_modal_projector",
+        "model.language_model.norm",
+    } <= set(found)
+    *_, script = accelerate.artefacts(plan)
+    assert "AutoModelForImageTextToText.from_pretrained(" in script.text
+
+
+def test_verb_refuses_a_type_of_weights_before_it_plans(capsys: pytest.CaptureFixture[str]) -> None:
+    """What accelerate cannot load is not planned for it."""
+    machine = ["--machine", "rtx-4090+64gb-ram", "--for", "accelerate", "--dtype", "q4_k"]
+    assert main(["offload", "llama-3.1-8b", *machine]) == 2
+    assert "accelerate has no weights of type q4_k. Where: --dtype." in capsys.readouterr().err
+
+
 def test_tied_matrix_is_one_entry_for_both_ends() -> None:
     """gemma-2-9b: embedding and head are one tensor, so they live together."""
     found = accelerate.device_map(planned("gemma-2-9b", "accelerate", cpu_gb=100.0))
@@ -249,6 +308,6 @@ def test_verbs_plan_for_a_tool_and_export(
 def test_export_writes_an_executable_script(tmp_path: Path) -> None:
     """serve.sh of llama.cpp and vLLM."""
     plan = planned("llama-3.1-8b", "vllm", gpu(40.0))
-    (script,) = export_offload(plan, "vllm", tmp_path)
+    (script,) = export(plan, "vllm", tmp_path)
     assert script.stat().st_mode & 0o111
     assert "exec vllm serve" in script.read_text()

@@ -31,8 +31,9 @@ from tests.export.serving_schemas import LLM_ARGS
 from optalloc.cli.__main__ import main
 from optalloc.cost.engine.setup import Engine, Software
 from optalloc.errors import ExportError, InputError
+from optalloc.export.export import export
 from optalloc.export.serving import sglang, vllm
-from optalloc.export.serving.base import SERVING_TARGETS, export_serving, serving_artefacts
+from optalloc.export.serving.base import SERVING_TARGETS, serving_artefacts
 from optalloc.serving.configuration.plan import ServingPlan
 
 DEEPSEEK = "deepseek-v3"
@@ -114,7 +115,7 @@ def test_roles_are_in_the_flags_of_every_engine() -> None:
 
 def test_scripts_give_every_engine_its_devices_and_ports(tmp_path: Path) -> None:
     """The engine of four takes the first devices, those of two what follows; ports are apart."""
-    export_serving(split(), "vllm", tmp_path)
+    export(split(), "vllm", tmp_path)
     found = [
         started(tmp_path, "decode.sh", "vllm", 0),
         started(tmp_path, "prefill.sh", "vllm", 0),
@@ -131,7 +132,7 @@ def test_scripts_give_every_engine_its_devices_and_ports(tmp_path: Path) -> None
 
 def test_engine_over_two_nodes_is_started_on_each(tmp_path: Path) -> None:
     """The second node runs without a server of its own."""
-    export_serving(plan_of(worker(Engine(tp=8, pp=2))), "vllm", tmp_path)
+    export(plan_of(worker(Engine(tp=8, pp=2))), "vllm", tmp_path)
     for rank, headless in (("0", False), ("1", True)):
         words = started(tmp_path, "worker.sh", "vllm", 0, NODE_RANK=rank, LEADER="a")["words"]
         read = vllm_reader().parse_args(words[1:])
@@ -141,7 +142,7 @@ def test_engine_over_two_nodes_is_started_on_each(tmp_path: Path) -> None:
 
 def test_sglang_scripts_read_back(tmp_path: Path) -> None:
     """The port where caches are fetched is one for each prefill engine."""
-    export_serving(split("sglang"), "sglang", tmp_path)
+    export(split("sglang"), "sglang", tmp_path)
     found = [started(tmp_path, "prefill.sh", "python3", i)["words"] for i in (0, 1)]
     assert all(words[:2] == ["-m", "sglang.launch_server"] for words in found)
     read = [sglang_reader().parse_args(words[2:]) for words in found]
@@ -177,7 +178,7 @@ def test_trtllm_options_follow_their_schema() -> None:
 
 def test_trtllm_scripts_read_back(tmp_path: Path) -> None:
     """Each engine finds its options and has a port of its own; the front end finds its file."""
-    export_serving(split("trtllm"), "trtllm", tmp_path)
+    export(split("trtllm"), "trtllm", tmp_path)
     read = [
         trtllm_reader().parse_args(started(tmp_path, "prefill.sh", "trtllm-serve", i)["words"])
         for i in (0, 1)

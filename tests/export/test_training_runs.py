@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from optalloc.export.base import export
+from optalloc.export.export import export
 from optalloc.training.plan import TrainingPlan
 from optalloc.training.strategy import Recompute
 

@@ -22,6 +22,7 @@ def test_every_target_writes_an_executable_launch_script(
 ) -> None:
     """The three targets of the list, each with ``launch.sh``."""
     assert oa.export_targets() == ("deepspeed", "megatron", "pytorch")
+    assert "sglang" in oa.export_targets("serving")
     for target in oa.export_targets():
         paths = oa.export(make_plan(dp=2), target, tmp_path / target)
         script = tmp_path / target / "launch.sh"

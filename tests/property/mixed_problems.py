@@ -7,10 +7,13 @@ import numpy as np
 from optalloc.training.mixed.problem import MixedProblem, Wire
 
 
-def instance(seed: int, *, most_devices: int = 5, most_layers: int = 4) -> MixedProblem:
-    """A random problem of two or three groups with random costs of every layer type and kind."""
+def instance(
+    seed: int, *, most_devices: int = 5, most_layers: int = 4, groups: int | None = None
+) -> MixedProblem:
+    """A random problem with random costs of every layer type and kind, of two or three groups if
+    not of so many."""
     rng = np.random.default_rng(seed)
-    groups = int(rng.integers(2, 4))
+    groups = groups or int(rng.integers(2, 4))
     total = int(rng.integers(groups, most_devices + 1))
     cuts = sorted(rng.choice(np.arange(1, total), groups - 1, replace=False).tolist())
     available = np.diff([0, *cuts, total]).tolist()

@@ -31,6 +31,21 @@ def test_the_search_equals_brute_force(seed: int) -> None:
     assert work_bound(problem, range(len(problem.available))) <= value * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(("seed", "groups", "blocks"), [*((s, 3, 2) for s in range(5)), (1, 5, 4)])
+def test_a_cluster_may_have_more_groups_than_a_replica_uses(
+    seed: int, groups: int, blocks: int
+) -> None:
+    """No pipeline is on more groups than blocks, a plan may be on all of them; the value is that of
+    brute force."""
+    problem = instance(seed, groups=groups, most_devices=groups + 1, most_layers=3)
+    problem = msgspec.structs.replace(problem, most_blocks=blocks)
+    value, _ = best_by_enumeration(problem, 2)
+    outcome = Search([problem], most_replicas=2).run()
+    assert (outcome.value or float("inf")) == pytest.approx(value, rel=1e-9)
+    for replica in outcome.replicas:
+        assert len(problem.groups_of([replica])) <= blocks
+
+
 @pytest.mark.parametrize("seed", range(48, 58))
 def test_more_of_anything_never_hurts(seed: int) -> None:
     """More memory, faster links and one more device of a group leave the best step as long or

@@ -243,6 +243,14 @@ def test_to_ask_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
     ]
 
 
+def test_a_digest_is_that_of_the_value_read_back() -> None:
+    """A whole number in a field of floats is a float in the file: a saved plan is no edited one."""
+    given = Box(wires=(Wire(bandwidth_bytes_per_s=5),))
+    read = msgspec.json.decode(files.canonical_json(given), type=Box)
+    assert files.digest(given) == files.digest(read)
+    assert files.digest(given) != files.digest(Box(wires=(Wire(bandwidth_bytes_per_s=6),)))
+
+
 def test_a_digest_depends_on_the_value_alone() -> None:
     """Order of keys does not matter, values do."""
     assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 
 from optalloc.cli.plans import engines_as_written, with_true_figures
-from optalloc.export.base import TARGETS, check_target, export
-from optalloc.export.mixed import export_mixed
-from optalloc.export.offload.base import OFFLOAD_TARGETS, export_offload
-from optalloc.export.serving.base import SERVING_TARGETS, export_serving
+from optalloc.export.base import TARGETS, check_target
+from optalloc.export.export import export
+from optalloc.export.offload.base import OFFLOAD_TARGETS
+from optalloc.export.serving.base import SERVING_TARGETS
 from optalloc.plan.plan import load_any_plan
 from optalloc.serving.configuration.plan import ServingPlan
 from optalloc.serving.offload.plan import OffloadPlan
-from optalloc.training.mixed.plan import MixedPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,24 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    saved = load_any_plan(arguments.plan)
-    if isinstance(saved, ServingPlan):
+    plan = load_any_plan(arguments.plan)
+    if isinstance(plan, ServingPlan):
         check_target(
             arguments.to, "--to", among=SERVING_TARGETS, refusal="is no target of serving plans"
         )
-        serving = engines_as_written(saved, arguments.plan)
-        for path in export_serving(serving, arguments.to, arguments.output):
-            print(path)
-        return 0
-    if isinstance(saved, OffloadPlan):
-        for path in export_offload(saved, arguments.to, arguments.output):
-            print(path)
-        return 0
-    plan = with_true_figures(saved, arguments.plan)
-    if isinstance(plan, MixedPlan):
-        paths = export_mixed(plan, arguments.to, arguments.output)
-    else:
-        paths = export(plan, arguments.to, arguments.output)
-    for path in paths:
+        plan = engines_as_written(plan, arguments.plan)
+    elif not isinstance(plan, OffloadPlan):
+        plan = with_true_figures(plan, arguments.plan)
+    for path in export(plan, arguments.to, arguments.output):
         print(path)
     return 0

@@ -127,9 +127,14 @@ class Family(NamedTuple, Generic[C, R]):
 def solve_grid(arguments: argparse.Namespace, cells: Sequence[C], family: Family[C, R]) -> int:
     """Solve what the output has not, print and write rows; returns the exit status."""
     from optalloc import files
+    from optalloc.errors import InputError
     from optalloc.report.sweep import csv_text, read_csv
     from optalloc.report.table import render
 
+    if arguments.plot is not None and not arguments.plot.lower().endswith(".svg"):
+        raise InputError(
+            f"{arguments.plot!r} does not end in .svg", path="--plot", fix="write --plot front.svg"
+        )
     kept = read_csv(arguments.output, family.row) if arguments.output is not None else ()
     jobs = arguments.jobs if arguments.jobs is not None else len(os.sched_getaffinity(0))
     asked = {cell.digest for cell in cells}

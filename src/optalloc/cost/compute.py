@@ -56,6 +56,11 @@ def peak_flops_per_s(device: DeviceSpec, dtype: str) -> float:
     return peak
 
 
+def computes_in(device: DeviceSpec, dtype: str) -> bool:
+    """Whether the device has units of ``dtype``, or of a type that stands in for it."""
+    return _peak(device, dtype) is not None
+
+
 def _peak(device: DeviceSpec, dtype: str) -> float | None:
     peaks = device.peak_flops_per_s
     return next((peaks[name] for name in _STAND_IN.get(dtype, (dtype,)) if name in peaks), None)

@@ -205,7 +205,7 @@ def _generation(framework: str, release: str) -> str:
         number = float(release.lstrip("v")[:5])
     except ValueError:
         return release
-    if framework != "megatron" or number < 20.0:
+    if framework != "megatron" or not 20.0 <= number < 100.0:
         return ""
     half = 1 if number % 1.0 < 0.055 else 2
     return f"20{int(number)}-{half}"
@@ -237,21 +237,20 @@ def unlinked(value: float, link: str) -> float:
 
 
 def expected_error(file: ConstantsFile, keys: dict[str, str]) -> Cell | None:
-    """The narrowest cell of at least ten rows that is like a problem; none without residuals.
+    """The cell of at least ten rows that says what to expect of a problem; none without residuals.
 
-    Where device or framework have no cell of their own the answer is wider: that of the other, and
-    at last the cell of sources left out of the fit entirely, which names neither.
+    Rows of its device, framework and precision say it. Where these were not measured together it is
+    the wider of the cells of its device and of its framework, and where one of the two was not
+    measured at all that of sources left out of the fit, which names nothing.
     """
-    best: tuple[int, int] | None = None
-    found = None
-    for cell in file.errors:
-        named = [(cell.gpu, "gpu"), (cell.framework, "framework"), (cell.precision, "precision")]
-        if cell.rows < _LEAST_ROWS or any(have and have != keys[level] for have, level in named):
-            continue
-        rank = (sum(bool(have) for have, _ in named), -cell.rows)
-        if best is None or rank > best:
-            best, found = rank, cell
-    return found
+    cells = {(c.gpu, c.framework, c.precision): c for c in file.errors if c.rows >= _LEAST_ROWS}
+    gpu, framework = keys["gpu"], keys["framework"]
+    together = cells.get((gpu, framework, keys["precision"]))
+    apart = [cells.get((gpu, "", "")), cells.get(("", framework, ""))]
+    known = [cell for cell in apart if cell is not None]
+    if together is not None or len(known) < len(apart):
+        return together or cells.get(("", "", ""))
+    return max(known, key=lambda cell: cell.error_90)
 
 
 _LEAST_ROWS = 10

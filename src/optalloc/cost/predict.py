@@ -60,7 +60,8 @@ def predict(problem: Problem, file: ConstantsFile | None = None) -> Prediction:
     limit = 1.0 if problem.recompute else _RAN
     for mesh in range(len(problem.meshes)):
         pp, v = int(problem.meshes.pp[mesh]), int(problem.meshes.virtual_stages[mesh])
-        layers = problem.layers or tuple(split(costs[0].num_layers, pp * v))
+        noted = problem.layers if v == 1 else ()
+        layers = noted or tuple(split(costs[0].num_layers, pp * v))
         for full, selective in recomputations(problem.recompute, max(layers)):
             choice = Choice(mesh=mesh, layers=layers, full=full, selective=selective)
             found = evaluate(problem, costs, tables, choice)

@@ -40,11 +40,6 @@ class Exporter(Protocol):
     def __call__(self, plan: TrainingPlan) -> tuple[Artefact, ...]: ...
 
 
-def export_targets() -> tuple[str, ...]:
-    """Names accepted by :func:`export`, sorted."""
-    return tuple(sorted(TARGETS))
-
-
 def check_target(
     target: str,
     path: str = "target",
@@ -95,33 +90,6 @@ def _refuse_unwritten(plan: TrainingPlan, target: str) -> None:
     ):
         if given:
             raise ExportError(target, what, fix=fix)
-
-
-def export(plan: TrainingPlan, target: str, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Write the files that run ``plan`` with another tool.
-
-    Parameters
-    ----------
-    plan : TrainingPlan
-    target : str
-        One of :func:`export_targets`.
-    folder : path
-        Made if absent. Files of the same names are replaced and nothing else is touched. If the
-        export fails, nothing is.
-
-    Returns
-    -------
-    tuple of Path
-        The files written.
-
-    Raises
-    ------
-    InputError
-        If the target is unknown or the folder cannot be written.
-    ExportError
-        If the target cannot express the plan.
-    """
-    return write(artefacts(plan, target), folder)
 
 
 def write(files: tuple[Artefact, ...], folder: str | os.PathLike[str]) -> tuple[Path, ...]:

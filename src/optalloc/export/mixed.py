@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 
 from optalloc.errors import ExportError
 from optalloc.export.alike import uniform_plan
-from optalloc.export.base import Artefact, artefacts, check_target, write
+from optalloc.export.base import Artefact, artefacts, check_target
 from optalloc.export.launch import Host, script
 from optalloc.export.pytorch import Facts, layer_facts, template
 from optalloc.files import canonical_json
@@ -20,21 +18,16 @@ TARGET = "pytorch"
 _SCRIPTS = ("train_mixed.py", "sharded.py", "parallel.py", "task.py", "decoder.py")
 
 
-def export_mixed(plan: MixedPlan, target: str, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Write the files that run a mixed plan.
+def mixed_artefacts(plan: MixedPlan, target: str) -> tuple[Artefact, ...]:
+    """The files of an export, without writing them.
 
     Raises
     ------
     InputError
-        If the target is unknown or the folder cannot be written.
+        If the target is unknown.
     ExportError
         If the target cannot express the plan; names the feature and the stage.
     """
-    return write(mixed_artefacts(plan, target), folder)
-
-
-def mixed_artefacts(plan: MixedPlan, target: str) -> tuple[Artefact, ...]:
-    """The files of an export, without writing them."""
     check_target(target)
     if target != TARGET:
         return artefacts(uniform_plan(plan, target), target)

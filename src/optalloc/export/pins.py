@@ -12,7 +12,7 @@ import msgspec
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.constants import DEFAULT
 from optalloc.errors import ExportError, InputError
-from optalloc.export.base import artefacts, check_target, export_targets
+from optalloc.export.base import TARGETS, artefacts, check_target
 from optalloc.model.spec import Attention, ModelSpec
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.stop import OnProgress, StopRule
@@ -64,7 +64,7 @@ def pin_sets(target: str, model: ModelSpec) -> tuple[tuple[str, ...], ...]:
 def targets_of(plan: TrainingPlan) -> tuple[str, ...]:
     """The targets that can express a plan, sorted."""
     found = []
-    for target in export_targets():
+    for target in sorted(TARGETS):
         try:
             artefacts(plan, target)
         except ExportError:

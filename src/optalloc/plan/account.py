@@ -10,12 +10,17 @@ cost model one after another and taking the difference, so that the parts of a c
                      imbalance: m (tau_max - tau) for stage times tau of one micro-batch, as far as
                      the stage waits; bubble: the rest (fill and drain)
 
-All describe the stage that ends last. Beside what an exchange adds to the step (exposed) stands
-what computation hides of it: its whole length, from a cost model in which nothing overlaps, less
-the exposed part.
+All describe the stage that ends last; beside it stands the mean over the stages, each of which
+has its own work, tail and waiting and the same step. Beside what an exchange adds to the step
+(exposed) stands what computation hides of it: its whole length, from a cost model in which nothing
+overlaps, less the exposed part.
 """
 
 from __future__ import annotations
+
+import copy
+from collections import Counter
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -61,18 +66,20 @@ _WORDS = {
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a cause: what it adds to the step, and what is hidden behind computation.
 
-    ``hidden_s`` is None for what is no exchange.
+    ``time_s`` is that of the stage that ends last, ``mean_s`` the mean over the stages, of which
+    each has the same step. ``hidden_s`` is None for what is no exchange.
     """
 
     name: str
     cause: str
     time_s: float
     share: float
+    mean_s: float
     hidden_s: float | None = None
 
 
 def account(cost: CostModel, plan: TrainingPlan) -> tuple[Part, ...]:
-    """The parts of a plan's step; their times sum to ``plan.step_time_s``.
+    """The parts of a plan's step; their times, and their means, sum to ``plan.step_time_s``.
 
     Parameters
     ----------
@@ -81,7 +88,7 @@ def account(cost: CostModel, plan: TrainingPlan) -> tuple[Part, ...]:
     plan : TrainingPlan
         A plan whose figures are true (see :func:`optalloc.plan.edited.as_written`).
 
-    Complexity: about twenty evaluations of one mesh, and two of its schedule.
+    Complexity: about twenty evaluations of one mesh, two of its schedule, O(pp) sums of layers.
     """
     book, plain = _Book(cost, plan.strategy), _Book(_without_overlap(cost), plan.strategy)
     rows: dict[str, Rows] = {
@@ -93,6 +100,7 @@ def account(cost: CostModel, plan: TrainingPlan) -> tuple[Part, ...]:
     whole, seen = plain.exchanges(("host",)), book.exchanges(())
     for name, seconds in seen.items():
         rows[name] = [(name, seconds, max(0.0, whole[name] - seconds))]
+    means = book.means(plan.step_time_s - plan.breakdown_s.get("fixed", 0.0))
     parts = []
     causes = [name for name in BREAKDOWN if name in plan.breakdown_s]
     for cause in [*causes, *(name for name in plan.breakdown_s if name not in causes)]:
@@ -102,10 +110,17 @@ def account(cost: CostModel, plan: TrainingPlan) -> tuple[Part, ...]:
         if abs(rest) > _UNNAMED * plan.step_time_s:
             named = [*named, (f"other_{cause}", rest, None)]
         for name, time_s, hidden_s in named:
-            if max(time_s, hidden_s or 0.0) > _LEAST * plan.step_time_s:
-                share = time_s / plan.step_time_s
+            mean_s = means.get(name, time_s)
+            if max(time_s, mean_s, hidden_s or 0.0) > _LEAST * plan.step_time_s:
                 parts.append(
-                    Part(name=name, cause=cause, time_s=time_s, share=share, hidden_s=hidden_s)
+                    Part(
+                        name=name,
+                        cause=cause,
+                        time_s=time_s,
+                        share=time_s / plan.step_time_s,
+                        mean_s=mean_s,
+                        hidden_s=hidden_s,
+                    )
                 )
     return tuple(parts)
 
@@ -130,18 +145,47 @@ def _without_overlap(cost: CostModel) -> CostModel:
 
 
 class _Book:
-    """The stage that ends last, and the costs of its layers."""
+    """One stage, at first the one that ends last, and the costs of its layers."""
 
     def __init__(self, cost: CostModel, strategy: Strategy) -> None:
         self.cost, self.strategy = cost, strategy
         self.meshes = meshes_of(strategy)
         self.tables: MeshTables = cost.tables(self.meshes)
-        self.stage = last_stage(cost, strategy)
         self.ledger = self._ledger(self.tables)
         self.runs = self.ledger.runs(strategy.layers_per_chunk)
-        self.mine: list[Run] = self.runs[self.stage :: strategy.pp]
         self.m = self.ledger.m
+        self._open(last_stage(cost, strategy))
+
+    def _open(self, stage: int) -> None:
+        self.stage = stage
+        self.mine: list[Run] = self.runs[stage :: self.strategy.pp]
         self.counts = self._counts()
+
+    def means(self, ends_s: float) -> dict[str, float]:
+        """Mean over the stages of each part, seconds; all wait until ``ends_s``."""
+        total: Counter[str] = Counter()
+        for stage in range(self.strategy.pp):
+            book = copy.copy(self)
+            book._open(stage)
+            total.update(book.whole(ends_s))
+        return {name: seconds / self.strategy.pp for name, seconds in total.items()}
+
+    def whole(self, ends_s: float) -> dict[str, float]:
+        """Every part of the stage but what is fixed, seconds; the rest up to ``ends_s`` is idle."""
+        update_s = sum(
+            self.ledger.total("update_s", number, run)
+            for number, run in zip(self.ledger.stage_chunks(self.stage), self.mine, strict=True)
+        )
+        busy_s = self.m * self.busy_s[self.stage]
+        idle_s = ends_s - busy_s - self.ledger.tail_s(self.stage, self.mine)
+        return {
+            **self.compute(),
+            **self.exchanges(()),
+            **self.recompute(),
+            **self.data_parallel(),
+            "optimizer": update_s,
+            **{name: seconds for name, seconds, _ in self.idle(idle_s)},
+        }
 
     def _ledger(self, tables: MeshTables) -> Ledger:
         return Ledger(tables, 0, self.cost.sequence, self.cost.boundary)
@@ -221,14 +265,9 @@ class _Book:
         """Waiting of the stage: for transfers, for a slower stage, and for fill and drain."""
         if self.strategy.pp == 1:
             return [("bubble", idle_s, None)]
-        ledger, rules = self.ledger, self.strategy.recompute
-        still = self._ledger(self.tables)
-        for name in ("latency_near_s", "latency_far_s", "transfer_near_s", "transfer_far_s"):
-            still.real[name] = 0.0
-        mine = self.stage
-        late = ledger.ends_s(self.runs, rules)[mine] - still.ends_s(self.runs, rules)[mine]
-        sent = min(max(0.0, late), max(0.0, idle_s))
-        busy = [self._busy_s(i) for i in range(self.strategy.pp)]
+        ledger, mine = self.ledger, self.stage
+        sent = min(max(0.0, self.late_s[mine]), max(0.0, idle_s))
+        busy = self.busy_s
         slower = min(self.m * (max(busy) - busy[mine]), max(0.0, idle_s - sent))
         links = ledger.links_s(self.runs)
         own = ledger.stage_chunks(mine)
@@ -238,6 +277,20 @@ class _Book:
             ("imbalance", slower, None),
             ("pipeline_transfers", sent, max(0.0, self.m * length - sent)),
         ]
+
+    @cached_property
+    def late_s(self) -> list[float]:
+        """How much later each stage ends because links take time, seconds."""
+        still, rules = self._ledger(self.tables), self.strategy.recompute
+        for name in ("latency_near_s", "latency_far_s", "transfer_near_s", "transfer_far_s"):
+            still.real[name] = 0.0
+        ends = self.ledger.ends_s(self.runs, rules), still.ends_s(self.runs, rules)
+        return [late - early for late, early in zip(*ends, strict=True)]
+
+    @cached_property
+    def busy_s(self) -> list[float]:
+        """One micro-batch on each stage, seconds."""
+        return [self._busy_s(i) for i in range(self.strategy.pp)]
 
     def _busy_s(self, stage: int) -> float:
         """One micro-batch on a stage, seconds."""

@@ -60,8 +60,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     ``different_inputs`` names the inputs (model, cluster, workload, cost_model) that are not equal:
     then the plans answer different questions. ``changed`` names the decisions that differ.
-    ``causes``, and ``parts`` which split them, are sorted by the size of their difference and sum
-    to that of the step times. ``edited`` says of both what is not true in it (empty: nothing).
+    ``causes`` of the stage that ends last, and ``parts`` in the mean over the stages (of mixed
+    plans: the causes again), are sorted by the size of their difference and sum to that of the step
+    times. ``edited`` says of both what is not true in it (empty: nothing).
     """
 
     format_version: str = "1.0"
@@ -77,10 +78,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     def sections(self) -> list[Section]:
         """The parts of the printed form: decisions, figures, time by cause, memory by kind."""
+        coarse = self.parts == self.causes  # of a mixed plan
+        whose = "stage that ends last" if coarse else "mean of the stages"
         return [
             *decision_sections(self.decisions, self.measures),
             (
-                "Where the time goes (stage that ends last)",
+                f"Where the time goes ({whose})",
                 ("part", "first", "second", "difference"),
                 tuple(
                     (
@@ -90,6 +93,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
                         _signed(c),
                     )
                     for c in self.parts
+                    if c.first_s or c.second_s
                 ),
             ),
             (
@@ -132,6 +136,8 @@ def compare(first: Plan, second: Plan) -> Comparison:
         Decision(name=name, first=a.decisions.get(name, "-"), second=b.decisions.get(name, "-"))
         for name in names
     )
+    causes = _causes(a.plan.breakdown_s, b.plan.breakdown_s)
+    like = type(a.plan) is type(b.plan)  # the parts of a mixed plan are its causes
     made = Comparison(
         edited=(a.edited, b.edited),
         different_inputs=tuple(
@@ -143,21 +149,29 @@ def compare(first: Plan, second: Plan) -> Comparison:
             Measure(name=name, first=a.measures[name], second=b.measures[name])
             for name in a.measures
         ),
-        causes=_causes(a.plan.breakdown_s, b.plan.breakdown_s),
-        parts=_causes(a.parts, b.parts),
+        causes=causes,
+        parts=_causes(a.parts, b.parts) if like else causes,
         memory=_memory(a, b),
     )
     return msgspec.structs.replace(made, summary=_verdict(made))
 
 
+_LEAST = 1e-9  # of the step: less is the rounding of a difference
+
+
 def _causes(first: dict[str, float], second: dict[str, float]) -> tuple[Cause, ...]:
     names = [*first, *(name for name in second if name not in first)]
+    least = _LEAST * max(sum(first.values()), sum(second.values()))
+
+    def told(seconds: float) -> float:
+        return seconds if abs(seconds) > least else 0.0
+
     causes = [
         Cause(
             name=name,
-            first_s=first.get(name, 0.0),
-            second_s=second.get(name, 0.0),
-            difference_s=second.get(name, 0.0) - first.get(name, 0.0),
+            first_s=told(first.get(name, 0.0)),
+            second_s=told(second.get(name, 0.0)),
+            difference_s=told(second.get(name, 0.0) - first.get(name, 0.0)),
         )
         for name in names
     ]

@@ -90,6 +90,7 @@ def explain(
         degrees_s = None
     again = replanned(plan, cost, spaces, forbids, stop) if replan else None
     replanned_s = again.best.step_time_s if again is not None and again.best is not None else None
+    busy = [stage.forward_s + stage.backward_s for stage in plan.stages]
     return summarised(
         Explanation(
             model=plan.model.name,
@@ -99,6 +100,7 @@ def explain(
             step_time_s=plan.step_time_s,
             fits=plan.fits,
             last_stage=last_stage(cost, plan.strategy),
+            slowest_stage=busy.index(max(busy)),
             parts=account(cost, plan),
             causes=_shares({name: (name,) for name in plan.breakdown_s}, plan),
             limits=_shares(_LIMITS, plan),
@@ -166,6 +168,7 @@ def _memory(cost: CostModel, plan: TrainingPlan) -> tuple[StageMemory, ...]:
                 total_bytes=total,
                 capacity_bytes=stage.capacity_bytes,
                 free_bytes=free,
+                margin_bytes=round(cost.reserve_bytes),
                 largest_kind=max(kinds, key=lambda kind: kinds[kind]),
                 next_layer_bytes=takes,
                 binds=takes is not None and takes > free - cost.reserve_bytes,

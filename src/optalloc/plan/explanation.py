@@ -26,9 +26,10 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The fullest device of one stage; ``kinds`` sum to ``total_bytes``.
 
-    ``free_bytes`` is negative where the stage does not fit. ``next_layer_bytes`` is what storing
-    one recomputed layer more would take (None: nothing is recomputed); memory ``binds`` where that
-    is more than what is free.
+    ``free_bytes`` is negative where the stage does not fit; ``margin_bytes`` of them a plan leaves
+    free against the error of the estimate. ``next_layer_bytes`` is what storing one recomputed
+    layer more would take (None: nothing is recomputed); memory ``binds`` where that is more than
+    what is free beyond the margin.
     """
 
     stage: int
@@ -36,6 +37,7 @@ class StageMemory(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
     capacity_bytes: int
     free_bytes: int
+    margin_bytes: int
     largest_kind: str
     next_layer_bytes: int | None
     binds: bool
@@ -54,10 +56,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a plan takes the time it takes; ``str()`` of it is for people.
 
     ``parts``, ``causes`` and ``limits`` each sum to ``step_time_s`` and describe ``last_stage``,
-    the stage that ends last. ``degrees_step_time_s`` is the best step of the plan's mesh, and
-    ``replanned_step_time_s`` the best of all, with ``rivals`` (None and empty without a new
-    search). ``turns`` say where the choice changes; None: not asked for. ``edited`` says what an
-    edited plan said that is not true; the explanation is then of its decisions.
+    the stage that ends last; a micro-batch takes longest on ``slowest_stage``.
+    ``degrees_step_time_s`` is the best step of the plan's mesh, and ``replanned_step_time_s`` the
+    best of all, with ``rivals`` (None and empty without a new search). ``turns`` say where the
+    choice changes; None: not asked for. ``edited`` says what an edited plan said that is not true;
+    the explanation is then of its decisions.
     """
 
     format_version: str = "1.0"
@@ -69,6 +72,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     step_time_s: float
     fits: bool
     last_stage: int
+    slowest_stage: int
     parts: tuple[Part, ...]
     causes: tuple[Share, ...]
     limits: tuple[Share, ...]
@@ -85,13 +89,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         made = [
             (
                 f"Where the time goes (stage {self.last_stage} ends last)",
-                ("part", "time", "share", "hidden behind computation"),
-                tuple(_part_row(part) for part in self.parts if _visible(part)),
+                ("part", "time", "share", "mean of stages", "hidden behind computation"),
+                tuple(_part_row(part) for part in self.parts if _visible(part, self.step_time_s)),
             ),
             ("Figures (estimated)", ("figure", "value", ""), tuple(_figure_rows(self.figures))),
             (
-                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, the tightest stages "
-                "first",
+                f"Memory in GiB of {self.memory[0].capacity_bytes / GIB:.1f}, of which a plan "
+                f"leaves {self.memory[0].margin_bytes / GIB:.1f} free; the tightest stages first",
                 ("stage", *self.memory[0].kinds, "free", "+1 layer"),
                 tuple(_memory_row(m) for m in _tightest(self.memory)),
             ),
@@ -120,6 +124,9 @@ def summarised(e: Explanation) -> Explanation:
     return msgspec.structs.replace(e, summary="\n".join(_findings(e)))
 
 
+_UNEVEN = 0.01  # of the step: a larger mean wait for the slowest stage is told
+
+
 # -- findings ------------------------------------------------------------------------------------
 
 
@@ -136,6 +143,13 @@ def _findings(e: Explanation) -> list[str]:
         f"with {second.share:.1%}.",
         _memory_finding(e),
     ]
+    uneven = next((part for part in e.parts if part.name == "imbalance"), None)
+    if uneven is not None and uneven.mean_s > _UNEVEN * e.step_time_s:
+        lines.append(
+            f"The stages are uneven: in the mean they wait {format_seconds(uneven.mean_s)} "
+            f"for the slowest, stage {e.slowest_stage}; "
+            f"stage {e.last_stage} {format_seconds(uneven.time_s)}."
+        )
     better = e.degrees_step_time_s
     if better is not None and better < e.step_time_s * (1.0 - 1e-6):
         lines.append(
@@ -184,7 +198,7 @@ def _memory_finding(e: Explanation) -> str:
     least = min(e.memory, key=lambda m: m.free_bytes)
     return (
         f"Memory does not bind: the fullest stage, {least.stage}, has "
-        f"{format_bytes(least.free_bytes)} free."
+        f"{format_bytes(least.free_bytes)} free; a plan leaves {format_bytes(least.margin_bytes)}."
     )
 
 
@@ -204,13 +218,15 @@ def _stages(numbers: list[int]) -> str:
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def _visible(part: Part) -> bool:
-    return part.share >= 0.0005 or (part.hidden_s or 0.0) >= 0.0005 * part.time_s > 0
+def _visible(part: Part, step_s: float) -> bool:
+    hidden = (part.hidden_s or 0.0) >= 0.0005 * part.time_s > 0
+    return max(part.time_s, part.mean_s) >= 0.0005 * step_s or hidden
 
 
 def _part_row(part: Part) -> tuple[str, ...]:
     hidden = "" if not part.hidden_s else format_seconds(part.hidden_s)
-    return (part_words(part.name), format_seconds(part.time_s), f"{part.share:.1%}", hidden)
+    times = format_seconds(part.time_s), f"{part.share:.1%}", format_seconds(part.mean_s)
+    return (part_words(part.name), *times, hidden)
 
 
 def _figure_rows(f: Figures) -> list[tuple[str, ...]]:

@@ -44,7 +44,7 @@ def view(plan: Plan) -> View:
     even, edited = as_written(plan)
     cost = CostModel(even.model, even.cluster, even.workload, name=even.cost_model)
     f = figures(cost, even)
-    parts = {part.name: part.time_s for part in account(cost, even)}
+    parts = {part.name: part.mean_s for part in account(cost, even)}
     more = {"mfu_square": f.mfu_square, "hfu_causal": f.hfu_causal}
     return _made(even, edited, decisions(even), more, parts)
 

@@ -82,7 +82,10 @@ def _cells(found: Calibration) -> Table:
         title="Errors on rows that were not fitted",
         columns=("device", "framework", "precision", "rows", "bias", "90 %"),
         rows=rows,
-        notes=("The first line, of sources left out entirely, stands for all that has no line.",),
+        notes=(
+            "A plan states its own line, if it has ten rows; else the wider of those of its device "
+            "and of its framework; else the first, of sources left out entirely.",
+        ),
         right=("bias", "90 %"),
     )
 

@@ -10,6 +10,7 @@ _RIGHT = frozenset(
     {
         "time",
         "share",
+        "mean of stages",
         "hidden behind computation",
         "value",
         "free",

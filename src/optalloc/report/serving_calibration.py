@@ -23,10 +23,11 @@ def tables(found: ServingCalibration) -> list[Table]:
 
 def facts(found: ServingCalibration) -> dict[str, Any]:
     """The calibration as data: the constants file, and the relative errors of every row."""
-    names = ("fitted", "left_out", "device_left_out")
+    names = ("fitted", "left_out", "device_left_out", "model_left_out")
+    ways = (found.fitted, found.folds, found.devices, found.models)
     every = [
         (name, np.expm1(errors))
-        for name, errors in zip(names, (found.fitted, found.folds, found.devices), strict=True)
+        for name, errors in zip(names, ways, strict=True)
         if errors is not None
     ]
     return {
@@ -49,9 +50,10 @@ def _figures(errors: Array) -> dict[str, float]:
 
 def _engines(found: ServingCalibration) -> Table:
     names = [problem.software for problem in found.problems]
-    left_out = [errors for errors in (found.folds, found.devices) if errors is not None]
+    ways = (found.folds, found.devices, found.models)
+    left_out = [errors for errors in ways if errors is not None]
     every = (found.fitted, *left_out)
-    titles = ("fitted", "left out", "device left out")[: len(every)]
+    titles = ("fitted", "left out", "device left out", "model left out")[: len(every)]
     rows: list[tuple[Cell, ...]] = []
     for name in [*sorted(set(names)), "all"]:
         own = np.array([name in (each, "all") for each in names])
@@ -77,11 +79,15 @@ def _median_mean(log_errors: Array) -> tuple[str, int]:
 
 def _cells(found: ServingCalibration) -> Table:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (cell.key or "any", cell.rows, *(f"{100 * e:.0f} %" for e in _errors_of(cell)))
+        (
+            cell.key or cell.level or "any",
+            cell.rows,
+            *(f"{100 * e:.0f} %" for e in _errors_of(cell)),
+        )
         for cell in found.file.errors
     )
     return Table(
-        title="Errors that 90 % of the rows that were not fitted stay below",
+        title="Errors that 90 % of the rows that were not fitted stay below, in a plan",
         columns=("setup", "rows", "throughput", "TPOT", "TTFT"),
         rows=rows,
         right=("throughput", "TPOT", "TTFT"),

@@ -51,6 +51,17 @@ def test_every_row_of_times_is_answered(tmp_path: Path, capsys: pytest.CaptureFi
     assert "| at equal concurrency | 2 |" in printed
 
 
+def test_no_throughput_follows_where_no_load_is_stated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The times of such a row are compared, and its rate is no configuration's."""
+    lines = [line.replace("nvfp4,4,", "nvfp4,,") for line in LATENCY]
+    assert main(["serving-accuracy", str(_table(tmp_path, [HEADER, *lines]))]) == 0
+    printed = capsys.readouterr().out
+    assert "| closed | 6 |" in printed
+    assert "| at equal concurrency | 1 |" in printed
+
+
 def test_every_rate_is_answered(tmp_path: Path) -> None:
     """Tokens per second or milliseconds, as the row's metric says."""
     out = tmp_path / "p.csv"

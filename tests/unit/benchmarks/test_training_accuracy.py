@@ -77,6 +77,15 @@ def test_the_study_writes_a_line_for_every_row(tmp_path: Path) -> None:
     assert "| source | groups left out | source left out |" in page.read_text()
 
 
+def test_a_table_without_times_is_predicted_all_the_same(tmp_path: Path) -> None:
+    """Nothing to fit, nothing to compare with."""
+    table, out = tmp_path / "rows.csv", tmp_path / "out.csv"
+    table.write_text("layers,hidden,gpu,n_gpus,seq_len\n32,4096,H100,8,2048\n")
+    words = [str(table), "--out", str(out), "--folds", "2", "--leave-one-source-out"]
+    assert main(["training-accuracy", *words]) == 0
+    assert ",ok," in out.read_text()
+
+
 def test_a_table_that_is_missing_is_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

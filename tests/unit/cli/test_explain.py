@@ -61,7 +61,7 @@ def test_json_is_the_explanation(path: str, capsys: pytest.CaptureFixture[str]) 
 def test_csv_has_a_row_a_part(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", path, "--format", "csv"]) == 0
     head = capsys.readouterr().out.splitlines()[0]
-    assert head == "part,time,share,hidden behind computation"
+    assert head == "part,time,share,mean of stages,hidden behind computation"
 
 
 def test_the_page_holds_plan_and_explanation_and_fetches_nothing(

@@ -112,6 +112,7 @@ def test_json_follows_the_published_schema(capsys: pytest.CaptureFixture[str]) -
         (["--cluster", "8xh100-sxm"], "--global-batch is missing"),
         (["--cluster", "8xh100-sxm", "--global-batch", "16,x"], "'x' is no whole number"),
         (["--cluster", "8xh100-sxm", "--global-batch", "16", "--jobs", "0"], "0 jobs"),
+        (["--cluster", "8xh100-sxm", "--global-batch", "16", "--plot", "a.pdf"], "end in .svg"),
     ],
 )
 @pytest.mark.usefixtures("folder")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from optalloc.cost.measured.cells import Row
 from optalloc.cost.measured.devices import named_device
 from optalloc.cost.measured.problem import Unsupported, problem_of, split
-from optalloc.cost.measured.rows import Row, read_rows
+from optalloc.cost.measured.rows import read_rows
 from optalloc.cost.predict import predict
 from optalloc.errors import InputError
 from optalloc.model.spec import Experts
@@ -62,6 +63,11 @@ def test_a_row_without_dimensions_says_so() -> None:
         {"gpu": "H100+A100", "pp": "2"},
         {"heads": "30", "kv_heads": "7", "tp": "8"},
         {"pp": "1e9", "gbs": "1e308"},
+        {"tp": "1e6", "cp": "1e6", "dp": "1e7"},
+        {"gbs": "1e8", "release": "inf"},
+        {"gpu": "+", "pp": "2"},
+        {"gpu": "TPU v5p", "precision": "FP32"},
+        {"gpu": "H100+TPU-v4", "precision": "NVFP4", "pp": "2"},
     ],
 )
 def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:
@@ -69,6 +75,49 @@ def test_odd_rows_are_predicted(changes: dict[str, str]) -> None:
     found = predict(problem_of(BARE | changes))
     assert 0.0 < found.step_time_s < 1e6
     assert found.memory_bytes > 0.0
+
+
+@pytest.mark.parametrize(
+    ("plain", "spelled"),
+    [
+        ({"seq_len": "4096"}, {"seq_len": "4k tokens"}),
+        ({"layers": "32"}, {"layers": "32 layers"}),
+        ({"gbs": "1024", "mbs": "1"}, {"gbs": "1,024", "mbs": "1.0"}),
+        ({"internode_gbps_per_gpu": "200"}, {"internode_gbps_per_gpu": "25 GB/s"}),
+        ({"internode_gbps_per_gpu": "400"}, {"internode_gbps_per_gpu": "400 Gb/s"}),
+        ({"gated_mlp": "0"}, {"gated_mlp": "False"}),
+        ({"gated_mlp": "0", "ffn": "16384"}, {"gated_mlp": "", "ffn": "16384"}),
+        ({"tp": "2", "sp": "1"}, {"tp": "2", "sp": "yes"}),
+        ({"zero_stage": "3"}, {"zero_stage": "ZeRO-3"}),
+        ({"zero_stage": "0"}, {"zero_stage": "0.0"}),
+        ({"precision": "FP8"}, {"precision": "float8_e4m3fn"}),
+        ({"precision": "FP16"}, {"precision": "float16"}),
+        ({"precision": "BF16"}, {"precision": "bfloat16 (mixed)"}),
+        ({"recompute": "full"}, {"recompute": "True"}),
+        ({"recompute": "none"}, {"recompute": "off"}),
+        ({"hidden": "4096", "heads": "32"}, {"hidden": "", "heads": "32", "head_dim": "128"}),
+    ],
+)
+def test_cells_are_read_as_people_write_them(
+    plain: dict[str, str], spelled: dict[str, str]
+) -> None:
+    """The same prediction for both spellings."""
+    row = BARE | {"gbs": "64", "n_gpus": "16"}
+    assert predict(problem_of(row | spelled)) == predict(problem_of(row | plain))
+
+
+def test_a_missing_dimension_comes_from_the_number_of_parameters() -> None:
+    """6.65 billion parameters in 32 layers of a width: 4096 of 12 h^2 each, and the embedding."""
+    wide = problem_of(BARE | {"hidden": "", "n_params_b": "6.65"})
+    deep = problem_of(BARE | {"layers": "", "n_params_b": "6.65"})
+    assert (wide.model.hidden, sum(run.count for run in deep.model.layers)) == (4096, 32)
+    assert any("hidden not given" in remark for remark in wide.remarks)
+
+
+def test_chunks_that_the_notes_do_not_split_are_split_evenly() -> None:
+    """Layers by stage, but two chunks a stage: the notes say nothing of the chunks."""
+    row = BARE | {"pp": "2", "vpp": "2", "gbs": "32", "mbs": "1", "notes": "layers/stage [15, 17]"}
+    assert predict(problem_of(row)).choice.layers == (8, 8, 8, 8)
 
 
 def test_assumptions_are_said() -> None:
@@ -132,6 +181,19 @@ def test_rows_tell_what_their_software_is_known_to_do() -> None:
     assert cluster.nodes[0].node_link.bandwidth_bytes_per_s == 25e9
 
 
+def test_a_table_is_read_however_it_was_saved(tmp_path: Path) -> None:
+    """Byte order mark, CRLF, capitals and blanks in the names, quoted commas, short and long lines,
+    columns beyond those known; a line without group is its own."""
+    path = tmp_path / "rows.csv"
+    head = '\ufeff"Row_ID", Layers,hidden,GPU,n_gpus,seq_len,gbs,more\r\n'
+    lines = '1,32,4096,H100,8,2048,"1,024",x,y\r\n\r\n2,32,4096,H100\r\n'
+    path.write_bytes((head + lines).encode())
+    first, second = read_rows(path)
+    assert problem_of(first).workload.global_batch == 1024
+    assert (first["row_id"], second["n_gpus"]) == ("1", "")
+    assert first["group"] != second["group"]
+
+
 def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
     """The missing names are listed."""
     path = tmp_path / "rows.csv"
@@ -169,12 +231,20 @@ def test_a_row_says_where_and_by_what_it_ran(tmp_path: Path) -> None:
     assert (site.recompute, node.recompute) == ("full", "none")
 
 
+def test_chips_of_other_markets_are_slower() -> None:
+    """An H800 has NVLink of 400 GB/s in both directions together, an H20 148 TFLOP/s."""
+    exported, small = named_device("H800", 0.0)[0], named_device("NVIDIA H20-96GB", 0.0)[0]
+    assert exported.link_bandwidth_bytes_per_s == pytest.approx(200e9)
+    assert small.peak_flops_per_s["bf16"] == pytest.approx(148e12, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("gpu", "name"),
     [
         ("AMD Instinct MI300X", "mi300x"),  # the catalogue's name is within
         ("Tesla V100-SXM2-16GB", "v100-sxm-16g"),
         ("A800", "a100-sxm-80g"),  # the same chip
+        ("RTX A6000", "a40"),
         ("B100", "b200"),  # the same series
         ("MI355X", "mi325x"),
         ("L40", "l40s"),

@@ -135,7 +135,8 @@ def test_a_mixed_plan_compares_with_an_even_one(
     assert comparison.different_inputs == ("cluster",)
     assert comparison.edited == ("", "")
     change = mixed.step_time_s - even.step_time_s
-    assert math.fsum(c.difference_s for c in comparison.causes) == pytest.approx(change, rel=1e-9)
+    assert math.fsum(c.difference_s for c in comparison.causes) == pytest.approx(change, rel=1e-8)
+    assert comparison.parts == comparison.causes  # like with like
     shown = {d.name: d for d in comparison.decisions}
     replicas = [name for name in shown if name.startswith("replica")]
     assert replicas

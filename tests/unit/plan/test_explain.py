@@ -183,3 +183,15 @@ def test_text_names_the_stage_that_ends_last() -> None:
     e = explain(written(Strategy(pp=2, layers_per_chunk=(2, 10))))
     assert e.last_stage == 1 or e.last_stage == 0
     assert f"stage {e.last_stage} ends last" in str(e)
+
+
+def test_uneven_stages_say_how_long_they_wait_in_the_mean() -> None:
+    """Stage 0 waits for stage 1 with every micro-batch, the two in the mean half of that."""
+    plan = written(Strategy(pp=2, layers_per_chunk=(2, 10)))
+    e = explain(plan)
+    short, long = (stage.forward_s + stage.backward_s for stage in plan.stages)
+    assert e.slowest_stage == 1
+    (waits,) = (part.mean_s for part in e.parts if part.name == "imbalance")
+    assert waits == pytest.approx(plan.num_microbatches * (long - short) / 2)
+    assert sum(part.mean_s for part in e.parts) == pytest.approx(e.step_time_s)
+    assert "for the slowest, stage 1" in e.summary

@@ -151,6 +151,16 @@ def test_stopped_search_keeps_a_fleet_and_a_valid_bound(kinds: int) -> None:
     assert result.bounds.dual <= best <= result.bounds.primal + 1e-9
 
 
+def test_stop_rule_holds_for_the_search_for_what_would_help() -> None:
+    """No fleet survives a region; the eight caps that conflict are all still named."""
+    problem = random_fleet(506, 30, 8, regions=2, capped=True, redundancy="region")
+    stopped, free = plan_fleet(problem, stop=NodeLimit(0)), plan_fleet(problem)
+    assert stopped.termination is free.termination is Termination.INFEASIBLE
+    assert set(free.conflict) <= set(stopped.conflict)
+    assert "the fleet then costs" in free.fixes[0].cost
+    assert not any(fix.cost for fix in stopped.fixes)
+
+
 def test_search_without_time_still_finds_a_fleet() -> None:
     """The box of all counts is bounded, and a fleet made by rounding, before time counts."""
     result = plan_fleet(random_fleet(0, 60, 8), stop=TimeLimit(0.0))

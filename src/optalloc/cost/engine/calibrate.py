@@ -1,7 +1,8 @@
 """Calibrate the engine model on measured rows and say how far it is off on others.
 
 Errors are those of a cross-validation in which whole setups are left out of the fit, so that load
-points of one configuration never stand on both sides.
+points of one configuration never stand on both sides. Errors to state with a plan are those of
+predictions made as a plan's are: with no series of measurements to say how a client measures.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from optalloc.cost.engine.constants import ERROR_LEVELS, EngineFile, Errors
+from optalloc.cost.engine.constants import ERROR_LEVELS, NEW_MODEL, EngineFile, Errors
 from optalloc.cost.engine.fit import Fit
 from optalloc.cost.engine.measured import ServingProblem
 from optalloc.cost.engine.rows import RATE, TPOT, TTFT, Array, Ints, Rows
@@ -22,9 +23,10 @@ from optalloc.errors import InputError
 class ServingCalibration(msgspec.Struct, frozen=True, kw_only=True):
     """A fit and how well it does.
 
-    ``fitted``, ``folds`` and ``devices`` are logarithms of predicted over measured figures, shape
-    (rows, 3), on the rows of the fit, with each row's setup left out and with its device left out;
-    nan where nothing was measured. The latter two are None where the fit was not judged.
+    ``fitted``, ``folds``, ``devices`` and ``models`` are logarithms of predicted over measured
+    figures, shape (rows, 3), on the rows of the fit, and with each row's setup, device or model
+    left out; nan where nothing was measured. The latter three are None where the fit was not
+    judged.
     """
 
     file: EngineFile
@@ -32,6 +34,7 @@ class ServingCalibration(msgspec.Struct, frozen=True, kw_only=True):
     fitted: Array
     folds: Array | None
     devices: Array | None
+    models: Array | None
 
 
 def calibrate_serving(
@@ -52,7 +55,7 @@ def calibrate_serving(
     InputError
         If there are fewer rows than constants, or one says something that is not known.
 
-    Complexity: about ``(1 + folds + devices) * rounds * constants`` passes over the rows.
+    Complexity: about ``(1 + 2 folds + devices) * rounds * constants`` passes over the rows.
     """
     for problem in problems:
         if problem.remarks:
@@ -80,24 +83,28 @@ def calibrate_serving(
             fitted=fitted,
             folds=None,
             devices=None,
+            models=None,
         )
-    found = []
+    cross, ordinary = [], []
     for what, parts in (
         ("setups", setup_folds(rows.problems, folds)),
         ("devices", named_parts([p.device.name for p in rows.problems])),
+        ("models", dealt([p.model.name for p in rows.problems], folds)),
     ):
-        cross = np.empty_like(rows.log_measured)
+        found, plain = np.empty_like(rows.log_measured), np.empty_like(rows.log_measured)
         for part, other, own in left_out(fit, parts):
             on_progress(f"leaving out {what}: {part + 1} of {parts.max() + 1}")
-            cross[own] = fit.predict(other)[own]
-        found.append(cross - rows.log_measured)
-    cross, unseen = found
+            found[own] = fit.predict(other)[own]
+            plain[own] = fit.predict(fit.ordinary(other))[own]
+        cross.append(found - rows.log_measured)
+        ordinary.append(plain - rows.log_measured)
     return ServingCalibration(
-        file=msgspec.structs.replace(final, errors=error_cells(rows, cross, unseen)),
+        file=msgspec.structs.replace(final, errors=error_cells(rows, *ordinary)),
         problems=tuple(problems),
         fitted=fitted,
-        folds=cross,
-        devices=unseen,
+        folds=cross[0],
+        devices=cross[1],
+        models=cross[2],
     )
 
 
@@ -113,10 +120,15 @@ def left_out(fit: Fit, parts: Ints) -> Iterator[tuple[int, Array, Ints]]:
 
 def setup_folds(problems: Sequence[ServingProblem], folds: int, seed: int = 0) -> Ints:
     """A part for each row; rows of one setup share theirs."""
-    setups = sorted({p.setup for p in problems})
-    np.random.default_rng(seed).shuffle(setups)
-    place = {setup: k % folds for k, setup in enumerate(setups)}
-    return np.array([place[p.setup] for p in problems])
+    return dealt([p.setup for p in problems], folds, seed)
+
+
+def dealt(names: Sequence[str], folds: int, seed: int = 0) -> Ints:
+    """One of at most ``folds`` parts for each row, at random; rows of one name share theirs."""
+    order = sorted(set(names))
+    np.random.default_rng(seed).shuffle(order)
+    place = {name: k % folds for k, name in enumerate(order)}
+    return np.array([place[name] for name in names])
 
 
 def named_parts(names: Sequence[str]) -> Ints:
@@ -128,12 +140,14 @@ def named_parts(names: Sequence[str]) -> Ints:
 _LEAST_ROWS = 20
 
 
-def error_cells(rows: Rows, cross: Array, unseen: Array) -> tuple[Errors, ...]:
+def error_cells(
+    rows: Rows, cross: Array, new_device: Array, new_model: Array
+) -> tuple[Errors, ...]:
     """Relative errors that 90 % of the rows of a cell do not exceed.
 
-    ``cross`` and ``unseen`` are logarithms of predicted over measured figures of rows whose setup,
-    or whose device, was left out of the fit. The last cell is of the latter and stands for any
-    device without a cell.
+    All are logarithms of predicted over measured figures of rows whose setup, or whose device, or
+    whose model, was left out of the fit. The first cell is of the last and is at least what any
+    model without rows has; the last cell stands for any device without a cell.
     """
     errors = _relative(rows, cross)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -142,13 +156,13 @@ def error_cells(rows: Rows, cross: Array, unseen: Array) -> tuple[Errors, ...]:
             if keys.get(level):
                 groups[level, keys[level]].append(i)
     order = sorted(groups, key=lambda cell: (ERROR_LEVELS.index(cell[0]), cell[1]))
-    last = _cell("", "", _relative(rows, unseen))
+    last = _cell("", "", _relative(rows, new_device))
     found = [
         _cell(level, key, errors[:, groups[level, key]], last)
         for level, key in order
         if len(groups[level, key]) >= _LEAST_ROWS
     ]
-    return (*found, last)
+    return (_cell(NEW_MODEL, "", _relative(rows, new_model)), *found, last)
 
 
 def _relative(rows: Rows, log_errors: Array) -> Array:

@@ -75,6 +75,7 @@ class EngineConstants(msgspec.Struct, frozen=True, kw_only=True):
 class Errors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Relative errors that 90 % of the measurements that were not fitted do not exceed.
 
+    They are predicted as a plan is: without knowing the release or how the series was measured.
     ``level`` and ``key`` say for which setups; both empty: for any.
     """
 
@@ -88,6 +89,8 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 #: Levels whose setups have errors of their own, the narrowest first.
 ERROR_LEVELS = ("software, device", "device")
+#: Level of the cell of models without rows; what it states is the least for them.
+NEW_MODEL = "new model"
 
 
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,8 +148,19 @@ def resolved(file: EngineFile, keys: dict[str, str]) -> EngineConstants:
 
 
 def expected_errors(file: EngineFile, keys: dict[str, str]) -> Errors:
-    """The errors of the first level that has a cell for this setup; the last cell fits any."""
-    for cell in file.errors:
-        if not cell.level or keys.get(cell.level) == cell.key:
-            return cell
-    return Errors(rows=0, ttft=1.0, tpot=0.5, throughput=0.5)
+    """The errors of the first level that has a cell for this setup; the last cell fits any.
+
+    For a model that no shift of the file is for, at least those of models left out of the fit.
+    """
+    cells = [cell for cell in file.errors if cell.level != NEW_MODEL]
+    fitting = (cell for cell in cells if not cell.level or keys.get(cell.level) == cell.key)
+    found = next(fitting, Errors(rows=0, ttft=1.0, tpot=0.5, throughput=0.5))
+    least = next((cell for cell in file.errors if cell.level == NEW_MODEL), None)
+    if least is None or keys.get("model") in file.shifts.get("model", {}):
+        return found
+    return msgspec.structs.replace(
+        found,
+        ttft=max(found.ttft, least.ttft),
+        tpot=max(found.tpot, least.tpot),
+        throughput=max(found.throughput, least.throughput),
+    )

@@ -66,6 +66,11 @@ class Fit:
         """Logarithms of the predicted figures of all rows, shape (rows, 3)."""
         return self.figures(self.scales(z))
 
+    def ordinary(self, z: Array) -> Array:
+        """These parameters for a client of no known series: none of a release or a campaign."""
+        levels = [set(level.split(", ")) for level, _, _ in self.parameters]
+        return np.where([bool(level & {"release", "campaign"}) for level in levels], 0.0, z)
+
     # -- the search for the minimum --------------------------------------------------------------
 
     def solve(self, used: Ints, rounds: int = 10) -> Array:

@@ -199,14 +199,15 @@ def _plain_widths(tp: int, dp: int, moe_tp: int, moe_ep: int) -> tuple[int, int,
     """tp, attention dp and moe_ep of a stage, where tables write products in their place.
 
     Public tables note a width G of tensor parallelism (or data-parallel attention) with experts
-    spread over the same G devices as G G of the one and G of each expert width; data-parallel
-    attention over all tp devices as tp with dp = tp and moe_ep = tp tp; and one rank of
-    data-parallel attention as a single device of it, beside the experts of all ranks.
+    spread over the same G devices as G G of the one and G of each expert width; and one rank of
+    data-parallel attention as a single device of it, beside the experts of all ranks. They also
+    note some runs of vLLM twice, once as tp with dp = tp and moe_ep = tp tp, which the times of its
+    twin tell to be tensor parallelism alone, with experts spread.
     """
     if moe_tp == moe_ep > 1 and tp * dp == moe_tp * moe_ep:
         return (1, moe_ep, moe_ep) if dp > 1 else (moe_ep, 1, moe_ep)
     if tp == dp > 1 and moe_ep == tp * dp:
-        return 1, dp, dp
+        return tp, 1, tp
     if tp * dp == 1 and moe_tp * moe_ep > 1:
         dp = moe_tp * moe_ep
     wide = tp * dp

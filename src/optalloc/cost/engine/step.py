@@ -142,12 +142,19 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
     def latency_s(
         self, prompt_tokens: Value, sequences: Value, context_tokens: Value, pairs: Value = 0.0
     ) -> Value:
-        """Seconds that one batch takes through all stages, hops and waits for others included."""
-        w = self.work
-        tokens = prompt_tokens + sequences
-        hop = (w.pp - 1.0) * (w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s)
+        """Seconds that one batch takes through all stages, hops and waits for others included.
+
+        Only decoding waits for other batches: prompts follow each other and keep the stages busy.
+        The host prepares the sequences of every stage's batch, one batch after another.
+        """
+        w, c = self.work, self.constants
         step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
-        return step * (1.0 + self.constants.bubble * (1.0 - 1.0 / w.pp)) + hop
+        if np.all(w.pp == 1.0):
+            return step
+        tokens = prompt_tokens + sequences
+        hop = w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s
+        waits = c.bubble / w.pp * self.step_s(0.0, sequences, context_tokens)
+        return step + (w.pp - 1.0) * (hop + waits + c.sequence_s * sequences)
 
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
         """Seconds of the iterations that read ``prompts`` prompts together, in chunks, without

@@ -11,30 +11,49 @@ from optalloc.cluster.catalog import device, device_names, is_device
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Cluster, Link, NodeGroup
 from optalloc.cost.compute import peak_flops_per_s
-from optalloc.cost.measured.rows import Row, noted, real, whole
+from optalloc.cost.measured.cells import Row, real, whole
+from optalloc.cost.measured.rows import noted
 from optalloc.cost.measured.software import is_sailor
 from optalloc.errors import nearest
 
-# Names without a form factor, the newest first, and names of the same chip for other markets.
+# Names without a form factor, the newest first.
 _KNOWN = ("gb300", "gb200", "b300", "b200", "gh200", "h200", "h100", "a100", "v100")
-_SAME_CHIP = {"a800": "a100", "h800": "h100"}
+
+# Names of the same chip in other products: the device, and the share of its products and of its
+# link that is left. Exports keep 400 of 600 or 900 GB/s of NVLink; an H20 has 148 of 989 TFLOP/s.
+_SAME_CHIP = {
+    "a800": ("a100", 1.0, 2 / 3),
+    "h800": ("h100", 1.0, 4 / 9),
+    "h20": ("h100", 0.15, 1.0),
+    "a6000": ("a40", 1.0, 1.0),
+    "6000-ada": ("l40s", 1.0, 1.0),
+    "rtx-8000": ("titan-rtx", 1.0, 1.0),
+}
 
 
 @lru_cache(maxsize=256)
 def named_device(gpu: str, memory_gb: float) -> tuple[DeviceSpec, str]:
     """The catalogue's device of a name, or its nearest relative and a remark that says so."""
-    key = gpu.strip().lower().replace("_", "-").replace(" ", "-")
+    key = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     sized = f"{key}-{memory_gb:.0f}g"
     for name in (key, sized, key.replace("-", ""), re.sub(r"gb$", "g", key)):
         if is_device(name):
             return device(name), ""
-    same = next((_SAME_CHIP[word] for word in key.split("-") if word in _SAME_CHIP), "")
-    relatives = [name for name in (_within(key), same) if name]
+    chip = next((chip for name, chip in _SAME_CHIP.items() if f"-{name}-" in f"-{key}-"), None)
+    relatives = [chip[0]] if chip is not None else []
+    relatives += [name for name in (_within(key),) if name]
     relatives += [name for name in _KNOWN if name in key]
     relatives += [name for name in (_generation(key),) if name]
     relatives += nearest(key, [*_KNOWN], count=1)
     name = (*relatives, "h100" if memory_gb > 64 or not memory_gb else "a100")[0]
     found = device(name)
+    if chip is not None:
+        _, products, link = chip
+        found = msgspec.structs.replace(
+            found,
+            peak_flops_per_s={name: products * p for name, p in found.peak_flops_per_s.items()},
+            link_bandwidth_bytes_per_s=link * found.link_bandwidth_bytes_per_s,
+        )
     if memory_gb:
         found = msgspec.structs.replace(found, memory_bytes=int(memory_gb * 2**30))
     return found, f"device {gpu or '(none)'} taken as {name}"
@@ -66,7 +85,7 @@ def _numbered(key: str) -> tuple[str, int]:
 
 
 def device_of(gpu: str, memory_gb: float, remarks: list[str]) -> DeviceSpec:
-    first = gpu.split("+")[0]
+    first = gpu.strip("+ ").split("+")[0]
     found, remark = named_device(first, memory_gb)
     if remark or "+" in gpu:
         remarks.append(remark or f"mixed devices {gpu} taken as {first}")
@@ -82,7 +101,7 @@ def stage_devices(row: Row, degrees: dict[str, int], remarks: list[str]) -> list
     gpu, pp = row.get("gpu", ""), degrees["pp"]
     if "+" not in gpu:
         return []
-    kinds = [kind for kind in gpu.split("+") if kind]
+    kinds = [kind for kind in gpu.split("+") if kind.strip()] or [""]
     names = [word.strip(" '\"") for word in noted(row, "stage gpu types").split(",")]
     if len(names) != pp or not all(names):
         names = [kinds[i * len(kinds) // pp] for i in range(pp)]

@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 
 from optalloc.cluster.topology import Cluster
+from optalloc.cost.measured.cells import Row, flag, real, whole
 from optalloc.cost.measured.devices import cluster_of, device_of, site_of, stage_devices
-from optalloc.cost.measured.rows import Row, noted_layers, real, whole
+from optalloc.cost.measured.rows import noted_layers
+from optalloc.cost.measured.shape import model_of, sized
 from optalloc.cost.measured.software import (
     UNFUSED,
     activation_kernel,
@@ -23,7 +25,6 @@ from optalloc.cost.measured.software import (
     dtype_of,
     framework_of,
     gradient_dtype,
-    has_expert_biases,
     is_sailor,
     lora_modules,
     precision_of,
@@ -31,21 +32,13 @@ from optalloc.cost.measured.software import (
     release_of,
 )
 from optalloc.cost.meshes import Meshes
-from optalloc.model.spec import (
-    Attention,
-    Experts,
-    LatentAttention,
-    Layer,
-    LayerRun,
-    Mlp,
-    ModelSpec,
-    Norm,
-)
+from optalloc.model.spec import ModelSpec
 from optalloc.workload import Training
 
 # A pipeline that interleaves without saying how: chunks a stage that are tried.
 _CHUNKS = (2, 3, 4, 5, 6, 7, 8)
 _MICRO_BATCHES = (1, 2, 4, 8)
+_MOST_DEVICES = 10**6
 
 
 class Unsupported(Exception):
@@ -85,7 +78,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def measured_s(self) -> float | None:
         """Published step time, seconds, where there is one that can be compared."""
         value = real(self.row, "step_time_s")
-        return value if value and self.row.get("suspect", "") != "1" else None
+        return value if value and not flag(self.row, "suspect") else None
 
 
 def problem_of(row: Row) -> Problem:
@@ -97,14 +90,17 @@ def problem_of(row: Row) -> Problem:
         If the row does not give the dimensions of the model.
     """
     remarks: list[str] = []
-    if whole(row, "layers") < 1 or whole(row, "hidden") < 1:
+    row = sized(row, remarks)
+    if not (whole(row, "layers") and whole(row, "hidden")):
         raise Unsupported("no model dimensions")
-    model = _model(row, remarks)
+    model = model_of(row, remarks)
     degrees = _degrees(row, remarks)
     stages = stage_devices(row, degrees, remarks)
     specs = stages or [device_of(row.get("gpu", ""), real(row, "gpu_mem_gb"), remarks)]
     clusters = tuple(cluster_of(row, spec, degrees) for spec in specs)
     dtype = dtype_of(precision_of(row, remarks), specs, remarks)
+    if len(clusters) > 1:
+        row = row | {"vpp": "1", "schedule": "1f1b"}  # the one schedule of unequal stages
     batch, meshes = _meshes(row, degrees, model, remarks)
     lora = row.get("task", "").lower() in ("lora", "peft", "qlora")
     workload = Training(
@@ -135,76 +131,6 @@ def problem_of(row: Row) -> Problem:
     )
 
 
-def _model(row: Row, remarks: list[str]) -> ModelSpec:
-    gated = row.get("gated_mlp", "") != "0"
-    hidden, count = whole(row, "hidden"), whole(row, "layers")
-    heads = whole(row, "heads")
-    if not heads:
-        heads = max(1, hidden // 128)
-        remarks.append(f"heads not given, taken as {heads}")
-    head_dim = whole(row, "head_dim", max(1, hidden // heads))
-    experts = whole(row, "n_experts")
-    width = whole(row, "ffn")
-    if not width:
-        width = 4 * hidden if not gated else -(-8 * hidden // 3 // 128) * 128
-        if not experts:
-            remarks.append(f"width of the MLP not given, taken as {width}")
-    attention: Attention | LatentAttention = Attention(
-        heads=heads, kv_heads=whole(row, "kv_heads", heads), head_dim=head_dim
-    )
-    if row.get("arch", "") == "moe_mla":
-        # Ranks and head sizes of DeepSeek-V3, which later models with latent attention share.
-        attention = LatentAttention(
-            heads=heads,
-            q_lora_rank=1536,
-            kv_lora_rank=512,
-            nope_head_dim=128,
-            rope_head_dim=64,
-            value_head_dim=128,
-        )
-    norm = Norm(kind="rms" if gated else "layer")
-
-    def layer(name: str, feed: Mlp | Experts) -> Layer:
-        return Layer(
-            name=name,
-            stack="decoder",
-            hidden=hidden,
-            attention=attention,
-            feed_forward=feed,
-            norm=norm,
-        )
-
-    dense = min(count, whole(row, "n_dense_layers")) if experts else count
-    types, runs = [], []
-    if dense:
-        types.append(layer("dense", Mlp(width=width, gated=gated)))
-        runs.append(LayerRun("dense", dense))
-    if count > dense:
-        expert_width = whole(row, "moe_ffn", width)
-        feed = Experts(
-            num_experts=experts,
-            top_k=min(experts, whole(row, "topk", 2)),
-            width=expert_width,
-            shared_width=expert_width * whole(row, "n_shared_experts"),
-            gated=gated,
-            bias=has_expert_biases(row),
-        )
-        types.append(layer("moe", feed))
-        runs.append(LayerRun("moe", count - dense))
-    tied = not gated and not experts
-    return ModelSpec(
-        name=row.get("model", "") or "measured",
-        family="measured",
-        hidden=hidden,
-        vocabulary=whole(row, "vocab", 1 if row.get("task") == "single_layer" else 50257),
-        layer_types=tuple(types),
-        layers=tuple(runs),
-        tied_embeddings=tied,
-        embedding_extra=whole(row, "seq_len", 2048) * hidden if tied else 0,
-        has_head=row.get("task") != "single_layer",
-    )
-
-
 def _layers(row: Row, model: ModelSpec, pp: int) -> tuple[int, ...]:
     """Layers a stage from the notes, which may count embedding and head as layers."""
     sizes = noted_layers(row)
@@ -222,9 +148,12 @@ def _degrees(row: Row, remarks: list[str]) -> dict[str, int]:
     if found["pp"] > (most := whole(row, "layers") + 2):  # embedding and head may stand alone
         remarks.append(f"pp {found['pp']} taken as {most}")
         found["pp"] = most
+    total, given = whole(row, "n_gpus"), whole(row, "dp")
     inner = found["tp"] * found["cp"] * found["pp"]
-    total = whole(row, "n_gpus")
-    given = whole(row, "dp")
+    if inner * max(1, given, found["ep"]) > _MOST_DEVICES:
+        remarks.append(f"degrees of over {_MOST_DEVICES:,} devices left out")
+        found, inner, given = dict.fromkeys(found, 1), 1, 0
+        total = min(total, _MOST_DEVICES)
     found["dp"] = given or max(1, total // inner)
     if total and given * inner != total:
         if total % inner == 0 and not given:
@@ -253,7 +182,7 @@ def _meshes(
         sizes = {max(1, local // pp)}  # PyTorch's pipelines cut a local batch into one a stage
     named_v = whole(row, "vpp")
     chunks = [1]
-    if pp > 1 and (row.get("schedule", "").startswith("interleaved") or named_v > 1):
+    if pp > 1 and ("interleaved" in row.get("schedule", "").lower() or named_v > 1):
         chunks = (
             [named_v]
             if named_v > 1
@@ -266,7 +195,7 @@ def _meshes(
     ]
     choices = sorted(set(open_choices))
     zero = max(0, min(3, whole(row, "zero_stage", 1)))
-    if row.get("zero_stage", "") == "0" or dp * degrees["cp"] == 1:
+    if flag(row, "zero_stage") is False or dp * degrees["cp"] == 1:
         zero = 0
     group = dp * degrees["cp"]
     # Context-parallel ranks join the group that shards over all replicas.
@@ -277,7 +206,7 @@ def _meshes(
     if ep == 1 and experts and "deepep" in row.get("notes", "").lower():
         ep = math.gcd(experts, tp * group)
         remarks.append(f"dispatch by DeepEP without expert parallelism taken as ep {ep}")
-    sequence = int(tp > 1 and (row.get("sp", "") == "1" or bool(whole(row, "n_experts"))))
+    sequence = int(tp > 1 and bool(flag(row, "sp") or whole(row, "n_experts")))
 
     def column(value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.full(len(choices), value, np.int64)

@@ -1,15 +1,14 @@
-"""The rows of a table of measurements, their cells and their notes."""
+"""The rows of a table of measurements and their notes."""
 
 from __future__ import annotations
 
 import os
 import re
 
+from optalloc.cost.measured.cells import Row, whole
 from optalloc.cost.setting import UNPADDED
 from optalloc.errors import InputError
 from optalloc.records import read_records
-
-Row = dict[str, str]
 
 COLUMNS = ("layers", "hidden", "gpu", "n_gpus", "seq_len")
 """The columns without which a table holds no training measurements."""
@@ -24,8 +23,11 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
         If the file cannot be read or has none of the columns of such a table.
     """
     names, records = read_records(path)
-    rows = [{name: cell.strip() for name, cell in record.items()} for record in records]
-    missing = [name for name in COLUMNS if name not in names]
+    have = [name.strip().lower() for name in names]
+    rows = [{name.strip().lower(): text.strip() for name, text in r.items()} for r in records]
+    for number, row in enumerate(rows):
+        row["group"] = row.get("group", "") or f"row {number}"
+    missing = [name for name in COLUMNS if name not in have]
     if missing:
         raise InputError(
             f"the file has no column {', '.join(missing)}",
@@ -81,22 +83,6 @@ _DIMENSIONS = [
     "n_shared_experts",
     "n_dense_layers",
 ]
-
-
-_MOST = 1e15
-
-
-def real(row: Row, key: str) -> float:
-    """The number of a cell; 0 where there is none above it, or one beyond any measurement."""
-    try:
-        value = float(row.get(key, "") or 0.0)
-    except ValueError:
-        return 0.0
-    return value if 0.0 < value < _MOST else 0.0
-
-
-def whole(row: Row, key: str, default: int = 0) -> int:
-    return round(real(row, key)) or default
 
 
 def noted_layers(row: Row) -> list[int]:

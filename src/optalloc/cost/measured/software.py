@@ -6,32 +6,47 @@ import re
 from typing import Literal
 
 from optalloc.cluster.device import DeviceSpec
-from optalloc.cost.measured.rows import Row
+from optalloc.cost.compute import computes_in
+from optalloc.cost.measured.cells import Row, flag
 from optalloc.workload import Dtype
 
 MemoryKind = Literal["device", "reserved", "allocated", "analytic"]
 """What a peak counts: all of the device, what the allocator reserved or handed out, or the states
 and activations of the first stage alone."""
 
-_GEMM_OVER = {"fp8": "bf16", "fp4": "fp8", "bf16": "fp16", "fp16": "bf16"}
+# In the order tried: an 8-bit type that names the one it falls back to is an 8-bit type.
+_PRECISIONS = (
+    ("FP4", "fp4"),
+    ("FP8", "fp8"),
+    ("E4M3", "fp8"),
+    ("E5M2", "fp8"),
+    ("BF16", "bf16"),
+    ("FP16", "fp16"),
+    ("HALF", "fp16"),
+    ("32", "fp32"),
+)
+_GEMM_OVER: dict[Dtype, Dtype] = {
+    "fp4": "fp8",
+    "fp8": "bf16",
+    "fp32": "bf16",
+    "bf16": "fp16",
+    "fp16": "bf16",
+}
 
 
 def dtype_of(precision: str, specs: list[DeviceSpec], remarks: list[str]) -> Dtype:
-    word = precision.upper()
+    word = precision.upper().replace("FLOAT", "FP").replace("BFP", "BF")
     dtype: Dtype = "bf16"
-    for part, name in (("FP4", "fp4"), ("FP8", "fp8"), ("BF16", "bf16"), ("FP16", "fp16")):
+    for part, name in _PRECISIONS:
         if part in word:
             dtype = name  # type: ignore[assignment]
             break
     else:
-        if "32" in word:
-            dtype = "fp32"
-        elif word and "16" not in word:
+        if word and "16" not in word:
             remarks.append(f"precision {precision} taken as bf16")
-    peaks = [spec.peak_flops_per_s for spec in specs]
-    while not all(dtype in p or (dtype in ("bf16", "fp16", "fp32")) for p in peaks):
-        remarks.append(f"{specs[0].name} has no {dtype}, taken as {_GEMM_OVER[dtype]}")
-        dtype = _GEMM_OVER[dtype]  # type: ignore[assignment]
+    while lacking := [spec.name for spec in specs if not computes_in(spec, dtype)]:
+        remarks.append(f"{lacking[0]} has no {dtype}, taken as {_GEMM_OVER[dtype]}")
+        dtype = _GEMM_OVER[dtype]
     return dtype
 
 
@@ -83,7 +98,7 @@ def attention_kernel(row: Row) -> Literal["fused", "unfused"]:
 
 def activation_kernel(row: Row) -> Literal["fused", "unfused"]:
     """Eager SwiGLU is two kernels; Sailor's copy of Megatron builds GELU from its parts."""
-    eager = framework_of(row) in ("fsdp", "fsdp2") and row.get("gated_mlp", "") != "0"
+    eager = framework_of(row) in ("fsdp", "fsdp2") and flag(row, "gated_mlp") is not False
     return "unfused" if eager or is_sailor(row) else "fused"
 
 
@@ -136,5 +151,8 @@ def memory_kind(row: Row) -> MemoryKind:
 def recompute_of(row: Row) -> str:
     word = row.get("recompute", "").lower()
     if word.startswith("selective"):
-        return "operators" if "op" in word else "selective"
-    return word if word in ("none", "full") else ""
+        return "operators" if "(op" in word else "selective"
+    if any(part in word for part in ("full", "block", "uniform")):
+        return "full"
+    stated = flag(row, "recompute")
+    return "" if stated is None else "full" if stated else "none"

@@ -2,7 +2,8 @@
 
 A module on the CPU or on disk is computed on the main GPU, which is the first GPU in the map: its
 modules therefore come first. A layer that lives in one place is one entry; a divided one has an
-entry for its attention with the norms, and one for its feed-forward module with the router.
+entry for its attention with the norms, and one for its feed-forward module with the router, or,
+where shared and routed experts are apart, for each of the three.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import json
 
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
+from optalloc.export.offload.modules import Modules, modules_of
 from optalloc.model.parameters import vision_parameters
+from optalloc.model.spec import Layer
 from optalloc.serving.offload.placement import Placed
 from optalloc.serving.offload.plan import OffloadPlan
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 _LOAD = '''\
 """Load a model as planned and generate from a prompt: python load.py MODEL_FOLDER [PROMPT]."""
@@ -26,11 +28,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
 here = Path(__file__).parent
 folder = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(
+model = {loader}.from_pretrained(
     folder,
     dtype=torch.{dtype},
     device_map=json.loads((here / "device_map.json").read_text()),
@@ -50,8 +52,8 @@ def artefacts(plan: OffloadPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For quantised weights or cache, a vision tower, or a layer divided in a way for which the
-        modules have no names.
+        For quantised weights or cache, or a layer divided in a way for which the modules have no
+        names.
     """
     generation = plan.generation
     if generation.dtype not in _DTYPES or generation.expert_dtype not in (None, generation.dtype):
@@ -62,7 +64,9 @@ def artefacts(plan: OffloadPlan) -> tuple[Artefact, ...]:
         raise ExportError(
             "accelerate", f"a KV cache in {generation.kv_dtype}", fix="plan with --kv-dtype bf16"
         )
-    script = _LOAD.replace("{dtype}", _DTYPES[generation.dtype])
+    sees = vision_parameters(plan.model) > 0
+    loader = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+    script = _LOAD.replace("{dtype}", _DTYPES[generation.dtype]).replace("{loader}", loader)
     return (
         Artefact("device_map.json", json.dumps(device_map(plan), indent=1) + "\n"),
         Artefact("max_memory.json", json.dumps(max_memory(plan), indent=1) + "\n"),
@@ -72,37 +76,22 @@ def artefacts(plan: OffloadPlan) -> tuple[Artefact, ...]:
 
 def device_map(plan: OffloadPlan) -> dict[str, int | str]:
     """Module name to GPU number, "cpu" or "disk"; the main GPU's modules come first."""
-    model = plan.model
-    if vision_parameters(model):
-        raise ExportError("accelerate", "a vision tower", fix="plan the language model alone")
-    gpt2 = model.family == "gpt2"
-    stem = "transformer" if gpt2 else "model"
-    layers = f"{stem}.{'h' if gpt2 else 'layers'}"
+    model, names = plan.model, modules_of(plan.model)
     first, last = plan.placement[0], plan.placement[-1]
-    head = _home(last, "head")
-    table = head if model.tied_embeddings else _home(first, "embedding")
-    found: dict[str, int | str] = {f"{stem}.{'wte' if gpt2 else 'embed_tokens'}": table}
-    if gpt2:
-        found[f"{stem}.wpe"] = _home(first, "embedding")
-    else:
-        found[f"{stem}.rotary_emb"] = _device(plan.placement[1])
-    for layer, place in enumerate(plan.placement[1:-1]):
-        homes = {one.kind: _home(place, one.kind) for one in place.parts if one.kind != "kv"}
-        if len(set(homes.values())) == 1:
-            found[f"{layers}.{layer}"] = homes["attention"]
-            continue
-        rest = {home for kind, home in homes.items() if kind != "attention"}
-        moe = "experts" in homes
-        if gpt2 or len(rest) > 1 or _norm_count(plan, layer) != len(_NORMS):
-            raise ExportError("accelerate", f"a divided layer {layer} of {model.family}")
-        if moe and homes["attention"] != _device(place):
-            raise ExportError(
-                "accelerate", f"attention of layer {layer} away from its router", fix="add memory"
-            )
-        for name in ("self_attn", *_NORMS):
-            found[f"{layers}.{layer}.{name}"] = homes["attention"]
-        found[f"{layers}.{layer}.mlp"] = rest.pop()
-    found[f"{stem}.{'ln_f' if gpt2 else 'norm'}"] = head
+    head, beside = _home(last, "head"), _home(first, "embedding")
+    found: dict[str, int | str] = dict.fromkeys(names.vision, beside)
+    found[f"{names.stem}.{names.embedding}"] = head if model.tied_embeddings else beside
+    found |= {f"{names.stem}.{name}": beside for name in names.tables}
+    if names.rotary:
+        found[f"{names.stem}.{names.rotary}"] = _device(plan.placement[1])
+    types = {one.name: one for one in model.layer_types}
+    layers = [types[run.layer] for run in model.layers for _ in range(run.count)]
+    layers = [layer for layer in layers if layer.stack != "vision"]
+    for number, (layer, place) in enumerate(zip(layers, plan.placement[1:-1], strict=True)):
+        entries = _layer_map(names, layer, place, f"layer {number} of {model.family}")
+        stem = f"{names.stem}.{names.layers}.{number}"
+        found |= {f"{stem}.{name}" if name else stem: home for name, home in entries.items()}
+    found[f"{names.stem}.{names.norm}"] = head
     found["lm_head"] = head
     gpus = {place.gpu for place in plan.placement if place.gpu is not None}
     main = next(
@@ -114,6 +103,28 @@ def device_map(plan: OffloadPlan) -> dict[str, int | str]:
         min(gpus, default=None),
     )
     return dict(sorted(found.items(), key=lambda item: item[1] != main))
+
+
+def _layer_map(names: Modules, layer: Layer, place: Placed, where: str) -> dict[str, int | str]:
+    """Where the modules of a layer are; the whole of it under an empty name if in one place."""
+    homes = {one.kind: _home(place, one.kind) for one in place.parts if one.kind != "kv"}
+    if len(set(homes.values())) == 1:
+        return {"": homes["attention"]}
+    norms = names.norms_of(layer)
+    if not norms:
+        raise ExportError("accelerate", f"a divided {where}")
+    held = dict.fromkeys((names.attention_of(layer), *norms), homes["attention"])
+    if "experts" not in homes:
+        return held | {"mlp": homes["ffn"]}
+    if homes["attention"] != _device(place):
+        raise ExportError(
+            "accelerate", f"attention of {where} away from its router", fix="add memory"
+        )
+    if homes.get("shared", homes["experts"]) == homes["experts"]:
+        return held | {"mlp": homes["experts"]}
+    held[f"mlp.{names.router}"] = homes["attention"]
+    held |= {f"mlp.{name}": homes["shared"] for name in names.shared}
+    return held | {"mlp.experts": homes["experts"]}
 
 
 def max_memory(plan: OffloadPlan) -> dict[str, int]:
@@ -135,9 +146,3 @@ def _home(place: Placed, kind: str) -> int | str:
     if held is None or held.home == "device":
         return _device(place)
     return held.home
-
-
-def _norm_count(plan: OffloadPlan, layer: int) -> int:
-    types = {one.name: one for one in plan.model.layer_types}
-    names = [run.layer for run in plan.model.layers for _ in range(run.count)]
-    return types[names[layer]].norm.count

@@ -1,14 +1,12 @@
-"""Write the files that run an offload plan: the list of runtimes, and what none may leave out."""
+"""Files that run an offload plan: the list of runtimes, and what none may leave out."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 from optalloc.errors import ExportError
-from optalloc.export.base import Artefact, check_target, exporter_at, write
+from optalloc.export.base import Artefact, check_target, exporter_at
 from optalloc.serving.offload.plan import OffloadPlan
 from optalloc.serving.offload.runtimes import against, limits_of
 
@@ -40,21 +38,6 @@ def offload_artefacts(plan: OffloadPlan, target: str) -> tuple[Artefact, ...]:
         Callable[[OffloadPlan], tuple[Artefact, ...]], exporter_at(OFFLOAD_TARGETS[target])
     )
     return exporter(plan)
-
-
-def export_offload(
-    plan: OffloadPlan, target: str, folder: str | os.PathLike[str]
-) -> tuple[Path, ...]:
-    """Write the files that run an offload plan; returns them.
-
-    Raises
-    ------
-    InputError
-        If the runtime is unknown or the folder cannot be written.
-    ExportError
-        If the runtime cannot express the plan.
-    """
-    return write(offload_artefacts(plan, target), folder)
 
 
 def ranges(plan: OffloadPlan) -> list[tuple[int | None, int, int]]:

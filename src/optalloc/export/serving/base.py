@@ -1,14 +1,12 @@
-"""Write the files that run a serving plan: the list of targets, and what none may leave out."""
+"""Files that run a serving plan: the list of targets, and what none may leave out."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 from optalloc.errors import ExportError
-from optalloc.export.base import Artefact, check_target, exporter_at, write
+from optalloc.export.base import Artefact, check_target, exporter_at
 from optalloc.serving.configuration.plan import ServingPlan
 
 # target -> dotted path of its exporter; a module is imported only when it is asked for.
@@ -44,18 +42,3 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
         Callable[[ServingPlan], tuple[Artefact, ...]], exporter_at(SERVING_TARGETS[target])
     )
     return exporter(plan)
-
-
-def export_serving(
-    plan: ServingPlan, target: str, folder: str | os.PathLike[str]
-) -> tuple[Path, ...]:
-    """Write the files that run a serving plan; returns them.
-
-    Raises
-    ------
-    InputError
-        If the target is unknown or the folder cannot be written.
-    ExportError
-        If the target cannot express the plan.
-    """
-    return write(serving_artefacts(plan, target), folder)

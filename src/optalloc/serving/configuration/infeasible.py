@@ -22,6 +22,7 @@ from optalloc.units import format_bytes, format_seconds
 
 #: Types of numbers tried where the model or the load does not fit, the gentlest first.
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
+_TARGETS = (("time to the first token", "ttft_s"), ("time of a token", "tpot_s"))
 _LARGEST = 32
 _NEAR, _ABOUT, _NODES = 1.003, 1.01, 1.0 + 1.0 / _LARGEST
 
@@ -156,7 +157,7 @@ class _Doctor:
     def _load(self) -> None:
         """Each target and the load alone: is it what stops, and what can be reached?"""
         p, work, times = self.problem, self.problem.workload, 2.0
-        for name, field in (("time to the first token", "ttft_s"), ("time of a token", "tpot_s")):
+        for name, field in _TARGETS:
             target = getattr(work, field)
             if target is None:
                 continue
@@ -164,7 +165,7 @@ class _Doctor:
             without = self._found(free)
             if without is None:
                 continue
-            reach = self._nearest(field, target, getattr(without, field))
+            reach = self._nearest(p, field, target, getattr(without, field))
             what = format_seconds(reach)
             self.conflict.append(
                 f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
@@ -193,13 +194,47 @@ class _Doctor:
         if self.conflict:
             self._larger(p, times)
             self._smaller(p)
+        else:
+            self._several()
 
-    def _nearest(self, field: str, target: float, good: float) -> float:
+    def _several(self) -> None:
+        """Each target and the load by itself, where to drop one of them is not enough."""
+        work, bare = self.problem.workload, without_load(self.problem)
+        joint = work
+        for name, field in _TARGETS:
+            target = getattr(work, field)
+            alone = with_workload(bare, **{field: target})
+            if target is None or self._feasible(alone):
+                continue
+            least = self._found(msgspec.structs.replace(bare, objective="latency"))
+            if least is None:
+                continue
+            reach = self._nearest(alone, field, target, getattr(least, field))
+            joint = msgspec.structs.replace(joint, **{field: reach})
+            self.conflict.append(
+                f"the {name} is at most {format_seconds(target)}: the nearest within reach is "
+                f"{format_seconds(reach)}, whatever the load and other targets"
+            )
+        if work.rate_per_s is not None and not self._feasible(
+            with_workload(bare, rate_per_s=work.rate_per_s)
+        ):
+            most = self._found(msgspec.structs.replace(bare, objective="throughput"))
+            if most is not None:
+                reach = most.rate_per_s * (1.0 - self.problem.headroom)
+                self.conflict.append(
+                    f"{work.rate_per_s:g} requests/s: {reach:.4g} are within reach, whatever the "
+                    "targets"
+                )
+                joint = msgspec.structs.replace(joint, rate_per_s=reach)
+        if joint != work and self._feasible(msgspec.structs.replace(self.problem, workload=joint)):
+            self.fixes.append(Fix(what="all of these at once, at what is within reach"))
+
+    def _nearest(self, problem: Problem, field: str, target: float, good: float) -> float:
         """The least target that can be met, to three digits; ``good`` is what the deployment of the
         least latency takes."""
 
         def reached(value: float) -> float | None:
-            found = self._any(with_workload(self.problem, **{field: value}))
+            found = self._any(with_workload(problem, **{field: value}))
             return None if found is None else min(value, getattr(found, field))
 
         least = edge(good, target, good / _NEAR, reached, near=_NEAR) * (1.0 + 1e-9)

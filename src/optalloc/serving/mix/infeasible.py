@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from optalloc.result import Fix
 from optalloc.serving.mix.arrays import FleetArrays
 from optalloc.serving.mix.problem import FleetProblem, Limit, Offer
 from optalloc.serving.mix.search import Search
+from optalloc.stop import Progress, StopRule
 
 _FEW = 3  # buckets that are named
+_NODES = 100  # of a search for the least price; a raise that it does not prove says "at most"
+_MANY_NODES = 1000  # of a search for any fleet
 
 
-def why_infeasible(problem: FleetProblem) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
-    """An irreducible set of limits that cannot hold together, and what was tried and helps.
+class _Found(msgspec.Struct, frozen=True):
+    """A fleet, or none; ``proven``: there is none cheaper, or none at all."""
 
-    Every limit and cap is lifted in turn and put back only where the rest is feasible without it;
-    what is left conflicts, and lifting any one of it helps.
+    counts: tuple[int, ...] | None
+    proven: bool
+
+    def costs(self, problem: FleetProblem) -> str:
+        """What the fleet that was found costs, or nothing."""
+        if self.counts is None:
+            return ""
+        price = f"{problem.price_usd_per_h(self.counts):,.2f} USD/h"
+        return f"the fleet then costs {'' if self.proven else 'at most '}{price}"
+
+
+class _Trials:
+    """Searches of neighbouring problems, none of them long, and no more once the user stops."""
+
+    def __init__(self, stop: StopRule | None) -> None:
+        self._stop, self._begin = stop, time.perf_counter()
+        self._ended = False
+
+    def any(self, problem: FleetProblem) -> _Found:
+        """Some fleet that serves."""
+        return self._searched(problem, _MANY_NODES, first=True)
+
+    def cheapest(self, problem: FleetProblem) -> _Found:
+        """The cheapest fleet, or the best that a short search meets."""
+        return self._searched(problem, _NODES, first=False)
+
+    def _searched(self, problem: FleetProblem, most: int, *, first: bool) -> _Found:
+        if self._ended:
+            return _Found(None, proven=False)
+        said_so = False
+
+        def stop(progress: Progress) -> bool:
+            nonlocal said_so
+            elapsed_s = time.perf_counter() - self._begin
+            if self._stop is not None and self._stop(Progress(elapsed_s=elapsed_s)):
+                self._ended = True
+            met = first and progress.incumbent is not None
+            said_so = self._ended or met or progress.nodes >= most
+            return said_so
+
+        search = Search(FleetArrays(problem), stop)
+        search.run()
+        self._ended |= search.stopped and not said_so  # Ctrl-C
+        counts = None if search.counts is None else tuple(search.counts.tolist())
+        return _Found(counts, proven=search.bound >= search.value)
+
+
+def why_infeasible(
+    problem: FleetProblem, stop: StopRule | None = None
+) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
+    """A set of limits that cannot hold together, and what was tried and helps.
+
+    Every limit and cap is lifted in turn, and put back unless the rest is infeasible without it;
+    what is left conflicts. It is irreducible, and lifting any one of it helps, unless ``stop``
+    ended it early.
     """
+    trials = _Trials(stop)
     arrays = FleetArrays(problem)
     if arrays.unserved:
         return _no_server(problem, arrays.unserved)
@@ -26,7 +85,8 @@ def why_infeasible(problem: FleetProblem) -> tuple[tuple[str, ...], tuple[Fix, .
     lifted: list[int | str] = []
     kept: list[int | str] = []
     for name in names:
-        if _cheapest(_without(problem, [*lifted, name])) is None:
+        found = trials.any(_without(problem, [*lifted, name]))
+        if found.counts is None and found.proven:
             lifted.append(name)
         else:
             kept.append(name)
@@ -37,10 +97,10 @@ def why_infeasible(problem: FleetProblem) -> tuple[tuple[str, ...], tuple[Fix, .
             "some of it"
         )
         return (what,), (Fix(what="ask for less redundancy, or offers in another region"),)
-    fixes = [fix for name in kept if (fix := _raised(problem, name)) is not None]
+    fixes = [fix for name in kept if (fix := _raised(problem, name, trials)) is not None]
     if not fixes:
-        fixes.append(_all_raised(problem, names))
-    return conflict, tuple(fixes + _other_rules(problem))
+        fixes.append(_all_raised(problem, names, trials))
+    return conflict, tuple(fixes + _other_rules(problem, trials))
 
 
 def _no_server(
@@ -69,12 +129,6 @@ def _without(problem: FleetProblem, names: list[int | str]) -> FleetProblem:
     return msgspec.structs.replace(problem, limits=limits, offers=offers)
 
 
-def _cheapest(problem: FleetProblem) -> tuple[int, ...] | None:
-    search = Search(FleetArrays(problem))
-    search.run()
-    return None if search.counts is None else tuple(search.counts.tolist())
-
-
 def _words(problem: FleetProblem, name: int | str) -> str:
     if isinstance(name, int):
         return f"at most {problem.limits[name]}"
@@ -82,12 +136,12 @@ def _words(problem: FleetProblem, name: int | str) -> str:
     return f"at most {offer.at_most} replicas of {name}"
 
 
-def _raised(problem: FleetProblem, name: int | str) -> Fix | None:
+def _raised(problem: FleetProblem, name: int | str, trials: _Trials) -> Fix | None:
     """The least that one limit has to be raised by, all others as they are."""
     alone = _without(problem, [name])
     counted = tuple(_priced_by(problem, offer, name) for offer in alone.offers)
-    counts = _cheapest(msgspec.structs.replace(alone, offers=counted))
-    if counts is None:
+    found = trials.cheapest(msgspec.structs.replace(alone, offers=counted))
+    if (counts := found.counts) is None:
         return None
     if isinstance(name, int):
         limit = problem.limits[name]
@@ -105,18 +159,16 @@ def _raised(problem: FleetProblem, name: int | str) -> Fix | None:
         fixed = msgspec.structs.replace(problem, offers=offers)
         what = f"allow {counts[g]} replicas of {name} instead of {offer.at_most}"
         more = (counts[g] - (offer.at_most or 0)) * offer.devices
-    found = _cheapest(fixed)
-    price = (
-        "" if found is None else f"; the fleet then costs {fixed.price_usd_per_h(found):,.2f} USD/h"
-    )
-    return Fix(what=what, cost=f"{more} more {'device' if more == 1 else 'devices'}{price}")
+    size = f"{'' if found.proven else 'at most '}{more} more {'device' if more == 1 else 'devices'}"
+    price = trials.cheapest(fixed).costs(fixed)
+    return Fix(what=what, cost="; ".join(filter(None, (size, price))))
 
 
-def _all_raised(problem: FleetProblem, names: list[int | str]) -> Fix:
+def _all_raised(problem: FleetProblem, names: list[int | str], trials: _Trials) -> Fix:
     """What the cheapest fleet without limits takes more than there is: no one limit is enough."""
     free = _without(problem, names)
-    counts = _cheapest(free)
-    if counts is None:
+    found = trials.cheapest(free)
+    if (counts := found.counts) is None:
         return Fix(what="raise the limits and ask for less redundancy")
     over = [
         f"{count} of {offer.name} instead of {offer.at_most}"
@@ -128,8 +180,7 @@ def _all_raised(problem: FleetProblem, names: list[int | str]) -> Fix:
         for limit in problem.limits
         if (used := limit_use(problem, counts, limit)) > limit.devices
     ]
-    cost = f"the fleet then costs {free.price_usd_per_h(counts):,.2f} USD/h"
-    return Fix(what=f"allow {' and '.join(over)}", cost=cost)
+    return Fix(what=f"allow {' and '.join(over)}", cost=found.costs(free))
 
 
 def _priced_by(problem: FleetProblem, offer: Offer, name: int | str) -> Offer:
@@ -138,7 +189,7 @@ def _priced_by(problem: FleetProblem, offer: Offer, name: int | str) -> Offer:
     return msgspec.structs.replace(offer, price_usd_per_h=float(offer.devices * counts))
 
 
-def _other_rules(problem: FleetProblem) -> list[Fix]:
+def _other_rules(problem: FleetProblem, trials: _Trials) -> list[Fix]:
     """Whether full use of the time, or no redundancy, would do."""
     found, tries = [], []
     if problem.redundancy != "none":
@@ -148,9 +199,7 @@ def _other_rules(problem: FleetProblem) -> list[Fix]:
         full = msgspec.structs.replace(problem, utilization=1.0)
         tries.append(("plan for all of the time", full))
     for what, other in tries:
-        counts = _cheapest(other)
-        if counts is not None:
-            cost = f"the fleet then costs {other.price_usd_per_h(counts):,.2f} USD/h"
+        if cost := trials.cheapest(other).costs(other):
             found.append(Fix(what=what, cost=cost))
     return found
 

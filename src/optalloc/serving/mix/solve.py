@@ -39,7 +39,7 @@ def plan_fleet(
     """
     arrays = FleetArrays(problem)
     if arrays.unserved:
-        return _infeasible(problem, Stats(), None)
+        return _infeasible(problem, Stats(), None, stop)
     search = Search(arrays, stop, on_progress)
     search.run()
     witness = search.witness
@@ -53,7 +53,7 @@ def plan_fleet(
                 witness=witness,
                 message="stopped before a fleet was found",
             )
-        return _infeasible(problem, stats, witness)
+        return _infeasible(problem, stats, witness, stop)
     counts = tuple(np.asarray(search.counts).tolist())
     routes = route(problem, counts, arrays.scenarios[0])
     value = problem.price_usd_per_h(counts)
@@ -80,9 +80,11 @@ def plan_fleet(
     )
 
 
-def _infeasible(problem: FleetProblem, stats: Stats, witness: FleetWitness | None) -> FleetResult:
+def _infeasible(
+    problem: FleetProblem, stats: Stats, witness: FleetWitness | None, stop: StopRule | None
+) -> FleetResult:
     certify_fleet(problem, None, witness=witness)
-    conflict, fixes = why_infeasible(problem)
+    conflict, fixes = why_infeasible(problem, stop)
     return FleetResult(
         termination=Termination.INFEASIBLE,
         bounds=Bounds(),

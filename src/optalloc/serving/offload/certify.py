@@ -20,7 +20,7 @@ from optalloc.model.facts import attended_positions, kv_cache_bytes_per_token
 from optalloc.model.graph import Op
 from optalloc.model.lower import lower
 from optalloc.model.parameters import layer_parameters, total_parameters
-from optalloc.model.spec import Experts, Layer
+from optalloc.model.spec import Experts, Layer, LinearAttention
 from optalloc.serving.offload.generation import BITS, KV_BITS
 from optalloc.serving.offload.plan import OffloadPlan
 
@@ -96,7 +96,7 @@ def _groups(plan: OffloadPlan) -> Iterator[list[_Group]]:
     types = {layer.name: layer for layer in model.layer_types}
     runs = [(types[r.layer], r.count) for r in model.layers if types[r.layer].stack != "vision"]
     cores = {
-        layer.name: next(op for op in layer.ops if op.kind == "attention")
+        layer.name: next((op for op in layer.ops if op.kind == "attention"), None)
         for layer in lower(model).layers
     }
     width = BITS[g.dtype] / 8.0
@@ -148,26 +148,12 @@ def _dense(plan: OffloadPlan, kind: str, parameters: int, dtype: str) -> _Group:
     return _Group(kind, size, (first, then))
 
 
-def _layer_groups(plan: OffloadPlan, layer: Layer, core: Op) -> Iterator[_Group]:
+def _layer_groups(plan: OffloadPlan, layer: Layer, core: Op | None) -> Iterator[_Group]:
     g, sizes = plan.generation, layer_parameters(layer)
     yield _dense(plan, "attention", sizes.attention + sizes.norms + sizes.router, g.dtype)
-    window = core.window or math.inf
-    value = g.batch * kv_cache_bytes_per_token(layer, value_bytes=1) * KV_BITS[g.kv_dtype] / 8.0
-    size = math.ceil(value * min(g.context_tokens, window))
-    if size:
-        pair = 2.0 * g.batch * core.heads * (core.qk_dim + core.v_dim)
-        (turns, _), (steps, _) = _turns(plan)
-        half = value * min(g.prompt_tokens / 2.0, window)
-        middle = min(g.prompt_tokens + g.output_tokens / 2.0, window)
-        seen = attended_positions(core, g.prompt_tokens, g.prompt_tokens)
-        yield _Group(
-            "kv",
-            size,
-            (
-                (turns, half, half, pair * seen / turns),
-                (steps, value * middle, value * middle, pair * middle),
-            ),
-        )
+    kept = _cached(plan, layer, core)
+    if kept.size:
+        yield kept
     block = layer.feed_forward
     if not isinstance(block, Experts):
         yield _dense(plan, "ffn", sizes.feed_forward, g.dtype)
@@ -182,6 +168,33 @@ def _layer_groups(plan: OffloadPlan, layer: Layer, core: Op) -> Iterator[_Group]
     yield _Group("experts", whole.size, (phases[0], phases[1]))
     if sizes.shared:
         yield _dense(plan, "shared", sizes.shared, g.dtype)
+
+
+def _cached(plan: OffloadPlan, layer: Layer, core: Op | None) -> _Group:
+    """Keys and values of a context, or the numbers that linear attention keeps of a sequence."""
+    g = plan.generation
+    (turns, tokens), (steps, _) = _turns(plan)
+    linear = layer.attention
+    if isinstance(linear, LinearAttention):
+        numbers = g.batch * linear.value_heads * linear.value_head_dim * linear.key_head_dim
+        moved = 8.0 * numbers  # read and written, four bytes each
+        first = (float(turns), moved, moved, 6.0 * numbers / g.batch * tokens)
+        return _Group("kv", 4 * numbers, (first, (float(steps), moved, moved, 6.0 * numbers)))
+    assert core is not None
+    window = core.window or math.inf
+    value = g.batch * kv_cache_bytes_per_token(layer, value_bytes=1) * KV_BITS[g.kv_dtype] / 8.0
+    pair = 2.0 * g.batch * core.heads * (core.qk_dim + core.v_dim)
+    half = value * min(g.prompt_tokens / 2.0, window)
+    middle = min(g.prompt_tokens + g.output_tokens / 2.0, window)
+    seen = attended_positions(core, g.prompt_tokens, g.prompt_tokens)
+    return _Group(
+        "kv",
+        math.ceil(value * min(g.context_tokens, window)),
+        (
+            (turns, half, half, pair * seen / turns),
+            (steps, value * middle, value * middle, pair * middle),
+        ),
+    )
 
 
 def _check_shape(plan: OffloadPlan, groups: list[list[_Group]]) -> None:

@@ -191,6 +191,9 @@ def _most(tables: Tables) -> float:
 
 
 def whole_space(tables: Tables, share: float, *, above: float = math.inf) -> Space | None:
-    """All placements on the tables; as :func:`best_space`."""
+    """All placements on the tables; as :func:`best_space`. None where all memories and the disk
+    together are too small, for the disk has no price."""
+    if not tables.holds_all():
+        return None
     pool = Pool(tables)
     return best_space(pool, np.zeros_like(pool.total), pool.total, share, above=above)

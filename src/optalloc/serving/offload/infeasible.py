@@ -24,7 +24,7 @@ def why_not(
     """What conflicts, and changes of which each alone makes a plan possible.
 
     A change is tried by the bound: a fractional placement fits. Sizes of memory are rounded up to
-    64 MiB.
+    64 MiB; less does not help, and whole parts may take up to one of them more.
     """
     chain = chain_of(model, generation)
     needed = sum(part.size_bytes for parts in chain.places for part in parts)
@@ -40,7 +40,8 @@ def why_not(
     fixes = []
     more = _least_memory(machine, chain, runtime)
     if more is not None:
-        fixes.append(Fix(what=f"{format_bytes(more)} more CPU memory", cost=f"{more} bytes"))
+        what = f"at least {format_bytes(more)} more CPU memory"
+        fixes.append(Fix(what=what, cost=f"{more} bytes"))
     for dtype in _DTYPES:
         smaller = msgspec.structs.replace(generation, dtype=dtype, expert_dtype=None)
         size = sum(p.size_bytes for ps in chain_of(model, smaller).places for p in ps)

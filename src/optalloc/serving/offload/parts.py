@@ -1,8 +1,9 @@
 """Parts: the tensor groups of a model that are placed as one, with what a pass does to them.
 
-A layer has its ``attention`` (with norms, router and small tables), its ``kv`` cache, and a dense
-``ffn`` or ``experts`` and ``shared`` experts; the ends are ``embedding`` (with the vision tower)
-and ``head``. Where the vocabulary matrix is tied it belongs to the head.
+A layer has its ``attention`` (with norms, router and small tables), its ``kv`` cache (the state, of
+linear attention), and a dense ``ffn`` or ``experts`` and ``shared`` experts; the ends are
+``embedding`` (with the vision tower) and ``head``. Where the vocabulary matrix is tied it belongs
+to the head.
 
 Of E experts, top_k a token, ``tokens`` routed alike and independently touch
 E (1 - (1 - top_k / E)^tokens); their weights are read. Real routing is skewed: this is an upper
@@ -25,7 +26,7 @@ from optalloc.model.parameters import (
     layer_parameters,
     vision_parameters,
 )
-from optalloc.model.spec import Attention, Experts, Layer, Mlp, ModelSpec
+from optalloc.model.spec import Attention, Experts, Layer, LinearAttention, Mlp, ModelSpec
 from optalloc.serving.offload.generation import BITS, KV_BITS, Generation
 from optalloc.units import FLOPS_PER_MULTIPLY_ADD
 
@@ -160,7 +161,9 @@ def _experts(moe: Experts, parameters: int, g: Generation) -> Part:
 
 
 def _cache(model: ModelSpec, layer: Layer, g: Generation) -> Part:
-    """The KV cache of one layer, and the attention core that reads it."""
+    """The KV cache of one layer, and the attention core that reads it; or its state."""
+    if isinstance(layer.attention, LinearAttention):
+        return _state(layer.attention, g)
     values = kv_cache_bytes_per_token(layer, value_bytes=1)
     attention = layer.attention
     window = attention.window if isinstance(attention, Attention) else None
@@ -182,6 +185,19 @@ def _cache(model: ModelSpec, layer: Layer, g: Generation) -> Part:
         math.ceil(held(g.context_tokens)),
         Work(g.prefill_passes, before, before, g.batch * pair * pairs / g.prefill_passes),
         Work(g.output_tokens - 1, context, context, g.batch * pair * seen),
+    )
+
+
+def _state(attention: LinearAttention, g: Generation) -> Part:
+    """The state of linear attention in 32 bits, which a pass reads and writes."""
+    size = 4 * g.batch * attention.state
+    flops = 6.0 * attention.state  # of a token: three products with the state
+    both = 2.0 * size
+    return Part(
+        "kv",
+        size,
+        Work(g.prefill_passes, both, both, flops * g.prefill_tokens),
+        Work(g.output_tokens - 1, both, both, flops * g.batch),
     )
 
 

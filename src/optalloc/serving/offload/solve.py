@@ -243,10 +243,24 @@ def _kv_dtypes(runtime: str) -> tuple[str, ...]:
 
 
 def check_generation(generation: Generation, runtime: str) -> None:
-    """Refuse a type of cache that a runtime has not."""
+    """Refuse a type of weights or of cache that a runtime has not."""
     if generation.kv_dtype not in (*_kv_dtypes(runtime), "fp32"):
         raise InputError(
             f"{runtime} has no KV cache of type {generation.kv_dtype}",
             path="kv_dtype",
             fix=f"use one of {', '.join(_kv_dtypes(runtime))}",
         )
+    weights = _WEIGHTS.get(runtime)
+    experts = generation.expert_dtype or generation.dtype
+    if weights is not None and not (experts == generation.dtype in weights):
+        raise InputError(
+            f"{runtime} has no weights of type {generation.dtype} with experts of type {experts}"
+            if experts != generation.dtype
+            else f"{runtime} has no weights of type {generation.dtype}",
+            path="dtype",
+            fix=f"use one of {', '.join(weights)}, for all of them",
+        )
+
+
+# Types that a runtime makes from 16-bit weights or reads; llama.cpp's depend on the GGUF file.
+_WEIGHTS = {"accelerate": ("bf16", "fp16", "fp32"), "vllm": ("bf16", "fp16", "fp32", "fp8")}

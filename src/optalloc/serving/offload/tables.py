@@ -113,6 +113,17 @@ class Tables:
         """Embedding, layers and head."""
         return len(self.before) - 1
 
+    def holds_all(self) -> bool:
+        """Whether all parts fit into GPUs, CPU memory and disk as if they were one memory."""
+        parts = self.before[-1] * self.sizes
+        on_disk = min(self.disk_room, int(parts[self.sizes <= self.disk].sum()))
+        on_gpus = sum(
+            max((mode.room for mode in modes), default=0)
+            for device, modes in self.modes.items()
+            if device is not None
+        )
+        return int(parts.sum()) <= on_gpus + max(0, self.room) + on_disk
+
     def counts(self, begin: int, end: int) -> Counts:
         """How many parts of every kind a range of places holds."""
         found: Counts = self.before[end] - self.before[begin]

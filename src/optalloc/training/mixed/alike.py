@@ -41,7 +41,14 @@ from optalloc.result import Incumbent
 from optalloc.stop import OnProgress, StopRule
 from optalloc.training.mixed.build import MixedCosts
 from optalloc.training.mixed.parts import chosen
-from optalloc.training.mixed.problem import MOST_STAGES, MixedProblem, Replica, Stage, Wire
+from optalloc.training.mixed.problem import (
+    MOST_BLOCKS,
+    MOST_STAGES,
+    MixedProblem,
+    Replica,
+    Stage,
+    Wire,
+)
 from optalloc.training.mixed.search import Outcome, Search
 from optalloc.training.mixed.solve import MixedResult, posed_and_solved
 from optalloc.training.mixed.space import limits_words
@@ -76,7 +83,7 @@ def plan_alike(
     Raises
     ------
     InputError
-        For more than four groups of nodes, or an unknown decision.
+        For more than eight groups of nodes, or an unknown decision.
 
     Complexity: exponential in the number of groups in the worst case.
     """
@@ -93,9 +100,10 @@ def plan_alike(
         return (
             f"on {cluster.num_devices} devices the same tp (a power of two in one domain), sequence"
             " parallelism, cp (a power of two), dp and ep for all stages: one pipeline of at most "
-            f"{MOST_STAGES} stages under 1f1b, each on one of the {len(costs.costs)} node groups, "
-            "these in any order, all cuts; or replicas of one stage on several groups with equal "
-            f"shares; recomputation {words}; every micro-batch size; optimizer shared by replicas"
+            f"{MOST_STAGES} stages under 1f1b, each on one of at most {MOST_BLOCKS} of the "
+            f"{len(costs.costs)} node groups, these in any order, all cuts; or replicas of one "
+            f"stage on several groups with equal shares; recomputation {words}; every micro-batch "
+            "size; optimizer shared by replicas"
             f"{limits_words(costs.limits)}"
         )
 

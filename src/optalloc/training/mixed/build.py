@@ -16,7 +16,6 @@ from optalloc.cost.model import CostModel
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.training.mixed.problem import (
-    BY_KIND,
     MOST_GROUPS,
     STATE,
     MixedProblem,
@@ -33,7 +32,7 @@ class MixedCosts:
     Parameters
     ----------
     model, cluster, workload
-        The three inputs of a plan; at most four node groups.
+        The three inputs of a plan; at most eight node groups.
     limits : Limits
         Degrees that are pinned or forbidden: tp, cp, dp, ep, sequence_parallel, micro_batch.
     """
@@ -104,20 +103,40 @@ class MixedCosts:
                         ]
         return found
 
+    def all_kinds(self, micro_batch: int) -> list[Degrees]:
+        """Every way to run a stage, group by group."""
+        return [k for g in range(len(self.costs)) for k in self.kinds(g, micro_batch)]
+
     # -- the problem -----------------------------------------------------------------------------
 
     def problem(self, kinds: Sequence[Degrees], micro_batch: int) -> MixedProblem:
         """The problem of these kinds of stage, in their order."""
-        order = [[i for i, k in enumerate(kinds) if k.group == g] for g in range(len(self.costs))]
-        tables = [
-            self._tables(g, [kinds[i] for i in own], micro_batch) if own else None
-            for g, own in enumerate(order)
-        ]
-        place = np.argsort(np.array([i for own in order for i in own], np.int64))
-        merged = {
-            name: np.concatenate([t[name] for t in tables if t is not None])[place]
-            for name in BY_KIND
-        }
+        return self.problems([(micro_batch, kinds)])[0]
+
+    def problems(self, posed: Sequence[tuple[int, Sequence[Degrees]]]) -> list[MixedProblem]:
+        """The problems of micro-batch sizes, each with its kinds of stage, in their order.
+
+        The costs of all kinds of a group are computed at once.
+        """
+        sizes = [(size, kind) for size, kinds in posed for kind in kinds]
+        merged: dict[str, NDArray[Any]] = {}
+        for g in range(len(self.costs)):
+            own = [i for i, (_, kind) in enumerate(sizes) if kind.group == g]
+            if not own:
+                continue
+            for name, values in self._tables(g, [sizes[i] for i in own]).items():
+                if name not in merged:
+                    merged[name] = np.empty((len(sizes), *values.shape[1:]), values.dtype)
+                merged[name][own] = values
+        problems, begin = [], 0
+        for size, kinds in posed:
+            end = begin + len(kinds)
+            tables = {name: values[begin:end] for name, values in merged.items()}
+            problems.append(self._problem(size, tables))
+            begin = end
+        return problems
+
+    def _problem(self, micro_batch: int, tables: dict[str, NDArray[Any]]) -> MixedProblem:
         zones = list(self.cluster.zones)
         networks = []
         for cost, group in zip(self.costs, self.cluster.nodes, strict=True):
@@ -144,44 +163,31 @@ class MixedCosts:
             fixed_s=tuple(self._fixed_s(g) for g in range(len(self.costs))),
             num_microbatches=self.workload.global_batch // micro_batch,
             micro_batch=micro_batch,
-            **cast(Any, merged),
+            **cast(Any, tables),
         )
 
     def meshes(self, kinds: Sequence[Degrees], micro_batch: int, pp: int) -> Meshes:
         """The kinds as meshes of the cost model, one stage of ``pp``."""
-        columns = {
-            "tp": [k.tp for k in kinds],
-            "sequence": [int(k.sequence_parallel) for k in kinds],
-            "cp": [k.cp for k in kinds],
-            "dp": [k.dp for k in kinds],
-            "ep": [k.ep for k in kinds],
-            "micro_batch": [micro_batch // k.dp for k in kinds],
-            "pp": [pp] * len(kinds),
-            "zero_stage": [1] * len(kinds),
-            "shard_group": [0] * len(kinds),
-            "virtual_stages": [1] * len(kinds),
-            "schedule": [1] * len(kinds),
-            "recompute_rule": [0] * len(kinds),
-        }
-        return Meshes(**{name: np.array(values, np.int64) for name, values in columns.items()})
+        return _meshes([(micro_batch, kind) for kind in kinds], [pp] * len(kinds))
 
     def _fixed_s(self, group: int) -> float:
         one = self.meshes([Degrees(group)], 1, 1)
         return float(self.costs[group].tables(one).real("fixed_s")[0])
 
-    def _tables(
-        self, group: int, kinds: Sequence[Degrees], micro_batch: int
-    ) -> dict[str, NDArray[Any]]:
-        """The kinds of one group; the last column is the head where one stage holds all."""
-        cost = self.costs[group]
-        pipelined = self.meshes(kinds, micro_batch, 2)
-        alone = self.meshes(kinds, micro_batch, 1)
-        tables, single = cost.tables(pipelined), cost.tables(alone)
-        bytes_ = {
-            name: np.concatenate([values, cost.state_bytes(alone)[name][:, -1:]], axis=1)
-            for name, values in cost.state_bytes(pipelined).items()
-        }
-        layers = np.concatenate([tables.layers, single.layers[:, -1:]], axis=1)
+    def _tables(self, group: int, kinds: Sequence[tuple[int, Degrees]]) -> dict[str, NDArray[Any]]:
+        """Kinds of one group, each with its micro-batch size; the last column of what each layer
+        type has is the head where one stage holds all."""
+        cost, count = self.costs[group], len(kinds)
+        both = _meshes([*kinds, *kinds], [2] * count + [1] * count)
+        tables, states = cost.tables(both), cost.state_bytes(both)
+        pipelined = both.take(slice(count))
+
+        def with_head(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.concatenate([values[:count], values[count:, -1:]], axis=1)
+
+        bytes_ = {name: with_head(values) for name, values in states.items()}
+        reals = {name: tables.real(name)[:count] for name in ("capacity_bytes", "logits_bytes")}
+        layers = with_head(tables.layers)
         layers[:, :, LAYER_FIELDS.index("backward_s")] += layers[
             :, :, LAYER_FIELDS.index("weight_s")
         ]
@@ -189,24 +195,44 @@ class MixedCosts:
         layers[:, :, STATE] = cost.fragmentation * (bytes_["weights"] + bytes_["gradients"])
         owned = bytes_["optimizer"] / cost.states.optimizer  # parameters a device updates
         size = element_bytes(self.workload)
-        tp, cp, dp, sequence = (
-            getattr(pipelined, name).astype(np.float64) for name in ("tp", "cp", "dp", "sequence")
+        tp, cp, sequence = (
+            getattr(pipelined, name).astype(np.float64) for name in ("tp", "cp", "sequence")
         )
-        tokens = micro_batch / dp * self.workload.sequence_length / cp
+        tokens = pipelined.micro_batch * self.workload.sequence_length / cp
         sent = size * tokens * self.model.hidden * np.where(sequence > 0, 1.0 / tp, 1.0)
         tied = self.costs[group].graph.tied_parameters * cost.states.reduced / tp
         return {
             "group": np.full(len(kinds), group, np.int32),
-            "devices": np.array([k.num_devices for k in kinds], np.int32),
+            "devices": np.array([k.num_devices for _, k in kinds], np.int32),
             "layers": np.ascontiguousarray(layers),
             "optimizer_bytes": cost.fragmentation * bytes_["optimizer"],
             "gradient_bytes": owned * cost.states.reduced,
             "weight_bytes": owned * size,
-            "capacity_bytes": tables.real("capacity_bytes").copy(),
-            "logits_bytes": tables.real("logits_bytes").copy(),
+            "capacity_bytes": reals["capacity_bytes"].copy(),
+            "logits_bytes": reals["logits_bytes"].copy(),
             "sent_bytes": sent,
             "tied_bytes": np.asarray(tied, np.float64),
         }
+
+
+def _meshes(kinds: Sequence[tuple[int, Degrees]], pp: Sequence[int]) -> Meshes:
+    """Kinds of stage, each with its micro-batch size and its number of stages, as meshes."""
+    count = len(kinds)
+    columns = {
+        "tp": [k.tp for _, k in kinds],
+        "sequence": [int(k.sequence_parallel) for _, k in kinds],
+        "cp": [k.cp for _, k in kinds],
+        "dp": [k.dp for _, k in kinds],
+        "ep": [k.ep for _, k in kinds],
+        "micro_batch": [size // k.dp for size, k in kinds],
+        "pp": pp,
+        "zero_stage": [1] * count,
+        "shard_group": [0] * count,
+        "virtual_stages": [1] * count,
+        "schedule": [1] * count,
+        "recompute_rule": [0] * count,
+    }
+    return Meshes(**{name: np.array(values, np.int64) for name, values in columns.items()})
 
 
 def _wire(level: Level) -> Wire:

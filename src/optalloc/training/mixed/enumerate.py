@@ -59,7 +59,7 @@ def bests_by_enumeration(
 def _shapes(problem: MixedProblem, used: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """The kinds of all stages, for pipelines of blocks on some of the groups."""
     kinds = range(problem.num_kinds)
-    for size in range(1, len(used) + 1):
+    for size in range(1, min(len(used), problem.most_blocks) + 1):
         for order in itertools.permutations(used, size):
             choices = [[k for k in kinds if problem.group[k] == g] for g in order]
             for chosen in itertools.product(*choices):

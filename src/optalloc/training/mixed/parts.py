@@ -133,6 +133,7 @@ class Part:
             p.overlap,
             p.num_microbatches,
             p.most_stages,
+            p.most_blocks,
             self.least,
             self.most,
         )
@@ -216,14 +217,18 @@ def chosen(problem: MixedProblem, kinds: Sequence[int]) -> MixedProblem:
 
 
 def parts_of(problems: Sequence[MixedProblem], limit: int | None = None) -> list[Part]:
-    """The space as parts: one replica, or all greater numbers of them up to the limit."""
+    """The space as parts: one replica, or all greater numbers of them up to the limit.
+
+    One replica has no more groups than blocks.
+    """
     parts = []
     for problem in problems:
         groups = [g for g in range(len(problem.available)) if (problem.group == g).any()]
         for size in range(1, len(groups) + 1):
             for used in itertools.combinations(groups, size):
                 bound = work_bound(problem, used)
-                parts.append(Part(problem, used, 1, 1, bound))
+                if size <= problem.most_blocks:
+                    parts.append(Part(problem, used, 1, 1, bound))
                 most = most_replicas(problem, used) if limit is None else limit
                 if most > 1:
                     parts.append(Part(problem, used, 2, most, bound))

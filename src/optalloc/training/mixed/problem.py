@@ -7,7 +7,8 @@ group, tp, sequence parallelism, cp, dp and ep inside the stage, ``devices[k]`` 
 layers 1..L between embedding and head; M micro-batches of the global batch.
 
 Decisions: the number of replicas R <= M. For each replica r its *blocks*, one for each group it
-uses, in any order: a kind and a number of equal stages; at most ``MOST_STAGES`` stages. The cut of
+uses, in any order: a kind and a number of equal stages; at most ``MOST_BLOCKS`` blocks and
+``MOST_STAGES`` stages. The cut of
 the layers into its p_r stages (each holds a layer, the first and the last may hold none); for each
 stage how many of its first layers are recomputed whole and how many after them in their attention
 core; and its share m_r >= 1 of the micro-batches.
@@ -43,7 +44,8 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
 MOST_STAGES = 16
-MOST_GROUPS = 4
+MOST_BLOCKS = 4
+MOST_GROUPS = 8
 _EXACT_RINGS = 8
 
 # Columns of MixedProblem.layers are LAYER_FIELDS, as the native search reads them.
@@ -189,6 +191,7 @@ class MixedProblem(msgspec.Struct, frozen=True, kw_only=True):
     num_microbatches: int
     micro_batch: int
     most_stages: int = MOST_STAGES
+    most_blocks: int = MOST_BLOCKS
 
     @property
     def num_layers(self) -> int:

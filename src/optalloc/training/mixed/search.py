@@ -65,6 +65,8 @@ _NO_LIMIT = 1e6
 TIE = 1e-9
 # The next target of a look: this share of the way to where the relaxation may end, at least a step.
 _HASTE, _STEP = 0.6, 1e-3
+# A plan within this multiple of the first bound is near enough for no other target than its time.
+_NEAR = 1.6
 # A first plan is sought below this multiple of a part's bound, then anywhere, in coarse steps.
 _FIRST, _COARSE = 2.0, 1e-2
 # Programmes of a range of replicas before it is split.
@@ -130,6 +132,8 @@ class Search:
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
             if self.stopped:
                 break
+            if self.value is not None and target < self.value <= first * _NEAR:
+                continue  # what a plan is already near to is proved at once
             try:
                 waiting = self._round(waiting, target)
             except KeyboardInterrupt:  # between two calls: what is open stays so

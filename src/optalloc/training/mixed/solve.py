@@ -106,7 +106,7 @@ def plan_mixed(
     Raises
     ------
     InputError
-        For more than four groups of nodes, an unknown decision, or a margin that is no share.
+        For more than eight groups of nodes, an unknown decision, or a margin that is no share.
 
     Complexity: exponential in the number of groups in the worst case.
     """
@@ -173,9 +173,10 @@ def posed_and_solved(
     limits = parse_mixed_limits(pin, forbid)
     costs = MixedCosts(model, cluster, workload, name=cost_model, limits=limits)
     problems, names = [], []
-    for micro_batch in costs.micro_batches():
-        kinds = [k for g in range(len(costs.costs)) for k in costs.kinds(g, micro_batch)]
-        for problem, own in pose(costs.problem(kinds, micro_batch), kinds) if kinds else ():
+    all_kinds = [(size, costs.all_kinds(size)) for size in costs.micro_batches()]
+    wanted = [(size, kinds) for size, kinds in all_kinds if kinds]
+    for (_, kinds), whole in zip(wanted, costs.problems(wanted), strict=True):
+        for problem, own in pose(whole, kinds):
             problems.append(problem)
             names.append([kinds[k] for k in own])
     ceiling = float("inf") if target_step_time_s is None else target_step_time_s * (1.0 + 1e-12)

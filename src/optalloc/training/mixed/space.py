@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optalloc.errors import InputError
 from optalloc.training.mixed.build import MixedCosts
-from optalloc.training.mixed.problem import MOST_STAGES
+from optalloc.training.mixed.problem import MOST_BLOCKS, MOST_STAGES
 from optalloc.training.space import Limits, parse_limits
 
 #: Decisions that --pin and --forbid take on a mixed cluster.
@@ -36,11 +36,12 @@ def describe_mixed_space(costs: MixedCosts) -> str:
     """The decision space in words, stated with each answer."""
     return (
         f"any number of replicas on {costs.cluster.num_devices} devices, each a pipeline of at "
-        f"most {MOST_STAGES} stages under 1f1b: one block of equal stages for each of the "
-        f"{len(costs.costs)} node groups it uses, in any order; tp (a power of two in one domain), "
-        "sequence parallelism, cp (a power of two), dp and ep inside the stages of a block; all "
-        "cuts; recomputation whole, of the attention core or none, counted per stage; every "
-        "micro-batch size, and every share of the micro-batches; optimizer shared by replicas"
+        f"most {MOST_STAGES} stages under 1f1b: one block of equal stages for each of the node "
+        f"groups it uses, at most {MOST_BLOCKS} of {len(costs.costs)}, in any order; tp (a power "
+        "of two in one domain), sequence parallelism, cp (a power of two), dp and ep inside the "
+        "stages of a block; all cuts; recomputation whole, of the attention core or none, counted "
+        "per stage; every micro-batch size, and every share of the micro-batches; optimizer shared "
+        "by replicas"
         f"{limits_words(costs.limits)}"
     )
 

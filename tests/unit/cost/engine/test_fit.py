@@ -138,18 +138,33 @@ def test_rows_of_one_setup_share_a_fold(file: EngineFile) -> None:
 
 def test_errors_of_a_cell_are_those_of_its_rows(file: EngineFile) -> None:
     """36 rows on one device, all 10 % too slow: 10 % in its cell; 50 % where the device is left
-    out, which stands for any other."""
+    out, which stands for any other; at least 20 % for a model that was left out."""
     problems = _problems(file)
     rows = Rows(problems, file)
-    cells = error_cells(
-        rows, rows.log_measured * 0 + np.log(1.1), rows.log_measured * 0 + np.log(1.5)
-    )
+    none = rows.log_measured * 0
+    cells = error_cells(rows, none + np.log(1.1), none + np.log(1.5), none + np.log(1.2))
+    seen = {"model": {p.model.name: {"decode": 0.1} for p in problems}}
+    fitted = msgspec.structs.replace(file, errors=cells, shifts=seen)
     keys = problem_keys(problems[0], file)
-    near = expected_errors(msgspec.structs.replace(file, errors=cells), keys)
+    near = expected_errors(fitted, keys)
     assert (near.level, near.tpot, near.ttft) == ("software, device", 0.1, 0.1)
     assert near.throughput == pytest.approx(1 - 1 / 1.1, abs=1e-3)
-    far = expected_errors(msgspec.structs.replace(file, errors=cells), {"device": "b200"})
+    far = expected_errors(fitted, keys | {"software, device": "vllm, b200", "device": "b200"})
     assert (far.level, far.tpot) == ("", 0.5)
+    new = expected_errors(fitted, keys | {"model": "gpt-5"})
+    assert (new.level, new.tpot) == ("software, device", 0.2)
+
+
+def test_a_plan_knows_no_series_of_measurements(file: EngineFile) -> None:
+    """Shifts of a release or a campaign are none for an ordinary client, those of a model stay."""
+    spreads = {"model": {"decode": 0.3}, "software, campaign": {"step_s": 0.3}}
+    free = msgspec.structs.replace(file, spreads=spreads)
+    fit = Fit(Rows(_problems(file), free), free)
+    ordinary = fit.ordinary(np.full(len(fit.parameters), 0.5))
+    levels = [level for level, _, _ in fit.parameters]
+    assert {level for level, z in zip(levels, ordinary, strict=True) if z == 0.0} == {
+        "software, campaign"
+    }
 
 
 def test_no_fit_is_made_to_a_row_that_was_taken_for_another(file: EngineFile) -> None:

@@ -55,7 +55,7 @@ def _widths(*values: int) -> Row:
         ((8, 1, 1, 1, 8), 8, 1, 8, 8),
         ((64, 1, 1, 8, 8), 8, 1, 8, 8),  # tp 8 with experts over the same eight
         ((1, 1, 64, 8, 8), 1, 8, 8, 8),  # the same with data-parallel attention
-        ((4, 1, 4, 1, 16), 1, 4, 4, 4),  # tp 4 with data-parallel attention over all four
+        ((4, 1, 4, 1, 16), 4, 1, 4, 4),  # the second note of a run with tp 4, experts spread
         ((1, 1, 1, 2, 1), 1, 2, 1, 2),  # one of two ranks, beside the experts of both
         ((1, 1, 8, 1, 8), 1, 8, 8, 8),
     ],

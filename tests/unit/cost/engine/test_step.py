@@ -135,6 +135,25 @@ def test_a_batch_waits_for_others_in_a_pipeline(plain: EngineFile) -> None:
         assert after - before == pytest.approx(share * step)
 
 
+def test_prompts_keep_the_stages_of_a_pipeline_busy(plain: EngineFile) -> None:
+    """A tenth of what the same decoding takes alone, times 1 - 1/4, whatever comes with it."""
+    late = _with(plain, bubble=0.1)
+    before, after = (
+        _plain(f, "llama-2-70b", pp=4).latency_s(4096.0, 8.0, 8000.0, 8e6) for f in (plain, late)
+    )
+    decode = _plain(plain, "llama-2-70b", pp=4).step_s(0.0, 8.0, 8000.0)
+    assert after - before == pytest.approx(0.075 * decode)
+
+
+def test_the_host_prepares_the_batches_of_all_stages(plain: EngineFile) -> None:
+    """A millisecond for each of four batches of 8 sequences."""
+    busy = _with(plain, sequence_s=1e-3)
+    before, after = (
+        _plain(f, "llama-2-70b", pp=4).latency_s(0.0, 8.0, 8000.0) for f in (plain, busy)
+    )
+    assert after - before == pytest.approx(4 * 8e-3)
+
+
 def test_arrays_give_what_numbers_give() -> None:
     """One formula serves the search and the simulator."""
     step = step_model(LLAMA, H100, Engine(tp=4))

@@ -147,6 +147,16 @@ def test_an_unreachable_target_names_the_nearest_that_is_reached() -> None:
     assert planned("1xh100-sxm", tpot_s=reach * 0.98, pin=("mode=aggregated",)).best is None
 
 
+def test_two_targets_beyond_reach_are_both_named() -> None:
+    """To drop one is not enough: what each reaches by itself, and that both are met at that."""
+    result = planned("1xh100-sxm", ttft_s=1e-3, tpot_s=1e-4, pin=("mode=aggregated",))
+    first, further = (line.split("the nearest within reach is ")[1] for line in result.conflict)
+    assert [fix.what for fix in result.fixes] == ["all of these at once, at what is within reach"]
+    reach = [float(words.split(" ms")[0]) / 1e3 for words in (first, further)]
+    both = planned("1xh100-sxm", ttft_s=reach[0], tpot_s=reach[1], pin=("mode=aggregated",))
+    assert both.best is not None
+
+
 def test_a_rate_beyond_reach_names_the_one_within() -> None:
     result = planned("1xh100-sxm", rate_per_s=1e4, pin=("mode=aggregated",))
     rate = next(fix.what for fix in result.fixes if fix.what.startswith("--rate"))

@@ -73,7 +73,8 @@ def _prove_groups(prover: Prover, used: tuple[int, ...], proof: MixedProof, targ
     own = [e for e in proof.parts if (e.micro_batch, e.groups) == (p.micro_batch, used)]
     most = min(p.num_microbatches, sum(p.available[g] for g in used))
     priced = {r for e in own for r in range(e.least, e.most + 1)}
-    for replicas in range(1, most + 1):
+    fewest = -(-len(used) // p.most_blocks)  # a replica has no more groups than blocks
+    for replicas in range(fewest, most + 1):
         if replicas not in priced and fits(p, used, replicas):
             raise CertificateError(
                 f"nothing proves the bound for micro-batches of {p.micro_batch} on groups "

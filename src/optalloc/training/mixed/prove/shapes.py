@@ -118,7 +118,7 @@ class Bounds:
             ]
             blocks[g] = np.array(rows, np.int64).reshape(-1, 2)
         parts: list[Shapes] = []
-        width = len(self.stages.groups)
+        width = min(len(self.stages.groups), p.most_blocks)
         for size in range(1, width + 1):
             for order in itertools.permutations(self.stages.groups, size):
                 grids = np.meshgrid(*(np.arange(len(blocks[g])) for g in order), indexing="ij")

@@ -120,12 +120,40 @@ std::vector<MixedSearch::Column> MixedSearch::candidates(double target, double s
     return columns;
 }
 
+// The most micro-batches that replicas take, where that is all of them or more, once the relaxation takes them: of its
+// own shapes, then of all that waste little, then of all that can be in a packing. `columns` are those looked at last.
+int MixedSearch::packing(double target, std::int64_t most_solved, std::vector<Column>& columns,
+                         std::vector<std::size_t>& chosen, MixedAnswer& answer, bool& too_large) {
+    columns = true_;
+    int most = *cancel_ != 0 ? 0 : pack(columns, chosen, answer, too_large);
+    if (most >= input_.num_micro || *cancel_ != 0) return most;
+    price(target, most_solved, true, answer);
+    for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
+        if (most >= input_.num_micro || *cancel_ != 0) break;
+        too_large = answer.solved > most_solved;
+        if (too_large) break;
+        columns = candidates(target, share, answer);
+        most = *cancel_ != 0 ? 0 : pack(columns, chosen, answer, too_large);
+    }
+    return most;
+}
+
 MixedAnswer MixedSearch::refute(double target, std::int64_t most_solved, const int* cancel) {
     cancel_ = cancel;
     MixedAnswer answer;
     if (input_.kinds.empty() || input_.least_replicas > input_.num_micro) return answer;
     open(target, answer);
     answer.status = price(target, most_solved, false, answer);
+    if (answer.status != MixedStatus::kSplit || answer.solved > most_solved) return answer;
+    bool too_large = false;
+    std::vector<Column> columns;
+    std::vector<std::size_t> chosen;
+    const int most = packing(target, most_solved, columns, chosen, answer, too_large);
+    if (*cancel != 0) {
+        answer.status = MixedStatus::kLimit;
+    } else if (most < input_.num_micro && !too_large) {
+        answer.status = MixedStatus::kNone;
+    }
     return answer;
 }
 
@@ -199,18 +227,9 @@ MixedAnswer MixedSearch::improve(double target, double step, const int* cancel) 
         if (status == MixedStatus::kNone) return answer;
         if (status == MixedStatus::kLimit) return stopped(status);
         bool too_large = false;
-        std::vector<Column> columns = true_;
+        std::vector<Column> columns;
         std::vector<std::size_t> chosen;
-        int most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
-        if (most < input_.num_micro && *cancel == 0) {
-            price(target, kAll, true, answer);
-            for (const double share : {1.0 / 16.0, 1.0 / 4.0, 1.0}) {
-                if (most >= input_.num_micro || *cancel != 0) break;
-                too_large = false;
-                columns = candidates(target, share, answer);
-                most = *cancel != 0 ? 0 : pack(columns, chosen, answer, too_large);
-            }
-        }
+        const int most = packing(target, kAll, columns, chosen, answer, too_large);
         if (*cancel != 0) return stopped(MixedStatus::kLimit);
         if (too_large) return stopped(MixedStatus::kTooLarge);
         if (most < input_.num_micro) return answer;

@@ -126,8 +126,8 @@ class MixedSearch {
     // The best plan of value at most `target`, or the proof that there is none. Another plan must be better by the
     // share `step`.
     MixedAnswer improve(double target, double step, const int* cancel);
-    // The proof that there is no plan of value at most `target`, or kSplit: the linear bound of the relaxation, after
-    // at most so many programmes, is not enough.
+    // The proof that there is no plan of value at most `target`, by prices or by packing, or kSplit: at the cheapest
+    // number of replicas there is one, or it takes more than so many programmes to find out.
     MixedAnswer refute(double target, std::int64_t most_solved, const int* cancel);
     // A plan of value at most `target`, if the shapes of the relaxation alone make one (kFound), the proof that there
     // is none (kNone), or neither (kSplit). Targets may only fall from call to call.
@@ -161,6 +161,8 @@ class MixedSearch {
     bool takes(std::size_t index, double target, int needed, MixedAnswer& answer);
     void scale_prices();
     MixedStatus price(double target, std::int64_t most_solved, bool whole, MixedAnswer& answer);
+    int packing(double target, std::int64_t most_solved, std::vector<Column>& columns, std::vector<std::size_t>& chosen,
+                MixedAnswer& answer, bool& too_large);
     std::vector<Column> candidates(double target, double share, MixedAnswer& answer);
     void extend(MixedShape& shape, unsigned used, int stages, double wasted, double target, MixedAnswer& answer);
     bool admit(MixedShape& shape, double target, MixedAnswer& answer);

@@ -20,10 +20,10 @@ it takes in T. The question is whether some packing of shapes into the devices t
 - Single pipelines of a few kinds (:func:`seeds`) come before all else: a plan within a second.
 - A look at each part finds plans first: the shapes of the relaxation alone are packed, and T falls
   by a part of what the relaxation has to spare, until they make no plan or T is refuted.
-- Where the relaxation reaches M: a relaxed part is split, its halves go on with the bounds and
-  prices found; in a part of one R a dynamic programme over (replicas, devices used of each group)
+- Where the relaxation reaches M a dynamic programme over (replicas, devices used of each group)
   packs the shapes that waste, by the prices, no more than the relaxation has to spare: first those
-  that waste a share of it, which may be enough for a plan.
+  that waste a share of it, which may be enough for a plan. A relaxed part that can be packed is
+  split, its halves go on with the bounds and prices found.
 
 Why it is exact
 ---------------

@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/join.hpp"
 #include "serving/mix.hpp"
+#include "serving/offers.hpp"
 #include "serving/shares.hpp"
 #include "serving/split.hpp"
 #include "serving/whole.hpp"
@@ -32,6 +33,21 @@ std::vector<sv::Serve> serves_of(const Array<std::int32_t, 1>& first, const Arra
     std::vector<sv::Serve> serves(n);
     for (std::size_t i = 0; i < n; ++i) serves[i] = {serving.data()[i], load.data()[i]};
     return serves;
+}
+
+// Offers of engines with these times, checked.
+sv::Offers offers_of(const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,
+                     const Array<double, 1>& fixed, double gain, bool latency, double most_s, std::size_t groups) {
+    const std::size_t n = fixed.shape(0), flight = request_s.shape(1);
+    bool fits = offers.shape(0) == 3 && offers.shape(1) == n;
+    const std::int64_t *engine = offers.data(), *number = engine + n, *group = number + n;
+    for (std::size_t i = 0; fits && i < n; ++i) {
+        fits = engine[i] >= 0 && engine[i] < static_cast<std::int64_t>(request_s.shape(0)) && number[i] >= 1 &&
+               number[i] <= static_cast<std::int64_t>(flight) && group[i] >= 0 &&
+               group[i] < static_cast<std::int64_t>(groups);
+    }
+    if (!fits) throw nb::value_error("offers have the wrong shape");
+    return {{request_s.data(), request_s.size()}, flight, {engine, n}, {number, n}, {group, n}, view(fixed), gain, latency, most_s};
 }
 
 }  // namespace
@@ -142,6 +158,30 @@ void bind_serving(nb::module_& m) {
               }
               return nb::make_tuple(flow, taken);
           });
+    // `cost` and `which` (groups x requests from 0) are lowered to the cheapest of `offers` (engine, number, group).
+    m.def("cheapest_offers", [](const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,
+                                const Array<double, 1>& fixed, double gain, bool latency, double most_s,
+                                const Out<double, 2>& cost, const Out<std::int64_t, 2>& which) {
+        const std::size_t groups = cost.shape(0), width = request_s.shape(1) + 1;
+        const sv::Offers given = offers_of(request_s, offers, fixed, gain, latency, most_s, groups);
+        if (cost.shape(1) != width || which.shape(0) != groups || which.shape(1) != width) {
+            throw nb::value_error("offers have the wrong shape");
+        }
+        nb::gil_scoped_release release;
+        sv::cheapest_offers(given, {cost.data(), cost.size()}, {which.data(), which.size()});
+    });
+    // `found` (as `request_s`) is lowered to the least cost of all requests with each engine and load.
+    m.def("least_beside", [](const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,
+                             const Array<double, 1>& fixed, double gain, bool latency, double most_s,
+                             const Array<double, 2>& rest, const Out<double, 2>& found) {
+        const sv::Offers given = offers_of(request_s, offers, fixed, gain, latency, most_s, rest.shape(0));
+        if (rest.shape(1) != request_s.shape(1) + 1 || found.shape(0) != request_s.shape(0) ||
+            found.shape(1) != request_s.shape(1)) {
+            throw nb::value_error("offers have the wrong shape");
+        }
+        nb::gil_scoped_release release;
+        sv::least_beside(given, {rest.data(), rest.size()}, {found.data(), found.size()});
+    });
     // `cost` and `taken`, from `first` on, get the least of every total of two shares, and how much is of the first.
     m.def("join_shares", [](const Array<double, 1>& one, const Array<double, 1>& other, bool largest, std::size_t first,
                             const Out<double, 1>& cost, const Out<std::int64_t, 1>& taken) {

@@ -232,6 +232,28 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def cheapest_offers(
+    request_s: _Reals,
+    offers: _Longs,
+    fixed: _Reals,
+    gain: float,
+    latency: bool,
+    most_s: float,
+    cost: _Reals,
+    which: _Longs,
+    /,
+) -> None: ...
+def least_beside(
+    request_s: _Reals,
+    offers: _Longs,
+    fixed: _Reals,
+    gain: float,
+    latency: bool,
+    most_s: float,
+    rest: _Reals,
+    found: _Reals,
+    /,
+) -> None: ...
 def join_shares(
     one: _Reals, other: _Reals, largest: bool, first: int, cost: _Reals, taken: _Longs, /
 ) -> None: ...

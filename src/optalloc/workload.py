@@ -25,6 +25,8 @@ FRAMEWORKS = (
 """Megatron-Core and what is built on it; Megatron-LM before its core library; ZeRO-3 of DeepSpeed;
 PyTorch's first and second FSDP, the latter eager or with torch.compile."""
 
+# Beyond any deployment: tokens of a request, and requests in flight.
+_MOST_SERVED = {"input_len": 10**9, "output_len": 10**9, "concurrency": 10**6}
 # Beyond any step: sequences, and tokens of one of them.
 _MOST = {"global_batch": 10**7, "sequence_length": 10**9, "decoder_sequence_length": 10**9}
 
@@ -155,13 +157,13 @@ class Serving(
     prefix_len: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("input_len", "output_len", "concurrency"):
+        for name, most in _MOST_SERVED.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and not 1 <= value <= most:
                 raise InputError(
-                    f"{name} is {value}",
+                    f"{name} is {value:,}",
                     pointer=f"$.{name}",
-                    fix="give a whole number of at least 1",
+                    fix=f"give a whole number from 1 to {most:,}",
                 )
         for name in ("rate_per_s", "ttft_s", "tpot_s"):
             value = getattr(self, name)

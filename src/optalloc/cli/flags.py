@@ -23,4 +23,5 @@ def said_by_flags(flags: Mapping[str, str]) -> Iterator[None]:
         if error.path not in flags:
             raise
         where = flags[error.path]
-        raise type(error)(error.what, path=where, pointer=error.pointer, fix=error.fix) from error
+        pointer = "" if where.startswith("--") and error.pointer.startswith("$") else error.pointer
+        raise type(error)(error.what, path=where, pointer=pointer, fix=error.fix) from error

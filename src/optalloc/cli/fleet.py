@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan, print and write; returns the exit status."""
     import msgspec
 
+    from optalloc.cli.flags import said_by_flags
     from optalloc.cli.fleet_inputs import fleet_inputs
     from optalloc.cli.progress import progress_line
     from optalloc.files import write_json
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     problem, profile = fleet_inputs(arguments)
     if arguments.utilization is not None:
         share = parse_share(arguments.utilization, path="--utilization")
-        problem = msgspec.structs.replace(problem, utilization=share)
+        with said_by_flags({"": "--utilization"}):
+            problem = msgspec.structs.replace(problem, utilization=share)
     if arguments.redundancy is not None:
         problem = msgspec.structs.replace(problem, redundancy=arguments.redundancy)
     stop = stop_rule(arguments)
@@ -71,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.simulate is not None and profile is not None and result.routes is not None:
         from optalloc.simulate.fleet import simulate_fleet
 
-        found = simulate_fleet(
-            profile, result.counts, result.routes, num_requests=arguments.simulate
-        )
+        with said_by_flags({"num_requests": "--simulate"}):
+            found = simulate_fleet(
+                profile, result.counts, result.routes, num_requests=arguments.simulate
+            )
         tables.append(simulation_table(problem, found))
         facts["simulated"] = found
     if arguments.format == "csv":

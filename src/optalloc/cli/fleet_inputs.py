@@ -7,7 +7,7 @@ import argparse
 from optalloc.cli.flags import said_by_flags
 from optalloc.errors import InputError
 from optalloc.serving.mix.instance import load_fleet, read_table, save_fleet
-from optalloc.serving.mix.problem import Bucket, FleetProblem
+from optalloc.serving.mix.problem import MOST_PER_S, Bucket, FleetProblem
 from optalloc.serving.mix.profile import FleetProfile, fleet_of_model
 
 
@@ -89,10 +89,12 @@ def _of_model(arguments: argparse.Namespace) -> FleetProfile:
             raise InputError(f"a model needs --{name}", path="optalloc fleet", fix=f"give --{name}")
     try:
         widths = [int(word) for word in arguments.widths.split(",")]
-    except ValueError as error:
+    except ValueError:
+        widths = [0]
+    if min(widths) < 1:
         raise InputError(
             f"{arguments.widths!r} is no list of widths", path="--widths", fix="write 1,2,4"
-        ) from error
+        )
     targets = {
         name: None if word is None else parse_duration(word, path=f"--{name}")
         for name, word in (("ttft", arguments.ttft), ("tpot", arguments.tpot))
@@ -118,9 +120,11 @@ def _buckets(path: str, rate_per_s: float | None) -> tuple[Bucket, ...]:
 
     from optalloc.files import read_text
 
-    if rate_per_s is not None and not rate_per_s >= 0.0:
+    if rate_per_s is not None and not 0.0 <= rate_per_s <= MOST_PER_S:
         raise InputError(
-            f"the rate is {rate_per_s:g} requests/s", path="--rate", fix="give 0 or more"
+            f"the rate is {rate_per_s:g} requests/s",
+            path="--rate",
+            fix=f"give 0 to {MOST_PER_S:,.0f}",
         )
     head = read_text(path).partition("\n")[0]
     if path.endswith(".csv") and "input_len" in head:

@@ -124,6 +124,7 @@ def _problem(arguments: argparse.Namespace) -> Any:
         if arguments.batch is not None:
             problem = msgspec.structs.replace(problem, batch_tokens=arguments.batch)
         return problem
+    from optalloc.cli.flags import said_by_flags
     from optalloc.cluster.load import load_cluster
     from optalloc.model.load import load_model
     from optalloc.serving.flow.table import flow_problem
@@ -132,10 +133,11 @@ def _problem(arguments: argparse.Namespace) -> Any:
         raise InputError(
             "a model needs devices", path="--cluster", fix="for example --cluster 4xh100-sxm+8xl4"
         )
-    return flow_problem(
-        load_model(arguments.model),
-        load_cluster(arguments.cluster),
-        context=arguments.context,
-        dtype=arguments.dtype,
-        partial_inference=arguments.partial,
-    )
+    with said_by_flags({"context": "--context"}):
+        return flow_problem(
+            load_model(arguments.model),
+            load_cluster(arguments.cluster),
+            context=arguments.context,
+            dtype=arguments.dtype,
+            partial_inference=arguments.partial,
+        )

@@ -62,6 +62,7 @@ _FLAGS = {
     "batch": "--batch",
     "chunk_tokens": "--chunk",
     "context": "--context",
+    "min_rate": "--min-rate",
     "dtype": "--dtype",
     "expert_dtype": "--expert-dtype",
     "kv_dtype": "--kv-dtype",
@@ -78,10 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     from optalloc.serving.offload.solve import plan_offload
 
     model, machine = load_model(arguments.model), load_machine(arguments.machine)
-    with said_by_flags(_FLAGS):
+    flags = _FLAGS if arguments.context != "0" else _FLAGS | {"context": "--input-len"}
+    with said_by_flags(flags):
         generation = _generation(arguments, model, machine)
     line_of = progress_line(lambda seconds: f"{seconds:,.6g} s")
-    with said_by_flags(_FLAGS), line_of as line:
+    with said_by_flags(flags), line_of as line:
         result = plan_offload(
             model,
             machine,

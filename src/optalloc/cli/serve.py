@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit status."""
+    from optalloc.cli.flags import said_by_flags
     from optalloc.cli.progress import progress_line
     from optalloc.cli.serving_inputs import pins, read_serving
     from optalloc.cluster.load import load_cluster
@@ -81,42 +82,44 @@ def run(arguments: argparse.Namespace) -> int:
     constants = arguments.calibration or DEFAULT
     offers: tuple[Offer, ...] = ()
     met: PercentileResult | None = None
-    if arguments.recommend is not None:
-        result, offers = recommend(
-            model,
-            [word.strip() for word in arguments.recommend.split(",") if word.strip()],
-            workload,
-            objective=goal,
-            max_devices=arguments.max_devices,
-            pin=pins(arguments),
-            forbid=arguments.forbid,
-            headroom=headroom,
-            target=arguments.tool,
-            stop=stop_rule(arguments),
-            cost_model=constants,
-        )
-    else:
-        cluster = load_cluster(arguments.cluster)
+    flags = {"headroom": "--headroom", "workload": arguments.workload or "--input-len"}
+    with said_by_flags(flags):
+        if arguments.recommend is not None:
+            result, offers = recommend(
+                model,
+                [word.strip() for word in arguments.recommend.split(",") if word.strip()],
+                workload,
+                objective=goal,
+                max_devices=arguments.max_devices,
+                pin=pins(arguments),
+                forbid=arguments.forbid,
+                headroom=headroom,
+                target=arguments.tool,
+                stop=stop_rule(arguments),
+                cost_model=constants,
+            )
+        else:
+            cluster = load_cluster(arguments.cluster)
 
-        def plan_of(asked: Serving) -> ServingResult:
-            with progress_line(lambda value: report.value_text(goal, value)) as line:
-                return plan_serving(
-                    model,
-                    cluster,
-                    asked,
-                    objective=goal,
-                    pin=pins(arguments),
-                    forbid=arguments.forbid,
-                    headroom=headroom,
-                    target=arguments.tool,
-                    stop=stop_rule(arguments),
-                    on_progress=line,
-                    cost_model=constants,
-                )
+            def plan_of(asked: Serving) -> ServingResult:
+                with progress_line(lambda value: report.value_text(goal, value)) as line:
+                    return plan_serving(
+                        model,
+                        cluster,
+                        asked,
+                        objective=goal,
+                        pin=pins(arguments),
+                        forbid=arguments.forbid,
+                        headroom=headroom,
+                        target=arguments.tool,
+                        stop=stop_rule(arguments),
+                        on_progress=line,
+                        cost_model=constants,
+                    )
 
-        if workload.percentile is not None:
-            met = plan_for_percentile(workload, plan_of)
-        result = plan_of(workload) if met is None else met.result
+            if workload.percentile is not None:
+                met = plan_for_percentile(workload, plan_of)
+            result = plan_of(workload) if met is None else met.result
     tables = report.result_tables(result, offers)
     if arguments.format == "csv":
         tables = [report.workers_raw(result)]

@@ -108,7 +108,7 @@ def pins(arguments: argparse.Namespace) -> list[str]:
 def _seconds(text: str, flag: str) -> float:
     """A target; a plain number that is long for seconds is likely meant in milliseconds."""
     found = parse_duration(text, path=flag)
-    if text.strip()[-1:].isdigit() and found >= _LONG_S[f"{flag[2:]}_s"]:
+    if text.strip()[-1:].isdigit() and _LONG_S[f"{flag[2:]}_s"] <= found < float("inf"):
         told = f"{flag} {text} is {found:g} seconds; for milliseconds write {text.strip()}ms"
         print(f"optalloc: {told}.", file=sys.stderr)
     return found

@@ -10,7 +10,7 @@ from optalloc.serving.mix.profile import FleetProfile
 from optalloc.serving.mix.route import Routes
 from optalloc.simulate.requests.deployment import Deployment
 from optalloc.simulate.requests.engines import engines_of
-from optalloc.simulate.requests.load import make_requests
+from optalloc.simulate.requests.load import MOST_REQUESTS, make_requests
 from optalloc.simulate.requests.outcome import RequestSummary
 from optalloc.simulate.requests.simulate import simulate_requests
 
@@ -47,11 +47,11 @@ def simulate_fleet(
     InputError
         If a request is larger than a replica's cache, or none is asked for.
     """
-    if num_requests < 1:
+    if not 1 <= num_requests <= MOST_REQUESTS:
         raise InputError(
             f"{num_requests} requests are to be simulated",
             path="num_requests",
-            fix="simulate at least one for each offer",
+            fix=f"simulate 1 to {MOST_REQUESTS:,} for each offer",
         )
     found = []
     buckets = profile.problem.buckets

@@ -117,6 +117,11 @@ def test_csv_holds_the_plain_numbers_of_the_answer(capsys: pytest.CaptureFixture
         (["--model", "llama-3.1-8b", "--devices", "l4"], "a model needs --buckets"),
         ([str(EXAMPLES / "fleet.toml"), "--ttft", "1s"], "planned without --ttft"),
         ([str(EXAMPLES / "fleet.toml"), "--simulate", "9"], "how long an iteration takes"),
+        ([str(EXAMPLES / "fleet.toml"), "--utilization", "120%"], "Where: --utilization."),
+        (
+            ["--model", "llama-3.1-8b", "--devices", "l4", "--buckets", "b", "--widths", "0"],
+            "widths",
+        ),
     ],
 )
 def test_bad_words_are_explained(

@@ -16,8 +16,10 @@ from optalloc.cli.__main__ import main
         (["--context", "10"], "Where: --context"),
         (
             ["--input-len", "1000000"],
-            "longer than the 40960 positions of qwen3-8b. Where: --context",
+            "longer than the 40960 positions of qwen3-8b. Where: --input-len",
         ),
+        (["--context", "1000000"], "positions of qwen3-8b. Where: --context"),
+        (["--batch", "9" * 20], "Where: --batch. To fix: give 1 to 1,000,000"),
         (["--dtype", "q9"], "Where: --dtype"),
         (["--expert-dtype", "q4_k"], "qwen3-8b has no experts"),
         (["--min-rate", "3"], "no context is chosen by a speed of 3 tokens/s"),

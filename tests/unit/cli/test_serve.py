@@ -102,6 +102,11 @@ def test_sweep_of_serving_plans(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         ([*WORK, "--time-limit", "-1s"], 2, "--time-limit has no value"),
         ([*WORK, "--cluster", "1xh100-sxm", "--weights", "fp9"], 2, "Where: --weights"),
         ([*WORK, "--cluster", "1xh1000"], 2, "Where: 1xh1000"),
+        ([*WORK, "--cluster", "1xh100-sxm", "--headroom", "120%"], 2, "Where: --headroom."),
+        ([*WORK, "--cluster", "1xh100-sxm", "--concurrency", "9" * 20], 2, "Where: --concurrency."),
+        ([*WORK, "--cluster", "1xh100-sxm", "--input-len", "999999"], 2, "Where: --input-len."),
+        ([*WORK, "--cluster", "1xl4+1xl40s", "--concurrency", "900000"], 2, "at most 65,536"),
+        ([*WORK, "--recommend", "l4", "--rate", "1", "--max-devices", "9999"], 2, "--max-devices"),
     ],
 )
 def test_bad_input_names_the_flag(

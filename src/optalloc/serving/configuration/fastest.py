@@ -146,11 +146,16 @@ class Fastest:
                     fine = allowed & (lines.room >= 1.0)
                     fine &= ~f.same(c, fit, lines.pp) | (q > lines.room)
                     token_s = f.free_s[c][engine, k]
-                request = lines.whole_s(token_s, f.answer, Load(q, fit, outside)) * SAFE
-                ttft = request - f.answer * token_s
-                request = request + lines.least_wait_s(request, q) * SAFE
-                fine &= (token_s * SAFE <= self.problem.tpot_s) & (ttft <= self.problem.ttft_s)
-                where = np.flatnonzero(fine & (request < best_s))
+                turns_s = q / fit * (lines.prompt_s + f.answer * token_s) * SAFE
+                fine &= (token_s * SAFE <= self.problem.tpot_s) & (turns_s < best_s)
+                fine &= turns_s - f.answer * token_s <= self.problem.ttft_s
+                where = np.flatnonzero(fine)
+                fit = fit[where] if len(fit) > 1 else fit
+                here, load = lines.at(where), Load(q[where], fit, outside[where])
+                request = here.whole_s(token_s[where], f.answer, load) * SAFE
+                ttft = request - f.answer * token_s[where]
+                request = request + here.least_wait_s(request, load.q) * SAFE
+                where = where[(ttft <= self.problem.ttft_s) & (request < best_s[where])]
                 if len(where):
                     parts.append(
                         _Candidates(

@@ -34,7 +34,7 @@ from optalloc.serving.configuration.columns import Floats, Ints
 from optalloc.serving.configuration.combine import Deployment, Options, deployment
 from optalloc.serving.configuration.fastest import Fastest
 from optalloc.serving.configuration.load_floors import LoadFloors
-from optalloc.serving.configuration.parts import Choice, Goal, best_split, least_costs
+from optalloc.serving.configuration.parts import Choice, Goal, Offers, best_split, least_costs
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Rows, timed
 from optalloc.serving.configuration.table import EngineTable
@@ -47,11 +47,12 @@ def search(
     problem: Problem,
     table: EngineTable,
     floors: LoadFloors,
-    stopped: Callable[[float | None, float | None, int], bool],
+    stopped: Callable[[float | None, Callable[[], float | None], int], bool],
 ) -> tuple[Found, int]:
     """The best deployment of the requests in flight, and how many rows there are.
 
-    ``stopped(value, bound, rows timed)`` is asked between blocks of times.
+    ``stopped(value, bound, rows timed)`` is asked between blocks of times; the bound is computed
+    where it is called for.
 
     Complexity: a few times that of :func:`parts.best_split`, and what the times take that matter
     (:meth:`Fastest.find`).
@@ -62,8 +63,8 @@ def search(
         halt = split.run(stopped)
     except KeyboardInterrupt:
         halt = True
-        for engines in split.software:
-            split.improve(engines)
+        for offers in split.software:
+            split.improve(offers)
     best, times = split.best, split.times
     rows = _rows(times, () if split.found is None else split.found[1])
     found = Found(
@@ -85,23 +86,28 @@ class _Split:
         self.problem, self.table = problem, table
         self.less = OBJECTIVES[problem.objective][1]
         self.times = Fastest(problem, table, floors)
-        self.software = [np.flatnonzero(table.software == s) for s in np.unique(table.software)]
+        self.software = [
+            Offers.of(problem, table, np.flatnonzero(table.software == s))
+            for s in np.unique(table.software)
+        ]
         self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
+        self._values: dict[int, float | None] = {}  # what floors give of each software, once asked
 
-    def run(self, stopped: Callable[[float | None, float | None, int], bool]) -> bool:
+    def run(self, stopped: Callable[[float | None, Callable[[], float | None], int], bool]) -> bool:
         """Sharpen floors and find times until no other matters; whether it was stopped before."""
         for refine in (False, True) if self.problem.objective == "latency" else (False,):
-            for engines in self.software:
+            for number, offers in enumerate(self.software):
                 size = _FIRST
-                while len(wanted := self._wanted(engines, refine=refine)):
+                while len(wanted := self._wanted(offers, refine=refine)):
+                    self._values.pop(number, None)
                     e, place = np.divmod(wanted[:size], self.times.floor_s.shape[1])
                     sharp = self.times.sharp[e, place]
                     self.times.sharpen(e[~sharp], place[~sharp])
                     if sharp.any():
                         self.times.find(e[sharp], place[sharp])
-                        self.improve(engines)
+                        self.improve(offers)
                     value = None if self.best is None else self.best.value
-                    if stopped(value, self.bound(), self.times.timed):
+                    if stopped(value, self.bound, self.times.timed):
                         return True
                     size = min(_MOST, _GROWS * size)
         return False
@@ -124,20 +130,20 @@ class _Split:
             return Goal(objective=objective), -best.rate_per_s
         return Goal(objective=objective), best.value
 
-    def _wanted(self, engines: Ints, *, refine: bool) -> Ints:
+    def _wanted(self, offers: Offers, *, refine: bool) -> Ints:
         """Engines and loads, as indices of the table of times, that are not known and may be part
         of something better; the most promising first."""
         goal, limit = self._goal(refine=refine)
-        least = least_costs(self.problem, self.table, self.times.floor_s, engines, goal)
+        least = least_costs(self.problem, self.times.floor_s, offers, goal)
         scale = abs(limit) if limit else 1.0
         may = ~self.times.known & (least < limit - (_TIE * scale if np.isfinite(limit) else 0.0))
         wanted = np.flatnonzero(may)
         return wanted[np.argsort(least.ravel()[wanted], kind="stable")]
 
-    def improve(self, engines: Ints) -> None:
+    def improve(self, offers: Offers) -> None:
         """Keep the best deployment of some engines, with the times that were found, if it is the
         best of all."""
-        chosen = self._best(self.times.request_s, engines)
+        chosen = self._best(self.times.request_s, offers)
         if chosen:
             made = self._deployment(self.times.request_s, chosen)
             if made.better(self.best, self.less):
@@ -145,21 +151,22 @@ class _Split:
 
     def bound(self) -> float | None:
         """What no deployment beats; None where none carries the load."""
-        values = []
-        for engines in self.software:
-            chosen = self._best(self.times.floor_s, engines)
-            if chosen:
-                values.append(self._deployment(self.times.floor_s, chosen).value)
+        for number, offers in enumerate(self.software):
+            if number not in self._values:
+                chosen = self._best(self.times.floor_s, offers)
+                made = self._deployment(self.times.floor_s, chosen) if chosen else None
+                self._values[number] = None if made is None else made.value
+        values = [value for value in self._values.values() if value is not None]
         if not values:
             return None
         return min(values) if self.less else max(values)
 
-    def _best(self, request_s: Floats, engines: Ints) -> tuple[Choice, ...]:
+    def _best(self, request_s: Floats, offers: Offers) -> tuple[Choice, ...]:
         """The best choice of some engines with such times; empty where they do not carry the
         load."""
 
         def solved(goal: Goal) -> tuple[Choice, ...]:
-            return best_split(self.problem, self.table, request_s, engines, goal)
+            return best_split(self.problem, request_s, offers, goal)
 
         objective = self.problem.objective
         first = solved(Goal(objective="throughput" if objective == "price" else objective))

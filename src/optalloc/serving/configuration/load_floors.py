@@ -26,6 +26,7 @@ import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
+from optalloc.errors import InputError
 from optalloc.serving.configuration.columns import Flags, Floats, Ints
 from optalloc.serving.configuration.load_lines import Lines, Load
 from optalloc.serving.configuration.problem import Problem
@@ -35,7 +36,8 @@ from optalloc.serving.configuration.table import EngineTable
 from optalloc.serving.configuration.token_table import SAFE, TokenTable
 
 _MANY = 2**31
-_ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 2_000_000, 5, 32, 300.0
+_ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 500_000, 5, 32, 300.0
+_MOST_LOADS, _MOST_FLIGHT = 30_000_000, 2**16
 _COLUMN = (slice(None), None)
 
 
@@ -49,6 +51,15 @@ class LoadFloors:
 
     def __init__(self, problem: Problem, table: EngineTable) -> None:
         self.problem, self.table, self.work = problem, table, problem.workload
+        flight = self.work.concurrency or 0
+        limit = min(_MOST_FLIGHT, _MOST_LOADS // max(1, len(table)))
+        if flight > limit:
+            raise InputError(
+                f"{flight:,} requests in flight over several groups of nodes are more than a "
+                "search splits",
+                path="--concurrency",
+                fix=f"ask for at most {limit:,}, or plan each group by itself",
+            )
         self.answer = self.work.output_len - 1.0
         self.new = self.work.input_len - self.work.prefix_len
         load = np.arange(1, (self.work.concurrency or 0) + 1)
@@ -209,20 +220,35 @@ class LoadFloors:
             room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
             qs = lefts, np.where((lefts < room) & (room < edges), lefts, edges)
             token_s = self.free_s[c][engines, :number]
-            self._lower(ends, every, c, 0, engines, qs, [np.minimum(q, room) for q in qs], token_s)
+            fits = [np.minimum(q, room) for q in qs]
+            self._lower(ends, every, c, 0, engines, qs, fits, token_s, 0)
         return ends
 
     def _full_ends(self, engines: Ints, number: int) -> _Ends:
-        """Of the rows of engines with a batch that there are more requests than."""
+        """Of the rows of engines with a batch that there are more requests than, as far as as many
+        turns of a prompt and an answer meet the targets and are less than what another batch
+        takes."""
         ends = _Ends.none(len(engines), number)
         for c in range(len(self.chunks)):
-            for s, b in enumerate(self.sizes):
+            for s, b in reversed(list(enumerate(self.sizes))):
                 first = max(1, int(np.searchsorted(self.lefts, b)))
                 where = np.flatnonzero(self.lines[c].room[engines] >= b)
                 if first < number and len(where) and not self.same(c, b):
-                    qs, fit = (self.lefts[first:number], self.edges[first:number]), np.full(1, b)
-                    token_s = self.full_s(c, s, qs[0], engines[where][_COLUMN])
-                    self._lower(ends, where, c, b, engines[where], qs, (fit, fit), token_s)
+                    here, fit = engines[where], np.full(1, b)
+                    token_s = self.full_s(c, s, self.lefts[first:number], here[_COLUMN])
+                    answer_s, between = self.answer * token_s, slice(first, number)
+                    turn_s = (self.lines[c].prompt_s[here][_COLUMN] + answer_s) / b * SAFE
+                    may = turn_s * self.lefts[between] < ends.left_s[where, between]
+                    may |= turn_s * self.edges[between] < ends.right_s[where, between]
+                    may &= turn_s * self.lefts[between] - answer_s <= self.problem.ttft_s
+                    may &= token_s * SAFE <= self.problem.tpot_s
+                    rows = may.any(axis=1)
+                    if not rows.any():
+                        continue
+                    last = int(np.flatnonzero(may.any(axis=0))[-1]) + 1
+                    qs = self.lefts[between][:last], self.edges[between][:last]
+                    token_s = token_s[rows, :last]
+                    self._lower(ends, where[rows], c, b, here[rows], qs, (fit, fit), token_s, first)
         return ends
 
     def _lower(
@@ -235,11 +261,12 @@ class LoadFloors:
         qs: Sequence[Floats],
         fits: Sequence[Floats],
         token_s: Floats,
+        first: int,
     ) -> None:
-        """Lower some rows of the ends, in the last intervals, to the lines of a chunk and batch."""
-        first = ends.left_s.shape[1] - token_s.shape[1]
+        """Lower some rows of the ends, in intervals from the first on, to the lines of a chunk and
+        batch."""
         lines, answer_s = self.lines[c].at(engines).at(_COLUMN), self.answer * token_s * SAFE
-        between = slice(first, ends.left_s.shape[1])
+        between = slice(first, first + token_s.shape[1])
         outside = np.minimum(*(lines.outside_share(q[between]) for q in (self.lefts, self.edges)))
         ttft_s = [
             lines.whole_s(token_s, self.answer, Load(q, fit, outside)) * SAFE - answer_s

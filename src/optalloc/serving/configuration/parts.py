@@ -15,8 +15,6 @@ from the fastest deployment on (see :mod:`combine`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import numpy as np
 
@@ -47,6 +45,43 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return -np.inf if self.objective == "latency" else 0.0
 
 
+class Offers(msgspec.Struct, frozen=True):
+    """Engines in every number that may carry a part of the requests.
+
+    ``columns`` holds engine, number and group of each, ``devices`` and ``usd_per_h`` are those of
+    all its engines.
+    """
+
+    columns: Ints
+    devices: Floats
+    usd_per_h: Floats
+
+    @classmethod
+    def of(cls, problem: Problem, table: EngineTable, engines: Ints) -> Offers:
+        """The offers of some engines."""
+        flight = problem.workload.concurrency or 0
+        found = [
+            (e, n, int(table.group[e]))
+            for e in engines.tolist()
+            for n in counts(problem, min(int(table.most[e]), flight))
+        ]
+        columns = np.ascontiguousarray(np.array(found, np.int64).reshape(-1, 3).T)
+        engine, number, _ = columns
+        return cls(columns, table.devices[engine] * 1.0 * number, table.usd_per_h[engine] * number)
+
+    def terms(self, problem: Problem, goal: Goal) -> tuple[Floats, float, bool, float]:
+        """The cost of ``q`` requests, T seconds each, as ``fixed - gain q / T``, or T itself where
+        the third is true, and the most seconds."""
+        zero, tokens = np.zeros(len(self.devices)), problem.workload.output_len * 3600.0 / 1e6
+        fixed, gain = {
+            "throughput": (zero, 1.0),
+            "price": (self.usd_per_h, goal.mu * tokens),
+            "devices": (self.devices, 0.0),
+            "latency": (zero, 0.0),
+        }[goal.objective]
+        return fixed, gain, goal.objective == "latency", goal.most_s
+
+
 class _Part(msgspec.Struct, frozen=True):
     """The best engines of one group for each number of requests from 0: their cost (infinite where
     there are none), the engine and how many of it."""
@@ -57,14 +92,14 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 def best_split(
-    problem: Problem, table: EngineTable, request_s: Floats, engines: Ints, goal: Goal
+    problem: Problem, request_s: Floats, offers: Offers, goal: Goal
 ) -> tuple[Choice, ...]:
     """The split of all requests over these engines at the least cost; empty where they do not carry
     the load.
 
     Complexity: O(m Q + G Q^2) for Q requests, m pairs of an engine and a number, and G groups.
     """
-    parts = _parts(problem, table, request_s, engines, goal)
+    parts = _parts(problem, request_s, offers, goal)
     flight = request_s.shape[1]
     if not problem.several_kinds:
         part = min(parts, key=lambda p: float(p.cost[-1]))
@@ -87,16 +122,14 @@ def _choices(chosen: list[tuple[_Part, int]]) -> tuple[Choice, ...]:
     return tuple((int(part.engine[q]), int(part.count[q]), q) for part, q in chosen if q)
 
 
-def least_costs(
-    problem: Problem, table: EngineTable, floor_s: Floats, engines: Ints, goal: Goal
-) -> Floats:
+def least_costs(problem: Problem, floor_s: Floats, offers: Offers, goal: Goal) -> Floats:
     """The least cost of all requests with each engine under each load, were all times their floors;
     shape of ``floor_s``, infinite where the engine has no part in any split.
 
     Complexity: as of :func:`best_split`, and G times as much for the other groups.
     """
     flight = floor_s.shape[1]
-    costs = [part.cost for part in _parts(problem, table, floor_s, engines, goal)]
+    costs = [part.cost for part in _parts(problem, floor_s, offers, goal)]
     if problem.several_kinds:
         rests = _without_each(goal, costs)
     else:
@@ -104,12 +137,8 @@ def least_costs(
         for rest in rests:
             rest[0] = goal.nothing
     found = np.full(floor_s.shape, np.inf)
-    for e, n, cost in _offers(problem, table, floor_s, engines, goal):
-        rest = rests[table.group[e]]
-        whole = goal.join(cost, rest[flight - n :: -1])
-        firsts = np.maximum(0, np.arange(-(-flight // n)) * n + 1 - n)
-        loads = np.minimum.reduceat(whole, firsts)
-        np.minimum(found[e, : len(loads)], loads, out=found[e, : len(loads)])
+    terms = offers.terms(problem, goal)
+    _native.least_beside(floor_s, offers.columns, *terms, np.stack(rests), found)
     return found
 
 
@@ -144,44 +173,14 @@ def joined(goal: Goal, one: Floats, other: Floats, *, last: bool = False) -> tup
     return cost, taken
 
 
-def _parts(
-    problem: Problem, table: EngineTable, request_s: Floats, engines: Ints, goal: Goal
-) -> list[_Part]:
+def _parts(problem: Problem, request_s: Floats, offers: Offers, goal: Goal) -> list[_Part]:
     """The best engines of every group for every number of requests; ties go to fewer."""
-    flight = request_s.shape[1]
-    parts = []
-    for _ in problem.cluster.nodes:
-        cost = np.full(flight + 1, np.inf)
-        cost[0] = goal.nothing
-        engine, count = np.zeros((2, flight + 1), np.int64)
-        parts.append(_Part(cost, engine, count))
-    for e, n, cost in _offers(problem, table, request_s, engines, goal):
-        part = parts[table.group[e]]
-        wins = cost < part.cost[n:]
-        for column, value in ((part.cost[n:], cost), (part.engine[n:], e), (part.count[n:], n)):
-            np.copyto(column, value, where=wins)
-    return parts
-
-
-def _offers(
-    problem: Problem, table: EngineTable, request_s: Floats, engines: Ints, goal: Goal
-) -> Iterator[tuple[int, int, Floats]]:
-    """Each engine in each number, and the cost of n, n + 1 and more requests on them."""
-    flight = request_s.shape[1]
-    tokens = problem.workload.output_len * 3600.0 / 1e6
-    requests = np.arange(flight + 1.0)
-    for e in engines[np.isfinite(request_s[engines]).any(axis=1)].tolist():
-        for n in counts(problem, min(int(table.most[e]), flight)):
-            request = np.repeat(request_s[e, : -(-flight // n)], n)[n - 1 : flight]
-            if goal.objective == "latency":
-                cost = request
-            elif goal.objective == "devices":
-                cost = np.full(len(request), float(n * table.devices[e]))
-            else:
-                cost = requests[n:] / request
-                cost = (
-                    -cost
-                    if goal.objective == "throughput"
-                    else (n * float(table.usd_per_h[e]) - goal.mu * tokens * cost)
-                )
-            yield e, n, np.where((request <= goal.most_s) & np.isfinite(request), cost, np.inf)
+    size = len(problem.cluster.nodes), request_s.shape[1] + 1
+    cost, which = np.full(size, np.inf), np.zeros(size, np.int64)
+    cost[:, 0] = goal.nothing
+    terms = offers.terms(problem, goal)
+    _native.cheapest_offers(request_s, offers.columns, *terms, cost, which)
+    engine, number, _ = offers.columns
+    if not len(engine):
+        return [_Part(one, place, place) for one, place in zip(cost, which, strict=True)]
+    return [_Part(one, engine[i], number[i]) for one, i in zip(cost, which, strict=True)]

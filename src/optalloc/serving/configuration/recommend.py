@@ -15,7 +15,7 @@ from optalloc.cluster.load import load_cluster
 from optalloc.cost.engine.constants import DEFAULT
 from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
-from optalloc.serving.configuration.problem import OBJECTIVES
+from optalloc.serving.configuration.problem import MOST_DEVICES, OBJECTIVES
 from optalloc.serving.configuration.solve import ServingResult, plan_serving
 from optalloc.stop import StopRule
 from optalloc.workload import Serving
@@ -71,9 +71,11 @@ def recommend(
         raise InputError(
             "a recommendation needs a load", path="--recommend", fix="add --rate or --concurrency"
         )
-    if max_devices < 1:
+    if not 1 <= max_devices <= MOST_DEVICES:
         raise InputError(
-            f"{max_devices} devices serve nothing", path="--max-devices", fix="give at least 1"
+            f"{max_devices} devices are none, or more than one deployment is searched on",
+            path="--max-devices",
+            fix=f"give 1 to {MOST_DEVICES:,}",
         )
     made: list[tuple[ServingResult, Offer]] = []
     pins, forbids = tuple(pin), tuple(forbid)

@@ -7,6 +7,7 @@ devices, then to more requests per second. The bound of both holds for all.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -167,7 +168,7 @@ class Search:
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
             self._floors = LoadFloors(p, table) if self._floors is None else self._floors.within(p)
-            whole, number = in_flight.search(p, table, self._floors, self._halted)
+            whole, number = in_flight.search(p, table, self._floors, self._halted_at)
             self.configurations += number
             self._count("slower than another", whole.pruned)
             one = [] if whole.best is None else [self._choice(whole, whole.best)]
@@ -256,6 +257,11 @@ class Search:
 
     def _count(self, name: str, number: int) -> None:
         self.pruned[name] = self.pruned.get(name, 0) + int(number)
+
+    def _halted_at(self, value: float | None, bound: Callable[[], float | None], rows: int) -> bool:
+        """As :meth:`_halted`, with the bound computed only where somebody hears of it."""
+        heard = self._stop is not None or self._tell is not None
+        return self._halted(value, bound() if heard else None, rows)
 
     def _halted(self, value: float | None, bound: float | None, rows: int) -> bool:
         elapsed = time.perf_counter() - self._begin

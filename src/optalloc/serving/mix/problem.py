@@ -21,6 +21,9 @@ import msgspec
 
 from optalloc.errors import InputError
 
+#: Requests a second of a bucket at most.
+MOST_PER_S = 1e7
+
 Market = Literal["on-demand", "spot", "reserved"]
 Redundancy = Literal["none", "replica", "replica-of-each", "region"]
 
@@ -188,8 +191,9 @@ def _check_buckets(buckets: tuple[Bucket, ...]) -> None:
         where = f"$.buckets[{index}]"
         if bucket.input_len < 0 or bucket.output_len < 0:
             raise _wrong("a length is negative", where, "give tokens of 0 or more")
-        if not 0.0 <= bucket.rate_per_s < float("inf"):
-            raise _wrong(f"the rate is {bucket.rate_per_s}", where, "give requests/s of 0 or more")
+        if not 0.0 <= bucket.rate_per_s <= MOST_PER_S:
+            fix = f"give requests/s from 0 to {MOST_PER_S:,.0f}"
+            raise _wrong(f"the rate is {bucket.rate_per_s:g}", where, fix)
 
 
 def _check_offer(offer: Offer, index: int, num_buckets: int) -> None:

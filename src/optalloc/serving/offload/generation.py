@@ -26,6 +26,8 @@ BITS = {
     "nvfp4": 4.5,
 }
 
+_MOST = {"prompt_tokens": 10**9, "output_tokens": 10**9, "batch": 10**6, "chunk_tokens": 10**9}
+
 #: Bits of one cached value, from the most precise.
 KV_BITS = {"fp32": 32.0, "bf16": 16.0, "q8_0": 8.5, "fp8": 8.0, "q4_0": 4.5}
 
@@ -61,10 +63,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kv_dtype: KvDtype = "bf16"
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "output_tokens", "batch", "chunk_tokens"):
-            if getattr(self, name) < 1:
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
                 raise InputError(
-                    f"{name} is {getattr(self, name)}", path=name, fix="give at least 1"
+                    f"{name} is {getattr(self, name)}", path=name, fix=f"give 1 to {most:,}"
                 )
         for name in ("dtype", "expert_dtype"):
             word = getattr(self, name)

@@ -186,11 +186,11 @@ def _arrival_s(arrivals: Arrivals, count: int, random: np.random.Generator) -> N
         return arrivals.times_s(count, random)
     if isinstance(arrivals, AtOnce):
         return np.zeros(count)
-    if arrivals.clients < 1 or arrivals.think_s < 0.0:
+    if not 1 <= arrivals.clients <= MOST_REQUESTS or arrivals.think_s < 0.0:
         raise InputError(
             f"a closed loop of {arrivals.clients} clients that think {arrivals.think_s:g} s",
             path="arrivals",
-            fix="give at least one client and at least 0 s",
+            fix=f"give 1 to {MOST_REQUESTS:,} clients and at least 0 s",
         )
     thinking = random.exponential(1.0, count) * arrivals.think_s
     thinking[: arrivals.clients] = 0.0

@@ -65,8 +65,9 @@ _NO_LIMIT = 1e6
 TIE = 1e-9
 # The next target of a look: this share of the way to where the relaxation may end, at least a step.
 _HASTE, _STEP = 0.6, 1e-3
-# A plan within this multiple of the first bound is near enough for no other target than its time.
-_NEAR = 1.6
+# With few groups a plan within this multiple of the first bound is near enough for no other target
+# than its time; with more, lower targets give a search that is stopped a better bound.
+_NEAR, _FEW_GROUPS = 1.6, 3
 # A first plan is sought below this multiple of a part's bound, then anywhere, in coarse steps.
 _FIRST, _COARSE = 2.0, 1e-2
 # Programmes of a range of replicas before it is split.
@@ -129,11 +130,12 @@ class Search:
         self._seed(waiting)
         first = min((part.bound for part in waiting), default=0.0)
         last = max((part.bound for part in waiting), default=0.0)
+        near = first * _NEAR * (max((len(part.used) for part in waiting), default=0) <= _FEW_GROUPS)
         for target in (*(first * factor for factor in _TARGETS), last * _NO_LIMIT * 10.0):
             if self.stopped:
                 break
-            if self.value is not None and target < self.value <= first * _NEAR:
-                continue  # what a plan is already near to is proved at once
+            if self.value is not None and target < self.value <= near:
+                continue
             try:
                 waiting = self._round(waiting, target)
             except KeyboardInterrupt:  # between two calls: what is open stays so

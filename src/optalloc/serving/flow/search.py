@@ -18,7 +18,7 @@ from optalloc.serving.flow.stages import StageProgramme, best_chain, in_a_row
 _VARIETY = 50
 _NODES = 50  # of one programme in whole numbers
 MOST_REGIONS = 6  # among which paths are looked for
-_BANDS = (0.03, 0.06, 0.1, 0.15)  # of the shares of a region, either way
+_BANDS = (0.03, 0.06, 0.1, 0.15, 0.2)  # of the shares of a region, either way
 _FEW_NODES = 40
 _QUANTILES = (0.5, 0.8, 0.3)  # of the links between two regions
 _BISECTION = 0.004

@@ -15,6 +15,7 @@ order in which shares change little from one to the next.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -140,16 +141,29 @@ def _changes(
 
 
 def _shortest_way(costs: Floats) -> list[int]:
-    """An order of all places: from every one of them to the nearest left, the cheapest of these."""
-    best, cheapest = list[int](), math.inf
-    for start in range(len(costs)):
-        order, total = [start], 0.0
-        waiting = [place for place in range(len(costs)) if place != start]
-        while waiting:
-            near = costs[order[-1], waiting]
-            nearest = int(near.argmin())
-            total += float(near[nearest])
-            order.append(waiting.pop(nearest))
-        if total < cheapest:
-            best, cheapest = order, total
+    """An order of all places: the cheapest that goes to the nearest left each time, improved by
+    turning stretches around and moving single places while that helps."""
+
+    def length(order: list[int]) -> float:
+        return float(costs[order[:-1], order[1:]].sum())
+
+    best = min((_to_the_nearest(costs, start) for start in range(len(costs))), key=length)
+    total, found = length(best), True
+    while found:
+        found = False
+        for first, end in itertools.combinations(range(len(best) + 1), 2):
+            stretch, rest = best[first:end], best[:first] + best[end:]
+            turned = best[:first] + stretch[::-1] + best[end:]
+            moved = [rest[:at] + stretch + rest[at:] for at in range(len(best))]
+            for other in [turned, *(moved if end == first + 1 else ())]:
+                if (now := length(other)) < total - 1e-12:
+                    best, total, found = other, now, True
+                    break
     return best
+
+
+def _to_the_nearest(costs: Floats, start: int) -> list[int]:
+    order, waiting = [start], [place for place in range(len(costs)) if place != start]
+    while waiting:
+        order.append(waiting.pop(int(costs[order[-1], waiting].argmin())))
+    return order

@@ -46,7 +46,8 @@ def test_no_lanes_within_the_limits_of_regions_are_cheaper(seed: int) -> None:
         )
 
     def price(taken: tuple[int, ...]) -> float:
-        return sum(n * c for n, c in zip(taken, cost[:, 0].tolist(), strict=True) if n)
+        costs: list[float] = cost[:, 0].tolist()
+        return sum(n * c for n, c in zip(taken, costs, strict=True) if n)
 
     every = itertools.product(*(range(-(-parts // size) + 1) for size in cells.tolist()))
     best = min((price(taken) for taken in every if fits(taken)), default=math.inf)

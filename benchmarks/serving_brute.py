@@ -44,6 +44,8 @@ def engines(problem: Problem, group: NodeGroup, role: str) -> Iterator[Engine]:
             continue
         if any(x.attention.heads % tp for x in layers) or (dp > 1 and mixture is None):
             continue
+        if str(pp) not in pins.get("pp", (str(pp),)):
+            continue
         for ep in range(1, wide + 1):
             if wide % ep or (ep > 1 and mixture is None):
                 continue

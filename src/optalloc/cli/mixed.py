@@ -22,6 +22,7 @@ from optalloc.plan.mixed import certify_mixed
 from optalloc.report import mixed as report
 from optalloc.report.table import Table, render
 from optalloc.report.training import value_text
+from optalloc.report.training_facts import rival_facts
 from optalloc.stop import StopRule
 from optalloc.training.mixed.plan import MixedPlan
 from optalloc.training.mixed.proof import MixedProof
@@ -75,7 +76,7 @@ def train(
         "conflict": list(result.conflict),
         "fixes": msgspec.to_builtins(result.fixes),
         "space": result.space,
-        "alternatives": [report.rival_facts(rival) for rival in result.alternatives],
+        "alternatives": [rival_facts(rival) for rival in result.alternatives],
         "alternatives_margin": result.margin,
         "alternatives_complete": result.complete,
         "cost_model_error": result.error,

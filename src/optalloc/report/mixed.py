@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 
-import msgspec
-
 from optalloc.report.table import Cell, Table
 from optalloc.report.training import estimate_of, robust_text
 from optalloc.result import Termination
 from optalloc.training.mixed.plan import MixedPlan, MixedReplica, MixedStage
 from optalloc.training.mixed.solve import MixedResult
-from optalloc.training.mixed.ties import MixedAlternative, degrees_text
+from optalloc.training.mixed.ties import degrees_text
 from optalloc.training.ties import headroom_bytes
 from optalloc.units import GIB, format_bytes, format_seconds
 
@@ -192,23 +190,6 @@ def _rivals_table(result: MixedResult, best: MixedPlan) -> Table:
         notes=tuple(notes),
         right=("a step", "more", "memory left"),
     )
-
-
-def rival_facts(rival: MixedAlternative) -> dict[str, object]:
-    """An alternative in the published JSON form."""
-    plan = rival.plan
-    return {
-        "value": rival.value,
-        "reason": rival.reason,
-        "tie": rival.tie,
-        "differences": list(rival.differences),
-        "headroom_bytes": rival.headroom_bytes,
-        "mfu": plan.mfu,
-        "num_devices": plan.num_devices,
-        "num_microbatches": plan.num_microbatches,
-        "breakdown_s": plan.breakdown_s,
-        "strategy": msgspec.to_builtins(plan.strategy),
-    }
 
 
 def stages_raw(plan: MixedPlan) -> Table:

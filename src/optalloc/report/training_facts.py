@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,9 @@ from optalloc.report.table import Cell, Table
 from optalloc.training.plan import StagePlan, TrainingPlan
 from optalloc.training.solve import TrainingResult
 from optalloc.training.ties import Alternative
+
+if TYPE_CHECKING:  # loads what only mixed clusters need
+    from optalloc.training.mixed.ties import MixedAlternative
 
 
 def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> dict[str, Any]:
@@ -41,7 +44,10 @@ def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> d
         },
         "space": result.space,
         "limits": limits,
-        "alternatives": [_rival_facts(rival) for rival in result.alternatives],
+        "alternatives": [
+            {**rival_facts(rival), "step_time_s": rival.plan.step_time_s}
+            for rival in result.alternatives
+        ],
         "alternatives_margin": result.margin,
         "alternatives_complete": result.complete,
         "cost_model_error": result.error,
@@ -53,7 +59,8 @@ def result_facts(result: TrainingResult, *, cpu_s: float, limits: str = "") -> d
     }
 
 
-def _rival_facts(rival: Alternative) -> dict[str, Any]:
+def rival_facts(rival: Alternative | MixedAlternative) -> dict[str, Any]:
+    """An alternative in the published JSON form, on equal devices or a mixed cluster."""
     plan = rival.plan
     return {
         "value": rival.value,
@@ -61,7 +68,6 @@ def _rival_facts(rival: Alternative) -> dict[str, Any]:
         "tie": rival.tie,
         "differences": list(rival.differences),
         "headroom_bytes": rival.headroom_bytes,
-        "step_time_s": plan.step_time_s,
         "mfu": plan.mfu,
         "num_devices": plan.num_devices,
         "num_microbatches": plan.num_microbatches,

@@ -94,7 +94,7 @@ def _check_spans(begun: list[dict[str, Any]], ended: list[dict[str, Any]]) -> No
     """Each that begins ends, no earlier, with the same name, category and hexadecimal id."""
 
     def times(events: list[dict[str, Any]]) -> dict[tuple[object, ...], float]:
-        found = {}
+        found: dict[tuple[object, ...], float] = {}
         for event in events:
             assert re.fullmatch("0x[0-9a-f]+", event["id2"]["local"]), event
             key = (event["pid"], event["cat"], event["id2"]["local"], event["name"])

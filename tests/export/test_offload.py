@@ -156,6 +156,14 @@ def test_vllm_partition_sums_to_the_layers_in_the_order_of_the_devices() -> None
     assert "--cpu-offload-gb" not in words
 
 
+def test_vllm_computes_in_float16_on_a_gpu_without_bfloat16() -> None:
+    """A catalogue device before Ampere; of other GPUs nothing is known."""
+    turing = msgspec.structs.replace(gpu(20.0), name="rtx-2080")
+    for one, word in ((turing, "float16"), (gpu(20.0), "bfloat16")):
+        words = vllm.flags(planned("llama-3.1-8b", "vllm", one))
+        assert words[words.index("--dtype") + 1] == word
+
+
 def test_vllm_streams_what_one_gpu_has_no_room_for() -> None:
     """GiB of all parts in CPU memory, rounded up to a hundredth."""
     plan = planned("llama-3.1-8b", "vllm", gpu(10.0))

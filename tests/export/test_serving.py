@@ -61,6 +61,17 @@ def test_vllm_flags_are_known_and_say_what_the_plan_does(engine: Engine) -> None
     assert (read.quantization == "fp8") == (engine.weight_dtype == "fp8")
 
 
+@pytest.mark.parametrize(
+    ("cluster", "word"), [("8xt4", "float16"), ("8xv100-sxm-32g", "float16"), ("8xl4", "bfloat16")]
+)
+def test_gpus_before_ampere_compute_in_float16(cluster: str, word: str) -> None:
+    """vLLM and SGLang refuse bfloat16 there."""
+    for flags, software in ((vllm.flags, "vllm"), (sglang.flags, "sglang")):
+        plan = plan_of(worker(Engine(software=software)), cluster=cluster)  # type: ignore[arg-type]
+        words = flags(plan, plan.workers[0])
+        assert words[words.index("--dtype") + 1] == word
+
+
 def test_vllm_model_len_is_no_longer_than_the_cache() -> None:
     """Of 131,072 positions only what a rank's cache holds: vLLM does not start otherwise."""
     plan = plan_of(worker(Engine(tp=4)))
@@ -269,6 +280,21 @@ def test_routers_themselves_read_their_flags(target: Software, package: str) -> 
         (plan_of(worker(Engine(tp=4, pp=2))), "llm-d", "a pipeline of 2"),
         (plan_of(worker(Engine(tp=4)), worker(Engine(tp=2))), "llm-d", "two kinds of engine"),
         (plan_of(worker(Engine(tp=12))), "lws", "12 devices on nodes of 8"),
+        (plan_of(worker(Engine(tp=4)), cluster="8xtpu-v5e"), "vllm", "tpu-v5e, no GPU"),
+        (
+            plan_of(worker(Engine(software="trtllm", tp=4)), cluster="8xmi300x"),
+            "trtllm",
+            "TensorRT-LLM on mi300x",
+        ),
+        (
+            plan_of(
+                worker(Engine(tp=4), role="prefill", group=1),
+                worker(Engine(tp=4), role="decode"),
+                cluster="8xh100-sxm+8xmi300x",
+            ),
+            "llm-d",
+            "GPUs of two makes",
+        ),
         (
             plan_of(worker(Engine(tp=4)), worker(Engine(software="sglang", tp=4))),
             "dynamo",

@@ -36,8 +36,6 @@ _FOLDER = Path(__file__).parent / "configs"
 
 # Other names of bundled models, beside spelling variants: same shape under another name.
 _ALIASES = {
-    "bart": "bart-large",
-    "bert": "bert-large-uncased",
     "bert-large": "bert-large-uncased",
     "deepseek": "deepseek-v3",
     "deepseek-r1": "deepseek-v3",

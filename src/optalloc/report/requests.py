@@ -13,7 +13,7 @@ from optalloc.simulate.requests.outcome import Quantiles, RequestSimulation
 from optalloc.simulate.requests.percentiles import PercentileResult
 from optalloc.simulate.requests.plans import asked_of
 from optalloc.simulate.requests.timeline import Timeline
-from optalloc.units import format_seconds
+from optalloc.units import format_amount, format_seconds
 
 _NAMES = {
     "ttft": "first token",
@@ -41,8 +41,9 @@ def request_table(simulation: RequestSimulation, plan: ServingPlan, most: MaxRat
         for name, words in _NAMES.items()
     )
     return Table(
-        title=f"{told.num_requests:,} requests at {told.requests_per_s:.4g}/s, "
-        f"{told.output_tokens_per_s:,.0f} output tokens/s (estimate)",
+        title=f"{told.num_requests:,} request{'s' * (told.num_requests > 1)} at "
+        f"{told.requests_per_s:.4g}/s, {format_amount(told.output_tokens_per_s, digits=2)} "
+        "output tokens/s (estimate)",
         columns=("", "mean", "P50", "P90", "P95", "P99", "plan", "target"),
         rows=rows,
         notes=tuple(_notes(simulation, plan, most)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
 from optalloc.export.serving import vllm
+from optalloc.export.serving.devices import NVIDIA, gpu_resource
 from optalloc.export.serving.kubernetes import (
     Tree,
     apply_script,
@@ -26,7 +27,8 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For software other than vLLM, pipelines, or two kinds of engine of one role.
+        For software other than vLLM, pipelines, two kinds of engine of one role, or GPUs of two
+        makes.
     """
     found = software_of(plan, "llm-d")
     if found != "vllm":
@@ -41,6 +43,9 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     name = label(plan.model.name)
     pools = {worker.role: _pool(plan, worker) for worker in plan.workers}
     split = "prefill" in pools
+    makes = {gpu_resource(plan, worker) for worker in plan.workers}
+    if len(makes) > 1:
+        raise ExportError("llm-d", "GPUs of two makes", fix="plan with one, or export to dynamo")
     many = any(nodes_of(plan, worker, "llm-d")[0] > 1 for worker in plan.workers)
     values: Tree = {
         "multinode": many,
@@ -50,6 +55,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
             "labels": {"llm-d.ai/inferenceServing": "true", "llm-d.ai/model": name},
             "authSecretName": "hf-token-secret",
         },
+        **({} if makes == {NVIDIA} else {"accelerator": {"type": "amd"}}),
         "routing": {"servicePort": 8000, "proxy": {"enabled": split}},
         "decode": pools.get("decode") or pools["serve"],
         "prefill": pools["prefill"] if split else {"create": False},

@@ -137,7 +137,8 @@ def load_model(source: str | os.PathLike[str]) -> ModelSpec:
         return _read_compact(path)
     if os.path.isfile(text) or path.suffix == ".json":
         return read_config(path)
-    near = nearest(text.rsplit("/", 1)[-1], bundled_models())
+    word, known = text.rsplit("/", 1)[-1], bundled_models()
+    near = nearest(word, known) or [name for name in known if word and name.startswith(word)]
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     raise InputError(
         f"no model of the name {text!r} is bundled and no file or folder of that name exists",

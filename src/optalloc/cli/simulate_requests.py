@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optalloc.simulate.requests.arrivals import Arrivals
     from optalloc.simulate.requests.load import Load, Requests
 
+_ROUTINGS = ("least-loaded", "round-robin", "prefix")
 _FEWEST = 2000
 _ROUNDS = 10
 """Requests of each client, at least, so that the beginning counts little."""
@@ -29,8 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arrivals",
         metavar="HOW",
         help="poisson, burst, closed (clients with one request each), at-once, or a trace: CSV or "
-        "JSONL with arrival_s, input_tokens and output_tokens; default: poisson with a rate, "
-        "closed without",
+        "JSONL with arrival_s, input_tokens and output_tokens, and hash_ids of the prompts' blocks "
+        "for a cache of prefixes; default: poisson with a rate, closed without",
+    )
+    group.add_argument(
+        "--hash-block-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a block that has one of a trace's hash_ids; default: 512",
+    )
+    group.add_argument(
+        "--routing",
+        choices=_ROUTINGS,
+        default=_ROUTINGS[0],
+        help="to which engine a request goes: with fewest requests, each in turn, or where the "
+        "beginning of its prompt was sent last; default: %(default)s",
     )
     group.add_argument(
         "--clients", type=int, metavar="Q", help="of closed arrivals; default: the workload's"
@@ -60,10 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 # Argument -> the flag that gives it.
 _FLAGS = {"num_requests": "--requests", "seed": "--seed", "warm_up": "--warm-up"}
+_TRACE_FLAGS = {"num_requests": "--requests", "hash_block_tokens": "--hash-block-tokens"}
 
 
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
+    import msgspec
+
     from optalloc.cli.plans import with_true_figures
     from optalloc.report import requests as report
     from optalloc.report.table import render
@@ -74,6 +91,7 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
 
     plan = with_true_figures(plan, arguments.plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
+    deployment = msgspec.structs.replace(deployment, routing=arguments.routing)
     work, arrivals = asked_of(plan), "--rate" if arguments.clients is None else "--clients"
     with said_by_flags(_FLAGS | {"arrivals": arrivals}):
         simulation = simulate_requests(
@@ -136,7 +154,18 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
                 path="--rate" if arguments.rate is not None else "--clients",
                 fix="leave it out",
             )
-        return read_trace(word, num_requests=arguments.requests)
+        with said_by_flags(_TRACE_FLAGS):
+            return read_trace(
+                word,
+                num_requests=arguments.requests,
+                hash_block_tokens=arguments.hash_block_tokens,
+            )
+    if arguments.hash_block_tokens is not None:
+        raise InputError(
+            "only a trace has hash_ids",
+            path="--hash-block-tokens",
+            fix="leave it out, or give the trace as --arrivals",
+        )
     spread = parse_share(arguments.spread, path="--spread")
     if not 0.0 <= spread <= 1.0:
         raise InputError(

@@ -57,9 +57,39 @@ def test_a_trace_gives_the_arrivals(
     assert capsys.readouterr().out.startswith("latency,mean_s,p50_s,p90_s,p95_s,p99_s\nttft,")
 
 
+def test_ids_of_blocks_make_prompts_shorter(
+    plan: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four conversations of which each turn has one block more, of 128 tokens: of turn n, all but
+    one of its n + 1 blocks are cached."""
+    rows = [
+        {
+            "timestamp": 5000 * turn + chat,
+            "input_length": 128 * (turn + 1),
+            "output_length": 8,
+            "hash_ids": [100 * chat + k for k in range(turn + 1)],
+        }
+        for turn in range(6)
+        for chat in range(4)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["--arrivals", str(tmp_path / "in.jsonl"), "--hash-block-tokens", "128"]
+    words += ["--warm-up", "0", "--routing", "prefix"]
+    assert main(["simulate", plan, *words]) == 0
+    assert "71.4% of prompt tokens found cached" in " ".join(capsys.readouterr().out.split())
+    assert main(["simulate", plan, *words, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["summary"]["prefix_hit_share"] == pytest.approx(15.0 / 21.0)
+    shares = data["over_time"]["hit_share"]
+    assert shares[0] == 0.0
+    assert None in shares
+    assert max(share for share in shares if share is not None) == pytest.approx(5.0 / 6.0)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--hash-block-tokens", "16"], "only a trace has hash_ids. Where: --hash-block-tokens"),
         (["--arrivals", "bust"], "no kind of arrivals and no file"),
         (["--arrivals", "closed", "--rate", "3"], "closed arrivals have no rate"),
         (["--arrivals", "burst", "--clients", "3"], "burst arrivals have no clients"),

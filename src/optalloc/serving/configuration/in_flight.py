@@ -21,6 +21,7 @@ floors of all times is a bound, and a T that is not known matters only where the
 it, with floors, beats the plan (parts.least_costs). The floors of such T are sharpened, and where
 they matter still, T is found, the most promising first, until there is none. The plan and the bound
 hold at any time. Of equally short latencies that of the fewest devices is found in the same way.
+Where less than Q is the most that the engines carry within the targets, nothing is searched.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from optalloc.serving.configuration.fastest import Fastest
 from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.parts import Choice, Goal, Offers, best_split, least_costs
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
-from optalloc.serving.configuration.rows import Rows, allowed_batches, timed
+from optalloc.serving.configuration.rows import Rows, allowed_batches, counts, timed
 from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 
@@ -58,6 +59,17 @@ def search(
     Complexity: a few times that of :func:`parts.best_split`, and what the times take that matter
     (:meth:`Fastest.find`).
     """
+    if carried(problem, table, floors) < (problem.workload.concurrency or 0):
+        rows = _rows(np.zeros((5, 0, 0)), ())
+        return Found(
+            rows=rows,
+            times=timed(problem, table, rows),
+            options=none(),
+            best=None,
+            bound=None,
+            pruned=settings(problem, table),
+            stopped=False,
+        )
     split = _Split(problem, table, floors)
     halt = False
     try:
@@ -67,7 +79,7 @@ def search(
         for offers in split.software:
             split.improve(offers)
     best, times = split.best, split.times
-    rows = _rows(times, () if split.found is None else split.found[1])
+    rows = _rows(times.found, () if split.found is None else split.found[1])
     return Found(
         rows=rows,
         times=timed(problem, table, rows),
@@ -88,6 +100,16 @@ def settings(problem: Problem, table: EngineTable) -> int:
         below = int(np.searchsorted(sizes, full).sum())
         number += int(engines) * (below + int(allowed_batches(problem, full).sum()))
     return len(chunks(problem.limits, "serve")) * number
+
+
+def carried(problem: Problem, table: EngineTable, floors: LoadFloors) -> int:
+    """No fewer requests in flight than all groups carry within the targets, one software in all."""
+    flight = problem.workload.concurrency or 0
+    many = np.array([0, *counts(problem, int(table.most.max()))], np.int64)
+    number = many[np.searchsorted(many, np.minimum(table.most, flight), side="right") - 1]
+    most = np.zeros((len(problem.cluster.nodes), int(table.software.max()) + 1), np.int64)
+    np.maximum.at(most, (table.group, table.software), number * floors.most_loads())
+    return int((most.sum(axis=0) if problem.several_kinds else most.max(axis=0)).max())
 
 
 class _Split:
@@ -221,8 +243,8 @@ class _Split:
         )
 
 
-def _rows(times: Fastest, chosen: Sequence[Choice]) -> Rows:
+def _rows(found: Floats, chosen: Sequence[Choice]) -> Rows:
     e, n, q = np.array(chosen, np.int64).reshape(len(chosen), 3).T
     load = -(-q // np.maximum(1, n))
-    chunk, batch = times.found[3:, e, load - 1].astype(np.int64)
+    chunk, batch = found[3:, e, load - 1].astype(np.int64)
     return Rows(engine=e, chunk=chunk, batch=batch, load=load, count=n)

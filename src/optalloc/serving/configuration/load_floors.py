@@ -213,6 +213,31 @@ class LoadFloors:
                     kept[same, :number] = column
         return seconds, both
 
+    def most_loads(self) -> Ints:
+        """No fewer requests in flight than each engine carries within the targets: what the floors
+        of rows without a limit leave and, with a batch b that is full, what turns of a prompt and
+        an answer leave, q / b (P + A) - A <= ttft, whose left side grows with A.
+
+        Complexity: O(1) for each engine, chunk and batch or interval.
+        """
+        answer, ttft_s = self.answer, self.problem.ttft_s
+        most = np.zeros(len(self.table))
+        for rank, number in enumerate(self.interval[:, -1] + 1):
+            same = np.flatnonzero(self.rank == rank)
+            right_s = self._free_ends(same, int(number)).right_s
+            within = np.where(np.isfinite(right_s), self.edges[:number], 0.0)
+            most[same] = within.max(axis=1)
+        for c, (lines, batches_s) in enumerate(zip(self.lines, self.with_batch_s, strict=True)):
+            for b, token_s in zip(self.sizes, batches_s[:, 0], strict=True):
+                if self.same(c, b):
+                    continue
+                answer_s = answer * token_s * SAFE
+                q = b * (ttft_s + answer_s) / np.maximum((lines.prompt_s + answer_s) * SAFE, 1e-30)
+                fine = (lines.room >= b) & (token_s * SAFE <= self.problem.tpot_s) & (q >= b)
+                most = np.maximum(most, np.where(fine, q, 0.0))
+        flight = float(self.work.concurrency or 0)
+        return np.minimum(flight, most * self.table.groups * (1.0 + 1e-9)).astype(np.int64)
+
     def guess(self, both: tuple[Ends, Ends], engine: Ints, place: Ints) -> tuple[Ints, Ints]:
         """Chunk, by number, and batch (0: as many as there are) that give the floor of engines
         under loads."""

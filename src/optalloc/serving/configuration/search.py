@@ -135,6 +135,17 @@ class Search:
             stopped=stopped,
         )
 
+    def some(self, first: Mode) -> Choice | None:
+        """A deployment, of the first mode where it has one, by when the search is stopped."""
+        modes: tuple[Mode, ...] = ("aggregated", "disaggregated")
+        for mode in sorted(modes, key=lambda mode: mode != first):
+            if self._allows(mode):
+                aggregated = mode == "aggregated"
+                found, *_ = self._aggregated() if aggregated else self._disaggregated([])
+                if found:
+                    return min(found, key=self._rank)
+        return None
+
     def _allows(self, mode: Mode) -> bool:
         return self.problem.limits.allows("mode", mode)
 

@@ -232,6 +232,9 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def device_seconds(
+    coefficients: _Reals, engine: _Longs, prompt: _Reals, sequences: _Reals, seconds: _Reals, /
+) -> None: ...
 def cheapest_offers(
     request_s: _Reals,
     offers: _Longs,

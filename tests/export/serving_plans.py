@@ -18,7 +18,7 @@ def worker(engine: Engine, *, role: Role = "serve", count: int = 1, group: int =
         engine=engine,
         concurrency=16.0,
         memory_bytes={"weights": 30 * 2**30, "kv": 36 * 2**30, "workspace": 4 * 2**30},
-        capacity_bytes=0,
+        capacity_bytes=80 * 2**30,
         kv_capacity_tokens=200_000,
         kv_use=0.5,
         mean_batch=16.0,

@@ -311,7 +311,7 @@ def test_routers_themselves_read_their_flags(target: Software, package: str) -> 
                 worker(Engine(tp=4), role="decode"),
                 cluster="8xh100-sxm+8xmi300x",
             ),
-            "llm-d",
+            "lws",
             "GPUs of two makes",
         ),
         (

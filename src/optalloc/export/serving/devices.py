@@ -7,6 +7,7 @@ from optalloc.errors import ExportError
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
 NVIDIA = "nvidia.com/gpu"
+_ONE_IMAGE = ("dynamo", "llm-d", "lws")
 
 
 def check_gpus(plan: ServingPlan, target: str) -> None:
@@ -15,13 +16,20 @@ def check_gpus(plan: ServingPlan, target: str) -> None:
     Raises
     ------
     ExportError
-        For devices that are no GPUs, or TensorRT-LLM on others than NVIDIA's.
+        For devices that are no GPUs, TensorRT-LLM on others than NVIDIA's, or GPUs of two makes
+        where all engines run one image.
     """
+    if target in _ONE_IMAGE and len({device_of(plan, w).is_amd for w in plan.workers}) > 1:
+        raise ExportError(
+            target,
+            "GPUs of two makes, which need two images",
+            fix="plan with one make, or export scripts: --to vllm or --to sglang",
+        )
     for worker in plan.workers:
         device = device_of(plan, worker)
         if device.kind != "gpu":
             raise ExportError(target, f"engines on {device.name}, no GPU", fix="plan on GPUs")
-        if worker.engine.software == "trtllm" and is_amd(device):
+        if worker.engine.software == "trtllm" and device.is_amd:
             raise ExportError(
                 target,
                 f"TensorRT-LLM on {device.name}",
@@ -34,14 +42,9 @@ def device_of(plan: ServingPlan, worker: Worker) -> DeviceSpec:
     return plan.cluster.nodes[worker.group].device
 
 
-def is_amd(device: DeviceSpec) -> bool:
-    """Whether the device is one of AMD's."""
-    return device.title.startswith("AMD")
-
-
 def gpu_resource(plan: ServingPlan, worker: Worker) -> str:
     """The name under which Kubernetes counts the devices."""
-    return "amd.com/gpu" if is_amd(device_of(plan, worker)) else NVIDIA
+    return "amd.com/gpu" if device_of(plan, worker).is_amd else NVIDIA
 
 
 def sixteen_bits(plan: ServingPlan, worker: Worker) -> str:

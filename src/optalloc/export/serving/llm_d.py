@@ -27,8 +27,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     Raises
     ------
     ExportError
-        For software other than vLLM, pipelines, two kinds of engine of one role, or GPUs of two
-        makes.
+        For software other than vLLM, pipelines, or two kinds of engine of one role.
     """
     found = software_of(plan, "llm-d")
     if found != "vllm":
@@ -43,9 +42,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     name = label(plan.model.name)
     pools = {worker.role: _pool(plan, worker) for worker in plan.workers}
     split = "prefill" in pools
-    makes = {gpu_resource(plan, worker) for worker in plan.workers}
-    if len(makes) > 1:
-        raise ExportError("llm-d", "GPUs of two makes", fix="plan with one, or export to dynamo")
+    nvidia = gpu_resource(plan, plan.workers[0]) == NVIDIA
     many = any(nodes_of(plan, worker, "llm-d")[0] > 1 for worker in plan.workers)
     values: Tree = {
         "multinode": many,
@@ -55,7 +52,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
             "labels": {"llm-d.ai/inferenceServing": "true", "llm-d.ai/model": name},
             "authSecretName": "hf-token-secret",
         },
-        **({} if makes == {NVIDIA} else {"accelerator": {"type": "amd"}}),
+        **({} if nvidia else {"accelerator": {"type": "amd"}}),
         "routing": {"servicePort": 8000, "proxy": {"enabled": split}},
         "decode": pools.get("decode") or pools["serve"],
         "prefill": pools["prefill"] if split else {"create": False},

@@ -74,6 +74,13 @@ def _notes(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | Non
     if simulation.run.hits.any():
         found = simulation.over_time(_WIDE + 1).hit_share[1:]
         notes.append(f"Found    {''.join(map(_bar, found))}  of the tokens of prompts")
+    stages = max(worker.engine.pp for worker in plan.workers)
+    apart = stages > 1 and simulation.deployment.routing != "prefix"
+    if simulation.requests.hashes is not None and apart:
+        notes.append(
+            f"A pipeline is simulated as {stages} caches in place of one: more is found in "
+            "reality. --routing prefix comes nearer."
+        )
     return notes
 
 

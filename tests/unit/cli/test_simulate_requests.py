@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 from tests.unit.simulate.requests.serving import serving_plan
 
 from optalloc.cli.__main__ import main
+from optalloc.report.requests import request_table
+from optalloc.simulate.requests.load import make_requests
+from optalloc.simulate.requests.plans import deployment_of
+from optalloc.simulate.requests.prefixes import hashes_of
+from optalloc.simulate.requests.simulate import simulate_requests
 
 
 @pytest.fixture
@@ -181,3 +188,19 @@ def test_a_file_of_another_kind_is_no_plan(
     for words in (["simulate"], ["explain"], ["compare", plan]):
         assert main([*words, str(tmp_path / "answer.json")]) == 2
         assert "the file holds no plan" in capsys.readouterr().err
+
+
+def test_the_caches_of_a_pipeline_are_told_to_be_apart() -> None:
+    """Where more would be found in one cache; routed by prefix, hardly."""
+    plan = serving_plan()
+    workers = tuple(
+        msgspec.structs.replace(w, engine=msgspec.structs.replace(w.engine, pp=2))
+        for w in plan.workers
+    )
+    plan = msgspec.structs.replace(plan, workers=workers)
+    lengths = np.full(4, 600)
+    requests = make_requests(np.arange(4.0), lengths, lengths, hashes=hashes_of([[1, 2]] * 4))
+    for routing, told in (("least-loaded", True), ("prefix", False)):
+        deployment = msgspec.structs.replace(deployment_of(plan), routing=routing)
+        notes = request_table(simulate_requests(deployment, requests), plan, None).notes
+        assert any("simulated as 2 caches" in note for note in notes) == told

@@ -8,6 +8,7 @@
 #include "bindings/arrays.hpp"
 #include "serving/anneal.hpp"
 #include "serving/cover.hpp"
+#include "serving/iteration.hpp"
 #include "serving/join.hpp"
 #include "serving/offers.hpp"
 #include "serving/shares.hpp"
@@ -157,6 +158,20 @@ void bind_serving(nb::module_& m) {
               }
               return nb::make_tuple(flow, taken);
           });
+    // Seconds of iterations; `coefficients` as in serving/iteration.hpp, a row each.
+    m.def("device_seconds", [](const Array<double, 2>& coefficients, const Longs& engine, const Reals& prompt,
+                               const Reals& sequences, const Out<double, 1>& seconds) {
+        const std::size_t n = engine.shape(0), engines = coefficients.shape(1);
+        bool fits = coefficients.shape(0) == sv::kCoefficients && prompt.shape(0) == n && sequences.shape(0) == n &&
+                    seconds.shape(0) == n;
+        for (std::size_t i = 0; fits && i < n; ++i) {
+            fits = engine.data()[i] >= 0 && engine.data()[i] < static_cast<std::int64_t>(engines);
+        }
+        if (!fits) throw nb::value_error("iterations have the wrong shape");
+        nb::gil_scoped_release release;
+        sv::device_seconds({coefficients.data(), coefficients.size()}, engines, view(engine), view(prompt),
+                           view(sequences), {seconds.data(), n});
+    });
     // `cost` and `which` (groups x requests from 0) are lowered to the cheapest of `offers` (engine, number, group).
     m.def("cheapest_offers", [](const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,
                                 const Array<double, 1>& fixed, double gain, bool latency, double most_s,

@@ -27,16 +27,20 @@ void bind_simulation(nb::module_& m) {
              const std::vector<Array<std::int32_t, 1>>& prompt, const std::vector<Array<std::int32_t, 1>>& count,
              const std::vector<Array<double, 2>>& grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
              const Array<std::int32_t, 1>& output, const Array<std::int32_t, 1>& cached,
-             const Array<std::int32_t, 1>& group, const Array<std::int32_t, 1>& prefix, int clients, int block_tokens,
-             std::int64_t transfer, std::int64_t transfer_token, bool least_loaded, bool record,
+             const Array<std::int32_t, 1>& shared, const Longs& path_start, const Array<std::int32_t, 1>& path,
+             const Array<std::int32_t, 1>& node_blocks, bool leaves_own, int clients, int block_tokens,
+             std::int64_t transfer, std::int64_t transfer_token, int routing, bool record,
              const Array<std::int32_t, 1>& cancel) {
               const std::size_t n = arrival.shape(0), number = kinds.shape(0);
               bool fits = kinds.shape(1) == kEngineInts && number >= 1 && decode.size() == number &&
                           prompt.size() == number && count.size() == number && grid.size() == number &&
-                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && group.shape(0) == n &&
-                          block_tokens >= 1 && cancel.shape(0) == 1;
-              for (std::size_t k = 0; fits && k < n; ++k) {
-                  fits = group.data()[k] >= -1 && group.data()[k] < static_cast<std::int64_t>(prefix.shape(0));
+                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && shared.shape(0) == n &&
+                          path_start.shape(0) == n + 1 && path_start.data()[0] == 0 &&
+                          path_start.data()[n] == static_cast<std::int64_t>(path.shape(0)) && block_tokens >= 1 &&
+                          cancel.shape(0) == 1 && routing >= 0 && routing <= static_cast<int>(si::Routing::kPrefix);
+              for (std::size_t k = 0; fits && k < n; ++k) fits = path_start.data()[k] <= path_start.data()[k + 1];
+              for (std::size_t k = 0; fits && k < path.shape(0); ++k) {
+                  fits = path.data()[k] >= 0 && path.data()[k] < static_cast<std::int64_t>(node_blocks.shape(0));
               }
               std::vector<si::KindInput> input_kinds;
               for (std::size_t p = 0; fits && p < number; ++p) {
@@ -69,13 +73,16 @@ void bind_simulation(nb::module_& m) {
                                               .input = view(input),
                                               .output = view(output),
                                               .cached = view(cached),
-                                              .group = view(group),
-                                              .prefix = view(prefix),
+                                              .shared = view(shared),
+                                              .path_start = view(path_start),
+                                              .path = view(path),
+                                              .node_blocks = view(node_blocks),
+                                              .leaves_own = leaves_own,
                                               .clients = clients,
                                               .block_tokens = block_tokens,
                                               .transfer = transfer,
                                               .transfer_token = transfer_token,
-                                              .least_loaded = least_loaded,
+                                              .routing = static_cast<si::Routing>(routing),
                                               .record = record};
               si::RequestOutput out;
               {

@@ -232,6 +232,9 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def device_seconds(
+    coefficients: _Reals, engine: _Longs, prompt: _Reals, sequences: _Reals, seconds: _Reals, /
+) -> None: ...
 def cheapest_offers(
     request_s: _Reals,
     offers: _Longs,
@@ -310,13 +313,16 @@ def run_requests(
     input: _Ints,
     output: _Ints,
     cached: _Ints,
-    group: _Ints,
-    prefix: _Ints,
+    shared: _Ints,
+    path_start: _Longs,
+    path: _Ints,
+    node_blocks: _Ints,
+    leaves_own: bool,
     clients: int,
     block_tokens: int,
     transfer: int,
     transfer_token: int,
-    least_loaded: bool,
+    routing: int,
     record: bool,
     cancel: _Ints,
     /,

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Link, NodeGroup
@@ -38,6 +39,8 @@ from optalloc.cost.engine.keys import setup_keys
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.work import Work, engine_work
 from optalloc.model.spec import ModelSpec
+
+_NEARLY_ALL = 1.0 - 2.0**-53
 
 
 class StepModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +106,31 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
             + w.layers * c.layer_s
             + w.expert_layers * c.expert_layer_s
         )
+
+    def kernel_columns(self) -> NDArray[np.float64]:
+        """What the native kernel of :meth:`device_s` knows of each setup, without drafted tokens: a
+        row for each coefficient of native/serving/iteration.hpp."""
+        w, c = self.work, self.constants
+        reduce, exchange = (
+            2.0 * (ways - 1.0) / ways * w.hidden_bytes / (w.link_bytes_per_s * c.link_efficiency)
+            for ways in (w.tp, w.wide)
+        )
+        columns = (
+            w.dense_bytes / self._bandwidth,
+            w.dense_flops / self._matrix_speed,
+            w.routed_bytes / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+            w.routed_flops * w.groups / (w.expert_flops_per_s * self._expert_share),
+            np.log(1.0 - np.minimum(w.visited, _NEARLY_ALL)) * w.groups,
+            1.0 - c.idle_experts,
+            w.head_bytes / self._bandwidth,
+            w.head_flops / (w.plain_flops_per_s * c.gemm_efficiency),
+            w.fixed_kv_bytes / self._kv_bandwidth,
+            w.window_flops / self._attention_speed,
+            w.reduces * reduce + w.exchanges * exchange * w.reach * w.groups,
+            self._links_s(0.0, 0.0) + w.layers * c.layer_s + w.expert_layers * c.expert_layer_s,
+            c.sharpness,
+        )
+        return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns)), np.float64)
 
     def experts_read(self, tokens: Value) -> Value:
         """Share of the experts that an iteration of ``tokens`` tokens of all groups reads: those

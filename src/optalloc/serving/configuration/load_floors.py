@@ -44,8 +44,10 @@ _COLUMN = (slice(None), None)
 class LoadFloors:
     """Floors of every engine, chunk and batch, by intervals of q.
 
-    ``edges`` are the right ends of the intervals. ``with_batch_s[c][s, m]`` are the least seconds
-    of a token of each engine where more than the m-th multiple of batch s are in flight,
+    Row ``rank[e]`` of ``q``, ``full``, ``interval`` and ``allowed`` is of engine e: its requests a
+    rank at each load, in real and whole numbers, the interval, and whether a batch of all of them
+    is. ``edges`` are the right ends of the intervals. ``with_batch_s[c][s, m]`` are the least
+    seconds of a token of each engine where more than the m-th multiple of batch s are in flight,
     ``free_s[c][:, k]`` where the batch is not limited and q lies in interval k.
     """
 
@@ -62,9 +64,10 @@ class LoadFloors:
             )
         self.answer = self.work.output_len - 1.0
         self.new = self.work.input_len - self.work.prefix_len
-        load = np.arange(1, (self.work.concurrency or 0) + 1)
-        self.full = -(-load // table.groups[_COLUMN])
-        self.q = np.maximum(1.0, load / table.groups[_COLUMN])
+        load = np.arange(1, flight + 1)
+        ranks, self.rank = np.unique(table.groups, return_inverse=True)
+        self.full = -(-load // ranks[_COLUMN])
+        self.q = np.maximum(1.0, load / ranks[_COLUMN])
         most = float(self.q.max())
         self.chunks = chunks(problem.limits, "serve")
         self.sizes = [b for b in batches(problem.limits, "serve") if b < self.full.max()]
@@ -111,7 +114,7 @@ class LoadFloors:
     def _tokens(self, c: int) -> TokenTable:
         number = np.arange(len(self.table))[_COLUMN]
         step = self.step(number, self.chunks[c], np.full(number.shape, _MANY))
-        most = np.minimum(self.q[:, -1], np.maximum(1.0, self.lines[c].room))
+        most = np.minimum(self.q[self.rank, -1], np.maximum(1.0, self.lines[c].room))
         return TokenTable.of(step, self.work, float(most.max()))
 
     def _token_s(self, c: int, low: Load, high: Load) -> Floats:
@@ -182,39 +185,80 @@ class LoadFloors:
         found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
         return found
 
-    def all(self) -> tuple[Floats, Ints, Ints]:
-        """Least seconds of a request, and chunk and batch (0: as many as there are) that give it.
+    def all(self) -> tuple[Floats, tuple[Ends, Ends]]:
+        """The floors of every engine and load, and of what lines they are.
 
         Returns
         -------
         floors : ndarray of float64, shape (engines, loads from 1)
             Seconds; infinite where no row meets memory and targets.
-        chunk, batch : ndarray of int64, of the same shape
+        ends : tuple of Ends
+            Those of rows whose batch is not limited, and of those whose batch is.
 
         Complexity: for E engines and Q requests O(E Q), and for each chunk and batch O(E) for each
         of some 100 intervals.
         """
-        least, chunk, batch = (np.zeros(self.q.shape, kind) for kind in (float, int, int))
-        span = np.where(self.edges > self.lefts, self.edges - self.lefts, 1.0)
-        for ranks in np.unique(self.table.groups):
-            same = np.flatnonzero(self.table.groups == ranks)
-            k, q = self.interval[same[0]], self.q[same[0]]
-            number, part = int(k[-1]) + 1, (q - self.lefts[k]) / span[k]
-            both = self._free_ends(same, number), self._full_ends(same, number)
-            free, full = (ends.chord_s(k, part) for ends in both)
-            free[~self.allowed[same]] = np.inf
-            limited = full < free
-            least[same] = np.where(limited, full, free)
-            for kept, columns in (
-                (chunk, [e.chunk for e in both]),
-                (batch, [e.batch for e in both]),
-            ):
-                kept[same] = np.where(limited, *(column[:, k] for column in columns[::-1]))
-        return least, chunk, batch
+        engines = len(self.table)
+        seconds = np.empty((engines, self.q.shape[1]))
+        both = Ends.none(engines, len(self.edges)), Ends.none(engines, len(self.edges))
+        for rank, number in enumerate(self.interval[:, -1] + 1):
+            same = np.flatnonzero(self.rank == rank)
+            found = self._free_ends(same, int(number)), self._full_ends(same, int(number))
+            k, part = self._parts(rank, np.arange(self.q.shape[1]))
+            free, full = (ends.chord_s((slice(None), k), part) for ends in found)
+            free[:, ~self.allowed[rank]] = np.inf
+            seconds[same] = np.minimum(free, full, out=full)
+            for ends, here in zip(both, found, strict=True):
+                for kept, column in zip(ends, here, strict=True):
+                    kept[same, :number] = column
+        return seconds, both
 
-    def _free_ends(self, engines: Ints, number: int) -> _Ends:
+    def most_loads(self) -> Ints:
+        """No fewer requests in flight than each engine carries within the targets: what the floors
+        of rows without a limit leave and, with a batch b that is full, what turns of a prompt and
+        an answer leave, q / b (P + A) - A <= ttft, whose left side grows with A.
+
+        Complexity: O(1) for each engine, chunk and batch or interval.
+        """
+        answer, ttft_s = self.answer, self.problem.ttft_s
+        most = np.zeros(len(self.table))
+        for rank, number in enumerate(self.interval[:, -1] + 1):
+            same = np.flatnonzero(self.rank == rank)
+            right_s = self._free_ends(same, int(number)).right_s
+            within = np.where(np.isfinite(right_s), self.edges[:number], 0.0)
+            most[same] = within.max(axis=1)
+        for c, (lines, batches_s) in enumerate(zip(self.lines, self.with_batch_s, strict=True)):
+            for b, token_s in zip(self.sizes, batches_s[:, 0], strict=True):
+                if self.same(c, b):
+                    continue
+                answer_s = answer * token_s * SAFE
+                q = b * (ttft_s + answer_s) / np.maximum((lines.prompt_s + answer_s) * SAFE, 1e-30)
+                fine = (lines.room >= b) & (token_s * SAFE <= self.problem.tpot_s) & (q >= b)
+                most = np.maximum(most, np.where(fine, q, 0.0))
+        flight = float(self.work.concurrency or 0)
+        return np.minimum(flight, most * self.table.groups * (1.0 + 1e-9)).astype(np.int64)
+
+    def guess(self, both: tuple[Ends, Ends], engine: Ints, place: Ints) -> tuple[Ints, Ints]:
+        """Chunk, by number, and batch (0: as many as there are) that give the floor of engines
+        under loads."""
+        k, part = self._parts(self.rank[engine], place)
+        free, full = (ends.chord_s((engine, k), part) for ends in both)
+        limited = full < np.where(self.allowed[self.rank[engine], place], free, np.inf)
+        chunk, batch = (
+            np.where(limited, *(getattr(ends, name)[engine, k] for ends in both[::-1]))
+            for name in ("chunk", "batch")
+        )
+        return chunk, batch
+
+    def _parts(self, rank: Ints | int, place: Ints) -> tuple[Ints, Floats]:
+        """The interval of loads, and what part of the way through it they are."""
+        span = np.where(self.edges > self.lefts, self.edges - self.lefts, 1.0)
+        k = self.interval[rank, place]
+        return k, (self.q[rank, place] - self.lefts[k]) / span[k]
+
+    def _free_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines whose batch is not limited, in so many intervals."""
-        ends, every = _Ends.none(len(engines), number), np.arange(len(engines))
+        ends, every = Ends.none(len(engines), number), np.arange(len(engines))
         lefts, edges = self.lefts[:number], self.edges[:number]
         for c in range(len(self.chunks)):
             room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
@@ -224,11 +268,11 @@ class LoadFloors:
             self._lower(ends, every, c, 0, engines, qs, fits, token_s, 0)
         return ends
 
-    def _full_ends(self, engines: Ints, number: int) -> _Ends:
+    def _full_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines with a batch that there are more requests than, as far as as many
         turns of a prompt and an answer meet the targets and are less than what another batch
         takes."""
-        ends = _Ends.none(len(engines), number)
+        ends = Ends.none(len(engines), number)
         for c in range(len(self.chunks)):
             for s, b in reversed(list(enumerate(self.sizes))):
                 first = max(1, int(np.searchsorted(self.lefts, b)))
@@ -253,7 +297,7 @@ class LoadFloors:
 
     def _lower(
         self,
-        ends: _Ends,
+        ends: Ends,
         where: Ints,
         c: int,
         batch: int,
@@ -283,7 +327,7 @@ class LoadFloors:
             kept[where, between] = np.where(wins, number, kept[where, between])
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """The least of some lines at both ends of each interval, seconds, and number of the chunk
     and batch of the least at the right one; shape (engines, intervals)."""
 
@@ -298,10 +342,11 @@ class _Ends(NamedTuple):
         least = np.full((2, engines, intervals), np.inf)
         return cls(*least, *np.zeros((2, engines, intervals), np.int64))
 
-    def chord_s(self, interval: Ints, part: Floats) -> Floats:
-        """Seconds at such a part of the way through intervals."""
-        left, right = self.left_s[:, interval], self.right_s[:, interval]
-        none = np.isinf(left)
-        rise = np.where(none, 0.0, right) - np.where(none, 0.0, left)
-        found: Floats = (left + rise * part) * SAFE
+    def chord_s(self, index: tuple[Ints | slice, Ints], part: Floats) -> Floats:
+        """Seconds of such entries at such a part of the way through the interval."""
+        none = np.isinf(self.left_s)
+        rise = np.where(none, 0.0, self.right_s) - np.where(none, 0.0, self.left_s)
+        found: Floats = rise[index] * part
+        found += self.left_s[index]
+        found *= SAFE
         return found

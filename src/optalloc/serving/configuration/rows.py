@@ -116,6 +116,15 @@ def counts(problem: Problem, most: int, role: str = "serve") -> list[int]:
     return [n for n in range(1, most + 1) if problem.limits.allows("replicas", n, role)]
 
 
+def holding(problem: Problem, table: EngineTable) -> Flags:
+    """Whether each engine holds a request, with the chunk that leaves most room."""
+    index, one = np.arange(len(table)), np.ones(len(table), np.int64)
+    step = table.step(index, one * min(chunks(problem.limits, "serve")), one)
+    work = problem.workload
+    held: Flags = np.asarray(step.sequences_that_fit(work.input_len + work.output_len)) >= 1.0
+    return held
+
+
 def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Flags]:
     """Least times of each row, and which rows memory leaves.
 

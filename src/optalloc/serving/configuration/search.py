@@ -20,7 +20,7 @@ from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.roofline import roofline
-from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors
+from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors, holding
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -135,6 +135,17 @@ class Search:
             stopped=stopped,
         )
 
+    def some(self, first: Mode) -> Choice | None:
+        """A deployment, of the first mode where it has one, by when the search is stopped."""
+        modes: tuple[Mode, ...] = ("aggregated", "disaggregated")
+        for mode in sorted(modes, key=lambda mode: mode != first):
+            if self._allows(mode):
+                aggregated = mode == "aggregated"
+                found, *_ = self._aggregated() if aggregated else self._disaggregated([])
+                if found:
+                    return min(found, key=self._rank)
+        return None
+
     def _allows(self, mode: Mode) -> bool:
         return self.problem.limits.allows("mode", mode)
 
@@ -167,12 +178,7 @@ class Search:
         if not len(table):
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
-            self._floors = LoadFloors(p, table) if self._floors is None else self._floors.within(p)
-            whole, number = in_flight.search(p, table, self._floors, self._halted_at)
-            self.configurations += number
-            self._count("slower than another", whole.pruned)
-            one = [] if whole.best is None else [self._choice(whole, whole.best)]
-            return one, whole.bound, whole.stopped
+            return self._in_flight(table)
         if self._rows is None:
             rows = all_rows(p, table)
             self._rows = rows, *floors(p, table, rows)
@@ -190,6 +196,29 @@ class Search:
             return [], found.bound, found.stopped
         chosen = [found.best, *_others(p, table, found)]
         return [self._choice(found, one) for one in chosen], found.bound, found.stopped
+
+    def _in_flight(self, table: EngineTable) -> tuple[list[Choice], float | None, bool]:
+        """As :meth:`_aggregated`, of requests in flight over several groups, by the engines that
+        hold one."""
+        p = self.problem
+        holds = np.flatnonzero(holding(p, table))
+        number = in_flight.settings(p, table)
+        self.configurations += number
+        if not len(holds):
+            self._count("memory", number)
+            return [], None, False
+        if self._floors is None:
+            self._floors = LoadFloors(p, table.take(holds))
+        else:
+            self._floors = self._floors.within(p)
+        few = self._floors.table
+        found = in_flight.search(p, few, self._floors, self._halted_at)
+        self._count("memory", number - in_flight.settings(p, few))
+        self._count("slower than another", found.pruned)
+        rows = msgspec.structs.replace(found.rows, engine=holds[found.rows.engine])
+        named = msgspec.structs.replace(found, rows=rows)
+        one = [] if found.best is None else [self._choice(named, found.best)]
+        return one, found.bound, found.stopped
 
     def _choice(self, found: aggregated.Found, one: Deployment) -> Choice:
         o, rows = one.options, found.rows

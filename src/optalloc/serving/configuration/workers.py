@@ -155,11 +155,14 @@ def undominated_decode(workers: Decode, output_len: int, most_move_s: float) -> 
 
 def kinds(table: EngineTable, engine: Ints) -> dict[Kind, Ints]:
     """The workers of each kind, by number."""
-    kinds: dict[Kind, list[int]] = {}
-    for row, number in enumerate(engine):
+    found: dict[Kind, int] = {}
+    which = np.zeros(len(table), np.int64)
+    for number in np.unique(engine).tolist():
         one = table.engines[number]
         kind = Kind(
             int(table.group[number]), int(table.devices[number]), one.software, one.kv_dtype
         )
-        kinds.setdefault(kind, []).append(row)
-    return {kind: np.array(rows, np.int64) for kind, rows in kinds.items()}
+        which[number] = found.setdefault(kind, len(found))
+    order = np.argsort(which[engine], kind="stable")
+    ends = np.cumsum(np.bincount(which[engine], minlength=len(found)))
+    return dict(zip(found, np.split(order, ends[:-1]), strict=True)) if found else {}

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from optalloc import _native
 from optalloc.errors import InputError
 from optalloc.interrupt import in_thread
-from optalloc.simulate.requests.deployment import Deployment, Engines
+from optalloc.simulate.requests.deployment import ROUTINGS, Deployment, Engines, Routing
 from optalloc.simulate.requests.load import Requests
+from optalloc.simulate.requests.prefixes import Paths, group_paths, hash_paths
 
 Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -54,12 +55,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     kinds: tuple[KindTicks, ...]
     requests: Requests
+    paths: Paths
     arrival: Longs
     output: Ints
     block_tokens: int
     transfer: int
     transfer_token: int
-    least_loaded: bool
+    routing: Routing
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
@@ -106,13 +108,20 @@ def instance_of(deployment: Deployment, requests: Requests, ticks_per_s: int) ->
     return Instance(
         kinds=kinds,
         requests=requests,
+        paths=_paths(requests, deployment.block_tokens),
         arrival=_ticks(requests.arrival_s, ticks_per_s),
         output=iterations_of(requests.output_tokens, _tokens_per_step(deployment)),
         block_tokens=deployment.block_tokens,
         transfer=round(deployment.transfer_s * ticks_per_s),
         transfer_token=round(deployment.transfer_s_per_token * ticks_per_s),
-        least_loaded=deployment.routing == "least-loaded",
+        routing=deployment.routing,
     )
+
+
+def _paths(requests: Requests, block_tokens: int) -> Paths:
+    if requests.hashes is None:
+        return group_paths(requests.group, requests.prefix_tokens, block_tokens)
+    return hash_paths(requests.hashes, requests.input_tokens, block_tokens)
 
 
 def fits_ticks(deployment: Deployment, requests: Requests, ticks_per_s: int) -> bool:
@@ -143,7 +152,7 @@ def run_native(instance: Instance, *, record: bool) -> Run | None:
 
 
 def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnswer:
-    kinds, requests = instance.kinds, instance.requests
+    kinds, requests, paths = instance.kinds, instance.requests, instance.paths
     rows = [
         (
             *(k.pool, k.engines, k.ranks, k.weight, k.chunk_tokens, k.max_batch),
@@ -161,13 +170,16 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
         requests.input_tokens,
         instance.output,
         requests.cached_tokens,
-        requests.group,
-        requests.prefix_tokens,
+        paths.shared,
+        paths.start,
+        paths.nodes,
+        paths.node_blocks,
+        requests.hashes is not None,
         requests.clients,
         instance.block_tokens,
         instance.transfer,
         instance.transfer_token,
-        instance.least_loaded,
+        ROUTINGS.index(instance.routing),
         record,
         cancel,
     )

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.unit.simulate.requests.instances import times
+from tests.unit.simulate.trace_format import check_trace
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import AtOnce, Bursts, ClosedLoop, Poisson
@@ -221,6 +222,8 @@ def test_a_trace_shows_iterations_and_requests(tmp_path: Path) -> None:
     simulation = simulate_requests(one(), at([0.0, 0.05], [100, 10], [3, 20]))
     simulation.trace.write(tmp_path / "requests.trace.json")
     events = json.loads((tmp_path / "requests.trace.json").read_text())["traceEvents"]
+    found = check_trace(events)
+    assert found["b"] == found["e"] == 2 * 4
     slices = [e for e in events if e["ph"] == "X"]
     assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in itertools.pairwise(slices))
     assert sum(e["args"]["iterations"] for e in slices) == simulation.summary.iterations
@@ -229,6 +232,16 @@ def test_a_trace_shows_iterations_and_requests(tmp_path: Path) -> None:
     ended = [e["name"] for e in events if e["ph"] == "e"]
     assert sorted(begun) == sorted(ended)
     assert begun.count("read the prompt") == 2
+
+
+def test_a_trace_of_split_phases_and_preemptions_is_well_formed() -> None:
+    """Two pools, a crowded cache: spans of the way between pools, and five of a request."""
+    pool = Engines(times=CONSTANT, kv_tokens=480, replicas=2)
+    deployment = Deployment(engines=(pool,), prefill=(pool,), transfer_s=0.01)
+    requests = at([0.1 * k for k in range(12)], [100] * 12, [60] * 12)
+    simulation = simulate_requests(deployment, requests)
+    assert simulation.summary.preemptions > 0
+    assert check_trace(simulation.trace.events)["b"] == 12 * 5
 
 
 def test_without_a_record_there_is_no_trace() -> None:

@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/iteration.hpp"
 #include "serving/join.hpp"
+#include "serving/load_rows.hpp"
 #include "serving/mix.hpp"
 #include "serving/offers.hpp"
 #include "serving/shares.hpp"
@@ -172,6 +173,35 @@ void bind_serving(nb::module_& m) {
         nb::gil_scoped_release release;
         sv::device_seconds({coefficients.data(), coefficients.size()}, engines, view(engine), view(prompt),
                            view(sequences), {seconds.data(), n});
+    });
+    // (load, chunk, batch): rows whose floors are below a time; tables and loads as in serving/load_rows.hpp.
+    m.def("promising_rows", [](const Reals& chunk, const Reals& size, const Reals& time, const Array<double, 3>& line,
+                               const Array<double, 4>& batch_s, const Array<double, 3>& free_s, double fresh,
+                               double output, double ttft_s, double tpot_s, const Longs& engine, const Longs& full,
+                               const Longs& interval, const Reals& q, const Flags& allowed, const Reals& below_s) {
+        const std::size_t n = engine.shape(0), chunks = chunk.shape(0), engines = line.shape(1);
+        bool fits = line.shape(0) == chunks && line.shape(2) == sv::kFigures && batch_s.shape(0) == chunks &&
+                    batch_s.shape(1) == engines && batch_s.shape(2) == size.shape(0) && time.shape(0) > 0 &&
+                    batch_s.shape(3) == time.shape(0) && free_s.shape(0) == chunks && free_s.shape(1) == engines &&
+                    full.shape(0) == n && interval.shape(0) == n && q.shape(0) == n && allowed.shape(0) == n &&
+                    below_s.shape(0) == n;
+        const auto intervals = static_cast<std::int64_t>(free_s.shape(2));
+        for (std::size_t i = 0; fits && i < n; ++i) {
+            fits = engine.data()[i] >= 0 && engine.data()[i] < static_cast<std::int64_t>(engines) &&
+                   interval.data()[i] >= 0 && interval.data()[i] < intervals;
+        }
+        if (!fits) throw nb::value_error("loads have the wrong shape");
+        sv::Promising found;
+        {
+            nb::gil_scoped_release release;
+            found = sv::promising_rows({engines, free_s.shape(2), view(chunk), view(size), view(time),
+                                        {line.data(), line.size()}, {batch_s.data(), batch_s.size()},
+                                        {free_s.data(), free_s.size()}, fresh, output, ttft_s, tpot_s},
+                                       {view(engine), view(full), view(interval), view(q), view(allowed),
+                                        view(below_s)});
+        }
+        return nb::make_tuple(given(std::move(found.load)), given(std::move(found.chunk)),
+                              given(std::move(found.batch)));
     });
     // `cost` and `which` (groups x requests from 0) are lowered to the cheapest of `offers` (engine, number, group).
     m.def("cheapest_offers", [](const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,

@@ -235,6 +235,27 @@ def improve_placement(
 def device_seconds(
     coefficients: _Reals, engine: _Longs, prompt: _Reals, sequences: _Reals, seconds: _Reals, /
 ) -> None: ...
+
+# (load, chunk by number, batch); see native/serving/load_rows.hpp.
+def promising_rows(
+    chunk: _Reals,
+    size: _Reals,
+    time: _Reals,
+    line: _Reals,
+    batch_s: _Reals,
+    free_s: _Reals,
+    fresh: float,
+    output: float,
+    ttft_s: float,
+    tpot_s: float,
+    engine: _Longs,
+    full: _Longs,
+    interval: _Longs,
+    q: _Reals,
+    allowed: _Bytes,
+    below_s: _Reals,
+    /,
+) -> tuple[_Longs, _Longs, _Longs]: ...
 def cheapest_offers(
     request_s: _Reals,
     offers: _Longs,

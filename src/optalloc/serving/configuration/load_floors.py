@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from optalloc import _native
 from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
 from optalloc.errors import InputError
@@ -39,6 +40,7 @@ _MANY = 2**31
 _ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 500_000, 5, 32, 300.0
 _MOST_LOADS, _MOST_FLIGHT = 30_000_000, 2**16
 _COLUMN = (slice(None), None)
+_CACHED = 32  # engines whose floors of all loads are computed together
 
 
 class LoadFloors:
@@ -46,9 +48,9 @@ class LoadFloors:
 
     Row ``rank[e]`` of ``q``, ``full``, ``interval`` and ``allowed`` is of engine e: its requests a
     rank at each load, in real and whole numbers, the interval, and whether a batch of all of them
-    is. ``edges`` are the right ends of the intervals. ``with_batch_s[c][s, m]`` are the least
-    seconds of a token of each engine where more than the m-th multiple of batch s are in flight,
-    ``free_s[c][:, k]`` where the batch is not limited and q lies in interval k.
+    is. ``edges`` are the right ends of the intervals. ``with_batch_s[c, e, s, m]`` are the least
+    seconds of a token of engine e where more than the m-th multiple of batch s are in flight,
+    ``free_s[c, e, k]`` where the batch is not limited and q lies in interval k.
     """
 
     def __init__(self, problem: Problem, table: EngineTable) -> None:
@@ -80,8 +82,9 @@ class LoadFloors:
         self.lines = [self._lines(chunk) for chunk in self.chunks]
         self.tokens = [self._tokens(c) for c in range(len(self.chunks))]
         self.times = self._times()
-        self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
-        self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
+        self.with_batch_s = np.stack([self._with_batches_s(c) for c in range(len(self.chunks))])
+        self.free_s = np.stack([self._free_s(c) for c in range(len(self.chunks))])
+        self._line = np.stack([np.stack(np.broadcast_arrays(*one), 1) for one in self.lines])
 
     def within(self, problem: Problem) -> LoadFloors:
         """The same floors for other targets, and no more requests in flight."""
@@ -143,7 +146,7 @@ class LoadFloors:
         return np.asarray(np.exp(part**1.5 * np.log(_FARTHEST)))
 
     def _with_batches_s(self, c: int) -> Floats:
-        found = np.zeros((len(self.sizes), len(self.times), len(self.table)))
+        found = np.zeros((len(self.table), len(self.sizes), len(self.times)))
         batch = np.repeat(np.array(self.sizes, np.float64), len(self.times))
         q = batch * np.tile(self.times, len(self.sizes))
         last = self.edges[-1]
@@ -154,7 +157,7 @@ class LoadFloors:
             outside = self.lines[c].outside[_COLUMN] / q[wanted]
             low = Load(q[wanted], batch[wanted], outside)
             high = Load(beyond[wanted], batch[wanted], np.zeros(1))
-            found.reshape(-1, len(self.table))[wanted] = self._token_s(c, low, high).T
+            found.reshape(len(self.table), -1)[:, wanted] = self._token_s(c, low, high)
         return found
 
     def exact(self, c: int, engine: Ints, q: Floats, fit: Floats) -> tuple[Floats, Floats, Floats]:
@@ -182,8 +185,31 @@ class LoadFloors:
     def full_s(self, c: int, s: int, q: Floats, engine: Ints) -> Floats:
         """The least seconds of a token with so many requests or more, above the batch s."""
         times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
-        found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
+        found: Floats = self.with_batch_s[c][engine, s, np.maximum(0, times)]
         return found
+
+    def promising(self, engine: Ints, place: Ints, below_s: Floats) -> tuple[Ints, Ints, Ints]:
+        """Rows of engines under loads whose floor, with the seconds of a token of a whole interval,
+        is below ``below_s``: number of the load, of the chunk, and the batch."""
+        rank = self.rank[engine]
+        return _native.promising_rows(
+            np.array(self.chunks, np.float64),
+            np.array(self.sizes, np.float64),
+            self.times,
+            self._line,
+            self.with_batch_s,
+            self.free_s,
+            float(self.new),
+            float(self.work.output_len),
+            self.problem.ttft_s,
+            self.problem.tpot_s,
+            engine,
+            self.full[rank, place],
+            self.interval[rank, place],
+            self.q[rank, place],
+            self.allowed[rank, place].view(np.uint8),
+            below_s,
+        )
 
     def all(self) -> tuple[Floats, tuple[Ends, Ends]]:
         """The floors of every engine and load, and of what lines they are.
@@ -205,9 +231,11 @@ class LoadFloors:
             same = np.flatnonzero(self.rank == rank)
             found = self._free_ends(same, int(number)), self._full_ends(same, int(number))
             k, part = self._parts(rank, np.arange(self.q.shape[1]))
-            free, full = (ends.chord_s((slice(None), k), part) for ends in found)
-            free[:, ~self.allowed[rank]] = np.inf
-            seconds[same] = np.minimum(free, full, out=full)
+            for one in range(0, len(same), _CACHED):
+                rows = slice(one, one + _CACHED)
+                free, full = (ends.rows(rows).chord_s((slice(None), k), part) for ends in found)
+                free[:, ~self.allowed[rank]] = np.inf
+                seconds[same[rows]] = np.minimum(free, full, out=full)
             for ends, here in zip(both, found, strict=True):
                 for kept, column in zip(ends, here, strict=True):
                     kept[same, :number] = column
@@ -228,7 +256,7 @@ class LoadFloors:
             within = np.where(np.isfinite(right_s), self.edges[:number], 0.0)
             most[same] = within.max(axis=1)
         for c, (lines, batches_s) in enumerate(zip(self.lines, self.with_batch_s, strict=True)):
-            for b, token_s in zip(self.sizes, batches_s[:, 0], strict=True):
+            for b, token_s in zip(self.sizes, batches_s[:, :, 0].T, strict=True):
                 if self.same(c, b):
                     continue
                 answer_s = answer * token_s * SAFE
@@ -341,6 +369,10 @@ class Ends(NamedTuple):
         """Of no lines."""
         least = np.full((2, engines, intervals), np.inf)
         return cls(*least, *np.zeros((2, engines, intervals), np.int64))
+
+    def rows(self, rows: slice) -> Self:
+        """Those of some engines."""
+        return type(self)(*(column[rows] for column in self))
 
     def chord_s(self, index: tuple[Ints | slice, Ints], part: Floats) -> Floats:
         """Seconds of such entries at such a part of the way through the interval."""

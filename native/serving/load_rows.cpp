@@ -25,6 +25,12 @@ double least_wait_s(const double* line, double whole, double q) {
     return std::min(std::min(weight * kBusiest / (1.0 - kBusiest), reads), least);
 }
 
+// Whether a chunk changes nothing against the one before where so many sequences fit, a stage's share of them each.
+bool same_as_before(const LoadTable& table, std::size_t c, double fit, double depth) {
+    if (c == 0 || table.chunk[c - 1] < 2.0 * table.fresh) return false;
+    return (fit - 1.0) / depth * table.fresh / table.output <= table.chunk[c - 1];
+}
+
 }  // namespace
 
 Promising promising_rows(const LoadTable& table, const Loads& loads) {
@@ -51,27 +57,63 @@ Promising promising_rows(const LoadTable& table, const Loads& loads) {
                 found.chunk.push_back(static_cast<std::int64_t>(c));
                 found.batch.push_back(batch);
             };
-            // Whether this chunk changes nothing against the one before where so many sequences fit.
-            const bool wide = c > 0 && table.chunk[c - 1] >= 2.0 * table.fresh;
-            const auto same = [&](double fit, double depth) {
-                return wide && (fit - 1.0) / depth * table.fresh / table.output <= table.chunk[c - 1];
-            };
             if (loads.allowed[i] != 0 && room >= 1.0) {
                 const double fit = std::min(q, std::max(1.0, room));
                 const auto k = static_cast<std::size_t>(loads.interval[i]);
-                const bool new_row = q > room || !same(fit, line[kDepth]);
+                const bool new_row = q > room || !same_as_before(table, c, fit, line[kDepth]);
                 if (new_row && promises(table.free_s[row * table.intervals + k], fit)) keep(full);
             }
             std::size_t m = 0;
             for (std::size_t s = sizes; s-- > 0;) {
                 const double b = table.size[s];
                 while (m + 1 < times && table.time[m + 1] <= q / b) ++m;
-                if (static_cast<double>(full) <= b || room < b || same(b, 1.0)) continue;
+                if (static_cast<double>(full) <= b || room < b || same_as_before(table, c, b, 1.0)) continue;
                 if (promises(table.batch_s[(row * sizes + s) * times + m], b)) keep(static_cast<std::int64_t>(b));
             }
         }
     }
     return found;
+}
+
+void lower_full_ends(const LoadTable& table, const LineEnds& ends) {
+    const std::size_t sizes = table.size.size(), times = table.time.size(), intervals = ends.left.size();
+    const double answer = table.output - 1.0;
+    for (std::size_t i = 0; i < ends.engine.size(); ++i) {
+        double *left_s = &ends.left_s[i * intervals], *right_s = &ends.right_s[i * intervals];
+        for (std::size_t c = 0; c < table.chunk.size(); ++c) {
+            const std::size_t row = c * table.engines + static_cast<std::size_t>(ends.engine[i]);
+            const double* line = table.line.data() + row * kFigures;
+            for (std::size_t s = sizes; s-- > 0;) {
+                const double b = table.size[s];
+                if (line[kRoom] < b || same_as_before(table, c, b, 1.0)) continue;
+                const double* batch_s = table.batch_s.data() + (row * sizes + s) * times;
+                const auto above = std::lower_bound(ends.left.begin(), ends.left.end(), b) - ends.left.begin();
+                std::size_t m = 0;
+                for (std::size_t k = static_cast<std::size_t>(std::max<std::ptrdiff_t>(1, above)); k < intervals; ++k) {
+                    const double left = ends.left[k], right = ends.right[k];
+                    while (m + 1 < times && table.time[m + 1] <= left / b) ++m;
+                    const double token_s = batch_s[m], turn_s = (line[kPromptS] + answer * token_s) / b * kSafe;
+                    if (!(turn_s * left < left_s[k] || turn_s * right < right_s[k]) ||
+                        turn_s * left - answer * token_s > table.ttft_s || token_s * kSafe > table.tpot_s) {
+                        continue;
+                    }
+                    const double outside = std::min(std::min(line[kOutside], left - 1.0) / left,
+                                                    std::min(line[kOutside], right - 1.0) / right);
+                    const double answer_s = answer * token_s, safe_s = answer_s * kSafe;
+                    const double low = whole_s(line, token_s, answer_s, left, b, outside) * kSafe;
+                    const double high = whole_s(line, token_s, answer_s, right, b, outside) * kSafe;
+                    if (low - safe_s > table.ttft_s) continue;
+                    const double wait = least_wait_s(line, high, left) * kSafe;
+                    left_s[k] = std::min(left_s[k], low + wait);
+                    if (high + wait < right_s[k]) {
+                        right_s[k] = high + wait;
+                        ends.chunk[i * intervals + k] = static_cast<std::int64_t>(c);
+                        ends.batch[i * intervals + k] = static_cast<std::int64_t>(b);
+                    }
+                }
+            }
+        }
+    }
 }
 
 }  // namespace optalloc::serving

@@ -40,4 +40,16 @@ struct Promising {
 // targets, by chunk, then the batch of all requests and the others from the largest on. Time O(loads chunks sizes).
 Promising promising_rows(const LoadTable& table, const Loads& loads);
 
+// The least lines of engines in intervals of q: seconds at both ends, [engine][interval], and chunk, by number, and batch
+// of the least at the right one.
+struct LineEnds {
+    std::span<const std::int64_t> engine;
+    std::span<const double> left, right;  // ends of the intervals
+    std::span<double> left_s, right_s;
+    std::span<std::int64_t> chunk, batch;
+};
+
+// Lowers the ends to the rows with a batch that there are more requests than. Time O(engines chunks sizes intervals).
+void lower_full_ends(const LoadTable& table, const LineEnds& ends);
+
 }  // namespace optalloc::serving

@@ -84,7 +84,16 @@ class LoadFloors:
         self.times = self._times()
         self.with_batch_s = np.stack([self._with_batches_s(c) for c in range(len(self.chunks))])
         self.free_s = np.stack([self._free_s(c) for c in range(len(self.chunks))])
-        self._line = np.stack([np.stack(np.broadcast_arrays(*one), 1) for one in self.lines])
+        self.rows = _native.LoadRows(
+            np.array(self.chunks, np.float64),
+            np.array(self.sizes, np.float64),
+            self.times,
+            np.stack([np.stack(np.broadcast_arrays(*one), 1) for one in self.lines]),
+            self.with_batch_s,
+            self.free_s,
+            float(self.new),
+            float(self.work.output_len),
+        )
 
     def within(self, problem: Problem) -> LoadFloors:
         """The same floors for other targets, and no more requests in flight."""
@@ -182,25 +191,11 @@ class LoadFloors:
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])
 
-    def full_s(self, c: int, s: int, q: Floats, engine: Ints) -> Floats:
-        """The least seconds of a token with so many requests or more, above the batch s."""
-        times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
-        found: Floats = self.with_batch_s[c][engine, s, np.maximum(0, times)]
-        return found
-
     def promising(self, engine: Ints, place: Ints, below_s: Floats) -> tuple[Ints, Ints, Ints]:
         """Rows of engines under loads whose floor, with the seconds of a token of a whole interval,
         is below ``below_s``: number of the load, of the chunk, and the batch."""
         rank = self.rank[engine]
-        return _native.promising_rows(
-            np.array(self.chunks, np.float64),
-            np.array(self.sizes, np.float64),
-            self.times,
-            self._line,
-            self.with_batch_s,
-            self.free_s,
-            float(self.new),
-            float(self.work.output_len),
+        return self.rows.promising(
             self.problem.ttft_s,
             self.problem.tpot_s,
             engine,
@@ -286,73 +281,50 @@ class LoadFloors:
 
     def _free_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines whose batch is not limited, in so many intervals."""
-        ends, every = Ends.none(len(engines), number), np.arange(len(engines))
+        ends = Ends.none(len(engines), number)
         lefts, edges = self.lefts[:number], self.edges[:number]
         for c in range(len(self.chunks)):
             room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
             qs = lefts, np.where((lefts < room) & (room < edges), lefts, edges)
             token_s = self.free_s[c][engines, :number]
             fits = [np.minimum(q, room) for q in qs]
-            self._lower(ends, every, c, 0, engines, qs, fits, token_s, 0)
+            self._lower(ends, c, engines, qs, fits, token_s)
         return ends
 
     def _full_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines with a batch that there are more requests than, as far as as many
         turns of a prompt and an answer meet the targets and are less than what another batch
         takes."""
-        ends = Ends.none(len(engines), number)
-        for c in range(len(self.chunks)):
-            for s, b in reversed(list(enumerate(self.sizes))):
-                first = max(1, int(np.searchsorted(self.lefts, b)))
-                where = np.flatnonzero(self.lines[c].room[engines] >= b)
-                if first < number and len(where) and not self.same(c, b):
-                    here, fit = engines[where], np.full(1, b)
-                    token_s = self.full_s(c, s, self.lefts[first:number], here[_COLUMN])
-                    answer_s, between = self.answer * token_s, slice(first, number)
-                    turn_s = (self.lines[c].prompt_s[here][_COLUMN] + answer_s) / b * SAFE
-                    may = turn_s * self.lefts[between] < ends.left_s[where, between]
-                    may |= turn_s * self.edges[between] < ends.right_s[where, between]
-                    may &= turn_s * self.lefts[between] - answer_s <= self.problem.ttft_s
-                    may &= token_s * SAFE <= self.problem.tpot_s
-                    rows = may.any(axis=1)
-                    if not rows.any():
-                        continue
-                    last = int(np.flatnonzero(may.any(axis=0))[-1]) + 1
-                    qs = self.lefts[between][:last], self.edges[between][:last]
-                    token_s = token_s[rows, :last]
-                    self._lower(ends, where[rows], c, b, here[rows], qs, (fit, fit), token_s, first)
+        ends, targets = Ends.none(len(engines), number), (self.problem.ttft_s, self.problem.tpot_s)
+        between = np.ascontiguousarray(self.lefts[:number]), self.edges[:number].copy()
+        self.rows.lower_full_ends(
+            *targets, engines, *between, ends.left_s, ends.right_s, ends.chunk, ends.batch
+        )
         return ends
 
     def _lower(
         self,
         ends: Ends,
-        where: Ints,
         c: int,
-        batch: int,
         engines: Ints,
         qs: Sequence[Floats],
         fits: Sequence[Floats],
         token_s: Floats,
-        first: int,
     ) -> None:
-        """Lower some rows of the ends, in intervals from the first on, to the lines of a chunk and
-        batch."""
+        """Lower the ends to the lines of a chunk."""
         lines, answer_s = self.lines[c].at(engines).at(_COLUMN), self.answer * token_s * SAFE
-        between = slice(first, first + token_s.shape[1])
-        outside = np.minimum(*(lines.outside_share(q[between]) for q in (self.lefts, self.edges)))
+        shares = [lines.outside_share(q[: token_s.shape[1]]) for q in (self.lefts, self.edges)]
         ttft_s = [
-            lines.whole_s(token_s, self.answer, Load(q, fit, outside)) * SAFE - answer_s
+            lines.whole_s(token_s, self.answer, Load(q, fit, np.minimum(*shares))) * SAFE - answer_s
             for q, fit in zip(qs, fits, strict=True)
         ]
-        fine = (lines.room >= max(1, batch)) & (token_s * SAFE <= self.problem.tpot_s)
+        fine = (lines.room >= 1.0) & (token_s * SAFE <= self.problem.tpot_s)
         fine = fine & (ttft_s[0] <= self.problem.ttft_s)
         wait_s = lines.least_wait_s(ttft_s[1] + answer_s, qs[0]) * SAFE
         low, high = (np.where(fine, one + answer_s + wait_s, np.inf) for one in ttft_s)
-        wins = high < ends.right_s[where, between]
+        ends.chunk[high < ends.right_s] = c
         for end, value in zip(ends[:2], (low, high), strict=True):
-            end[where, between] = np.minimum(end[where, between], value)
-        for kept, number in ((ends.chunk, c), (ends.batch, batch)):
-            kept[where, between] = np.where(wins, number, kept[where, between])
+            np.minimum(end, value, out=end)
 
 
 class Ends(NamedTuple):
@@ -372,7 +344,7 @@ class Ends(NamedTuple):
 
     def rows(self, rows: slice) -> Self:
         """Those of some engines."""
-        return type(self)(*(column[rows] for column in self))
+        return type(self)(self.left_s[rows], self.right_s[rows], self.chunk[rows], self.batch[rows])
 
     def chord_s(self, index: tuple[Ints | slice, Ints], part: Floats) -> Floats:
         """Seconds of such entries at such a part of the way through the interval."""

@@ -20,7 +20,15 @@ from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.roofline import roofline
-from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors, holding
+from optalloc.serving.configuration.rows import (
+    Floors,
+    Rows,
+    all_rows,
+    floors,
+    holding,
+    least_tpot_s,
+    numbers_of_rows,
+)
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -179,11 +187,18 @@ class Search:
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
             return self._in_flight(table)
+        number = numbers_of_rows(p, table)
+        self.configurations += int(number.sum())
+        holds = holding(p, table)
+        self._count("memory", number[~holds].sum())
+        fast = holds & (least_tpot_s(p, table) <= p.tpot_s)
+        if not fast.any():
+            self._count("tpot floor", number[holds].sum())
+            return [], None, False
         if self._rows is None:
-            rows = all_rows(p, table)
+            rows = all_rows(p, table, engines=np.flatnonzero(holds))
             self._rows = rows, *floors(p, table, rows)
         rows, least, keeps = self._rows
-        self.configurations += len(rows)
         self._count("memory", keeps.size - keeps.sum())
         slow = keeps & (least.tpot_s > p.tpot_s)
         late = keeps & ~slow & (least.ttft_s > p.ttft_s)

@@ -91,9 +91,9 @@ class Sides(NamedTuple):
         return self.numbers[0][one] * self.numbers[1][other]
 
     @property
-    def alike(self) -> list[tuple[Kind, Kind]]:
-        """Kinds of prefill and decode workers that go together."""
-        return [(p, d) for p in self.prefill for d in self.decode if p.alike(d)]
+    def answered(self) -> list[Kind]:
+        """Kinds of prefill workers that some decode workers go with."""
+        return [p for p in self.prefill if any(p.alike(d) for d in self.decode)]
 
 
 def sides_of(

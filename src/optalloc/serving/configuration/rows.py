@@ -146,12 +146,19 @@ def holding(problem: Problem, table: EngineTable) -> Flags:
     return held
 
 
-def least_tpot_s(problem: Problem, table: EngineTable) -> Floats:
-    """The least time of a token of each engine, that of one sequence by itself."""
+def too_slow(problem: Problem, table: EngineTable) -> tuple[Flags, Flags]:
+    """Which engines miss the target of a token, and that of the first, with one request alone."""
     index, one = np.arange(len(table)), np.ones(len(table), np.int64)
-    step, work = table.step(index, one, one), problem.workload
-    found = np.asarray(step.decode_s(1.0, work.input_len + work.output_len / 2.0))
-    return found / step.tokens_per_step * (1.0 - 1e-12)
+    work, widths = problem.workload, chunks(problem.limits, "serve")
+    steps = [table.step(index, one * chunk, one) for chunk in widths]
+    tpot_s = steps[0].decode_s(1.0, work.input_len + work.output_len / 2.0)
+    new = work.input_len - work.prefix_len
+    prompt_s = np.min([np.asarray(step.prefill_s(new)) for step in steps], axis=0)
+    safe = 1.0 - 1e-12
+    return (
+        np.asarray(tpot_s) / steps[0].tokens_per_step * safe > problem.tpot_s,
+        prompt_s * safe > problem.ttft_s,
+    )
 
 
 def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Flags]:

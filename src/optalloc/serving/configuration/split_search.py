@@ -30,12 +30,12 @@ from optalloc.serving.configuration.space import most_engines
 from optalloc.serving.configuration.split import (
     Pairs,
     Sides,
+    Workers,
     joined,
     pairs_of_kinds,
     sides_of,
     values,
 )
-from optalloc.serving.configuration.table import EngineTable
 from optalloc.serving.configuration.workers import Decode, Kind, Prefill, link_bytes_per_s
 
 _SHAPES = 8
@@ -55,8 +55,7 @@ class SplitFound(msgspec.Struct, frozen=True, kw_only=True):
 
 def best_pairs(
     problem: Problem,
-    prefill_table: EngineTable,
-    decode_table: EngineTable,
+    workers: Workers,
     halted: Callable[[float | None, float | None], bool],
 ) -> SplitFound:
     """The best deployments of split phases.
@@ -66,7 +65,7 @@ def best_pairs(
     Complexity: O(sizes * decode workers), and for each pair of sizes that is left that of
     :func:`split.pairs_of_kinds`.
     """
-    sides = sides_of(problem, prefill_table, decode_table)
+    sides = sides_of(problem, workers)
     sign = 1.0 if OBJECTIVES[problem.objective][1] else -1.0
     keys: dict[tuple[Kind, Kind], Floats] = {}
     for one in sides.answered:

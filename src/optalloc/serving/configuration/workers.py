@@ -81,7 +81,7 @@ def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
 
 
 def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Decode:
-    """Every decode worker of the space whose sequences fit and whose tpot meets the target.
+    """Every decode worker of the space whose sequences fit.
 
     Only workspace depends on its chunk, so the smallest is taken.
     """
@@ -96,7 +96,7 @@ def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] 
     tpot = np.asarray(step.decode_s(each, context)) / step.tokens_per_step
     places = (batch * table.groups[engine]).astype(np.float64)
     found = Decode(engine=engine, batch=batch, places=places, tpot_s=tpot)
-    return found.take(fits & (tpot <= problem.tpot_s))
+    return found.take(fits)
 
 
 def decode_chunk(problem: Problem) -> int:

@@ -11,7 +11,6 @@
 #include "serving/iteration.hpp"
 #include "serving/join.hpp"
 #include "serving/load_rows.hpp"
-#include "serving/mix.hpp"
 #include "serving/offers.hpp"
 #include "serving/shares.hpp"
 #include "serving/split.hpp"
@@ -282,46 +281,6 @@ void bind_serving(nb::module_& m) {
         nb::gil_scoped_release release;
         sv::join_shares(view(one), view(other), largest, first, {cost.data(), n}, {taken.data(), n});
     });
-}
-
-// The fleet's bound holds its buckets and the splits it met; each call answers for one box of counts with
-// (bound, value, share of the load undone, counts, prices, prices of limits).
-void bind_mix(nb::module_& m) {
-    nb::class_<sv::FleetBound>(m, "FleetBound")
-        .def("__init__",
-             [](sv::FleetBound* self, const Array<std::int32_t, 1>& first, const Array<std::int32_t, 1>& serving,
-                const Array<double, 1>& load, const Array<std::int32_t, 1>& kind, int kinds,
-                const Array<double, 2>& use) {
-                 std::vector<sv::Serve> serves = serves_of(first, serving, load, kinds);
-                 const std::size_t offers = kind.shape(0);
-                 bool fits = use.shape(1) == offers;
-                 for (std::size_t g = 0; fits && g < offers; ++g) fits = kind.data()[g] >= 0 && kind.data()[g] < kinds;
-                 if (!fits) throw nb::value_error("fleet tables have the wrong shape");
-                 new (self) sv::FleetBound({first.data(), first.data() + first.shape(0)}, std::move(serves),
-                                           {kind.data(), kind.data() + offers}, kinds,
-                                           {use.data(), use.data() + use.size()}, static_cast<int>(use.shape(0)));
-             })
-        .def("bound", [](sv::FleetBound& self, const Array<double, 1>& low, const Array<double, 1>& high,
-                         const Array<double, 1>& price, const Array<double, 2>& room, const Array<double, 2>& spare,
-                         const Array<double, 1>& limit, double shortage, double cutoff, double enough,
-                         double closed, const Array<std::int32_t, 1>& cancel) {
-            const auto offers = static_cast<std::size_t>(self.offers());
-            if (low.shape(0) != offers || high.shape(0) != offers || price.shape(0) != offers ||
-                room.shape(1) != offers || spare.shape(0) != room.shape(0) || room.shape(0) == 0 ||
-                spare.shape(1) != static_cast<std::size_t>(self.kinds()) ||
-                limit.shape(0) != static_cast<std::size_t>(self.limits()) || cancel.shape(0) == 0) {
-                throw nb::value_error("the box of a fleet has the wrong shape");
-            }
-            sv::BoxBound found;
-            {
-                nb::gil_scoped_release release;
-                found = self.bound({view(low), view(high), view(price), {room.data(), room.size()},
-                                    {spare.data(), spare.size()}, view(limit), shortage, cutoff, enough, closed},
-                                   cancel.data());
-            }
-            return nb::make_tuple(found.bound, found.value, found.short_of, given(std::move(found.counts)),
-                                  given(std::move(found.prices)), given(std::move(found.limit_prices)));
-        });
 }
 
 // The bound for whole counts holds its buckets, its last basis and its cuts; each call answers for one box of counts with

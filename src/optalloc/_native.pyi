@@ -302,34 +302,6 @@ def join_shares(
     one: _Reals, other: _Reals, largest: bool, first: int, cost: _Reals, taken: _Longs, /
 ) -> None: ...
 
-class FleetBound:
-    def __init__(
-        self,
-        first: _Ints,
-        serving: _Ints,
-        load: _Reals,
-        kind: _Ints,
-        kinds: int,
-        use: _Reals,
-        /,
-    ) -> None: ...
-    # (bound, value, share undone, counts, prices by scenario and kind, prices of limits)
-    def bound(
-        self,
-        low: _Reals,
-        high: _Reals,
-        price: _Reals,
-        room: _Reals,
-        spare: _Reals,
-        limit: _Reals,
-        shortage: float,
-        cutoff: float,
-        enough: float,
-        closed: float,
-        cancel: _Ints,
-        /,
-    ) -> tuple[float, float, float, _Reals, _Reals, _Reals]: ...
-
 class WholeBound:
     def __init__(
         self, first: _Ints, serving: _Ints, load: _Reals, kinds: int, use: _Reals, /

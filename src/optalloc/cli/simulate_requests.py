@@ -42,9 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--routing",
         choices=_ROUTINGS,
-        default=_ROUTINGS[0],
         help="to which engine a request goes: with fewest requests, each in turn, or where the "
-        "beginning of its prompt was sent last; default: %(default)s",
+        f"beginning of its prompt was sent last; default: {_ROUTINGS[0]}",
     )
     group.add_argument(
         "--clients", type=int, metavar="Q", help="of closed arrivals; default: the workload's"
@@ -52,17 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--requests", type=int, metavar="N", help=f"how many; default: {_FEWEST} or more"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="K", help="of what is drawn (0)")
+    group.add_argument("--seed", type=int, metavar="K", help="of what is drawn (0)")
     group.add_argument(
         "--spread",
         metavar="SHARE",
-        default="20%",
         help="lengths are uniform within this share of their mean; default: 20%%",
     )
     group.add_argument(
         "--warm-up",
         metavar="SHARE",
-        default="10%",
         help="the first requests that the figures leave out; default: 10%%",
     )
     group.add_argument(
@@ -70,6 +67,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also find the greatest rate at which the workload's percentile meets its targets",
     )
+    parser.set_defaults(**_DEFAULTS)
+
+
+_DEFAULTS = {
+    "rate": None,
+    "arrivals": None,
+    "hash_block_tokens": None,
+    "routing": _ROUTINGS[0],
+    "clients": None,
+    "requests": None,
+    "seed": 0,
+    "spread": "20%",
+    "warm_up": "10%",
+    "max_rate": False,
+}
+
+
+def refuse(arguments: argparse.Namespace, plan: str) -> None:
+    """Refuse what only serving plans take.
+
+    Raises
+    ------
+    InputError
+        For the first flag that was given.
+    """
+    from optalloc.errors import InputError
+
+    for name, default in _DEFAULTS.items():
+        if getattr(arguments, name) != default:
+            raise InputError(
+                f"{plan} has no requests",
+                path=f"--{name.replace('_', '-')}",
+                fix="leave it out, or give a plan of 'optalloc serve'",
+            )
 
 
 # Argument -> the flag that gives it.
@@ -82,6 +113,7 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     import msgspec
 
     from optalloc.cli.plans import with_true_figures
+    from optalloc.errors import InputError
     from optalloc.report import requests as report
     from optalloc.report.table import render
     from optalloc.simulate.requests.max_rate import max_rate
@@ -89,6 +121,10 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
+    if arguments.trace_all:
+        raise InputError(
+            "a serving plan has no passes of a step", path="--trace-all", fix="leave it out"
+        )
     plan = with_true_figures(plan, arguments.plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
     deployment = msgspec.structs.replace(deployment, routing=arguments.routing)
@@ -155,11 +191,13 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
                 fix="leave it out",
             )
         with said_by_flags(_TRACE_FLAGS):
-            return read_trace(
+            requests = read_trace(
                 word,
                 num_requests=arguments.requests,
                 hash_block_tokens=arguments.hash_block_tokens,
             )
+        _check_positions(requests, plan, word)
+        return requests
     if arguments.hash_block_tokens is not None:
         raise InputError(
             "only a trace has hash_ids",
@@ -174,6 +212,21 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
             fix="give a share from 0% to 100%",
         )
     return load_of(plan, _arrivals(arguments, plan), spread)
+
+
+def _check_positions(requests: Requests, plan: ServingPlan, path: str) -> None:
+    """The model reads every request of a trace."""
+    from optalloc.errors import InputError
+
+    tokens = requests.input_tokens.astype("int64") + requests.output_tokens
+    most = plan.model.max_positions
+    if most is not None and (long := tokens > most).any():
+        raise InputError(
+            f"{long.sum():,} of {len(requests):,} requests have more tokens than the {most:,} "
+            f"positions of {plan.model.name}, up to {tokens.max():,}",
+            path=path,
+            fix="leave them out, or plan a model of longer contexts",
+        )
 
 
 _KINDS = ("poisson", "burst", "closed", "at-once")

@@ -13,7 +13,7 @@ from optalloc.simulate.requests.outcome import Quantiles, RequestSimulation
 from optalloc.simulate.requests.percentiles import PercentileResult
 from optalloc.simulate.requests.plans import asked_of
 from optalloc.simulate.requests.timeline import Timeline
-from optalloc.units import format_seconds
+from optalloc.units import format_amount, format_seconds
 
 _NAMES = {
     "ttft": "first token",
@@ -41,8 +41,9 @@ def request_table(simulation: RequestSimulation, plan: ServingPlan, most: MaxRat
         for name, words in _NAMES.items()
     )
     return Table(
-        title=f"{told.num_requests:,} requests at {told.requests_per_s:.4g}/s, "
-        f"{told.output_tokens_per_s:,.0f} output tokens/s (estimate)",
+        title=f"{told.num_requests:,} request{'s' * (told.num_requests > 1)} at "
+        f"{told.requests_per_s:.4g}/s, {format_amount(told.output_tokens_per_s, digits=2)} "
+        "output tokens/s (estimate)",
         columns=("", "mean", "P50", "P90", "P95", "P99", "plan", "target"),
         rows=rows,
         notes=tuple(_notes(simulation, plan, most)),
@@ -73,6 +74,13 @@ def _notes(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | Non
     if simulation.run.hits.any():
         found = simulation.over_time(_WIDE + 1).hit_share[1:]
         notes.append(f"Found    {''.join(map(_bar, found))}  of the tokens of prompts")
+    stages = max(worker.engine.pp for worker in plan.workers)
+    apart = stages > 1 and simulation.deployment.routing != "prefix"
+    if simulation.requests.hashes is not None and apart:
+        notes.append(
+            f"A pipeline is simulated as {stages} caches in place of one: more is found in "
+            "reality. --routing prefix comes nearer."
+        )
     return notes
 
 

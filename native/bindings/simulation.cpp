@@ -21,11 +21,15 @@ enum EngineInt {
 }  // namespace
 
 void bind_simulation(nb::module_& m) {
-    // A row of `kinds`, and four tables of its step times each. Returns the fields of RequestOutput in their order.
+    // A row of `kinds`, and four tables of its step times each, twice: of a rank, and of what all ranks share (or empty
+    // ones). Returns the fields of RequestOutput in their order.
     m.def("run_requests",
           [](const Array<std::int64_t, 2>& kinds, const std::vector<Longs>& decode,
              const std::vector<Array<std::int32_t, 1>>& prompt, const std::vector<Array<std::int32_t, 1>>& count,
-             const std::vector<Array<double, 2>>& grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
+             const std::vector<Array<double, 2>>& grid, const std::vector<Longs>& shared_decode,
+             const std::vector<Array<std::int32_t, 1>>& shared_prompt,
+             const std::vector<Array<std::int32_t, 1>>& shared_count,
+             const std::vector<Array<double, 2>>& shared_grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
              const Array<std::int32_t, 1>& output, const Array<std::int32_t, 1>& cached,
              const Array<std::int32_t, 1>& shared, const Longs& path_start, const Array<std::int32_t, 1>& path,
              const Array<std::int32_t, 1>& node_blocks, bool leaves_own, int clients, int block_tokens,
@@ -34,6 +38,8 @@ void bind_simulation(nb::module_& m) {
               const std::size_t n = arrival.shape(0), number = kinds.shape(0);
               bool fits = kinds.shape(1) == kEngineInts && number >= 1 && decode.size() == number &&
                           prompt.size() == number && count.size() == number && grid.size() == number &&
+                          shared_decode.size() == number && shared_prompt.size() == number &&
+                          shared_count.size() == number && shared_grid.size() == number &&
                           input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && shared.shape(0) == n &&
                           path_start.shape(0) == n + 1 && path_start.data()[0] == 0 &&
                           path_start.data()[n] == static_cast<std::int64_t>(path.shape(0)) && block_tokens >= 1 &&
@@ -52,6 +58,13 @@ void bind_simulation(nb::module_& m) {
                          count[p].shape(0) >= 2 &&
                          grid[p].shape(0) == prompt[p].shape(0) && grid[p].shape(1) == count[p].shape(0) &&
                          static_cast<std::int64_t>(decode[p].shape(0)) > row[kEngineBatch];
+                  if (fits && shared_decode[p].shape(0) > 0) {
+                      fits = shared_prompt[p].shape(0) >= 2 && shared_count[p].shape(0) >= 2 &&
+                             shared_grid[p].shape(0) == shared_prompt[p].shape(0) &&
+                             shared_grid[p].shape(1) == shared_count[p].shape(0) &&
+                             static_cast<std::int64_t>(shared_decode[p].shape(0)) >
+                                 row[kEngineBatch] * row[kEngineRanks];
+                  }
                   input_kinds.push_back({static_cast<int>(row[kEnginePool]),
                                          static_cast<int>(row[kEngineCount]),
                                          static_cast<int>(row[kEngineRanks]),
@@ -66,7 +79,11 @@ void bind_simulation(nb::module_& m) {
                                           {grid[p].data(), grid[p].size()},
                                           row[kEngineContext],
                                           row[kEnginePair],
-                                          row[kEngineEach]}});
+                                          row[kEngineEach]},
+                                         {view(shared_decode[p]),
+                                          view(shared_prompt[p]),
+                                          view(shared_count[p]),
+                                          {shared_grid[p].data(), shared_grid[p].size()}}});
               }
               if (!fits) throw nb::value_error("tables of engines or requests have the wrong shape");
               const si::RequestInput requests{.arrival = view(arrival),

@@ -277,6 +277,9 @@ class Fleet {
         } else {
             count = 1;
         }
+        if (!e.kind->shared.decode.empty()) {
+            slowest.first += e.kind->shared.base(static_cast<int>(s.prompt), static_cast<int>(s.decoding));
+        }
         if (static_cast<double>(now) + slowest.rough(count) > kMostTicks) return false;
         if (in_.record) {
             for (const Rank& rank : ranks) {

@@ -21,7 +21,8 @@ struct StepTable {
     Tick base(int prompt_tokens, int sequences) const;
 };
 
-// Equal engines; those of one pool share its requests by weight. An engine's ranks step together.
+// Equal engines; those of one pool share its requests by weight. An engine's ranks step together, in the time of the
+// slowest and in what all their tokens take together, if that is apart: `shared` is by the sums over the ranks.
 struct KindInput {
     int pool = 0, engines = 1, ranks = 1;
     std::int64_t weight = 1;  // of a rank
@@ -29,6 +30,7 @@ struct KindInput {
     std::int64_t blocks = 0;  // of a rank
     std::int64_t extra = 0;   // blocks that a sequence holds beside those of its tokens
     StepTable times;
+    StepTable shared;  // without times: nothing
 };
 
 // To which rank a request goes: that with fewest requests for its weight, each in turn as often as its weight, or the

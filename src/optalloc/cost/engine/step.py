@@ -83,14 +83,6 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         dense = self._roof(
             w.dense_bytes / self._bandwidth, w.dense_flops * tokens / self._matrix_speed
         )
-        experts: Value = 0.0
-        if np.any(w.routed_flops):
-            experts = self._roof(
-                w.routed_bytes
-                * self.experts_read(met)
-                / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
-                w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
-            )
         head = self._roof(
             w.head_bytes / self._bandwidth,
             w.head_flops * sequences / (w.plain_flops_per_s * c.gemm_efficiency),
@@ -99,12 +91,30 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         windows = windows + w.window_flops * prompt_tokens / self._attention_speed
         return (
             dense
-            + experts
+            + self._experts_s(met)
             + head
             + windows
             + self._links_s(tokens, met)
             + w.layers * c.layer_s
             + w.expert_layers * c.expert_layer_s
+        )
+
+    def shared_s(self, prompt_tokens: Value, sequences: Value) -> Value:
+        """Seconds of an iteration that the tokens of all data-parallel groups take together, those
+        of the experts; each group has as many as the arguments say. Part of :meth:`base_s`."""
+        met = (prompt_tokens + sequences * (1.0 + self.drafted)) * self.work.groups
+        exchanges = self.work.exchanges * self._exchange_s(met)
+        return self.constants.decode * (self._experts_s(met) + exchanges)
+
+    def _experts_s(self, met: Value) -> Value:
+        w, c = self.work, self.constants
+        if not np.any(w.routed_flops):
+            return 0.0
+        return self._roof(
+            w.routed_bytes
+            * self.experts_read(met)
+            / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+            w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
         )
 
     def kernel_columns(self) -> NDArray[np.float64]:
@@ -175,13 +185,18 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         Only decoding waits for other batches: prompts follow each other and keep the stages busy.
         The host prepares the sequences of every stage's batch, one batch after another.
         """
-        w, c = self.work, self.constants
         step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
-        if np.all(w.pp == 1.0):
+        if np.all(self.work.pp == 1.0):
             return step
-        tokens = prompt_tokens + sequences
+        decoding = self.step_s(0.0, sequences, context_tokens)
+        return self.through_s(step, decoding, prompt_tokens + sequences, sequences)
+
+    def through_s(self, step: Value, decoding: Value, tokens: Value, sequences: Value) -> Value:
+        """Seconds through all stages of a batch whose iteration takes ``step``, and ``decoding``
+        without its prompts."""
+        w, c = self.work, self.constants
         hop = w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s
-        waits = c.bubble / w.pp * self.step_s(0.0, sequences, context_tokens)
+        waits = c.bubble / w.pp * decoding
         return step + (w.pp - 1.0) * (hop + waits + c.sequence_s * sequences)
 
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
@@ -214,7 +229,8 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
 
     def decode_s(self, sequences: Value, context: Value) -> Value:
         """Seconds of an iteration of ``sequences`` decoding ones of ``context`` tokens each."""
-        return self.latency_s(0.0, sequences, sequences * context)
+        step = self.step_s(0.0, sequences, sequences * context)
+        return self.through_s(step, step, sequences, sequences)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -295,9 +311,14 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         latency = w.link_latency_s + w.over_network * c.network_s
         reduce = 2.0 * (w.tp - 1.0) / w.tp * tokens * w.hidden_bytes / speed
         reduce = reduce + c.reduce_s + latency
+        return w.reduces * reduce + w.exchanges * self._exchange_s(met)
+
+    def _exchange_s(self, met: Value) -> Value:
+        w, c = self.work, self.constants
+        speed = w.link_bytes_per_s * c.link_efficiency
         exchange = 2.0 * (w.wide - 1.0) / w.wide * met * w.reach * w.hidden_bytes / speed
-        exchange = exchange + c.exchange_s + latency
-        return w.reduces * reduce + w.exchanges * exchange
+        latency = w.link_latency_s + w.over_network * c.network_s
+        return exchange + c.exchange_s + latency
 
 
 def step_model(

@@ -28,6 +28,9 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ranks : int
         Data-parallel attention ranks of an engine. Each has its own queue, batch and cache; all
         step together, in the time of the slowest.
+    shared : StepTimes, optional
+        What the tokens of all ranks take together, of the experts, beside the time of the slowest:
+        by the sums over the ranks, without times of contexts and prompts.
     sequence_tokens : int
         What each sequence takes of the cache beside its tokens, in tokens.
     tokens_per_step : float
@@ -44,11 +47,20 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     sequence_tokens: int = 0
     tokens_per_step: float = 1.0
     weight: int = 1
+    shared: StepTimes | None = None
 
     def __post_init__(self) -> None:
         for name in ("kv_tokens", "replicas", "ranks", "weight", "tokens_per_step"):
             _check_least(name, getattr(self, name), 1)
         _check_least("sequence_tokens", self.sequence_tokens, 0)
+        if self.shared is not None:
+            most = (self.ranks * self.times.chunk_tokens, self.ranks * self.times.max_batch)
+            if (self.shared.chunk_tokens, self.shared.max_batch) < most:
+                raise InputError(
+                    f"the shared times end before {most[0]} tokens and {most[1]} sequences",
+                    path="Engines",
+                    fix="give those of the sums over all ranks",
+                )
 
 
 def _check_least(name: str, value: float, least: int) -> None:

@@ -19,6 +19,7 @@ from optalloc.interrupt import in_thread
 from optalloc.simulate.requests.deployment import ROUTINGS, Deployment, Engines, Routing
 from optalloc.simulate.requests.load import Requests
 from optalloc.simulate.requests.prefixes import Paths, group_paths, hash_paths
+from optalloc.simulate.requests.step_times import StepTimes
 
 Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -28,6 +29,15 @@ TICKS_PER_S = (2**46, 2**32)
 
 _DONE = 0
 _FAR = 2.0**61
+
+
+class TableTicks(msgspec.Struct, frozen=True, eq=False):
+    """Times of iterations: without prompts, and a grid with them."""
+
+    decode: Longs
+    prompt_tokens: Ints
+    sequences: Ints
+    mixed: NDArray[np.float64]
 
 
 class KindTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -41,10 +51,8 @@ class KindTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     max_batch: int
     blocks: int
     extra_blocks: int
-    decode: Longs
-    prompt_tokens: Ints
-    sequences: Ints
-    mixed: NDArray[np.float64]
+    times: TableTicks
+    shared: TableTicks | None
     kv: int
     pair: int
     each_prompt: int
@@ -129,8 +137,10 @@ def fits_ticks(deployment: Deployment, requests: Requests, ticks_per_s: int) -> 
     longest = float((requests.input_tokens.astype(np.int64) + requests.output_tokens).max())
     seconds = [float(requests.arrival_s.max())]
     seconds.append(deployment.transfer_s + deployment.transfer_s_per_token * longest)
-    for times in (engines.times for pool in deployment.pools for engines in pool):
-        base = max(float(times.decode_s.max()), float(times.mixed_s.max()))
+    for engines in (engines for pool in deployment.pools for engines in pool):
+        times = engines.times
+        parts = [part for part in (times, engines.shared) if part is not None]
+        base = sum(max(float(part.decode_s.max()), float(part.mixed_s.max())) for part in parts)
         context = times.kv_s_per_token * times.max_batch * longest
         prompts = (times.pair_s * longest + times.prompt_s) * times.chunk_tokens
         seconds.append(base + context + prompts)
@@ -162,10 +172,8 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
     ]
     return _native.run_requests(
         np.array(rows, np.int64),
-        [kind.decode for kind in kinds],
-        [kind.prompt_tokens for kind in kinds],
-        [kind.sequences for kind in kinds],
-        [kind.mixed for kind in kinds],
+        *_columns([kind.times for kind in kinds]),
+        *_columns([kind.shared or _NOTHING for kind in kinds]),
         instance.arrival,
         requests.input_tokens,
         instance.output,
@@ -185,6 +193,31 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
     )
 
 
+_NOTHING = TableTicks(
+    np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 0))
+)
+
+
+def _columns(
+    tables: list[TableTicks],
+) -> tuple[list[Longs], list[Ints], list[Ints], list[NDArray[np.float64]]]:
+    return (
+        [table.decode for table in tables],
+        [table.prompt_tokens for table in tables],
+        [table.sequences for table in tables],
+        [table.mixed for table in tables],
+    )
+
+
+def _table(times: StepTimes, ticks_per_s: int) -> TableTicks:
+    return TableTicks(
+        decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
+        prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
+        sequences=np.ascontiguousarray(times.sequences, np.int32),
+        mixed=np.maximum(np.ascontiguousarray(times.mixed_s * ticks_per_s), 1.0),
+    )
+
+
 def _kind(engines: Engines, pool: int, block_tokens: int, ticks_per_s: int) -> KindTicks:
     times = engines.times
     return KindTicks(
@@ -196,10 +229,8 @@ def _kind(engines: Engines, pool: int, block_tokens: int, ticks_per_s: int) -> K
         max_batch=times.max_batch,
         blocks=engines.kv_tokens // block_tokens,
         extra_blocks=-(-engines.sequence_tokens // block_tokens),
-        decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
-        prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
-        sequences=np.ascontiguousarray(times.sequences, np.int32),
-        mixed=np.maximum(np.ascontiguousarray(times.mixed_s * ticks_per_s), 1.0),
+        times=_table(times, ticks_per_s),
+        shared=None if engines.shared is None else _table(engines.shared, ticks_per_s),
         kv=round(times.kv_s_per_token * ticks_per_s),
         pair=round(times.pair_s * ticks_per_s),
         each_prompt=round(times.prompt_s * ticks_per_s),

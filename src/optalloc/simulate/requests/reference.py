@@ -14,7 +14,7 @@ This is what the native kernel is held to, number for number. The rules:
   blocks of a prefix: those of a group, or those whose ids and all ids before are equal. The first
   user reads such a block, others find it until it is given up. A request lets its blocks go from
   the last to the first; with ids, its other blocks stay cached as well, where nobody finds them.
-- Ranks of an engine step together, in the time of the slowest.
+- Ranks of an engine step together, in the time of the slowest and what all their tokens take.
 - In two pools, the first keeps a prompt's blocks until they have arrived in the second.
 - At one time, iterations end before requests arrive, and requests arrive before iterations begin.
 """
@@ -28,7 +28,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from optalloc.simulate.requests.kernel import Instance, KindTicks, Run
+from optalloc.simulate.requests.kernel import Instance, KindTicks, Run, TableTicks
 from optalloc.simulate.requests.load import Requests
 
 
@@ -286,14 +286,15 @@ class _Fleet:
         kind, ranks = self.engines[engine]
         plans = [rank.plan(now) for rank in ranks]
         times = [_ticks(kind, *plan) for plan in plans if plan[0] or plan[2]]
+        together = _together(kind, sum(p[0] for p in plans), sum(p[2] for p in plans))
         if not times:
             self.asleep[engine] = True
             return
-        heapq.heappush(self.events, (now + max(times), _END, engine, now))
+        end = now + max(times) + together
+        heapq.heappush(self.events, (end, _END, engine, now))
         waiting = sum(len(rank.waiting) for rank in ranks)
         used = sum(rank.used for rank in ranks)
         prompt, decoding = sum(p[0] for p in plans), sum(p[2] for p in plans)
-        end = now + max(times)
         self.stretches.append((engine, now, end, 1, prompt, decoding, waiting, used))
 
     def arrive(self, request: int, number: int, now: int) -> None:
@@ -365,15 +366,24 @@ def _ticks(
     kind: KindTicks, prompt: int, prompts: int, sequences: int, context: int, pairs: int
 ) -> int:
     """Ticks of one iteration of a rank."""
-    if prompt == 0:
-        base = int(kind.decode[sequences])
-    else:
-        p, x = _between(kind.prompt_tokens.tolist(), prompt)
-        s, y = _between(kind.sequences.tolist(), sequences)
-        (a, b), (c, d) = kind.mixed[p : p + 2, s : s + 2].tolist()
-        below, above = a + (c - a) * x, b + (d - b) * x
-        base = math.floor(below + (above - below) * y + 0.5)
+    base = _base(kind.times, prompt, sequences)
     return base + kind.kv * context + kind.pair * pairs + kind.each_prompt * prompts
+
+
+def _together(kind: KindTicks, prompt: int, sequences: int) -> int:
+    """Ticks of what the tokens of all ranks take together."""
+    return 0 if kind.shared is None else _base(kind.shared, prompt, sequences)
+
+
+def _base(table: TableTicks, prompt: int, sequences: int) -> int:
+    if prompt == 0:
+        return int(table.decode[sequences])
+    p, x = _between(table.prompt_tokens.tolist(), prompt)
+    s, y = _between(table.sequences.tolist(), sequences)
+    (a, b), (c, d) = table.mixed[p : p + 2, s : s + 2].tolist()
+    below, above = a + (c - a) * x, b + (d - b) * x
+    found: float = below + (above - below) * y
+    return math.floor(found + 0.5)
 
 
 def _between(nodes: list[int], x: int) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from optalloc.simulate.requests.deployment import ROUTINGS, Deployment, Engines
@@ -29,6 +30,17 @@ def times(
         pair_s=pair_s,
         prompt_s=prompt_s,
     )
+
+
+def with_shared(engines: Engines) -> Engines:
+    """The same engines, whose ranks' tokens take some time together."""
+    ranks = engines.ranks
+    shared = step_times(
+        lambda prompt, sequences: 1e-3 + 2e-4 * prompt + 3e-4 * sequences,
+        chunk_tokens=ranks * engines.times.chunk_tokens,
+        max_batch=ranks * engines.times.max_batch,
+    )
+    return msgspec.structs.replace(engines, shared=shared)
 
 
 def random_instance(seed: int) -> Instance:
@@ -64,6 +76,8 @@ def random_instance(seed: int) -> Instance:
         )
         for _ in range(4)
     ]
+    if random.random() < 0.3:
+        pools = [with_shared(engines) for engines in pools]
     apart = random.random() < 0.4
     deployment = Deployment(
         engines=tuple(pools[: random.integers(1, 3)]),

@@ -109,6 +109,22 @@ def test_answers_are_made_where_the_cache_is_handed_to() -> None:
     assert (simulation.run.rank[0], simulation.run.second_rank[0]) == (0, 1)
 
 
+def test_what_ranks_share_is_of_all_their_tokens() -> None:
+    """As below, and 0.1 ms for each of the 30 tokens together."""
+    shared = step_times(
+        lambda prompt, sequences: 1e-4 * np.maximum(prompt + sequences, 1.0),
+        chunk_tokens=2 * 4096,
+        max_batch=2,
+    )
+    pool = Engines(times=ONE_SLOT, kv_tokens=1000, ranks=2, shared=shared)
+    simulation = simulate_requests(
+        Deployment(engines=(pool,), routing="round-robin"), at([0.0, 0.0], [10, 20], [1, 1])
+    )
+    assert simulation.ttft_s == pytest.approx([0.023, 0.023])
+    with pytest.raises(InputError, match="shared times end before 12288 tokens"):
+        Engines(times=ONE_SLOT, kv_tokens=1000, ranks=3, shared=shared)
+
+
 def test_ranks_step_in_the_time_of_the_slowest() -> None:
     """Prompts of 10 and 20 tokens on two ranks at 1 ms a token: both end at 20 ms."""
     pool = Engines(times=ONE_SLOT, kv_tokens=1000, ranks=2)

@@ -10,7 +10,6 @@ void bind_mixed(nanobind::module_& m);
 void bind_assignment(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_serving(nanobind::module_& m);
-void bind_mix(nanobind::module_& m);
 void bind_whole(nanobind::module_& m);
 void bind_simulation(nanobind::module_& m);
 

@@ -9,7 +9,6 @@ NB_MODULE(_native, m) {
     bindings::bind_assignment(m);
     bindings::bind_rows(m);
     bindings::bind_serving(m);
-    bindings::bind_mix(m);
     bindings::bind_whole(m);
     bindings::bind_simulation(m);
 }

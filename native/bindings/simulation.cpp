@@ -21,22 +21,32 @@ enum EngineInt {
 }  // namespace
 
 void bind_simulation(nb::module_& m) {
-    // A row of `kinds`, and four tables of its step times each. Returns the fields of RequestOutput in their order.
+    // A row of `kinds`, and four tables of its step times each, twice: of a rank, and of what all ranks share (or empty
+    // ones). Returns the fields of RequestOutput in their order.
     m.def("run_requests",
           [](const Array<std::int64_t, 2>& kinds, const std::vector<Longs>& decode,
              const std::vector<Array<std::int32_t, 1>>& prompt, const std::vector<Array<std::int32_t, 1>>& count,
-             const std::vector<Array<double, 2>>& grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
+             const std::vector<Array<double, 2>>& grid, const std::vector<Longs>& shared_decode,
+             const std::vector<Array<std::int32_t, 1>>& shared_prompt,
+             const std::vector<Array<std::int32_t, 1>>& shared_count,
+             const std::vector<Array<double, 2>>& shared_grid, const Longs& arrival, const Array<std::int32_t, 1>& input,
              const Array<std::int32_t, 1>& output, const Array<std::int32_t, 1>& cached,
-             const Array<std::int32_t, 1>& group, const Array<std::int32_t, 1>& prefix, int clients, int block_tokens,
-             std::int64_t transfer, std::int64_t transfer_token, bool least_loaded, bool record,
+             const Array<std::int32_t, 1>& shared, const Longs& path_start, const Array<std::int32_t, 1>& path,
+             const Array<std::int32_t, 1>& node_blocks, bool leaves_own, int clients, int block_tokens,
+             std::int64_t transfer, std::int64_t transfer_token, int routing, bool record,
              const Array<std::int32_t, 1>& cancel) {
               const std::size_t n = arrival.shape(0), number = kinds.shape(0);
               bool fits = kinds.shape(1) == kEngineInts && number >= 1 && decode.size() == number &&
                           prompt.size() == number && count.size() == number && grid.size() == number &&
-                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && group.shape(0) == n &&
-                          block_tokens >= 1 && cancel.shape(0) == 1;
-              for (std::size_t k = 0; fits && k < n; ++k) {
-                  fits = group.data()[k] >= -1 && group.data()[k] < static_cast<std::int64_t>(prefix.shape(0));
+                          shared_decode.size() == number && shared_prompt.size() == number &&
+                          shared_count.size() == number && shared_grid.size() == number &&
+                          input.shape(0) == n && output.shape(0) == n && cached.shape(0) == n && shared.shape(0) == n &&
+                          path_start.shape(0) == n + 1 && path_start.data()[0] == 0 &&
+                          path_start.data()[n] == static_cast<std::int64_t>(path.shape(0)) && block_tokens >= 1 &&
+                          cancel.shape(0) == 1 && routing >= 0 && routing <= static_cast<int>(si::Routing::kPrefix);
+              for (std::size_t k = 0; fits && k < n; ++k) fits = path_start.data()[k] <= path_start.data()[k + 1];
+              for (std::size_t k = 0; fits && k < path.shape(0); ++k) {
+                  fits = path.data()[k] >= 0 && path.data()[k] < static_cast<std::int64_t>(node_blocks.shape(0));
               }
               std::vector<si::KindInput> input_kinds;
               for (std::size_t p = 0; fits && p < number; ++p) {
@@ -48,6 +58,13 @@ void bind_simulation(nb::module_& m) {
                          count[p].shape(0) >= 2 &&
                          grid[p].shape(0) == prompt[p].shape(0) && grid[p].shape(1) == count[p].shape(0) &&
                          static_cast<std::int64_t>(decode[p].shape(0)) > row[kEngineBatch];
+                  if (fits && shared_decode[p].shape(0) > 0) {
+                      fits = shared_prompt[p].shape(0) >= 2 && shared_count[p].shape(0) >= 2 &&
+                             shared_grid[p].shape(0) == shared_prompt[p].shape(0) &&
+                             shared_grid[p].shape(1) == shared_count[p].shape(0) &&
+                             static_cast<std::int64_t>(shared_decode[p].shape(0)) >
+                                 row[kEngineBatch] * row[kEngineRanks];
+                  }
                   input_kinds.push_back({static_cast<int>(row[kEnginePool]),
                                          static_cast<int>(row[kEngineCount]),
                                          static_cast<int>(row[kEngineRanks]),
@@ -62,20 +79,27 @@ void bind_simulation(nb::module_& m) {
                                           {grid[p].data(), grid[p].size()},
                                           row[kEngineContext],
                                           row[kEnginePair],
-                                          row[kEngineEach]}});
+                                          row[kEngineEach]},
+                                         {view(shared_decode[p]),
+                                          view(shared_prompt[p]),
+                                          view(shared_count[p]),
+                                          {shared_grid[p].data(), shared_grid[p].size()}}});
               }
               if (!fits) throw nb::value_error("tables of engines or requests have the wrong shape");
               const si::RequestInput requests{.arrival = view(arrival),
                                               .input = view(input),
                                               .output = view(output),
                                               .cached = view(cached),
-                                              .group = view(group),
-                                              .prefix = view(prefix),
+                                              .shared = view(shared),
+                                              .path_start = view(path_start),
+                                              .path = view(path),
+                                              .node_blocks = view(node_blocks),
+                                              .leaves_own = leaves_own,
                                               .clients = clients,
                                               .block_tokens = block_tokens,
                                               .transfer = transfer,
                                               .transfer_token = transfer_token,
-                                              .least_loaded = least_loaded,
+                                              .routing = static_cast<si::Routing>(routing),
                                               .record = record};
               si::RequestOutput out;
               {

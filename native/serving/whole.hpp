@@ -7,11 +7,15 @@
 #include <span>
 #include <vector>
 
-#include "serving/mix.hpp"
-
 namespace optalloc::serving {
 
 class DualSimplex;
+
+// What one bucket of requests takes of one kind of replica when all of it goes there, in replicas.
+struct Serve {
+    std::int32_t kind;
+    double load;
+};
 
 // Buckets and offers, fixed for all boxes.
 struct Fleet {

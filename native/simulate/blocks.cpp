@@ -4,27 +4,25 @@
 
 namespace optalloc::simulate {
 
-std::int64_t Blocks::shared(int group) const {
-    return group < 0 ? 0 : prefix_[static_cast<std::size_t>(group)] / block_tokens_;
-}
-
-bool Blocks::fits(std::int64_t own, int group) const {
-    const auto found = cached_.find(group);
-    const bool pinned = found != cached_.end() && found->second.users > 0;
-    return own + (pinned ? 0 : shared(group)) <= available();
+bool Blocks::fits(std::int64_t own, Path path) const {
+    std::int64_t need = own;
+    for (const std::int32_t node : path) {
+        const auto found = entries_.find(node);
+        if (found == entries_.end() || found->second.users == 0) need += size(node);
+    }
+    return need <= available();
 }
 
 void Blocks::take(std::int64_t count) {
     while (free_ < count) {
-        Prefix& oldest = cached_.find(first_)->second;
+        Entry& oldest = *first_;
         const std::int64_t taken = std::min(count - free_, oldest.cached);
         oldest.cached -= taken;
         idle_ -= taken;
         free_ += taken;
         if (oldest.cached == 0) {
-            const int group = first_;
-            unlink(group);
-            cached_.erase(group);
+            unlink(oldest);
+            entries_.erase(entries_.find(oldest.key));
         }
     }
     free_ -= count;
@@ -37,46 +35,58 @@ void Blocks::drop_idle() {
     give(all);
 }
 
-std::int64_t Blocks::pin(int group) {
-    const std::int64_t all = shared(group);
-    if (all == 0) return 0;
-    Prefix& prefix = cached_[group];
-    const std::int64_t had = prefix.cached;
-    if (prefix.users++ == 0) {
-        if (had > 0) {
-            unlink(group);
-            idle_ -= had;
+std::int64_t Blocks::pin(Path path) {
+    std::int64_t found = 0, missing = 0;
+    bool whole = true;
+    for (const std::int32_t node : path) {
+        Entry& entry = entries_.try_emplace(node, Entry{.key = node}).first->second;
+        const std::int64_t all = size(node);
+        if (entry.users++ == 0 && entry.cached > 0) {
+            unlink(entry);
+            idle_ -= entry.cached;
         }
-        prefix.cached = all;
-        take(all - had);
+        if (whole) found += entry.cached;
+        whole = whole && entry.cached == all;
+        missing += all - entry.cached;
+        entry.cached = all;
     }
-    return had * block_tokens_;
+    take(missing);
+    return found;
 }
 
-void Blocks::unpin(int group) {
-    if (shared(group) == 0) return;
-    Prefix& prefix = cached_.find(group)->second;
-    if (--prefix.users == 0) {
-        idle_ += prefix.cached;
-        link(group);
+void Blocks::unpin(Path path, std::int64_t shared, std::int64_t computed) {
+    for (auto node = path.rbegin(); node != path.rend(); ++node) {
+        const std::int64_t all = size(*node);
+        shared -= all;
+        const auto place = entries_.find(*node);
+        Entry& entry = place->second;
+        if (--entry.users > 0) continue;
+        entry.cached = std::clamp<std::int64_t>(computed - shared, 0, all);
+        give(all - entry.cached);
+        idle_ += entry.cached;
+        if (entry.cached > 0) link(entry);
+        else entries_.erase(place);
     }
 }
 
-void Blocks::link(int group) {
-    Prefix& prefix = cached_.find(group)->second;
-    prefix.before = last_;
-    prefix.after = -1;
-    if (last_ >= 0) cached_.find(last_)->second.after = group;
-    else first_ = group;
-    last_ = group;
+void Blocks::leave(std::int64_t count) {
+    if (count == 0) return;
+    const std::int64_t key = --left_;
+    Entry& entry = entries_.try_emplace(key, Entry{.key = key, .cached = count}).first->second;
+    idle_ += count;
+    link(entry);
 }
 
-void Blocks::unlink(int group) {
-    const Prefix& prefix = cached_.find(group)->second;
-    if (prefix.before >= 0) cached_.find(prefix.before)->second.after = prefix.after;
-    else first_ = prefix.after;
-    if (prefix.after >= 0) cached_.find(prefix.after)->second.before = prefix.before;
-    else last_ = prefix.before;
+void Blocks::link(Entry& entry) {
+    entry.before = last_;
+    entry.after = nullptr;
+    (last_ != nullptr ? last_->after : first_) = &entry;
+    last_ = &entry;
+}
+
+void Blocks::unlink(const Entry& entry) {
+    (entry.before != nullptr ? entry.before->after : first_) = entry.after;
+    (entry.after != nullptr ? entry.after->before : last_) = entry.before;
 }
 
 }  // namespace optalloc::simulate

@@ -16,7 +16,7 @@ Rank::Rank(const KindInput& kind, const RequestInput& in, bool hands_over)
       block_tokens_(in.block_tokens),
       extra_(kind.extra),
       hands_over_(hands_over),
-      blocks_(kind.blocks, in.block_tokens, in.prefix),
+      blocks_(kind.blocks, in.node_blocks),
       crossings_(at(in.block_tokens), 0) {}
 
 // A sequence of offset f holds f + turn tokens and needs a block where that is a multiple of a block.
@@ -34,9 +34,8 @@ void Rank::arrive(int id, Book& book) {
 }
 
 void Rank::release(int id, const Book& book) {
-    const int group = book.in.group[at(id)];
-    blocks_.give(held(book.in.input[at(id)]) - blocks_.shared(group));
-    blocks_.unpin(group);
+    const std::int64_t prompt = book.in.input[at(id)];
+    let_go(id, prompt, held(prompt) - book.in.shared[at(id)], book);
 }
 
 Work Rank::plan(Tick now, Book& book) {
@@ -83,12 +82,14 @@ void Rank::preempt(Book& book) {
 }
 
 bool Rank::admit(Tick now, Book& book, Work& work, int& budget) {
-    const int id = waiting_.front(), group = book.in.group[at(id)];
+    const int id = waiting_.front();
     State& s = book.state[at(id)];
-    const std::int64_t own = held(s.handed ? s.prompt + 1 : s.prompt) - blocks_.shared(group);
-    if (!blocks_.fits(own, group)) return false;
+    const std::int64_t own = held(s.handed ? s.prompt + 1 : s.prompt) - book.in.shared[at(id)];
+    const Blocks::Path path = book.in.path_of(id);
+    if (!blocks_.fits(own, path)) return false;
     waiting_.pop_front();
-    const std::int64_t found = blocks_.pin(group);
+    // The last token is read in any case, for its answer.
+    const std::int64_t found = std::min<std::int64_t>(blocks_.pin(path), (s.prompt - 1) / block_tokens_);
     blocks_.take(own);
     append(id, book);
     if (s.handed) {
@@ -97,7 +98,7 @@ bool Rank::admit(Tick now, Book& book, Work& work, int& budget) {
         --budget;
         return true;
     }
-    s.computed = static_cast<std::int32_t>(std::max<std::int64_t>(found, book.in.cached[at(id)]));
+    s.computed = static_cast<std::int32_t>(std::max<std::int64_t>(found * block_tokens_, book.in.cached[at(id)]));
     if (book.out.start[at(id)] < 0) {
         book.out.start[at(id)] = now;
         book.out.hits[at(id)] = s.computed;
@@ -142,10 +143,17 @@ void Rank::stop_decoding(int id, Book& book) {
 
 void Rank::leave(int id, Book& book) {
     const State& s = book.state[at(id)];
-    const int group = book.in.group[at(id)];
-    blocks_.give(held(std::max(s.computed, s.prompt)) - blocks_.shared(group));
-    blocks_.unpin(group);
+    let_go(id, s.computed, held(std::max(s.computed, s.prompt)) - book.in.shared[at(id)], book);
     remove(id, book);
+}
+
+void Rank::let_go(int id, std::int64_t computed, std::int64_t own, const Book& book) {
+    const std::int64_t shared = book.in.shared[at(id)];
+    const std::int64_t left =
+        book.in.leaves_own ? std::max<std::int64_t>(0, blocks_for(computed) - shared) : 0;
+    blocks_.give(own - left);
+    blocks_.leave(left);
+    blocks_.unpin(book.in.path_of(id), shared, computed / block_tokens_);
 }
 
 void Rank::append(int id, Book& book) {

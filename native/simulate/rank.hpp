@@ -69,7 +69,8 @@ class Rank {
         bool operator<(const Ending& o) const { return last != o.last ? last > o.last : order > o.order; }
     };
 
-    std::int64_t held(std::int64_t tokens) const { return extra_ + (tokens + block_tokens_ - 1) / block_tokens_; }
+    std::int64_t blocks_for(std::int64_t tokens) const { return (tokens + block_tokens_ - 1) / block_tokens_; }
+    std::int64_t held(std::int64_t tokens) const { return extra_ + blocks_for(tokens); }
     std::int64_t& crossing(std::int64_t offset);
     void preempt(Book& book);
     bool admit(Tick now, Book& book, Work& work, int& budget);
@@ -77,6 +78,7 @@ class Rank {
     void join(int id, Book& book);
     void stop_decoding(int id, Book& book);
     void leave(int id, Book& book);
+    void let_go(int id, std::int64_t computed, std::int64_t own, const Book& book);
     void append(int id, Book& book);
     void remove(int id, Book& book);
     void drop_stale(const Book& book);

@@ -65,8 +65,17 @@ struct Pool {
         std::int64_t rank, engine, weight, credit = 0;
     };
     std::vector<Place> places;
-    std::int64_t weight = 0;  // of all
+    std::int64_t weight = 0;         // of all
+    std::vector<std::int32_t> home;  // by node: the place that it was last sent to; -1 before
 };
+
+// Routing by prefix: three tenths of a prompt are worth going to a rank that has up to 16 requests more, or up to one
+// and a half times as many for its weight.
+struct Ratio {
+    std::int64_t part, of;
+};
+constexpr Ratio kLeastMatch{3, 10}, kBusyTimes{3, 2};
+constexpr std::int64_t kBusyBy = 16;
 
 // At one time iterations end before requests arrive, and requests arrive before iterations begin.
 enum Phase { kEnd, kArrive, kBegin };
@@ -106,6 +115,9 @@ class Fleet {
                 pool.places.push_back({engines_[e].first_rank + r, static_cast<std::int64_t>(e), kind.weight});
                 pool.weight += kind.weight;
             }
+        }
+        if (in.routing == Routing::kPrefix) {
+            for (Pool& pool : pools_) pool.home.assign(in.node_blocks.size(), -1);
         }
         out.busy.assign(engines_.size(), 0);
         out.iterations.assign(engines_.size(), 0);
@@ -149,26 +161,50 @@ class Fleet {
         return {ranks_.data() + e.first_rank, at(e.kind->ranks)};
     }
 
-    // The rank with fewest requests for its weight; or each as often as its weight, spread evenly.
-    const Pool::Place& route(Pool& pool) {
+    const Pool::Place& route(Pool& pool, int id) {
         Pool::Place* best = nullptr;
+        const bool in_turn = in_.routing == Routing::kInTurn;
         for (Pool::Place& place : pool.places) {
-            place.credit += in_.least_loaded ? 0 : place.weight;
+            place.credit += in_turn ? place.weight : 0;
             if (best == nullptr) best = &place;
-            else if (in_.least_loaded ? load(place) * best->weight < load(*best) * place.weight
-                                      : place.credit > best->credit) {
+            else if (in_turn ? place.credit > best->credit
+                             : load(place) * best->weight < load(*best) * place.weight) {
                 best = &place;
             }
         }
-        if (!in_.least_loaded) best->credit -= pool.weight;
-        return *best;
+        if (in_turn) best->credit -= pool.weight;
+        return in_.routing == Routing::kPrefix ? by_prefix(pool, id, *best) : *best;
+    }
+
+    // Where the longest part of the prompt was sent last, if that is enough of it and not much busier than `least`.
+    const Pool::Place& by_prefix(Pool& pool, int id, const Pool::Place& least) {
+        const Blocks::Path path = in_.path_of(id);
+        const Pool::Place* chosen = &least;
+        std::int64_t matched = in_.shared[at(id)];
+        for (auto node = path.rbegin(); node != path.rend(); ++node) {
+            const std::int32_t home = pool.home[at(*node)];
+            if (home >= 0) {
+                const Pool::Place& place = pool.places[at(home)];
+                const bool enough = kLeastMatch.part * in_.input[at(id)] <=
+                                    kLeastMatch.of * matched * in_.block_tokens;
+                const bool busy = load(place) - load(least) > kBusyBy &&
+                                  kBusyTimes.of * load(place) * least.weight >
+                                      kBusyTimes.part * load(least) * place.weight;
+                if (enough && !busy) chosen = &place;
+                break;
+            }
+            matched -= in_.node_blocks[at(*node)];
+        }
+        const auto index = static_cast<std::int32_t>(chosen - pool.places.data());
+        for (const std::int32_t node : path) pool.home[at(node)] = index;
+        return *chosen;
     }
 
     // Of a rank once it gets one more request.
     std::int64_t load(const Pool::Place& place) const { return ranks_[at(place.rank)].outstanding() + 1; }
 
     void arrive(Tick now, int id, int pool) {
-        const Pool::Place& place = route(pools_[at(pool)]);
+        const Pool::Place& place = route(pools_[at(pool)], id);
         (pool == 0 ? out_.rank : out_.second_rank)[at(id)] = static_cast<std::int32_t>(place.rank);
         Rank& rank = ranks_[at(place.rank)];
         const bool is_first = rank.queue_is_empty();
@@ -240,6 +276,9 @@ class Fleet {
             }
         } else {
             count = 1;
+        }
+        if (!e.kind->shared.decode.empty()) {
+            slowest.first += e.kind->shared.base(static_cast<int>(s.prompt), static_cast<int>(s.decoding));
         }
         if (static_cast<double>(now) + slowest.rough(count) > kMostTicks) return false;
         if (in_.record) {

@@ -21,7 +21,8 @@ struct StepTable {
     Tick base(int prompt_tokens, int sequences) const;
 };
 
-// Equal engines; those of one pool share its requests by weight. An engine's ranks step together.
+// Equal engines; those of one pool share its requests by weight. An engine's ranks step together, in the time of the
+// slowest and in what all their tokens take together, if that is apart: `shared` is by the sums over the ranks.
 struct KindInput {
     int pool = 0, engines = 1, ranks = 1;
     std::int64_t weight = 1;  // of a rank
@@ -29,19 +30,33 @@ struct KindInput {
     std::int64_t blocks = 0;  // of a rank
     std::int64_t extra = 0;   // blocks that a sequence holds beside those of its tokens
     StepTable times;
+    StepTable shared;  // without times: nothing
 };
 
-// By request; `group` is -1 without a shared prefix. With `clients` > 0 the first `clients` requests arrive at
-// `arrival`, and each later one `arrival` after a request has left.
+// To which rank a request goes: that with fewest requests for its weight, each in turn as often as its weight, or the
+// one that was last given the longest part of the prompt.
+enum class Routing { kLeastLoaded, kInTurn, kPrefix };
+
+// By request. With `clients` > 0 the first `clients` requests arrive at `arrival`, and each later one `arrival` after a
+// request has left. What others may find of a prompt are the nodes of its path, `shared` blocks in all.
 struct RequestInput {
     std::span<const Tick> arrival;
-    std::span<const std::int32_t> input, output, cached, group;
-    std::span<const std::int32_t> prefix;  // tokens, by group
+    std::span<const std::int32_t> input, output, cached, shared;
+    std::span<const std::int64_t> path_start;  // one more than there are requests
+    std::span<const std::int32_t> path;        // nodes, those of one request after another
+    std::span<const std::int32_t> node_blocks;
+    bool leaves_own = false;  // a request's own blocks stay cached behind it, too
     int clients = 0;
     int block_tokens = 16;
     Tick transfer = 0, transfer_token = 0;  // from the first pool to the second: constant, and by token of the prompt
-    bool least_loaded = false;                 // else in turn
+    Routing routing = Routing::kLeastLoaded;
     bool record = false;
+
+    std::span<const std::int32_t> path_of(int id) const {
+        const std::int64_t begin = path_start[static_cast<std::size_t>(id)];
+        const std::int64_t end = path_start[static_cast<std::size_t>(id) + 1];
+        return path.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+    }
 };
 
 enum class Status { kDone, kCancelled, kTooLong };

@@ -237,6 +237,50 @@ def improve_placement(
     cancel: _Ints,
     /,
 ) -> tuple[float, int]: ...
+def device_seconds(
+    coefficients: _Reals, engine: _Longs, prompt: _Reals, sequences: _Reals, seconds: _Reals, /
+) -> None: ...
+
+class LoadRows:
+    def __init__(
+        self,
+        chunk: _Reals,
+        size: _Reals,
+        time: _Reals,
+        line: _Reals,
+        batch_s: _Reals,
+        free_s: _Reals,
+        fresh: float,
+        output: float,
+        /,
+    ) -> None: ...
+    # (load, chunk by number, batch)
+    def promising(
+        self,
+        ttft_s: float,
+        tpot_s: float,
+        engine: _Longs,
+        full: _Longs,
+        interval: _Longs,
+        q: _Reals,
+        allowed: _Bytes,
+        below_s: _Reals,
+        /,
+    ) -> tuple[_Longs, _Longs, _Longs]: ...
+    def lower_full_ends(
+        self,
+        ttft_s: float,
+        tpot_s: float,
+        engine: _Longs,
+        left: _Reals,
+        right: _Reals,
+        left_s: _Reals,
+        right_s: _Reals,
+        chunk: _Longs,
+        batch: _Longs,
+        /,
+    ) -> None: ...
+
 def cheapest_offers(
     request_s: _Reals,
     offers: _Longs,
@@ -262,34 +306,6 @@ def least_beside(
 def join_shares(
     one: _Reals, other: _Reals, largest: bool, first: int, cost: _Reals, taken: _Longs, /
 ) -> None: ...
-
-class FleetBound:
-    def __init__(
-        self,
-        first: _Ints,
-        serving: _Ints,
-        load: _Reals,
-        kind: _Ints,
-        kinds: int,
-        use: _Reals,
-        /,
-    ) -> None: ...
-    # (bound, value, share undone, counts, prices by scenario and kind, prices of limits)
-    def bound(
-        self,
-        low: _Reals,
-        high: _Reals,
-        price: _Reals,
-        room: _Reals,
-        spare: _Reals,
-        limit: _Reals,
-        shortage: float,
-        cutoff: float,
-        enough: float,
-        closed: float,
-        cancel: _Ints,
-        /,
-    ) -> tuple[float, float, float, _Reals, _Reals, _Reals]: ...
 
 class WholeBound:
     def __init__(
@@ -339,17 +355,24 @@ def run_requests(
     prompt: Sequence[_Ints],
     count: Sequence[_Ints],
     grid: Sequence[_Reals],
+    shared_decode: Sequence[_Longs],
+    shared_prompt: Sequence[_Ints],
+    shared_count: Sequence[_Ints],
+    shared_grid: Sequence[_Reals],
     arrival: _Longs,
     input: _Ints,
     output: _Ints,
     cached: _Ints,
-    group: _Ints,
-    prefix: _Ints,
+    shared: _Ints,
+    path_start: _Longs,
+    path: _Ints,
+    node_blocks: _Ints,
+    leaves_own: bool,
     clients: int,
     block_tokens: int,
     transfer: int,
     transfer_token: int,
-    least_loaded: bool,
+    routing: int,
     record: bool,
     cancel: _Ints,
     /,

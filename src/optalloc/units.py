@@ -152,6 +152,11 @@ def format_seconds(value: float, *, digits: int = 2) -> str:
     return _scaled(value, [(1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")], digits)
 
 
+def format_amount(value: float, *, digits: int = 3) -> str:
+    """``"66,667"``, ``"4.68"``: so many figures, and every one before the point."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
 def format_count(value: float, *, digits: int = 1) -> str:
     """``"70.6B"`` for parameters and other counts."""
     steps = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")]

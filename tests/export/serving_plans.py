@@ -18,7 +18,7 @@ def worker(engine: Engine, *, role: Role = "serve", count: int = 1, group: int =
         engine=engine,
         concurrency=16.0,
         memory_bytes={"weights": 30 * 2**30, "kv": 36 * 2**30, "workspace": 4 * 2**30},
-        capacity_bytes=72 * 2**30,
+        capacity_bytes=80 * 2**30,
         kv_capacity_tokens=200_000,
         kv_use=0.5,
         mean_batch=16.0,
@@ -32,12 +32,17 @@ def worker(engine: Engine, *, role: Role = "serve", count: int = 1, group: int =
 def plan_of(
     *workers: Worker, model: str = "llama-3.1-70b", cluster: str = "16xh100-sxm"
 ) -> ServingPlan:
-    """A plan of these workers; each gets the device of its group."""
+    """A plan of these workers; each gets the device of its group, and its memory."""
     import msgspec
 
     nodes = oa.load_cluster(cluster)
     named = tuple(
-        msgspec.structs.replace(w, device=nodes.nodes[w.group].device.name) for w in workers
+        msgspec.structs.replace(
+            w,
+            device=nodes.nodes[w.group].device.name,
+            capacity_bytes=nodes.nodes[w.group].device.memory_bytes,
+        )
+        for w in workers
     )
     used = sum(w.num_devices for w in workers)
     return ServingPlan(

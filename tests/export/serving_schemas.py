@@ -58,7 +58,12 @@ SERVICE = {
         "envFromSecret": {"type": "string"},
         "resources": {
             "type": "object",
-            "properties": {"limits": {"properties": {"gpu": {"type": "string"}}}},
+            "properties": {
+                "limits": {
+                    "additionalProperties": False,
+                    "properties": {"gpu": {"type": "string"}, "gpuType": {"type": "string"}},
+                }
+            },
         },
         "multinode": {"properties": {"nodeCount": {"type": "integer", "minimum": 2}}},
         "extraPodSpec": {
@@ -106,6 +111,11 @@ VALUES = {
     "required": ["modelArtifacts"],
     "properties": {
         "multinode": {"type": "boolean"},
+        "accelerator": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"type": {"enum": ["nvidia", "amd", "google"]}},
+        },
         "modelArtifacts": {"type": "object", "required": ["name", "uri"]},
         "routing": {"type": "object"},
         "decode": POOL,

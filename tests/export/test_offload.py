@@ -156,6 +156,14 @@ def test_vllm_partition_sums_to_the_layers_in_the_order_of_the_devices() -> None
     assert "--cpu-offload-gb" not in words
 
 
+def test_vllm_computes_in_float16_on_a_gpu_without_bfloat16() -> None:
+    """A catalogue device before Ampere; of other GPUs nothing is known."""
+    turing = msgspec.structs.replace(gpu(20.0), name="rtx-2080")
+    for one, word in ((turing, "float16"), (gpu(20.0), "bfloat16")):
+        words = vllm.flags(planned("llama-3.1-8b", "vllm", one))
+        assert words[words.index("--dtype") + 1] == word
+
+
 def test_vllm_streams_what_one_gpu_has_no_room_for() -> None:
     """GiB of all parts in CPU memory, rounded up to a hundredth."""
     plan = planned("llama-3.1-8b", "vllm", gpu(10.0))
@@ -218,6 +226,59 @@ def test_accelerate_map_names_the_modules_of_a_divided_layer(
     assert found[f"{layers}.4"] == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "homes", "expected"),
+    [
+        (
+            "mixtral-8x7b",
+            {"attention": "cpu"},
+            {"self_attn": "cpu", "mlp": 0},
+        ),
+        (
+            "mixtral-8x7b",
+            {"attention": "cpu", "experts": "disk"},
+            {"self_attn": "cpu", "mlp": "disk"},
+        ),
+        (
+            "glm-4.5-air",
+            {"attention": "cpu", "experts": "cpu"},
+            {"self_attn": "cpu", "mlp.gate": 0, "mlp.shared_experts": 0, "mlp.experts": "cpu"},
+        ),
+    ],
+)
+def test_accelerate_map_keeps_a_router_where_its_module_reads_it(
+    model: str, homes: dict[str, str], expected: dict[str, int | str]
+) -> None:
+    """With the experts in one entry, else on the GPU; the attention may be elsewhere."""
+    plan = planned(model, "accelerate", gpu(500.0), disk=True)
+    place = plan.placement[6]
+    parts = tuple(
+        Held(p.kind, homes[p.kind], False) if p.kind in homes else p  # type: ignore[arg-type]
+        for p in place.parts
+    )
+    divided = msgspec.structs.replace(place, parts=parts)
+    places = (*plan.placement[:6], divided, *plan.placement[7:])
+    found = accelerate.device_map(msgspec.structs.replace(plan, placement=places))
+    assert {name: found[f"model.layers.5.{name}"] for name in expected} == expected
+
+
+def test_accelerate_refuses_routers_for_which_there_is_no_room() -> None:
+    """One of 64 KiB, where not a byte is free; the message says by how much."""
+    plan = planned("mixtral-8x7b", "accelerate", gpu(500.0))
+    place = plan.placement[6]
+    parts = tuple(Held(p.kind, "cpu", False) if p.kind == "attention" else p for p in place.parts)
+    divided = msgspec.structs.replace(place, parts=parts)
+    full = tuple(
+        msgspec.structs.replace(use, capacity_bytes=use.capacity_bytes - use.free_bytes)
+        for use in plan.memory
+    )
+    tight = msgspec.structs.replace(
+        plan, memory=full, placement=(*plan.placement[:6], divided, *plan.placement[7:])
+    )
+    with pytest.raises(ExportError, match="for which gpu0 lacks 1 MiB"):
+        accelerate.device_map(tight)
+
+
 def test_accelerate_map_holds_the_vision_tower_with_the_embedding() -> None:
     """gemma-3-27b: its loader is the one for images and text."""
     plan = planned("gemma-3-27b", "accelerate", gpu(80.0))
@@ -229,6 +290,15 @@ def test_accelerate_map_holds_the_vision_tower_with_the_embedding() -> None:
     } <= set(found)
     *_, script = accelerate.artefacts(plan)
     assert "AutoModelForImageTextToText.from_pretrained(" in script.text
+
+
+def test_verb_refuses_a_model_whose_modules_have_no_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What could not be exported is not planned for accelerate."""
+    machine = ["--machine", "rtx-4090+512gb-ram", "--for", "accelerate"]
+    assert main(["offload", "llama-4-scout", *machine]) == 2
+    assert "accelerate cannot express the modules of llama4" in capsys.readouterr().err
 
 
 def test_verb_refuses_a_type_of_weights_before_it_plans(capsys: pytest.CaptureFixture[str]) -> None:

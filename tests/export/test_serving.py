@@ -28,6 +28,7 @@ from tests.export.serving_readers import (
 )
 from tests.export.serving_schemas import LLM_ARGS
 
+import optalloc as oa
 from optalloc.cli.__main__ import main
 from optalloc.cost.engine.setup import Engine, Software
 from optalloc.errors import ExportError, InputError
@@ -59,6 +60,17 @@ def test_vllm_flags_are_known_and_say_what_the_plan_does(engine: Engine) -> None
     assert read.max_num_batched_tokens == max(engine.chunk_tokens, engine.max_batch)
     assert (read.kv_cache_dtype == "fp8") == (engine.kv_dtype == "fp8")
     assert (read.quantization == "fp8") == (engine.weight_dtype == "fp8")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "word"), [("8xt4", "float16"), ("8xv100-sxm-32g", "float16"), ("8xl4", "bfloat16")]
+)
+def test_gpus_before_ampere_compute_in_float16(cluster: str, word: str) -> None:
+    """vLLM and SGLang refuse bfloat16 there."""
+    for flags, software in ((vllm.flags, "vllm"), (sglang.flags, "sglang")):
+        plan = plan_of(worker(Engine(software=software)), cluster=cluster)  # type: ignore[arg-type]
+        words = flags(plan, plan.workers[0])
+        assert words[words.index("--dtype") + 1] == word
 
 
 def test_vllm_model_len_is_no_longer_than_the_cache() -> None:
@@ -94,8 +106,24 @@ def test_sglang_flags_count_whole_stages(engine: Engine) -> None:
     assert read.enable_dp_attention == (engine.attention_dp > 1)
     assert read.max_running_requests == engine.max_batch * engine.attention_dp
     assert read.chunked_prefill_size == engine.chunk_tokens * engine.attention_dp
-    # By hand: 30 + 36 of 72 / 0.9 = 80 GiB.
-    assert read.mem_fraction_static == pytest.approx(0.825)
+    # By hand: 0.9 of 140.40 GiB less 4 GiB of work space, of which 30 GiB are weights.
+    assert read.mem_fraction_static == pytest.approx(0.871)
+
+
+def test_sglang_has_room_for_the_weights_and_the_batch_of_a_plan() -> None:
+    """A plan as it is made: few short requests in a large model, and a cache for the rest."""
+    plan = oa.plan_serving(
+        oa.load_model(DEEPSEEK),
+        oa.load_cluster("16xh200-sxm"),
+        oa.Serving(input_len=4000, output_len=500),
+        pin=("weights=fp8", "mode=disaggregated"),
+        target="sglang",
+    ).plan
+    for one in plan.workers:
+        read = sglang_reader().parse_args(sglang.flags(plan, one))
+        static = read.mem_fraction_static * one.capacity_bytes
+        assert static > one.memory_bytes["weights"] + one.memory_bytes["kv"]
+        assert static + one.memory_bytes["workspace"] <= 0.9 * one.capacity_bytes
 
 
 def test_roles_are_in_the_flags_of_every_engine() -> None:
@@ -161,6 +189,8 @@ def test_trtllm_options_follow_their_schema() -> None:
     jsonschema.validate(whole, LLM_ARGS)
     assert (whole["tensor_parallel_size"], whole["enable_attention_dp"]) == (8, True)
     assert (whole["moe_expert_parallel_size"], whole["moe_tensor_parallel_size"]) == (8, 1)
+    # By hand: of 79.65 - 30 GiB all but a tenth of 79.65 and 4 GiB of work space.
+    assert whole["kv_cache_config"]["free_gpu_memory_fraction"] == pytest.approx(0.759)
     files = files_of(split("trtllm"), "trtllm")
     prompt, answer = (yaml.safe_load(files[f"{name}.yaml"]) for name in ("prefill", "decode"))
     for options in (prompt, answer):
@@ -269,6 +299,21 @@ def test_routers_themselves_read_their_flags(target: Software, package: str) -> 
         (plan_of(worker(Engine(tp=4, pp=2))), "llm-d", "a pipeline of 2"),
         (plan_of(worker(Engine(tp=4)), worker(Engine(tp=2))), "llm-d", "two kinds of engine"),
         (plan_of(worker(Engine(tp=12))), "lws", "12 devices on nodes of 8"),
+        (plan_of(worker(Engine(tp=4)), cluster="8xtpu-v5e"), "vllm", "tpu-v5e, no GPU"),
+        (
+            plan_of(worker(Engine(software="trtllm", tp=4)), cluster="8xmi300x"),
+            "trtllm",
+            "TensorRT-LLM on mi300x",
+        ),
+        (
+            plan_of(
+                worker(Engine(tp=4), role="prefill", group=1),
+                worker(Engine(tp=4), role="decode"),
+                cluster="8xh100-sxm+8xmi300x",
+            ),
+            "lws",
+            "GPUs of two makes",
+        ),
         (
             plan_of(worker(Engine(tp=4)), worker(Engine(software="sglang", tp=4))),
             "dynamo",

@@ -57,6 +57,21 @@ def test_dynamo_spreads_an_engine_over_nodes() -> None:
     assert "a100-sxm-80g, h100-sxm" in files["apply.sh"]
 
 
+def test_amd_gpus_are_asked_for_by_their_name() -> None:
+    """``amd.com/gpu`` in a LeaderWorkerSet, ``gpuType`` for Dynamo, ``accelerator`` for llm-d."""
+    plan = plan_of(worker(Engine(tp=4)), cluster="8xmi300x")
+    group = objects(files_of(plan, "lws")["lws.yaml"])[0]["spec"]["leaderWorkerTemplate"]
+    limits = group["workerTemplate"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"amd.com/gpu": "4"}
+    graph = objects(files_of(plan, "dynamo")["deploy.yaml"])[-1]
+    service = graph["spec"]["services"]["worker"]
+    jsonschema.validate(service, SERVICE)
+    assert service["resources"]["limits"] == {"gpu": "4", "gpuType": "amd.com/gpu"}
+    values = objects(files_of(plan, "llm-d")["values.yaml"])[0]
+    jsonschema.validate(values, VALUES)
+    assert values["accelerator"] == {"type": "amd"}
+
+
 def test_llm_d_values_leave_the_widths_to_the_chart() -> None:
     """The chart adds tensor and data parallelism itself; twice would be an error of vLLM."""
     values = objects(files_of(split(), "llm-d")["values.yaml"])[0]

@@ -7,6 +7,7 @@ import pytest
 from optalloc.errors import InputError
 from optalloc.units import (
     dimension_of,
+    format_amount,
     format_bytes,
     format_count,
     format_flops_rate,
@@ -77,6 +78,13 @@ def test_printed_quantities_choose_their_prefix() -> None:
     assert format_flops_rate(989.4e12) == "989.4 TFLOP/s"
     assert format_count(70_553_706_496) == "70.6B"
     assert format_count(12) == "12"
+    assert [format_amount(v, digits=2) for v in (66_666.7, 42.4, 4.66, 0.1, 0.0)] == [
+        "66,667",
+        "42",
+        "4.7",
+        "0.1",
+        "0",
+    ]
     assert [format_seconds(t) for t in (7.42, 0.0131, 1.9e-6, 0.0)] == [
         "7.42 s",
         "13.10 ms",

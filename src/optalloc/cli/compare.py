@@ -8,9 +8,11 @@ from optalloc.cli.answers import add_format, colored
 from optalloc.cli.plans import read_as_it_is, with_true_figures
 from optalloc.plan.compare import Comparison, compare
 from optalloc.plan.compare_serving import ServingComparison, compare_serving
-from optalloc.plan.plan import load_any_plan, load_serving_plan
+from optalloc.plan.plan import AnyTrainingPlan, load_serving_plan, read_saved
 from optalloc.report.table import Table, render
 from optalloc.serving.configuration.plan import ServingPlan
+from optalloc.training.mixed.plan import MixedPlan
+from optalloc.training.plan import TrainingPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; returns the exit status."""
-    first = load_any_plan(arguments.first)
+    kinds: tuple[type[AnyTrainingPlan | ServingPlan], ...] = (TrainingPlan, MixedPlan, ServingPlan)
+    first = read_saved(arguments.first, *kinds)
     comparison: Comparison | ServingComparison
     if isinstance(first, ServingPlan):
         comparison = compare_serving(

@@ -114,6 +114,7 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
     import msgspec
 
     from optalloc.errors import InputError
+    from optalloc.export.offload.modules import modules_of
     from optalloc.serving.offload.generation import KV_BITS, Generation
     from optalloc.serving.offload.solve import best_kv_dtype, check_generation, longest_context
 
@@ -156,6 +157,8 @@ def _generation(arguments: argparse.Namespace, model: ModelSpec, machine: Machin
             fix="leave it out, or use --dtype",
         )
     check_generation(generation, arguments.tool)
+    if arguments.tool == "accelerate":
+        modules_of(model)  # those that it cannot name are not planned for it
     if automatic and not longest:
         return best_kv_dtype(model, machine, generation, runtime=arguments.tool)
     generation = (

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = read_saved(arguments.plan, *kinds)
     if isinstance(saved, ServingPlan):
         return simulate_requests.run(arguments, saved)
+    simulate_requests.refuse(arguments, "a training plan")
     plan = with_true_figures(saved, arguments.plan)
     if isinstance(plan, MixedPlan):
         return mixed.simulate(arguments, plan)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optalloc.simulate.requests.arrivals import Arrivals
     from optalloc.simulate.requests.load import Load, Requests
 
+_ROUTINGS = ("least-loaded", "round-robin", "prefix")
 _FEWEST = 2000
 _ROUNDS = 10
 """Requests of each client, at least, so that the beginning counts little."""
@@ -29,8 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arrivals",
         metavar="HOW",
         help="poisson, burst, closed (clients with one request each), at-once, or a trace: CSV or "
-        "JSONL with arrival_s, input_tokens and output_tokens; default: poisson with a rate, "
-        "closed without",
+        "JSONL with arrival_s, input_tokens and output_tokens, and hash_ids of the prompts' blocks "
+        "for a cache of prefixes; default: poisson with a rate, closed without",
+    )
+    group.add_argument(
+        "--hash-block-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a block that has one of a trace's hash_ids; default: 512",
+    )
+    group.add_argument(
+        "--routing",
+        choices=_ROUTINGS,
+        help="to which engine a request goes: with fewest requests, each in turn, or where the "
+        f"beginning of its prompt was sent last; default: {_ROUTINGS[0]}",
     )
     group.add_argument(
         "--clients", type=int, metavar="Q", help="of closed arrivals; default: the workload's"
@@ -38,17 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--requests", type=int, metavar="N", help=f"how many; default: {_FEWEST} or more"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="K", help="of what is drawn (0)")
+    group.add_argument("--seed", type=int, metavar="K", help="of what is drawn (0)")
     group.add_argument(
         "--spread",
         metavar="SHARE",
-        default="20%",
         help="lengths are uniform within this share of their mean; default: 20%%",
     )
     group.add_argument(
         "--warm-up",
         metavar="SHARE",
-        default="10%",
         help="the first requests that the figures leave out; default: 10%%",
     )
     group.add_argument(
@@ -56,15 +67,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also find the greatest rate at which the workload's percentile meets its targets",
     )
+    parser.set_defaults(**_DEFAULTS)
+
+
+_DEFAULTS = {
+    "rate": None,
+    "arrivals": None,
+    "hash_block_tokens": None,
+    "routing": _ROUTINGS[0],
+    "clients": None,
+    "requests": None,
+    "seed": 0,
+    "spread": "20%",
+    "warm_up": "10%",
+    "max_rate": False,
+}
+
+
+def refuse(arguments: argparse.Namespace, plan: str) -> None:
+    """Refuse what only serving plans take.
+
+    Raises
+    ------
+    InputError
+        For the first flag that was given.
+    """
+    from optalloc.errors import InputError
+
+    for name, default in _DEFAULTS.items():
+        if getattr(arguments, name) != default:
+            raise InputError(
+                f"{plan} has no requests",
+                path=f"--{name.replace('_', '-')}",
+                fix="leave it out, or give a plan of 'optalloc serve'",
+            )
 
 
 # Argument -> the flag that gives it.
 _FLAGS = {"num_requests": "--requests", "seed": "--seed", "warm_up": "--warm-up"}
+_TRACE_FLAGS = {"num_requests": "--requests", "hash_block_tokens": "--hash-block-tokens"}
 
 
 def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     """Simulate and print; returns the exit status."""
+    import msgspec
+
     from optalloc.cli.plans import with_true_figures
+    from optalloc.errors import InputError
     from optalloc.report import requests as report
     from optalloc.report.table import render
     from optalloc.simulate.requests.max_rate import max_rate
@@ -72,8 +121,13 @@ def run(arguments: argparse.Namespace, plan: ServingPlan) -> int:
     from optalloc.simulate.requests.simulate import simulate_requests
     from optalloc.units import parse_share
 
+    if arguments.trace_all:
+        raise InputError(
+            "a serving plan has no passes of a step", path="--trace-all", fix="leave it out"
+        )
     plan = with_true_figures(plan, arguments.plan)
     deployment, load = deployment_of(plan), _load(arguments, plan)
+    deployment = msgspec.structs.replace(deployment, routing=arguments.routing)
     work, arrivals = asked_of(plan), "--rate" if arguments.clients is None else "--clients"
     with said_by_flags(_FLAGS | {"arrivals": arrivals}):
         simulation = simulate_requests(
@@ -136,7 +190,20 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
                 path="--rate" if arguments.rate is not None else "--clients",
                 fix="leave it out",
             )
-        return read_trace(word, num_requests=arguments.requests)
+        with said_by_flags(_TRACE_FLAGS):
+            requests = read_trace(
+                word,
+                num_requests=arguments.requests,
+                hash_block_tokens=arguments.hash_block_tokens,
+            )
+        _check_positions(requests, plan, word)
+        return requests
+    if arguments.hash_block_tokens is not None:
+        raise InputError(
+            "only a trace has hash_ids",
+            path="--hash-block-tokens",
+            fix="leave it out, or give the trace as --arrivals",
+        )
     spread = parse_share(arguments.spread, path="--spread")
     if not 0.0 <= spread <= 1.0:
         raise InputError(
@@ -145,6 +212,21 @@ def _load(arguments: argparse.Namespace, plan: ServingPlan) -> Load | Requests:
             fix="give a share from 0% to 100%",
         )
     return load_of(plan, _arrivals(arguments, plan), spread)
+
+
+def _check_positions(requests: Requests, plan: ServingPlan, path: str) -> None:
+    """The model reads every request of a trace."""
+    from optalloc.errors import InputError
+
+    tokens = requests.input_tokens.astype("int64") + requests.output_tokens
+    most = plan.model.max_positions
+    if most is not None and (long := tokens > most).any():
+        raise InputError(
+            f"{long.sum():,} of {len(requests):,} requests have more tokens than the {most:,} "
+            f"positions of {plan.model.name}, up to {tokens.max():,}",
+            path=path,
+            fix="leave them out, or plan a model of longer contexts",
+        )
 
 
 _KINDS = ("poisson", "burst", "closed", "at-once")

@@ -38,3 +38,8 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     domain_devices: int = 0
     aliases: tuple[str, ...] = ()
     sources: dict[str, Source] = {}
+
+    @property
+    def is_amd(self) -> bool:
+        """Whether it is one of AMD's, which run other builds of the software."""
+        return self.title.startswith("AMD")

@@ -36,8 +36,6 @@ _FOLDER = Path(__file__).parent / "configs"
 
 # Other names of bundled models, beside spelling variants: same shape under another name.
 _ALIASES = {
-    "bart": "bart-large",
-    "bert": "bert-large-uncased",
     "bert-large": "bert-large-uncased",
     "deepseek": "deepseek-v3",
     "deepseek-r1": "deepseek-v3",
@@ -139,7 +137,8 @@ def load_model(source: str | os.PathLike[str]) -> ModelSpec:
         return _read_compact(path)
     if os.path.isfile(text) or path.suffix == ".json":
         return read_config(path)
-    near = nearest(text.rsplit("/", 1)[-1], bundled_models())
+    word, known = text.rsplit("/", 1)[-1], bundled_models()
+    near = nearest(word, known) or [name for name in known if word and name.startswith(word)]
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     raise InputError(
         f"no model of the name {text!r} is bundled and no file or folder of that name exists",

@@ -43,13 +43,12 @@ def compare_serving(first: ServingPlan, second: ServingPlan) -> ServingCompariso
     different = tuple(n for n in _INPUTS if getattr(first, n) != getattr(second, n))
     x, y = first.predicted, second.predicted
     ratio = y.output_tokens_per_s / x.output_tokens_per_s
-    word = "as many output tokens/s as"
-    if ratio != 1.0:
-        word = f"{ratio - 1.0:+.1%} output tokens/s than"
+    longer = y.request_s / x.request_s
     summary = (
-        f"The second plan gives {word} the first on "
-        f"{second.num_devices} against {first.num_devices} devices, and a request takes "
-        f"{y.request_s / x.request_s - 1.0:+.1%}."
+        f"The second plan gives {_times(ratio, 'as many', 'more', 'fewer')} output tokens/s "
+        f"{'as' if _as_much(ratio) else 'than'} the first on {second.num_devices} against "
+        f"{first.num_devices} devices, and a request takes "
+        f"{_times(longer, 'as long', 'longer', 'less time')}."
     )
     if different:
         summary += f" Mind that the inputs differ: {', '.join(different).replace('_', ' ')}."
@@ -60,6 +59,18 @@ def compare_serving(first: ServingPlan, second: ServingPlan) -> ServingCompariso
         decisions=decided,
         measures=tuple(Measure(name=n, first=mine[n], second=other[n]) for n in mine),
     )
+
+
+def _as_much(ratio: float) -> bool:
+    """Whether the first stands beside a multiple, not beside a difference."""
+    return ratio >= 2.0 or round(ratio, 3) == 1.0
+
+
+def _times(ratio: float, same: str, more: str, less: str) -> str:
+    """Twice as many, 20 % more: a ratio in words."""
+    if _as_much(ratio):
+        return same if round(ratio, 3) == 1.0 else f"{ratio:.3g} times {same}"
+    return f"{abs(ratio - 1.0):.1%} {more if ratio > 1.0 else less}"
 
 
 def _decisions(plan: ServingPlan) -> dict[str, int | str]:

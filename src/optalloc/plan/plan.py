@@ -75,6 +75,12 @@ def read_saved(path: str | os.PathLike[str], *kinds: type[P]) -> P:
         As :func:`load_plan`.
     """
     data = files.parse_json(files.read_text(path), path=str(path))
+    if isinstance(data, dict) and "tool_version" not in data:
+        raise InputError(
+            "the file holds no plan",
+            path=str(path),
+            fix="give what -o of 'optalloc train', 'serve' or 'offload' wrote",
+        )
     head = files.typed(data, _Head, path=str(path))
     tags = {str(kind.__struct_config__.tag): kind for kind in kinds}
     if head.kind not in tags:

@@ -13,7 +13,7 @@ from optalloc.simulate.requests.outcome import Quantiles, RequestSimulation
 from optalloc.simulate.requests.percentiles import PercentileResult
 from optalloc.simulate.requests.plans import asked_of
 from optalloc.simulate.requests.timeline import Timeline
-from optalloc.units import format_seconds
+from optalloc.units import format_amount, format_seconds
 
 _NAMES = {
     "ttft": "first token",
@@ -41,8 +41,9 @@ def request_table(simulation: RequestSimulation, plan: ServingPlan, most: MaxRat
         for name, words in _NAMES.items()
     )
     return Table(
-        title=f"{told.num_requests:,} requests at {told.requests_per_s:.4g}/s, "
-        f"{told.output_tokens_per_s:,.0f} output tokens/s (estimate)",
+        title=f"{told.num_requests:,} request{'s' * (told.num_requests > 1)} at "
+        f"{told.requests_per_s:.4g}/s, {format_amount(told.output_tokens_per_s, digits=2)} "
+        "output tokens/s (estimate)",
         columns=("", "mean", "P50", "P90", "P95", "P99", "plan", "target"),
         rows=rows,
         notes=tuple(_notes(simulation, plan, most)),
@@ -70,6 +71,16 @@ def _notes(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | Non
     notes.append(f"Waiting  {_bars(over.waiting)}  at most {over.waiting.max():,.0f}")
     notes.append(f"Decoding {_bars(over.decoding)}  at most {over.decoding.max():,.0f}")
     notes.append(f"Cache    {_bars(over.kv_share, 1.0)}  of all blocks")
+    if simulation.run.hits.any():
+        found = simulation.over_time(_WIDE + 1).hit_share[1:]
+        notes.append(f"Found    {''.join(map(_bar, found))}  of the tokens of prompts")
+    stages = max(worker.engine.pp for worker in plan.workers)
+    apart = stages > 1 and simulation.deployment.routing != "prefix"
+    if simulation.requests.hashes is not None and apart:
+        notes.append(
+            f"A pipeline is simulated as {stages} caches in place of one: more is found in "
+            "reality. --routing prefix comes nearer."
+        )
     return notes
 
 
@@ -153,7 +164,7 @@ def plain(simulation: RequestSimulation, plan: ServingPlan, most: MaxRate | None
             name: getattr(plan.predicted, name)
             for name in ("ttft_s", "tpot_s", "request_s", "request_rate_per_s")
         },
-        "over_time": _plain_timeline(simulation.over_time(100)),
+        "over_time": without_nan(_plain_timeline(simulation.over_time(100))),
     }
     if most is not None:
         data["max_rate"] = _max_rate(most)
@@ -164,6 +175,8 @@ def without_nan(data: Any) -> Any:
     """Plain values with null in place of what there is none of."""
     if isinstance(data, dict):
         return {key: without_nan(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [without_nan(value) for value in data]
     return _number(data) if isinstance(data, float) else data
 
 
@@ -187,4 +200,8 @@ def _bars(values: Any, most: float | None = None) -> str:
     """The highest of each part of the time, as a row of bars."""
     top = max(float(values.max()), 1e-9) if most is None else most
     peaks = values.reshape(_WIDE, _FINE).max(axis=1)
-    return "".join(_BARS[min(7, int(8.0 * float(peak) / top))] for peak in peaks)
+    return "".join(_bar(float(peak) / top) for peak in peaks)
+
+
+def _bar(share: float) -> str:
+    return " " if share != share else _BARS[min(7, int(8.0 * share))]

@@ -21,7 +21,7 @@ from optalloc.serving.configuration.plan import ServingPlan, Worker
 from optalloc.serving.configuration.recommend import Offer
 from optalloc.serving.configuration.solve import ServingResult
 from optalloc.serving.configuration.targets import TARGETS
-from optalloc.units import GIB, format_seconds
+from optalloc.units import GIB, format_amount, format_seconds
 
 _WIDTH, _HEIGHT = 64, 9
 _COLUMNS = ("role", "engines", "on", "widths", "numbers", "batch", "chunk", "GiB", "binds")
@@ -34,7 +34,7 @@ def value_text(objective: str, value: float | None) -> str:
     if objective == "throughput":
         return f"{value:,.1f} output tokens/s"
     if objective == "price":
-        return f"${value:,.4g} a million output tokens"
+        return f"${format_amount(value, digits=4)} a million output tokens"
     if objective == "devices":
         return f"{value:,.0f} device{'s' if value > 1 else ''}"
     return f"{format_seconds(value, digits=3)} a request"
@@ -57,7 +57,7 @@ def headline(result: ServingResult) -> str:
         f"  {plan.mode}, {plan.num_devices} of {plan.cluster.num_devices} devices; "
         f"first token {_time(said.ttft_s, said.errors.get('ttft'))}, then "
         f"{_time(said.tpot_s, said.errors.get('tpot'))} a token",
-        f"  {said.output_tokens_per_s:,.0f} output tokens/s"
+        f"  {format_amount(said.output_tokens_per_s, digits=2)} output tokens/s"
         f"{_share(said.errors.get('throughput'))}, {said.tokens_per_s_per_user:,.1f} a user, "
         f"{said.tokens_per_s_per_device:,.1f} a device" + _money(plan),
         f"  {result.stats.configurations:,} configurations, {_pruned(result)}, {spent}",
@@ -66,8 +66,8 @@ def headline(result: ServingResult) -> str:
         free = 1.0 - plan.workload.rate_per_s / said.capacity_per_s
         lines.insert(
             3,
-            f"  could serve {said.capacity_per_s:,.4g} requests/s: {free:.0%} are kept free; "
-            "the times are those of full engines",
+            f"  could serve {format_amount(said.capacity_per_s, digits=4)} requests/s: {free:.0%} "
+            "are kept free; the times are those of full engines",
         )
     return "\n".join(lines)
 
@@ -91,7 +91,9 @@ def _share(error: float | None) -> str:
 
 def _money(plan: ServingPlan) -> str:
     usd = plan.predicted.usd_per_mtoken
-    return "" if usd is None else f"; ${plan.predicted.usd_per_h:,.2f}/h, ${usd:,.3g} a million"
+    if usd is None:
+        return ""
+    return f"; ${plan.predicted.usd_per_h:,.2f}/h, ${format_amount(usd)} a million"
 
 
 def _pruned(result: ServingResult) -> str:

@@ -107,7 +107,8 @@ def span_events(
     arguments: Arguments | None = None,
 ) -> list[Event]:
     """Begin and end of a span on a track of its own, told from others by its number."""
-    same: Event = {"name": name, "cat": "request", "id": number, "pid": process, "tid": 0}
+    place = {"local": f"{number:#x}"}  # of this process; a plain id has no process in Perfetto
+    same: Event = {"name": name, "cat": "request", "id2": place, "pid": process, "tid": 0}
     begin: Event = {"ph": "b", "ts": to_us(to_ns(start_s)), **same}
     if arguments is not None:
         begin["args"] = arguments

@@ -63,26 +63,26 @@ class MixedSimulation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def trace(self) -> Trace:
         """The step for ui.perfetto.dev, a process a stage."""
         events: list[Event] = []
-        base = 0
+        base = arrows = 0
         for r, run in enumerate(self.runs):
             end = self.step_time_s if r == 0 else max(self.replica_end_s)
             if len(self.runs) > 1:  # tails begin when the last replica has ended
                 together = (max(self.replica_end_s),) * len(run.operations)
                 run = msgspec.structs.replace(run, stage_end_s=together)
             own = trace_events(run, self.tails[r], self.memory[r], self.fixed_s, end)
-            events += [_moved(event, r, base) for event in own]
+            events += [_moved(event, r, base, arrows) for event in own]
             base += len(run.operations) + 1
+            arrows += len({event["id"] for event in own if "id" in event})
         return Trace(events=tuple(events))
 
 
-def _moved(event: Event, replica: int, base: int) -> Event:
+def _moved(event: Event, replica: int, base: int, arrows: int) -> Event:
     """An event of one replica with its own process numbers, arrows and names."""
     moved = dict(event)
-    pid = moved.get("pid")
-    if isinstance(pid, int):
-        moved["pid"] = pid + base
-    if "id" in moved:
-        moved["id"] = f"{replica}:{moved['id']}"
+    for name, before in (("pid", base), ("id", arrows)):
+        number = moved.get(name)
+        if isinstance(number, int):
+            moved[name] = number + before
     arguments = moved.get("args")
     if isinstance(arguments, dict) and moved.get("ph") == "M" and "name" in arguments:
         name = arguments["name"]

@@ -17,7 +17,7 @@ def test_every_workload_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["request-simulation", "--requests", "300", "--out", str(out)]) == 0
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(studies()) == len(capsys.readouterr().out.splitlines()) - 1
+    assert len(rows) == len(studies(300, 0)) == len(capsys.readouterr().out.splitlines()) - 1
     assert all(int(row["iterations"]) > 0 for row in rows)
 
 

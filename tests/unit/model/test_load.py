@@ -168,3 +168,10 @@ def test_the_public_names_are_exported() -> None:
     model = optalloc.load_model("gpt2")
     assert optalloc.total_parameters(model) == optalloc.active_parameters(model) == 124_439_808
     assert "gpt2" in optalloc.bundled_models()
+
+
+@pytest.mark.parametrize("name", ["bert-base", "bart-base", "bert", "bart"])
+def test_a_smaller_sibling_is_not_the_bundled_model(name: str) -> None:
+    """Only the large ones are bundled."""
+    with pytest.raises(InputError, match=f"no model of the name '{name}'.*{name[:4]}-large"):
+        load_model(name)

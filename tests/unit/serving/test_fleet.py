@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from optalloc.serving.mix.result import FleetResult
 from optalloc.serving.mix.route import route
 from optalloc.serving.mix.search import Search
 from optalloc.serving.mix.solve import plan_fleet
+from optalloc.serving.mix.totals import Totals
 from optalloc.serving.mix.whole import WholeRelaxation
 from optalloc.stop import NodeLimit, TimeLimit
 
@@ -120,7 +122,7 @@ def test_kernel_bounds_are_linear_programmes() -> None:
             )
             for j, bucket in enumerate(problem.buckets)
         )
-        box = (arrays.low, arrays.high, float("inf"))
+        box = (*arrays.root(), float("inf"))
         broken, whole = Relaxation(arrays), WholeRelaxation(arrays)
         assert broken.box(*box).bound == pytest.approx(cheapest_way, rel=1e-8)
         assert whole.box(*box, rounds=0).bound == pytest.approx(cheapest_way, rel=1e-8)
@@ -136,6 +138,44 @@ def test_large_fleet_is_proven(redundancy: Redundancy) -> None:
     result = plan_fleet(problem)
     assert result.termination is Termination.OPTIMAL
     assert (result.headroom or 0.0) >= -1e-8
+
+
+def test_offers_that_serve_alike_fail_as_one() -> None:
+    """6 devices in four regions each, with caps: totals of kinds decide, in few boxes."""
+    problem = random_fleet(0, 60, 6, regions=4, capped=True, redundancy="replica", utilization=0.8)
+    result = plan_fleet(problem, stop=NodeLimit(1000))
+    assert result.termination is Termination.OPTIMAL
+    dearer = msgspec.structs.replace(problem, redundancy="replica-of-each")
+    freer = msgspec.structs.replace(problem, redundancy="none")
+    prices = [plan_fleet(p).bounds.primal or 0.0 for p in (freer, problem, dearer)]
+    assert prices == sorted(prices)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_totals_of_kinds_bound_every_count_of_a_box(seed: int) -> None:
+    """The least over all counts is met where a kind fails as one, and no good total is lost."""
+    redundancy: Redundancy = "replica" if seed % 2 else "replica-of-each"
+    arrays = FleetArrays(tiny_fleet(seed, redundancy))
+    offers, draw = len(arrays.price), np.random.default_rng(seed)
+    low = draw.integers(0, 2, offers)
+    low, high = arrays.box(low, low + draw.integers(0, 4, offers))
+    slope = draw.normal(0.0, 1.0, offers)
+    step = draw.exponential(1.0, len(arrays.owner))
+    found: dict[tuple[int, ...], float] = {}
+    for counts in itertools.product(*(range(low[g], high[g] + 1) for g in range(offers))):
+        y = np.array(counts)
+        total = tuple(int(y[m].sum()) for m in arrays.members)
+        added = float(slope @ y + step @ arrays.there(y))
+        found[total] = min(added, found.get(total, added))
+    least = Totals(arrays).least(slope, step, low, high)
+    assert least <= min(found.values()) + 1e-9
+    if redundancy == "replica":
+        assert least == pytest.approx(min(found.values()))
+    first, last = Totals(arrays).narrowed(slope, step, low, high, 0.7)
+    for total, added in found.items():
+        if added <= least + 0.7 - 1e-9:
+            assert (first[offers:] <= total).all()
+            assert (total <= last[offers:]).all()
 
 
 @pytest.mark.parametrize("kinds", [8, 12])
@@ -221,6 +261,13 @@ def test_certificate_refuses_what_is_not_so(solved: tuple[FleetProblem, FleetRes
     broken = msgspec.structs.replace(result.witness, proofs=proofs)
     with pytest.raises(CertificateError, match="does not exclude"):
         _certify(problem, msgspec.structs.replace(result, witness=broken))
+    moved = tuple(
+        msgspec.structs.replace(node, at=node.at - 1) if node.offer is not None else node
+        for node in result.witness.nodes
+    )
+    torn = msgspec.structs.replace(result.witness, nodes=moved)
+    with pytest.raises(CertificateError, match="does not exclude"):
+        _certify(problem, msgspec.structs.replace(result, witness=torn))
     faster = tuple(
         msgspec.structs.replace(o, price_usd_per_h=0.5 * o.price_usd_per_h) for o in problem.offers
     )

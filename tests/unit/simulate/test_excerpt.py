@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.unit.simulate.trace_format import check_trace
 
 from optalloc.cli.__main__ import main
 from optalloc.simulate.excerpt import Gap, excerpt
@@ -55,6 +56,7 @@ def test_a_short_trace_shows_step_peak_and_gap(make_plan: Callable[..., Training
     events = simulation.short_trace(16).events
     whole = simulation.trace.events
     assert len(events) < len(whole) / 4
+    assert check_trace(events)["f"] > 0
     slices = [(e["ts"], e["dur"]) for e in events if e["ph"] == "X"]
     ends = [ts + dur for ts, dur in slices if isinstance(ts, float) and isinstance(dur, float)]
     assert max(ends) == pytest.approx(simulation.step_time_s * 1e6, abs=1e-3)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.simulate.trace_format import check_trace
 
 from optalloc.simulate.costs import Tail
 from optalloc.simulate.simulation import simulate
@@ -42,15 +43,11 @@ def _slices(events: list[dict[str, Any]]) -> dict[tuple[int, int], list[tuple[in
 
 @pytest.mark.parametrize("link_s", [0.0, 0.25, 5.0])
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zb-h1"])
-def test_slices_of_a_thread_nest(schedule: Schedule, link_s: float) -> None:
-    """A slice ends before the next begins, or contains it: also where transfers overlap in time."""
-    for rows in _slices(_events(schedule, link_s)).values():
-        open_ends: list[int] = []
-        for start, end, _ in rows:
-            while open_ends and open_ends[-1] <= start:
-                open_ends.pop()
-            assert not open_ends or end <= open_ends[-1]
-            open_ends.append(end)
+def test_events_are_well_formed(schedule: Schedule, link_s: float) -> None:
+    """Slices nest, also where transfers overlap in time, and an arrow follows each transfer."""
+    found = check_trace(_events(schedule, link_s))
+    chunks = 6 if schedule == "interleaved" else 3
+    assert found["s"] == found["f"] == 2 * 6 * (chunks - 1)
 
 
 @pytest.mark.parametrize("link_s", [0.0, 0.25, 5.0])

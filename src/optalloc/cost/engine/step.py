@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from optalloc.cluster.device import DeviceSpec
 from optalloc.cluster.topology import Link, NodeGroup
@@ -38,6 +39,8 @@ from optalloc.cost.engine.keys import setup_keys
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.work import Work, engine_work
 from optalloc.model.spec import ModelSpec
+
+_NEARLY_ALL = 1.0 - 2.0**-53
 
 
 class StepModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,14 +83,6 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         dense = self._roof(
             w.dense_bytes / self._bandwidth, w.dense_flops * tokens / self._matrix_speed
         )
-        experts: Value = 0.0
-        if np.any(w.routed_flops):
-            experts = self._roof(
-                w.routed_bytes
-                * self.experts_read(met)
-                / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
-                w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
-            )
         head = self._roof(
             w.head_bytes / self._bandwidth,
             w.head_flops * sequences / (w.plain_flops_per_s * c.gemm_efficiency),
@@ -96,13 +91,56 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         windows = windows + w.window_flops * prompt_tokens / self._attention_speed
         return (
             dense
-            + experts
+            + self._experts_s(met)
             + head
             + windows
             + self._links_s(tokens, met)
             + w.layers * c.layer_s
             + w.expert_layers * c.expert_layer_s
         )
+
+    def shared_s(self, prompt_tokens: Value, sequences: Value) -> Value:
+        """Seconds of an iteration that the tokens of all data-parallel groups take together, those
+        of the experts; each group has as many as the arguments say. Part of :meth:`base_s`."""
+        met = (prompt_tokens + sequences * (1.0 + self.drafted)) * self.work.groups
+        exchanges = self.work.exchanges * self._exchange_s(met)
+        return self.constants.decode * (self._experts_s(met) + exchanges)
+
+    def _experts_s(self, met: Value) -> Value:
+        w, c = self.work, self.constants
+        if not np.any(w.routed_flops):
+            return 0.0
+        return self._roof(
+            w.routed_bytes
+            * self.experts_read(met)
+            / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+            w.routed_flops * met / (w.expert_flops_per_s * self._expert_share),
+        )
+
+    def kernel_columns(self) -> NDArray[np.float64]:
+        """What the native kernel of :meth:`device_s` knows of each setup, without drafted tokens: a
+        row for each coefficient of native/serving/iteration.hpp."""
+        w, c = self.work, self.constants
+        reduce, exchange = (
+            2.0 * (ways - 1.0) / ways * w.hidden_bytes / (w.link_bytes_per_s * c.link_efficiency)
+            for ways in (w.tp, w.wide)
+        )
+        columns = (
+            w.dense_bytes / self._bandwidth,
+            w.dense_flops / self._matrix_speed,
+            w.routed_bytes / (w.bandwidth_bytes_per_s * c.expert_memory_efficiency),
+            w.routed_flops * w.groups / (w.expert_flops_per_s * self._expert_share),
+            np.log(1.0 - np.minimum(w.visited, _NEARLY_ALL)) * w.groups,
+            1.0 - c.idle_experts,
+            w.head_bytes / self._bandwidth,
+            w.head_flops / (w.plain_flops_per_s * c.gemm_efficiency),
+            w.fixed_kv_bytes / self._kv_bandwidth,
+            w.window_flops / self._attention_speed,
+            w.reduces * reduce + w.exchanges * exchange * w.reach * w.groups,
+            self._links_s(0.0, 0.0) + w.layers * c.layer_s + w.expert_layers * c.expert_layer_s,
+            c.sharpness,
+        )
+        return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns)), np.float64)
 
     def experts_read(self, tokens: Value) -> Value:
         """Share of the experts that an iteration of ``tokens`` tokens of all groups reads: those
@@ -147,13 +185,18 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         Only decoding waits for other batches: prompts follow each other and keep the stages busy.
         The host prepares the sequences of every stage's batch, one batch after another.
         """
-        w, c = self.work, self.constants
         step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
-        if np.all(w.pp == 1.0):
+        if np.all(self.work.pp == 1.0):
             return step
-        tokens = prompt_tokens + sequences
+        decoding = self.step_s(0.0, sequences, context_tokens)
+        return self.through_s(step, decoding, prompt_tokens + sequences, sequences)
+
+    def through_s(self, step: Value, decoding: Value, tokens: Value, sequences: Value) -> Value:
+        """Seconds through all stages of a batch whose iteration takes ``step``, and ``decoding``
+        without its prompts."""
+        w, c = self.work, self.constants
         hop = w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s
-        waits = c.bubble / w.pp * self.step_s(0.0, sequences, context_tokens)
+        waits = c.bubble / w.pp * decoding
         return step + (w.pp - 1.0) * (hop + waits + c.sequence_s * sequences)
 
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
@@ -186,7 +229,8 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
 
     def decode_s(self, sequences: Value, context: Value) -> Value:
         """Seconds of an iteration of ``sequences`` decoding ones of ``context`` tokens each."""
-        return self.latency_s(0.0, sequences, sequences * context)
+        step = self.step_s(0.0, sequences, sequences * context)
+        return self.through_s(step, step, sequences, sequences)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -267,9 +311,14 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         latency = w.link_latency_s + w.over_network * c.network_s
         reduce = 2.0 * (w.tp - 1.0) / w.tp * tokens * w.hidden_bytes / speed
         reduce = reduce + c.reduce_s + latency
+        return w.reduces * reduce + w.exchanges * self._exchange_s(met)
+
+    def _exchange_s(self, met: Value) -> Value:
+        w, c = self.work, self.constants
+        speed = w.link_bytes_per_s * c.link_efficiency
         exchange = 2.0 * (w.wide - 1.0) / w.wide * met * w.reach * w.hidden_bytes / speed
-        exchange = exchange + c.exchange_s + latency
-        return w.reduces * reduce + w.exchanges * exchange
+        latency = w.link_latency_s + w.over_network * c.network_s
+        return exchange + c.exchange_s + latency
 
 
 def step_model(

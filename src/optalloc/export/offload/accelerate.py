@@ -9,14 +9,18 @@ where shared and routed experts are apart, for each of the three.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
 from optalloc.export.offload.modules import Modules, modules_of
-from optalloc.model.parameters import vision_parameters
+from optalloc.model.parameters import layer_parameters, vision_parameters
 from optalloc.model.spec import Layer
+from optalloc.serving.offload.parts import stored_bytes
 from optalloc.serving.offload.placement import Placed
 from optalloc.serving.offload.plan import OffloadPlan
+from optalloc.units import MIB
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -91,6 +95,7 @@ def device_map(plan: OffloadPlan) -> dict[str, int | str]:
         entries = _layer_map(names, layer, place, f"layer {number} of {model.family}")
         stem = f"{names.stem}.{names.layers}.{number}"
         found |= {f"{stem}.{name}" if name else stem: home for name, home in entries.items()}
+    _check_routers(plan, layers)
     found[f"{names.stem}.{names.norm}"] = head
     found["lm_head"] = head
     gpus = {place.gpu for place in plan.placement if place.gpu is not None}
@@ -116,15 +121,44 @@ def _layer_map(names: Modules, layer: Layer, place: Placed, where: str) -> dict[
     held = dict.fromkeys((names.attention_of(layer), *norms), homes["attention"])
     if "experts" not in homes:
         return held | {"mlp": homes["ffn"]}
-    if homes["attention"] != _device(place):
-        raise ExportError(
-            "accelerate", f"attention of {where} away from its router", fix="add memory"
-        )
     if homes.get("shared", homes["experts"]) == homes["experts"]:
         return held | {"mlp": homes["experts"]}
-    held[f"mlp.{names.router}"] = homes["attention"]
+    held[f"mlp.{names.router}"] = _device(place)  # its module reads tensors of it
     held |= {f"mlp.{name}": homes["shared"] for name in names.shared}
     return held | {"mlp.experts": homes["experts"]}
+
+
+def _check_routers(plan: OffloadPlan, layers: list[Layer]) -> None:
+    """A router, which the plan counts with the attention, goes with the module of the experts, or
+    where their layer is computed: there must be room for it.
+
+    Raises
+    ------
+    ExportError
+        If there is none.
+    """
+    moved: Counter[str] = Counter()
+    for layer, place in zip(layers, plan.placement[1:-1], strict=True):
+        homes = {one.kind: _home(place, one.kind) for one in place.parts}
+        if "experts" in homes:
+            whole = homes.get("shared", homes["experts"]) == homes["experts"]
+            size = stored_bytes(layer_parameters(layer).router, plan.generation.dtype)
+            moved[_named(homes["experts"] if whole else _device(place))] += size
+            moved[_named(homes["attention"])] -= size
+    for use in plan.memory:
+        missing = moved[use.device] - use.free_bytes
+        if missing > 0:
+            more = f"{math.ceil(missing / MIB)} MiB"
+            raise ExportError(
+                "accelerate",
+                f"routers apart from attention, for which {use.device} lacks {more}",
+                fix=f"plan with {more} less on {use.device}: a larger reserve_bytes of a GPU, a "
+                "smaller memory_bytes of the CPU",
+            )
+
+
+def _named(home: int | str) -> str:
+    return f"gpu{home}" if isinstance(home, int) else home
 
 
 def max_memory(plan: OffloadPlan) -> dict[str, int]:

@@ -86,7 +86,9 @@ def modules_of(model: ModelSpec) -> Modules:
     found = _FAMILIES.get(model.family, Modules())
     sees = vision_parameters(model) > 0
     if (sees and not found.vision) or model.family == "llama4":
-        raise ExportError("accelerate", f"the modules of {model.family}")
+        raise ExportError(
+            "accelerate", f"the modules of {model.family}", fix="plan with --for llama.cpp"
+        )
     if found.vision and not sees:  # the language model alone
         return msgspec.structs.replace(found, stem="model", vision=())
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 
+from optalloc.cluster import catalog
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
 from optalloc.export.offload.base import ranges
@@ -61,7 +62,7 @@ def flags(plan: OffloadPlan) -> list[str]:
     if generation.dtype == "fp8" and generation.expert_dtype in (None, "fp8"):
         found += ["--quantization", "fp8"]
     elif generation.dtype in _DTYPES and generation.expert_dtype in (None, generation.dtype):
-        found += ["--dtype", _DTYPES[generation.dtype]]
+        found += ["--dtype", _DTYPES[_computed_in(plan)]]
     else:
         raise ExportError("vllm", f"weights in {generation.dtype}", fix="plan with bf16 or fp8")
     if generation.kv_dtype == "fp8":
@@ -88,3 +89,11 @@ def flags(plan: OffloadPlan) -> list[str]:
         if {kind for kind, _ in streamed} == {"experts"}:
             found += ["--cpu-offload-params", "experts"]
     return found
+
+
+def _computed_in(plan: OffloadPlan) -> str:
+    """The type of the weights; vLLM refuses bfloat16 on GPUs that have none, before Ampere."""
+    names = [plan.machine.gpus[gpu].name for gpu, _, _ in ranges(plan) if gpu is not None]
+    peaks = [catalog.device(name).peak_flops_per_s for name in names if catalog.is_device(name)]
+    lacks = any("fp16" in peak and "bf16" not in peak for peak in peaks)
+    return "fp16" if plan.generation.dtype == "bf16" and lacks else plan.generation.dtype

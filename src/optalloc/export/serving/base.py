@@ -7,6 +7,7 @@ from typing import cast
 
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact, check_target, exporter_at
+from optalloc.export.serving.devices import check_gpus
 from optalloc.serving.configuration.plan import ServingPlan
 
 # target -> dotted path of its exporter; a module is imported only when it is asked for.
@@ -31,6 +32,7 @@ def serving_artefacts(plan: ServingPlan, target: str) -> tuple[Artefact, ...]:
         If the target cannot express the plan; names the feature.
     """
     check_target(target, among=SERVING_TARGETS, refusal="does not run serving plans")
+    check_gpus(plan, target)
     for worker in plan.workers:
         if worker.engine.draft_tokens:
             raise ExportError(

@@ -7,6 +7,7 @@ Each worker is a service with its role in ``subComponentType`` and in the flag
 from __future__ import annotations
 
 from optalloc.export.base import Artefact
+from optalloc.export.serving.devices import NVIDIA, gpu_resource
 from optalloc.export.serving.kubernetes import (
     Tree,
     apply_script,
@@ -83,7 +84,7 @@ def _service(plan: ServingPlan, worker: Worker, software: str, word: str, name: 
         "envFromSecret": "hf-token-secret",
         "componentType": "worker",
         "replicas": worker.count,
-        "resources": {"limits": {"gpu": str(per_node)}},
+        "resources": {"limits": _gpus(plan, worker, per_node)},
         "extraPodSpec": pod,
     }
     if worker.role != "serve":
@@ -91,6 +92,11 @@ def _service(plan: ServingPlan, worker: Worker, software: str, word: str, name: 
     if nodes > 1:
         service["multinode"] = {"nodeCount": nodes}
     return service
+
+
+def _gpus(plan: ServingPlan, worker: Worker, count: int) -> dict[str, str]:
+    resource = gpu_resource(plan, worker)
+    return {"gpu": str(count)} | ({} if resource == NVIDIA else {"gpuType": resource})
 
 
 def _without_role(words: list[str]) -> list[str]:

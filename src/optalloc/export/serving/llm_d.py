@@ -9,6 +9,7 @@ from __future__ import annotations
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
 from optalloc.export.serving import vllm
+from optalloc.export.serving.devices import NVIDIA, gpu_resource
 from optalloc.export.serving.kubernetes import (
     Tree,
     apply_script,
@@ -41,6 +42,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
     name = label(plan.model.name)
     pools = {worker.role: _pool(plan, worker) for worker in plan.workers}
     split = "prefill" in pools
+    nvidia = gpu_resource(plan, plan.workers[0]) == NVIDIA
     many = any(nodes_of(plan, worker, "llm-d")[0] > 1 for worker in plan.workers)
     values: Tree = {
         "multinode": many,
@@ -50,6 +52,7 @@ def artefacts(plan: ServingPlan) -> tuple[Artefact, ...]:
             "labels": {"llm-d.ai/inferenceServing": "true", "llm-d.ai/model": name},
             "authSecretName": "hf-token-secret",
         },
+        **({} if nvidia else {"accelerator": {"type": "amd"}}),
         "routing": {"servicePort": 8000, "proxy": {"enabled": split}},
         "decode": pools.get("decode") or pools["serve"],
         "prefill": pools["prefill"] if split else {"create": False},

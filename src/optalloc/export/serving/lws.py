@@ -11,6 +11,7 @@ import shlex
 from optalloc.errors import ExportError
 from optalloc.export.base import Artefact
 from optalloc.export.serving import vllm
+from optalloc.export.serving.devices import gpu_resource
 from optalloc.export.serving.kubernetes import (
     Tree,
     apply_script,
@@ -52,7 +53,7 @@ def _set(plan: ServingPlan, worker: Worker, software: str, name: str) -> list[Tr
         "image": "${IMAGE}",
         "command": ["sh", "-c", _command(plan, worker, software, nodes)],
         "ports": [{"containerPort": _PORT}],
-        "resources": {"limits": {"nvidia.com/gpu": str(per_node)}},
+        "resources": {"limits": {gpu_resource(plan, worker): str(per_node)}},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
     if software == "vllm" and (environment := vllm.pod_environment(worker)):

@@ -2,7 +2,7 @@
 
 ``tensor_parallel_size`` counts all devices of a stage; with attention data parallelism every one of
 them is a rank of its own. The share of memory for the cache is of what is free once the weights are
-loaded.
+loaded: all of it but the workspace and the reserve.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def config(plan: ServingPlan, worker: Worker) -> str:
             f"attention of tp {engine.tp} in {engine.attention_dp} data-parallel groups",
             fix="plan with tp = 1 or attention_dp = 1",
         )
-    device = plan.cluster.nodes[worker.group].device
-    free = device.memory_bytes - worker.memory_bytes.get("weights", 0)
-    cache = worker.memory_bytes.get("kv", 0) / free if free > 0 else engine.memory_fraction
+    free = worker.capacity_bytes - worker.memory_bytes["weights"]
+    used = (1.0 - engine.memory_fraction) * worker.capacity_bytes + worker.memory_bytes["workspace"]
     options: dict[str, object] = {
         "backend": "pytorch",
         "tensor_parallel_size": wide,
@@ -45,7 +44,7 @@ def config(plan: ServingPlan, worker: Worker) -> str:
         "max_num_tokens": engine.chunk_tokens,
         "enable_chunked_prefill": True,
         "kv_cache_config": {
-            "free_gpu_memory_fraction": math.floor(1000 * min(cache, 0.95)) / 1000,
+            "free_gpu_memory_fraction": math.floor(1000 * (1.0 - used / free)) / 1000,
             "dtype": "fp8" if engine.kv_dtype == "fp8" else "auto",
         },
     }

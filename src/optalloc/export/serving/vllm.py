@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 
 from optalloc.errors import ExportError
+from optalloc.export.serving.devices import sixteen_bits
 from optalloc.model.spec import Experts
 from optalloc.serving.configuration.plan import ServingPlan, Worker
 
@@ -99,7 +100,7 @@ def engine_flags(plan: ServingPlan, worker: Worker) -> list[str]:
     if plan.model.max_positions is not None and room < plan.model.max_positions:
         found += ["--max-model-len", str(room // 16 * 16)]  # it refuses longer ones than fit
     if engine.weight_dtype == "bf16" and engine.expert_dtype in (None, "bf16"):
-        found += ["--dtype", "bfloat16"]
+        found += ["--dtype", sixteen_bits(plan, worker)]
     elif engine.weight_dtype == "fp8" and engine.expert_dtype in (None, "fp8"):
         found += ["--quantization", "fp8"]
     if engine.kv_dtype == "fp8":

@@ -17,15 +17,15 @@ second within the targets; an *option* (r, n) is n of them on the group of r.
 
 Why it is exact
 ---------------
-Every row of the declared space is timed, or removed by a rule of :mod:`rows`, or (with one group)
-by a bound: ``rate <= load / request floor`` bounds each objective of every option of the row, and
-the row is removed only where that is worse than a deployment already found. What is left is
-combined exactly (:mod:`combine`).
+Every row of the declared space is timed, or removed by a rule of :mod:`rows`, or by a bound: ``rate
+<= load / request floor`` bounds each objective of every option of the row, and the row is removed
+only where that is worse than a deployment already found, or less than the rate of another that does
+as well in every deployment (:func:`_cells`). What is left is combined exactly (:mod:`combine`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -38,6 +38,7 @@ from optalloc.serving.configuration.table import EngineTable
 
 _BLOCK = 4096
 _TIE = 1e-12
+_FIRST, _GROWS = 64, 4  # rows of a cell in the first round, and how many times more in the next
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +66,16 @@ def search(
 ) -> Found:
     """The best deployment of these rows.
 
-    ``stopped(value, bound, rows timed)`` is asked between blocks of rows; over several groups the
-    search is one pass and goes on.
+    ``stopped(value, bound, rows timed)`` is asked between blocks of rows; a search by cells goes
+    on.
 
     Complexity: O(rows), and what :func:`choose` takes.
     """
-    less, single = OBJECTIVES[problem.objective][1], len(problem.cluster.nodes) == 1
-    keys = bound_keys(problem, table, rows, least) if single else np.zeros(len(rows))
+    cells = _cells(problem, table, rows)
+    if cells is not None:
+        return _by_cells(problem, table, rows, least, cells, stopped)
+    less = OBJECTIVES[problem.objective][1]
+    keys = bound_keys(problem, table, rows, least)
     order = np.argsort(keys, kind="stable")
     order = order[keys[order] < np.inf]
     parts: list[tuple[Ints, Timed]] = []
@@ -81,28 +85,96 @@ def search(
     try:
         while done < len(order):
             limit = np.inf if best is None else _key(best.value, less) * (1.0 + _sign(less) * _TIE)
-            if single and keys[order[done]] > limit:
+            if keys[order[done]] > limit:
                 break
             part = order[done : done + _BLOCK]
-            part = part[keys[part] <= limit] if single else part
+            part = part[keys[part] <= limit]
             here = rows.take(part)
             times = timed(problem, table, here)
             parts.append((part, times))
             options = Options.joined([options, _options(problem, table, here, times, part)])
-            if single or done + len(part) >= len(order):
-                best = choose(problem, options)
+            best = choose(problem, options)
             done += len(part)  # last: an interrupt before leaves the bound of this block
-            bound = float(keys[order[done]]) if single and done < len(order) else None
+            bound = float(keys[order[done]]) if done < len(order) else None
             asked = stopped(None if best is None else best.value, _value(bound, less), done)
-            if asked and single and done < len(order):
+            if asked and done < len(order):
                 halt = True
                 break
     except KeyboardInterrupt:
         halt, best = True, choose(problem, options)
     left = float(keys[order[done]]) if done < len(order) else np.inf
     bound = _value(min(left, np.inf if best is None else _key(best.value, less)), less)
-    if halt and not single:
-        bound = None
+    return _found(rows, parts, options, best, bound, halt=halt)
+
+
+def _by_cells(
+    problem: Problem,
+    table: EngineTable,
+    rows: Rows,
+    least: Floors,
+    cells: Ints,
+    stopped: Callable[[float | None, float | None, int], bool],
+) -> Found:
+    """As :func:`search`, where of each cell the row of the most requests a second is enough: in
+    rounds, the rows of the highest bounds of every cell until none is above what was found."""
+    many = np.max([np.zeros(len(rows), np.int64), *_numbers(problem, table, rows, least)], axis=0)
+    most = many * least.rate_per_s * (1.0 + _TIE)
+    order = np.lexsort((-most, cells))
+    place = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
+    found = np.zeros(int(cells.max(initial=0)) + 1)
+    parts: list[tuple[Ints, Timed]] = []
+    options, halt, done, number = none(), False, 0, _FIRST
+    try:
+        while len(order):
+            first = place < number
+            for k in range(0, int(first.sum()), _BLOCK):
+                part = order[first][k : k + _BLOCK]
+                here = rows.take(part)
+                times = timed(problem, table, here)
+                parts.append((part, times))
+                more = _options(problem, table, here, times, part)
+                options = Options.joined([options, more])
+                np.maximum.at(found, cells[more.row], more.rate_per_s)
+                done += len(part)
+                stopped(None, None, done)
+            left = ~first & (most[order] >= found[cells[order]]) & (most[order] > 0.0)
+            order, place, number = order[left], place[left], _GROWS * number
+    except KeyboardInterrupt:
+        halt = True
+    best = choose(problem, options)
+    less = OBJECTIVES[problem.objective][1]
+    bound = None if best is None or halt else _value(_key(best.value, less), less)
+    return _found(rows, parts, options, best, bound, halt=halt)
+
+
+def _cells(problem: Problem, table: EngineTable, rows: Rows) -> Ints | None:
+    """Numbers of cells of rows, of each of which the fastest is enough; None where the objective of
+    a row by itself bounds that of every deployment with it.
+
+    That is so on one group, and for the latency. Without a load no ratio of sums, and no sum of
+    devices, is less than the least of its terms. Else rates add up: of the rows of one group and
+    software, and of one size where devices or money are to be few (:mod:`combine`).
+    """
+    several, rate = len(problem.cluster.nodes) > 1, problem.workload.rate_per_s
+    few = problem.objective in ("devices", "price")
+    if not several or problem.objective == "latency" or (few and rate is None):
+        return None
+    columns = [table.group, table.software] + ([table.devices] if few else [])
+    kinds = np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
+    found: Ints = kinds[rows.engine]
+    return found
+
+
+def _found(
+    rows: Rows,
+    parts: Sequence[tuple[Ints, Timed]],
+    options: Options,
+    best: Deployment | None,
+    bound: float | None,
+    *,
+    halt: bool,
+) -> Found:
+    """What was found, with the rows that were timed alone."""
     index = np.concatenate([part for part, _ in parts]) if parts else np.zeros(0, np.int64)
     where = np.full(len(rows), -1, np.int64)
     where[index] = np.arange(len(index))
@@ -141,7 +213,8 @@ def bound_keys(problem: Problem, table: EngineTable, rows: Rows, least: Floors) 
     """The least that the objective (its negative where more is better) can be with each row.
 
     From ``rate <= load / request floor`` and ``latency >= request floor``; infinite where the
-    asked rate is out of reach. For one group of nodes, which carries the whole load.
+    asked rate is out of reach of one group, which carries the whole load. Over several groups that
+    of each deployment with the row, where these need no cells.
     """
     work, most = problem.workload, table.most[rows.engine]
     usd, size = table.usd_per_h[rows.engine], table.devices[rows.engine]
@@ -150,6 +223,8 @@ def bound_keys(problem: Problem, table: EngineTable, rows: Rows, least: Floors) 
     rate = least.rate_per_s * count
     if work.concurrency is not None:
         rate = work.concurrency / least.request_s
+    if len(problem.cluster.nodes) > 1:  # a row may carry a part
+        asked = 0.0
     needed = np.maximum(1.0, np.ceil(asked / least.rate_per_s * (1.0 - 1e-9)))
     few = count if work.concurrency is not None else needed
     keys: dict[str, Floats] = {
@@ -205,7 +280,7 @@ def _options(
     )
 
 
-def _numbers(problem: Problem, table: EngineTable, rows: Rows, times: Timed) -> list[Ints]:
+def _numbers(problem: Problem, table: EngineTable, rows: Rows, times: Timed | Floors) -> list[Ints]:
     """Numbers of engines of each row worth trying; 0 where there is none.
 
     More engines than needed cost more devices and money and change no latency, so only the fewest

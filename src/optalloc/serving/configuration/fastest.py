@@ -4,7 +4,8 @@ T_e(l) is the least over chunk and batch of the time of a request when l of them
 engine e, and infinite where none meets memory and targets. Every T has a floor from the start, of
 whole intervals of loads; a sharper one is of its own load; it is known once each row of that engine
 and load was timed, or has a floor (:mod:`load_floors`) above a target or above the time of another.
-A larger chunk that takes as long, and leaves no more room, is not timed either.
+A larger chunk that takes as long, and leaves no more room, is not timed either. Nor are engines
+whose floor is above T of one that is as good in all else: in any split that one may take its place.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import numpy as np
 
 from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.load_floors import LoadFloors
-from optalloc.serving.configuration.load_lines import Load
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import Rows, timed
 from optalloc.serving.configuration.table import EngineTable
-from optalloc.serving.configuration.token_table import SAFE
 
 _BLOCK = 65536
 
@@ -30,31 +29,24 @@ class _Candidates(Columns, frozen=True, kw_only=True):
     batch: Ints
 
 
-_NONE = _Candidates(
-    where=np.zeros(0, np.int64),
-    chunk=np.zeros(0, np.int64),
-    batch=np.zeros(0, np.int64),
-)
-
-
 class Fastest:
     """T of every engine (rows) for 1 to Q requests in flight (columns), as far as it is known.
 
     ``floor_s`` is proven for each, and T itself where ``known``. ``found`` holds the fastest that
     was timed, with seconds of a request (infinite: none yet), of its first and of a further token,
-    chunk and batch. ``rows`` counts all settings, ``timed`` those that were timed.
+    chunk and batch. ``timed`` counts the settings that were timed.
     """
 
     def __init__(self, problem: Problem, table: EngineTable, floors: LoadFloors) -> None:
         self.problem, self.table, self.floors = problem, table, floors
-        self.floor_s, *self._guess = self.floors.all()
+        self.floor_s, self._ends = self.floors.all()
+        self._sharpest = np.zeros((2, *self.floor_s.shape), np.int64)  # chunk and batch, once sharp
         self.known = np.isinf(self.floor_s)
         self.sharp = self.known.copy()
         self.found = np.zeros((5, *self.floor_s.shape))
         self.found[0] = np.inf
-        f = self.floors
-        below = int(np.searchsorted(np.array(f.sizes), f.full).sum())
-        self.rows = len(f.chunks) * (below + int(f.allowed.sum()))
+        alike = np.stack([table.group, table.software, table.devices])
+        self._kind = np.unique(alike, axis=1, return_inverse=True)[1].ravel()
         self.timed = 0
 
     @property
@@ -65,9 +57,9 @@ class Fastest:
 
     def sharpen(self, engine: Ints, place: Ints) -> None:
         """Raise the floors of these engines under these loads to those of their own load."""
-        first = self._guessed(engine, place)
+        first = self._rows(engine, place, *self.floors.guess(self._ends, engine, place))
         least = self._sharp(engine, place, first)
-        others = self._candidates(engine, place, least)
+        others = self._others(engine, place, least)
         seconds = self._sharp(engine, place, others)
         order = np.lexsort((seconds, others.where))
         best = order[np.flatnonzero(np.diff(others.where[order], prepend=-1))]
@@ -75,8 +67,8 @@ class Fastest:
         lower = seconds[best] < least[where]
         where, best = where[lower], best[lower]
         least[where] = seconds[best]
-        for guess, column in zip(self._guess, (others.chunk, others.batch), strict=True):
-            guess[engine[where], place[where]] = column[best]
+        first.chunk[where], first.batch[where] = others.chunk[best], others.batch[best]
+        self._sharpest[:, engine, place] = first.chunk, first.batch
         self.floor_s[engine, place] = np.maximum(self.floor_s[engine, place], least)
         self.sharp[engine, place] = True
         self.known[engine, place] = np.isinf(least)
@@ -87,9 +79,9 @@ class Fastest:
         Complexity: for n of them O(n) for each chunk and batch, and the time of the cost model for
         the rows that are left: about two each.
         """
-        first = self._guessed(engine, place)
+        first = self._rows(engine, place, *self._sharpest[:, engine, place])
         self._time(engine, place, first)
-        others = self._candidates(engine, place, self.request_s[engine, place])
+        others = self._others(engine, place, self.request_s[engine, place])
         again = (others.chunk == first.chunk[others.where]) & (
             others.batch == first.batch[others.where]
         )
@@ -101,14 +93,32 @@ class Fastest:
             self._time(engine, place, part)
         self.floor_s[engine, place] = self.request_s[engine, place]
         self.known[engine, place] = True
+        self._leave_out(engine, place)
 
-    def _guessed(self, engine: Ints, place: Ints) -> _Candidates:
-        """The row of each load that has the least floor."""
-        chunk, batch = (guess[engine, place] for guess in self._guess)
-        full = self.floors.full[engine, place]
+    def _leave_out(self, engine: Ints, place: Ints) -> None:
+        """Leave out engines that under one of these loads cannot be as fast as these here, which
+        are as good in everything else: on the same group, of as many devices and one software."""
+        for kind in np.unique(self._kind[engine]):
+            mine = self._kind[engine] == kind
+            places, which = np.unique(place[mine], return_inverse=True)
+            least = np.full(len(places), np.inf)
+            np.minimum.at(least, which, self.request_s[engine[mine], place[mine]])
+            alike = np.flatnonzero(self._kind == kind)
+            row, column = np.nonzero(self.floor_s[np.ix_(alike, places)] > least)
+            self.floor_s[alike[row], places[column]] = np.inf
+            self.known[alike[row], places[column]] = True
+
+    def _rows(self, engine: Ints, place: Ints, chunk: Ints, batch: Ints) -> _Candidates:
+        """One row of each load."""
+        full = self.floors.full[self.floors.rank[engine], place]
         return _Candidates(
             where=np.arange(len(engine)), chunk=chunk, batch=np.where(batch > 0, batch, full)
         )
+
+    def _others(self, engine: Ints, place: Ints, best_s: Floats) -> _Candidates:
+        """Rows whose floor is below ``best_s``."""
+        where, chunk, batch = self.floors.promising(engine, place, best_s)
+        return _Candidates(where=where, chunk=chunk, batch=batch)
 
     def _sharp(self, engine: Ints, place: Ints, rows: _Candidates) -> Floats:
         """The least seconds of a request with each row, infinite where a target is missed."""
@@ -118,53 +128,14 @@ class Fastest:
             for k in range(0, len(mine), _BLOCK):
                 part = mine[k : k + _BLOCK]
                 where = rows.where[part]
-                e, q = engine[where], f.q[engine[where], place[where]]
+                e = engine[where]
+                q = f.q[f.rank[e], place[where]]
                 room = np.maximum(1.0, f.lines[c].room[e])
                 fit = np.minimum(np.minimum(q, rows.batch[part]), room)
                 ttft_s, tpot_s, request_s = f.exact(c, e, q, fit)
                 late = (ttft_s > self.problem.ttft_s) | (tpot_s > self.problem.tpot_s)
                 found[part] = np.where(late, np.inf, request_s)
         return found
-
-    def _candidates(self, engine: Ints, place: Ints, best_s: Floats) -> _Candidates:
-        """Rows whose floor, with the time of a token of a whole interval, is below ``best_s``."""
-        f = self.floors
-        q, full, k = f.q[engine, place], f.full[engine, place], f.interval[engine, place]
-        allowed = f.allowed[engine, place]
-        parts: list[_Candidates] = []
-        for c in range(len(f.chunks)):
-            lines = f.lines[c].at(engine)
-            outside = lines.outside_share(q)
-            for s, b in ((-1, 0), *reversed(list(enumerate(f.sizes)))):
-                if b:
-                    if f.same(c, b):
-                        continue
-                    fine, fit = (full > b) & (lines.room >= b), np.full(1, float(b))
-                    token_s = f.full_s(c, s, q, engine)
-                else:
-                    fit = np.minimum(q, np.maximum(1.0, lines.room))
-                    fine = allowed & (lines.room >= 1.0)
-                    fine &= ~f.same(c, fit, lines.pp) | (q > lines.room)
-                    token_s = f.free_s[c][engine, k]
-                turns_s = q / fit * (lines.prompt_s + f.answer * token_s) * SAFE
-                fine &= (token_s * SAFE <= self.problem.tpot_s) & (turns_s < best_s)
-                fine &= turns_s - f.answer * token_s <= self.problem.ttft_s
-                where = np.flatnonzero(fine)
-                fit = fit[where] if len(fit) > 1 else fit
-                here, load = lines.at(where), Load(q[where], fit, outside[where])
-                request = here.whole_s(token_s[where], f.answer, load) * SAFE
-                ttft = request - f.answer * token_s[where]
-                request = request + here.least_wait_s(request, load.q) * SAFE
-                where = where[(ttft <= self.problem.ttft_s) & (request < best_s[where])]
-                if len(where):
-                    parts.append(
-                        _Candidates(
-                            where=where,
-                            chunk=np.full(len(where), c),
-                            batch=np.full(len(where), b) if b else full[where],
-                        )
-                    )
-        return _Candidates.joined(parts) if parts else _NONE
 
     def _time(self, engine: Ints, place: Ints, rows: _Candidates) -> None:
         """Time the rows, and keep the fastest of each load that meets the targets."""

@@ -21,6 +21,7 @@ floors of all times is a bound, and a T that is not known matters only where the
 it, with floors, beats the plan (parts.least_costs). The floors of such T are sharpened, and where
 they matter still, T is found, the most promising first, until there is none. The plan and the bound
 hold at any time. Of equally short latencies that of the fewest devices is found in the same way.
+Where less than Q is the most that the engines carry within the targets, nothing is searched.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from optalloc.serving.configuration.fastest import Fastest
 from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.parts import Choice, Goal, Offers, best_split, least_costs
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
-from optalloc.serving.configuration.rows import Rows, timed
+from optalloc.serving.configuration.rows import Rows, allowed_batches, counts, timed
+from optalloc.serving.configuration.space import batches, chunks
 from optalloc.serving.configuration.table import EngineTable
 
 _TIE = 1e-12
@@ -48,8 +50,8 @@ def search(
     table: EngineTable,
     floors: LoadFloors,
     stopped: Callable[[float | None, Callable[[], float | None], int], bool],
-) -> tuple[Found, int]:
-    """The best deployment of the requests in flight, and how many rows there are.
+) -> Found:
+    """The best deployment of the requests in flight.
 
     ``stopped(value, bound, rows timed)`` is asked between blocks of times; the bound is computed
     where it is called for.
@@ -57,6 +59,17 @@ def search(
     Complexity: a few times that of :func:`parts.best_split`, and what the times take that matter
     (:meth:`Fastest.find`).
     """
+    if carried(problem, table, floors) < (problem.workload.concurrency or 0):
+        rows = _rows(np.zeros((5, 0, 0)), ())
+        return Found(
+            rows=rows,
+            times=timed(problem, table, rows),
+            options=none(),
+            best=None,
+            bound=None,
+            pruned=settings(problem, table),
+            stopped=False,
+        )
     split = _Split(problem, table, floors)
     halt = False
     try:
@@ -66,17 +79,37 @@ def search(
         for offers in split.software:
             split.improve(offers)
     best, times = split.best, split.times
-    rows = _rows(times, () if split.found is None else split.found[1])
-    found = Found(
+    rows = _rows(times.found, () if split.found is None else split.found[1])
+    return Found(
         rows=rows,
         times=timed(problem, table, rows),
         options=none() if best is None else best.options,
         best=best,
         bound=split.bound() if halt else None if best is None else best.value,
-        pruned=times.rows - times.timed,
+        pruned=settings(problem, table) - times.timed,
         stopped=halt,
     )
-    return found, times.rows
+
+
+def settings(problem: Problem, table: EngineTable) -> int:
+    """How many engines with chunk, batch and load there are."""
+    sizes = np.array(batches(problem.limits, "serve"), np.int64)
+    load, number = np.arange(1, (problem.workload.concurrency or 0) + 1), 0
+    for ranks, engines in zip(*np.unique(table.groups, return_counts=True), strict=True):
+        full = -(-load // ranks)
+        below = int(np.searchsorted(sizes, full).sum())
+        number += int(engines) * (below + int(allowed_batches(problem, full).sum()))
+    return len(chunks(problem.limits, "serve")) * number
+
+
+def carried(problem: Problem, table: EngineTable, floors: LoadFloors) -> int:
+    """No fewer requests in flight than all groups carry within the targets, one software in all."""
+    flight = problem.workload.concurrency or 0
+    many = np.array([0, *counts(problem, int(table.most.max()))], np.int64)
+    number = many[np.searchsorted(many, np.minimum(table.most, flight), side="right") - 1]
+    most = np.zeros((len(problem.cluster.nodes), int(table.software.max()) + 1), np.int64)
+    np.maximum.at(most, (table.group, table.software), number * floors.most_loads())
+    return int((most.sum(axis=0) if problem.several_kinds else most.max(axis=0)).max())
 
 
 class _Split:
@@ -90,6 +123,7 @@ class _Split:
             Offers.of(problem, table, np.flatnonzero(table.software == s))
             for s in np.unique(table.software)
         ]
+        self._costs = np.empty(self.times.floor_s.shape)
         self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
         self._values: dict[int, float | None] = {}  # what floors give of each software, once asked
 
@@ -98,9 +132,9 @@ class _Split:
         for refine in (False, True) if self.problem.objective == "latency" else (False,):
             for number, offers in enumerate(self.software):
                 size = _FIRST
-                while len(wanted := self._wanted(offers, refine=refine)):
+                while len(wanted := self._wanted(offers, size, refine=refine)):
                     self._values.pop(number, None)
-                    e, place = np.divmod(wanted[:size], self.times.floor_s.shape[1])
+                    e, place = np.divmod(wanted, self.times.floor_s.shape[1])
                     sharp = self.times.sharp[e, place]
                     self.times.sharpen(e[~sharp], place[~sharp])
                     if sharp.any():
@@ -130,15 +164,19 @@ class _Split:
             return Goal(objective=objective), -best.rate_per_s
         return Goal(objective=objective), best.value
 
-    def _wanted(self, offers: Offers, *, refine: bool) -> Ints:
+    def _wanted(self, offers: Offers, number: int, *, refine: bool) -> Ints:
         """Engines and loads, as indices of the table of times, that are not known and may be part
-        of something better; the most promising first."""
+        of something better: at most so many, the most promising first."""
         goal, limit = self._goal(refine=refine)
-        least = least_costs(self.problem, self.times.floor_s, offers, goal)
+        least = least_costs(self.problem, self.times.floor_s, offers, goal, self._costs)
         scale = abs(limit) if limit else 1.0
         may = ~self.times.known & (least < limit - (_TIE * scale if np.isfinite(limit) else 0.0))
         wanted = np.flatnonzero(may)
-        return wanted[np.argsort(least.ravel()[wanted], kind="stable")]
+        costs = least.ravel()[wanted]
+        if len(wanted) > number:
+            first = np.argpartition(costs, number - 1)[:number]
+            wanted, costs = wanted[first], costs[first]
+        return wanted[np.argsort(costs, kind="stable")]
 
     def improve(self, offers: Offers) -> None:
         """Keep the best deployment of some engines, with the times that were found, if it is the
@@ -206,8 +244,8 @@ class _Split:
         )
 
 
-def _rows(times: Fastest, chosen: Sequence[Choice]) -> Rows:
+def _rows(found: Floats, chosen: Sequence[Choice]) -> Rows:
     e, n, q = np.array(chosen, np.int64).reshape(len(chosen), 3).T
     load = -(-q // np.maximum(1, n))
-    chunk, batch = times.found[3:, e, load - 1].astype(np.int64)
+    chunk, batch = found[3:, e, load - 1].astype(np.int64)
     return Rows(engine=e, chunk=chunk, batch=batch, load=load, count=n)

@@ -15,6 +15,7 @@ from optalloc.serving.configuration.capacity import likely_in_flight
 from optalloc.serving.configuration.edge import edge
 from optalloc.serving.configuration.limits import NUMBERS, Limits
 from optalloc.serving.configuration.pinned import nearest, why_none
+from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import MOST_DEVICES, Problem
 from optalloc.serving.configuration.search import Choice, Search
 from optalloc.stop import Progress, StopRule
@@ -47,6 +48,7 @@ class _Doctor:
         self._begin = time.perf_counter()
         self.conflict: list[str] = []
         self.fixes: list[Fix] = []
+        self._mode: Mode = "disaggregated"  # a search of it is the quicker one
 
     def told(self) -> tuple[tuple[str, ...], tuple[Fix, ...]]:
         """Conflict and fixes; what was found by then where the time ends first."""
@@ -61,20 +63,28 @@ class _Doctor:
             self.conflict.append("the limits, targets and load together")
         return tuple(self.conflict), tuple(self.fixes)
 
-    def _found(self, problem: Problem, stop: StopRule | None = None) -> Choice | None:
-        """The best deployment of a changed problem, or the best by when it is stopped."""
+    def _in_time(self) -> None:
+        """Raise _OutOfTime where the time is over."""
         elapsed = time.perf_counter() - self._begin
         if self._stop is not None and self._stop(Progress(elapsed_s=elapsed)):
             raise _OutOfTime
-        return self.search.again(problem, stop).run().best
+
+    def _found(self, problem: Problem) -> Choice | None:
+        """The best deployment of a changed problem."""
+        self._in_time()
+        return self.search.again(problem).run().best
 
     def _feasible(self, problem: Problem) -> bool:
         return self._any(problem) is not None
 
     def _any(self, problem: Problem) -> Choice | None:
-        """Some deployment of a changed problem."""
+        """Some deployment of a changed problem, of the mode of the last one first."""
+        self._in_time()
         problem = msgspec.structs.replace(problem, objective="devices")
-        return self._found(problem, lambda progress: progress.incumbent is not None)
+        search = self.search.again(problem, lambda progress: progress.incumbent is not None)
+        found = search.some(self._mode)
+        self._mode = self._mode if found is None else found.mode
+        return found
 
     # -- memory
 
@@ -132,25 +142,33 @@ class _Doctor:
         """The fewest devices that make it fit, likely so many ``times``: of so many or fewer nodes
         every plan is one of more nodes with some left idle, so what is fewer is halved."""
         low, high = 1, max(2, min(_LARGEST, math.ceil(times)))
-        while not self._feasible_on(problem, high):
+        while not (fewest := self._fewest_on(problem, low, high)):
             low, high = high, 2 * high
             if high > _LARGEST:
                 return
 
         def fits(step: float) -> float | None:
-            return step if self._feasible_on(problem, round(step)) else None
+            return self._fewest_on(problem, low, round(step))
 
-        step = edge(high, low, high - 1, fits, near=_NODES, whole=True)
+        step = edge(fewest, low, fewest - 1, fits, near=_NODES, whole=True)
         cluster = grown(problem.cluster, round(step))
         if cluster is not None:
             more = cluster.num_devices - problem.cluster.num_devices
             self.fixes.append(Fix(what=f"{cluster.num_devices} devices", cost=f"{more} more"))
 
-    def _feasible_on(self, problem: Problem, step: int) -> bool:
+    def _fewest_on(self, problem: Problem, low: int, step: int) -> int | None:
+        """Where it fits with so many steps, these or fewer: as few, above ``low``, as a plan on
+        them needs, if it fits with these."""
         cluster = grown(problem.cluster, step)
         if cluster is None or cluster.num_devices > MOST_DEVICES:
-            return False
-        return self._feasible(msgspec.structs.replace(problem, cluster=cluster))
+            return None
+        found = self._any(msgspec.structs.replace(problem, cluster=cluster))
+        if found is None:
+            return None
+        sizes = {n: grown(problem.cluster, n) for n in range(low + 1, step)}
+        enough = [n for n, c in sizes.items() if c is not None and c.num_devices >= found.devices]
+        fewer = self._fewest_on(problem, low, enough[0]) if enough else None
+        return fewer or step
 
     # -- targets and load
 

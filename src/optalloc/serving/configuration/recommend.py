@@ -61,7 +61,8 @@ def recommend(
     Raises
     ------
     InputError
-        If no device is named, one is unknown, or the load is not given.
+        If no device is named, one is unknown, none has a price that is asked for, or the load is
+        not given.
     """
     if not devices:
         raise InputError(
@@ -79,7 +80,16 @@ def recommend(
         )
     made: list[tuple[ServingResult, Offer]] = []
     pins, forbids = tuple(pin), tuple(forbid)
-    for device in [catalog.device(name, path="--recommend") for name in devices]:
+    kinds = [catalog.device(name, path="--recommend") for name in devices]
+    unpriced = [d.name for d in kinds if objective == "price" and d.price_usd_per_h is None]
+    if len(unpriced) == len(kinds):
+        raise InputError(
+            f"of {', '.join(unpriced)} no price is public",
+            path="--recommend",
+            fix="name devices that 'optalloc inspect devices' has a price of, or plan each with a "
+            "cluster file that gives price_usd_per_h",
+        )
+    for device in [device for device in kinds if device.name not in unpriced]:
         node = device.devices_per_node
         count = max_devices if max_devices < node else max_devices // node * node
         result = plan_serving(
@@ -104,21 +114,14 @@ def recommend(
         return (sign * offer.value, offer.usd_per_h or 0.0)
 
     made.sort(key=rank)
-    return made[0][0], tuple(offer for _, offer in made)
+    offers = [offer for _, offer in made]
+    return made[0][0], (*offers, *(_no_offer(name, "no public price") for name in unpriced))
 
 
 def _offer(device: str, result: ServingResult) -> Offer:
     plan = result.best
     if plan is None:
-        return Offer(
-            device=device,
-            num_devices=0,
-            value=None,
-            usd_per_h=None,
-            usd_per_mtoken=None,
-            output_tokens_per_s=None,
-            words="; ".join(result.conflict[:1]) or "no plan within the limit",
-        )
+        return _no_offer(device, "; ".join(result.conflict[:1]) or "no plan within the limit")
     widths = [
         f"{w.count} x tp{w.engine.tp}" + (f" pp{w.engine.pp}" if w.engine.pp > 1 else "")
         for w in plan.workers
@@ -131,4 +134,16 @@ def _offer(device: str, result: ServingResult) -> Offer:
         usd_per_mtoken=plan.predicted.usd_per_mtoken,
         output_tokens_per_s=plan.predicted.output_tokens_per_s,
         words=f"{plan.mode}: {' + '.join(widths)}",
+    )
+
+
+def _no_offer(device: str, why: str) -> Offer:
+    return Offer(
+        device=device,
+        num_devices=0,
+        value=None,
+        usd_per_h=None,
+        usd_per_mtoken=None,
+        output_tokens_per_s=None,
+        words=why,
     )

@@ -20,7 +20,15 @@ from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.roofline import roofline
-from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors
+from optalloc.serving.configuration.rows import (
+    Floors,
+    Rows,
+    all_rows,
+    floors,
+    holding,
+    numbers_of_rows,
+    too_slow,
+)
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -82,17 +90,20 @@ class Search:
         self._found: list[Choice] = []
         self._floors: LoadFloors | None = None
         self._rows: tuple[Rows, Floors, Flags] | None = None
+        self._workers: split.Workers | None = None
 
     def again(self, problem: Problem, stop: StopRule | None = None) -> Search:
         """A search of a changed problem that keeps what the change leaves: the engines where the
-        workload alone differs, their floors under no more requests of the same lengths, and rows
-        under as many."""
+        workload alone differs, the workers of split phases of the same lengths, floors of engines
+        under no more requests of these, and rows under as many."""
         other = Search(problem, stop)
         mine, theirs = self.problem.workload, problem.workload
         same = {"workload": mine, "objective": self.problem.objective}
         if msgspec.structs.replace(problem, **same) == self.problem:
             other.tables = self.tables
             load = {"ttft_s": mine.ttft_s, "tpot_s": mine.tpot_s, "concurrency": mine.concurrency}
+            if msgspec.structs.replace(theirs, rate_per_s=mine.rate_per_s, **load) == mine:
+                other._workers = self._workers
             fewer = (theirs.concurrency or 0) <= (mine.concurrency or 0)
             if fewer and msgspec.structs.replace(theirs, **load) == mine:
                 other._floors = self._floors
@@ -135,6 +146,17 @@ class Search:
             stopped=stopped,
         )
 
+    def some(self, first: Mode) -> Choice | None:
+        """A deployment, of the first mode where it has one, by when the search is stopped."""
+        modes: tuple[Mode, ...] = ("aggregated", "disaggregated")
+        for mode in sorted(modes, key=lambda mode: mode != first):
+            if self._allows(mode):
+                aggregated = mode == "aggregated"
+                found, *_ = self._aggregated() if aggregated else self._disaggregated([])
+                if found:
+                    return min(found, key=self._rank)
+        return None
+
     def _allows(self, mode: Mode) -> bool:
         return self.problem.limits.allows("mode", mode)
 
@@ -167,17 +189,20 @@ class Search:
         if not len(table):
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
-            self._floors = LoadFloors(p, table) if self._floors is None else self._floors.within(p)
-            whole, number = in_flight.search(p, table, self._floors, self._halted_at)
-            self.configurations += number
-            self._count("slower than another", whole.pruned)
-            one = [] if whole.best is None else [self._choice(whole, whole.best)]
-            return one, whole.bound, whole.stopped
+            return self._in_flight(table)
+        number = numbers_of_rows(p, table)
+        self.configurations += int(number.sum())
+        holds = holding(p, table)
+        self._count("memory", number[~holds].sum())
+        slow, late = too_slow(p, table)
+        if not (holds & ~slow & ~late).any():
+            self._count("tpot floor", number[holds & slow].sum())
+            self._count("ttft floor", number[holds & ~slow].sum())
+            return [], None, False
         if self._rows is None:
-            rows = all_rows(p, table)
+            rows = all_rows(p, table, engines=np.flatnonzero(holds))
             self._rows = rows, *floors(p, table, rows)
         rows, least, keeps = self._rows
-        self.configurations += len(rows)
         self._count("memory", keeps.size - keeps.sum())
         slow = keeps & (least.tpot_s > p.tpot_s)
         late = keeps & ~slow & (least.ttft_s > p.ttft_s)
@@ -190,6 +215,35 @@ class Search:
             return [], found.bound, found.stopped
         chosen = [found.best, *_others(p, table, found)]
         return [self._choice(found, one) for one in chosen], found.bound, found.stopped
+
+    def _in_flight(self, table: EngineTable) -> tuple[list[Choice], float | None, bool]:
+        """As :meth:`_aggregated`, of requests in flight over several groups, by the engines that
+        hold one."""
+        p = self.problem
+        holds = np.flatnonzero(holding(p, table))
+        number = in_flight.settings(p, table)
+        self.configurations += number
+        held = table.take(holds)
+        slow, late = too_slow(p, held)
+        if not (~slow & ~late).any():
+            left = in_flight.settings(p, held)
+            tpot = in_flight.settings(p, held.take(np.flatnonzero(slow)))
+            self._count("memory", number - left)
+            self._count("tpot floor", tpot)
+            self._count("ttft floor", left - tpot)
+            return [], None, False
+        if self._floors is None:
+            self._floors = LoadFloors(p, held)
+        else:
+            self._floors = self._floors.within(p)
+        few = self._floors.table
+        found = in_flight.search(p, few, self._floors, self._halted_at)
+        self._count("memory", number - in_flight.settings(p, few))
+        self._count("slower than another", found.pruned)
+        rows = msgspec.structs.replace(found.rows, engine=holds[found.rows.engine])
+        named = msgspec.structs.replace(found, rows=rows)
+        one = [] if found.best is None else [self._choice(named, found.best)]
+        return one, found.bound, found.stopped
 
     def _choice(self, found: aggregated.Found, one: Deployment) -> Choice:
         o, rows = one.options, found.rows
@@ -236,7 +290,9 @@ class Search:
                 best(value, values_before), best(bound, others), self.configurations
             )
 
-        found = best_pairs(p, left, right, halted)
+        if self._workers is None:
+            self._workers = split.Workers.of(p, left, right)
+        found = best_pairs(p, self._workers, halted)
         pairs = found.pairs
         left_out = found.left_out
         if found.stopped:  # what was not reached is neither searched nor excluded

@@ -9,16 +9,16 @@ import msgspec
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import DEFAULT
-from optalloc.errors import InputError
 from optalloc.model.spec import ModelSpec
 from optalloc.result import Bounds, Result, Stats, Termination
 from optalloc.serving.configuration.build import build_plan, rival_of
 from optalloc.serving.configuration.certify import check_serving_plan
+from optalloc.serving.configuration.devices import check_devices
 from optalloc.serving.configuration.front import front
 from optalloc.serving.configuration.infeasible import explain_infeasible
 from optalloc.serving.configuration.limits import Limits, parse_limits
 from optalloc.serving.configuration.plan import Certificate, ServingPlan
-from optalloc.serving.configuration.problem import MOST_DEVICES, OBJECTIVES, Problem
+from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.search import Outcome, Search
 from optalloc.serving.configuration.space import BATCHES, CHUNKS
 from optalloc.serving.configuration.targets import for_target
@@ -110,7 +110,7 @@ def plan_serving(
         headroom=headroom,
         constants=cost_model,
     )
-    _check_devices(problem)
+    check_devices(problem)
     search = Search(problem, stop, on_progress)
     interrupted = False
     try:
@@ -155,27 +155,6 @@ def plan_serving(
 def _limits(pin: Iterable[str], forbid: Iterable[str], target: str | None) -> Limits:
     limits = parse_limits(pin, forbid)
     return limits if target is None else for_target(limits, target)
-
-
-def _check_devices(problem: Problem) -> None:
-    """The cluster is of a size that can be searched, and pinned devices are in it."""
-    if problem.cluster.num_devices > MOST_DEVICES:
-        raise InputError(
-            f"a cluster of {problem.cluster.num_devices:,} devices is more than the "
-            f"{MOST_DEVICES:,} that one deployment is searched on",
-            path="cluster",
-            fix="plan a part of it, and repeat that",
-        )
-    known = problem.cluster.device_names
-    for limits in (problem.limits.pin, problem.limits.forbid):
-        for key, values in limits.items():
-            for value in values if key.rpartition(".")[2] == "device" else ():
-                if value not in known:
-                    raise InputError(
-                        f"the cluster has no {value!r}",
-                        path="--pin device",
-                        fix=f"use one of {', '.join(known)}",
-                    )
 
 
 def _plan(search: Search, outcome: Outcome) -> ServingPlan:

@@ -10,6 +10,7 @@ import numpy as np
 
 from optalloc.cluster.topology import Cluster
 from optalloc.cost.engine.constants import EngineConstants, read_engine_constants
+from optalloc.cost.engine.many import Rows, Setups
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import StepModel, step_model
 from optalloc.cost.engine.work import Work
@@ -35,25 +36,24 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True):
     most: Ints
     groups: Ints
     usd_per_h: Floats
-    steps: tuple[StepModel, ...]
-    work: Work
-    constants: EngineConstants
+    setups: Setups
 
     def __len__(self) -> int:
         return len(self.engines)
 
-    def step(self, index: Ints, chunk: Ints, batch: Ints) -> StepModel:
-        """The step model of many rows: engine by number, with its chunk and batch."""
-        one = self.steps[0]
+    def take(self, index: Ints) -> EngineTable:
+        """Some of the engines, by number."""
+        columns = ("group", "software", "devices", "most", "groups", "usd_per_h")
         return msgspec.structs.replace(
-            one,
-            work=_taken(self.work, index),
-            constants=_taken(self.constants, index),
-            chunk_tokens=chunk.astype(np.float64),
-            max_batch=batch.astype(np.float64),
-            tokens_per_step=1.0,
-            drafted=0.0,
+            self,
+            engines=tuple(self.engines[i] for i in index),
+            setups=self.setups.take(index),
+            **{name: getattr(self, name)[index] for name in columns},
         )
+
+    def step(self, index: Ints, chunk: Ints, batch: Ints) -> Rows:
+        """The step model of many rows: engine by number, with its chunk and batch."""
+        return self.setups.rows(index, chunk.astype(np.float64), batch.astype(np.float64))
 
 
 def engine_table(
@@ -84,9 +84,10 @@ def table_of(cluster: Cluster, found: Sequence[tuple[int, Engine, StepModel]]) -
         most=_ints(most_engines(nodes[g], engine.num_devices) for g, engine, _ in found),
         groups=_ints(engine.attention_dp for _, engine, _ in found),
         usd_per_h=np.array([u * e.num_devices for u, (_, e, _) in zip(usd, found, strict=True)]),
-        steps=tuple(step for _, _, step in found),
-        work=_stacked([step.work for _, _, step in found], Work),
-        constants=_stacked([step.constants for _, _, step in found], EngineConstants),
+        setups=Setups(
+            _stacked([step.work for _, _, step in found], Work),
+            _stacked([step.constants for _, _, step in found], EngineConstants),
+        ),
     )
 
 
@@ -98,7 +99,3 @@ def _stacked(values: Sequence[Columns], kind: type[Columns]) -> Columns:
     rows = np.array([msgspec.structs.astuple(value) for value in values], np.float64)
     rows = rows.reshape(len(values), len(kind.__struct_fields__))
     return kind(**dict(zip(kind.__struct_fields__, np.ascontiguousarray(rows.T), strict=True)))
-
-
-def _taken(columns: Columns, index: Ints) -> Columns:
-    return type(columns)(**{n: getattr(columns, n)[index] for n in columns.__struct_fields__})

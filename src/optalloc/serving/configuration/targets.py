@@ -8,6 +8,8 @@ TensorRT-LLM
     Attention is tensor- or data-parallel, never both; without Dynamo an engine lies on one node.
 llm-d
     vLLM without pipelines, tp within a node, one kind of engine a role.
+Dynamo, llm-d and LeaderWorkerSets
+    All engines run one image, so that the GPUs are of one make.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: bool = True
     wide_tp: bool = True
     several_kinds: bool = True
+    one_image: bool = False
 
     def expresses(self, *, tp: int, pp: int, devices: int, node: int) -> bool:
         """True if an engine of these widths on nodes of so many devices can be written."""
@@ -37,9 +40,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TARGETS = {
-    "dynamo": Target(software=SOFTWARE),
-    "llm-d": Target(software=("vllm",), pipelines=False, wide_tp=False, several_kinds=False),
-    "lws": Target(software=("vllm", "sglang")),
+    "dynamo": Target(software=SOFTWARE, one_image=True),
+    "llm-d": Target(
+        software=("vllm",), pipelines=False, wide_tp=False, several_kinds=False, one_image=True
+    ),
+    "lws": Target(software=("vllm", "sglang"), one_image=True),
     "sglang": Target(software=("sglang",)),
     "trtllm": Target(software=("trtllm",), one_node=True),
     "vllm": Target(software=("vllm",)),

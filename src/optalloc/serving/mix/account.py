@@ -115,7 +115,7 @@ def _scaled(problem: FleetProblem, factor: float) -> FleetProblem:
 def _marginal(problem: FleetProblem) -> float:
     """One hundredth of what the load is worth at the root's prices."""
     arrays = FleetArrays(problem)
-    found = Relaxation(arrays).box(arrays.low, arrays.high, float("inf"))
+    found = Relaxation(arrays).box(*arrays.root(), float("inf"))
     total = 0.0
     for entry in found.proof.prices:
         for j in range(len(arrays.first) - 1):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import numpy as np
 
 from optalloc.serving.mix.arrays import Counts, FleetArrays, Reals
-from optalloc.serving.mix.relax import Relaxed
+from optalloc.serving.mix.relax import Relaxation, Relaxed
 from optalloc.serving.mix.whole import WholeRelaxation
 
 WHOLE = 1e-6  # a count this close to a whole number is one
@@ -17,93 +16,83 @@ _TRIED = 8  # offers of a box that are tried at most
 _LEAST = 1e-4  # gains below this share of the room count as this
 
 
-class Branching(Protocol):
-    """Chooses where to cut."""
+class Branching:
+    """Cuts where the two sides raise the bound most: totals of kinds, or else counts of offers.
 
-    def where(self, found: Relaxed, low: Counts, high: Counts, cutoff: float) -> tuple[int, int]:
-        """The offer to cut a box at, and the last count of the lower part."""
-
-
-class Dearest:
-    """Cuts at the dearest broken count."""
-
-    def __init__(self, arrays: FleetArrays) -> None:
-        self._price = arrays.price
-
-    def where(self, found: Relaxed, low: Counts, high: Counts, cutoff: float) -> tuple[int, int]:  # noqa: ARG002
-        """The offer to cut a box at, and the last count of the lower part."""
-        counts, part = _broken(found, low, high)
-        score = np.where(part > WHOLE, part * self._price, -1.0)
-        g = int(score.argmax())
-        return (g, math.floor(counts[g])) if score[g] >= 0.0 else _widest(counts, low, high)
-
-
-class Tried:
-    """Cuts where the two sides raise the bound most.
-
-    What a side gains is tried by bounding it without further cuts until enough is known of the
-    offer, and then estimated from the mean gain per broken part (pseudo-costs).
+    What a side gains is tried by bounding it without further rows until enough is known of the
+    entry, and then estimated from the mean gain per broken part (pseudo-costs).
     """
 
-    def __init__(self, arrays: FleetArrays, relaxation: WholeRelaxation) -> None:
-        self._arrays, self._relaxation = arrays, relaxation
-        self._sum: Reals = np.zeros((2, len(arrays.price)))
-        self._seen: Counts = np.zeros((2, len(arrays.price)), dtype=np.int64)
+    def __init__(self, arrays: FleetArrays, relaxation: Relaxation | WholeRelaxation) -> None:
+        self._relaxation = relaxation
+        self._offers, self._owner = len(arrays.price), arrays.owner
+        #: Offers of one kind do not fail alike where a region fails.
+        self._alike = not any(scenario.whole for scenario in arrays.scenarios)
+        cheapest = np.array([arrays.price[m].min() for m in arrays.members])
+        self._price: Reals = np.concatenate(
+            [arrays.price, cheapest, cheapest[arrays.kind_of_group]]
+        )
+        self._sum: Reals = np.zeros((2, len(self._price)))
+        self._seen: Counts = np.zeros((2, len(self._price)), dtype=np.int64)
 
     def where(self, found: Relaxed, low: Counts, high: Counts, cutoff: float) -> tuple[int, int]:
-        """The offer to cut a box at, and the last count of the lower part."""
-        counts, part = _broken(found, low, high)
-        broken = np.flatnonzero(part > WHOLE)
+        """The entry to cut a box at, and the last count of the lower part."""
+        counts, broken = self._broken(found, low, high)
         if not broken.size:
-            return _widest(counts, low, high)
+            g = int((high - low)[: self._offers].argmax())
+            return g, min(round(counts[g]), int(high[g]) - 1)
         part = counts - np.floor(counts)
-        room = cutoff - found.bound if math.isfinite(cutoff) else float(self._arrays.price.max())
+        room = cutoff - found.bound if math.isfinite(cutoff) else float(self._price.max())
         unit = self._sum / np.maximum(self._seen, 1)
         mean = self._sum.sum() / max(1, self._seen.sum())
         unit = np.where(self._seen > 0, unit, mean)
         gains = np.array([unit[0, broken] * part[broken], unit[1, broken] * (1.0 - part[broken])])
-        order = np.argsort(-_score(gains, room) - 1e-12 * self._arrays.price[broken], kind="stable")
+        order = np.argsort(-_score(gains, room) - 1e-12 * self._price[broken], kind="stable")
         best, most = int(broken[order[0]]), -1.0
         tried = 0
         for i in order:
-            g, gain = int(broken[i]), gains[:, i]
-            if self._seen[:, g].min() < _ENOUGH and tried < _TRIED:
+            e, gain = int(broken[i]), gains[:, i]
+            if self._seen[:, e].min() < _ENOUGH and tried < _TRIED:
                 tried += 1
-                gain = self._tried(found, low, high, g, math.floor(counts[g]), cutoff)
-                self._saw(g, gain, part[g])
+                gain = self._tried(found, low, high, self._cut(e, counts), cutoff)
+                self._saw(e, gain, part[e])
             score = float(_score(gain, room))
             if score > most:
-                best, most = g, score
+                best, most = e, score
             if gain.max() >= room:
                 break
-        return best, math.floor(counts[best])
+        return self._cut(best, counts)
 
-    def _saw(self, offer: int, gain: Reals, part: float) -> None:
+    def _broken(self, found: Relaxed, low: Counts, high: Counts) -> tuple[Reals, Counts]:
+        """Counts of the relaxation, and those that are not whole, of kinds and groups first."""
+        low = np.append(low, np.minimum(low[self._owner], 1))
+        high = np.append(high, np.minimum(high[self._owner], 1))
+        counts = np.clip(found.counts, low, high)
+        off = np.where(high > low, np.abs(counts - np.rint(counts)), 0.0)
+        broken = np.flatnonzero(off > WHOLE)
+        totals = broken[broken >= self._offers]
+        return counts, totals if totals.size and self._alike else broken
+
+    def _cut(self, entry: int, counts: Reals) -> tuple[int, int]:
+        """Where an entry of the counts cuts a box; a group has something or nothing."""
+        group = entry - (len(counts) - len(self._owner))
+        return (int(self._owner[group]), 0) if group >= 0 else (entry, math.floor(counts[entry]))
+
+    def _saw(self, entry: int, gain: Reals, part: float) -> None:
         """Keep what fewer and more of a count broken by ``part`` gained."""
         seen = np.isfinite(gain)
-        self._sum[seen, offer] += (gain / np.array([part, 1.0 - part]))[seen]
-        self._seen[seen, offer] += 1
+        self._sum[seen, entry] += (gain / np.array([part, 1.0 - part]))[seen]
+        self._seen[seen, entry] += 1
 
     def _tried(
-        self, found: Relaxed, low: Counts, high: Counts, g: int, at: int, cutoff: float
+        self, found: Relaxed, low: Counts, high: Counts, cut: tuple[int, int], cutoff: float
     ) -> Reals:
+        entry, at = cut
         below, above = high.copy(), low.copy()
-        below[g], above[g] = at, at + 1
+        below[entry], above[entry] = at, at + 1
         fewer = self._relaxation.box(low, below, cutoff, rounds=0).bound
         more = self._relaxation.box(above, high, cutoff, rounds=0).bound
         return np.maximum(0.0, np.array([fewer, more]) - found.bound)
-
-
-def _broken(found: Relaxed, low: Counts, high: Counts) -> tuple[Reals, Reals]:
-    """Counts of the relaxation, and how far each that may still change is from a whole number."""
-    counts = np.clip(found.counts, low, high)
-    part = counts - np.floor(counts)
-    return counts, np.where(high > low, np.minimum(part, 1.0 - part), 0.0)
-
-
-def _widest(counts: Reals, low: Counts, high: Counts) -> tuple[int, int]:
-    g = int((high - low).argmax())
-    return g, min(round(counts[g]), int(high[g]) - 1)
 
 
 def _score(gains: Reals, room: float) -> Reals:

@@ -155,33 +155,45 @@ class FleetProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What fails, and the share of the remaining time that may then be used.
 
-    One replica of every offer in ``one`` that is rented, and all replicas of those in ``whole``.
+    One replica of every offer in ``each`` that is rented; one replica in all of the offers in
+    ``any``, which serve alike; and all replicas of those in ``whole``.
     """
 
     name: str
     utilization: float
-    one: tuple[int, ...] = ()
+    each: tuple[int, ...] = ()
+    any: tuple[int, ...] = ()
     whole: tuple[int, ...] = ()
 
 
 def scenarios(problem: FleetProblem) -> tuple[Scenario, ...]:
-    """Normal operation, then every failure that the redundancy asks for, by offer or region."""
+    """Normal operation, then every failure that the redundancy asks for.
+
+    Of offers that serve alike it does not matter which one loses a replica.
+    """
     share = problem.utilization_after_failure or problem.utilization
     everything = tuple(range(len(problem.offers)))
     found = [Scenario(name="normal", utilization=problem.utilization)]
     if problem.redundancy == "replica":
-        found += [
-            Scenario(name=f"one {problem.offers[g].name} lost", utilization=share, one=(g,))
-            for g in everything
-        ]
+        for alike in _alike(problem.offers):
+            names = " or ".join(problem.offers[g].name for g in alike)
+            found.append(Scenario(name=f"one {names} lost", utilization=share, any=alike))
     elif problem.redundancy == "replica-of-each":
-        found.append(Scenario(name="one of each lost", utilization=share, one=everything))
+        found.append(Scenario(name="one of each lost", utilization=share, each=everything))
     elif problem.redundancy == "region":
         for region in dict.fromkeys(offer.region for offer in problem.offers):
             lost = tuple(g for g in everything if problem.offers[g].region == region)
             name = f"region {region or 'without a name'} lost"
             found.append(Scenario(name=name, utilization=share, whole=lost))
     return tuple(found)
+
+
+def _alike(offers: tuple[Offer, ...]) -> list[tuple[int, ...]]:
+    """Offers of equal throughputs and interruption."""
+    kinds: dict[tuple[tuple[float, ...], float], list[int]] = {}
+    for g, offer in enumerate(offers):
+        kinds.setdefault((offer.requests_per_s, offer.interruption), []).append(g)
+    return [tuple(alike) for alike in kinds.values()]
 
 
 def _check_buckets(buckets: tuple[Bucket, ...]) -> None:

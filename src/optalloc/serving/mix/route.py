@@ -36,8 +36,10 @@ def replicas_left(
 ) -> list[float]:
     """Replicas' worth of planned time by offer in a scenario."""
     left = []
+    lost = {g for g in scenario.each if counts[g]}
+    lost.update([g for g in scenario.any if counts[g]][:1])
     for g, (offer, count) in enumerate(zip(problem.offers, counts, strict=True)):
-        stays = 0 if g in scenario.whole else count - (1 if g in scenario.one and count else 0)
+        stays = 0 if g in scenario.whole else count - (g in lost)
         left.append(scenario.utilization * (1.0 - offer.interruption) * stays)
     return left
 

@@ -3,16 +3,15 @@
 Formulation
 -----------
     minimise    sum_g p_g y_g                           USD/h, y_g whole (branched on here)
-    subject to  low_g <= y_g <= high_g                  (:class:`FleetArrays`)
+    subject to  low <= y_g <= high, and so the total of each kind    (:class:`FleetArrays`)
                 sum_g n_g y_g <= C_P for each limit P   (``use``, ``limit`` of :class:`FleetArrays`)
                 (c_s(y)) is enough in each scenario s   (:meth:`FleetArrays.left`, time by kind)
 
-where time ``c`` is enough if some split of every bucket over the kinds fits into it. The splits
-form a polytope whose corners send each bucket to one kind; the linear programme of a box
-(``native/serving/mix.cpp``) is a convex combination of corners, found by column generation: the
-best corner at given prices sends each bucket where it is cheapest, in O(buckets x kinds). With many
-kinds and no failures boxes are bounded for whole counts (:mod:`~optalloc.serving.mix.whole`). Where
-a box is cut is chosen in :mod:`~optalloc.serving.mix.branch`.
+where time ``c`` is enough if some split of every bucket over the kinds fits into it. Offers of one
+kind serve alike, so it is totals of kinds that decide, and boxes are cut at them first. The linear
+programme of a box is that of :mod:`~optalloc.serving.mix.relax`; with many kinds and no failures
+boxes are bounded for whole counts (:mod:`~optalloc.serving.mix.whole`). Where a box is cut is
+chosen in :mod:`~optalloc.serving.mix.branch`.
 
 Why it is exact
 ---------------
@@ -33,8 +32,8 @@ import time
 import numpy as np
 
 from optalloc.result import Incumbent
-from optalloc.serving.mix.arrays import Counts, FleetArrays
-from optalloc.serving.mix.branch import WHOLE, Branching, Dearest, Tried
+from optalloc.serving.mix.arrays import Counts, FleetArrays, Reals
+from optalloc.serving.mix.branch import WHOLE, Branching
 from optalloc.serving.mix.relax import Relaxation, Relaxed
 from optalloc.serving.mix.whole import WholeRelaxation
 from optalloc.serving.mix.witness import FleetWitness, Node, Proof
@@ -57,12 +56,11 @@ class Search:
     ) -> None:
         self.arrays = arrays
         self._relaxation: Relaxation | WholeRelaxation
-        self._branching: Branching
         if len(arrays.scenarios) == 1 and arrays.num_kinds >= _MANY:
-            self._relaxation = whole = WholeRelaxation(arrays)
-            self._branching = Tried(arrays, whole)
+            self._relaxation = WholeRelaxation(arrays)
         else:
-            self._relaxation, self._branching = Relaxation(arrays), Dearest(arrays)
+            self._relaxation = Relaxation(arrays)
+        self._branching = Branching(arrays, self._relaxation)
         self.counts: Counts | None = None
         self.value, self.bound = math.inf, 0.0
         self.incumbents: list[Incumbent] = []
@@ -78,13 +76,13 @@ class Search:
         """Search all fleets, or all that have fewer of some offer than ``avoid``."""
         low, high = self.arrays.low, self.arrays.high
         if avoid is None:
-            boxes = [(low, high)]
+            boxes = [self.arrays.root()]
         else:
             boxes = []
             for g in np.flatnonzero(avoid > low):
                 box = (np.maximum(low, np.where(np.arange(len(low)) < g, avoid, low)), high.copy())
                 box[1][g] = avoid[g] - 1
-                boxes.append(box)
+                boxes.append(self.arrays.box(*box))
         self._open: list[tuple[float, int, Counts, Counts, Relaxed | None]] = [
             (0.0, self._node(None), low, high, None) for low, high in boxes
         ]
@@ -128,6 +126,9 @@ class Search:
     def _enter(self, bound: float, node: int, low: Counts, high: Counts) -> None:
         """Bound a box, and keep it open if that does not close it."""
         self.visited += 1
+        low, high = self.arrays.tightened(low, high)
+        if (low > high).any():
+            return
         found = self._bounded(low, high)
         self._nodes[node] = Node(proof=self._keep(found.proof))
         if found.bound >= self._cutoff():
@@ -139,8 +140,11 @@ class Search:
         heapq.heappush(self._open, (bound, node, low, high, found))
 
     def _cut(self, bound: float, node: int, low: Counts, high: Counts, found: Relaxed) -> None:
-        """Cut an open box in two; bound both parts at once where that starts from this one."""
-        low, high = self._narrowed(found, low, high)
+        """Cut an open box in two, and bound both parts."""
+        room = self._cutoff() * (1.0 + TOLERANCE) - found.bound
+        if math.isfinite(room):
+            low, high = self._relaxation.narrowed(found, low, high, room)
+            low, high = self.arrays.tightened(low, high)
         offer, at = self._branching.where(found, low, high, self._cutoff())
         below, above = high.copy(), low.copy()
         below[offer], above[offer] = at, at + 1
@@ -148,32 +152,32 @@ class Search:
         down, up = self._node(proof), self._node(proof)
         self._nodes[node] = Node(proof=proof, offer=offer, at=at, below=down, above=up)
         for part in ((down, low, below), (up, above, high)):
-            if isinstance(self._relaxation, WholeRelaxation):
-                self._enter(bound, *part)
-            else:
-                heapq.heappush(self._open, (bound, *part, None))
+            self._enter(bound, *part)
 
     def _bounded(self, low: Counts, high: Counts) -> Relaxed:
-        if not (self.arrays.use @ low <= self.arrays.limit).all():
-            return self._limit_broken(low)
+        offers = slice(len(self.arrays.price))
+        if not (self.arrays.use @ low[offers] <= self.arrays.limit).all():
+            return self._limit_broken(low[offers])
         before = self.value
         found = self._relaxation.box(low, high, self._cutoff())
         if found.bound < self._cutoff():
-            self._find_fleets(found, low, high)
+            self._find_fleets(found.counts[offers], low[offers], high[offers])
         if found.bound < self._cutoff() and self.value < before:
             found = self._relaxation.box(low, high, self._cutoff())
-        if found.bound < self._cutoff() and (low == high).all() and self._relaxation.serves(low):
-            price = float(self.arrays.price @ low)
-            return Relaxed(price, found.counts, Proof(weight=1, prices=()), self.arrays.price)
+        fixed = low[offers]
+        if found.bound < self._cutoff() and (low == high).all() and self._relaxation.serves(fixed):
+            price, step = float(self.arrays.price @ fixed), np.zeros_like(found.step)
+            proof = Proof(weight=1, prices=())
+            return Relaxed(price, found.counts, proof, self.arrays.price, step)
         return found
 
-    def _find_fleets(self, found: Relaxed, low: Counts, high: Counts) -> None:
+    def _find_fleets(self, counts: Reals, low: Counts, high: Counts) -> None:
         """Fleets near the counts of the relaxation."""
-        near = np.rint(found.counts)
-        if (np.abs(found.counts - near) <= WHOLE).all():
+        near = np.rint(counts)
+        if (np.abs(counts - near) <= WHOLE).all():
             self._offer(near.astype(np.int64))
         elif self.visited <= _EARLY or self.visited % _EVERY == 0:
-            up = np.clip(np.ceil(found.counts - WHOLE).astype(np.int64), low, high)
+            up = np.clip(np.ceil(counts - WHOLE).astype(np.int64), low, high)
             if self._relaxation.serves(up):
                 self._offer(self._without_spare(up))
 
@@ -198,26 +202,14 @@ class Search:
             self.value, self.counts = value, counts
             self.incumbents.append(Incumbent(elapsed_s=self.elapsed_s(), value=value))
 
-    def _narrowed(self, found: Relaxed, low: Counts, high: Counts) -> tuple[Counts, Counts]:
-        """Leave out counts at which the price of one offer alone takes the bound to the cutoff."""
-        room = self._cutoff() * (1.0 + TOLERANCE) - found.bound
-        if not math.isfinite(room):
-            return low, high
-        net = np.abs(found.net)
-        steps = np.floor(np.divide(room, net, out=np.full_like(net, 1e15), where=net > 0.0) + 1e-6)
-        steps = np.minimum(steps, 1e15).astype(np.int64)
-        return (
-            np.where(found.net < 0.0, np.maximum(low, high - steps), low),
-            np.where(found.net > 0.0, np.minimum(high, low + steps), high),
-        )
-
     def _limit_broken(self, low: Counts) -> Relaxed:
         """The least counts of a box already take more devices than there are."""
         over = self.arrays.use @ low > self.arrays.limit
         limits = np.zeros(len(over))
         limits[int(over.argmax())] = 1.0
         proof = Proof(weight=0, prices=(), limits=tuple(limits.tolist()))
-        return Relaxed(math.inf, low.astype(np.float64), proof, np.zeros(len(low)))
+        none, step = np.zeros(len(self.arrays.price)), np.zeros(len(self.arrays.owner))
+        return Relaxed(math.inf, low.astype(np.float64), proof, none, step)
 
     # --- what is kept
 

@@ -57,10 +57,10 @@ class WholeRelaxation:
 
         ``rounds`` limits how often cuts are added: 0 leaves the counts as broken as they are.
         """
-        arrays = self.arrays
+        arrays, offers = self.arrays, len(self.arrays.price)
         outcome, bound, counts, values, prices, limits = self._kernel.bound(
-            low.astype(np.float64),
-            high.astype(np.float64),
+            low[:offers].astype(np.float64),
+            high[:offers].astype(np.float64),
             arrays.price,
             self._time,
             self._unit,
@@ -73,7 +73,21 @@ class WholeRelaxation:
         net = weight * arrays.price - self._time @ prices + limits @ arrays.use
         priced = ScenarioPrices(0, tuple(prices.tolist()), tuple(values.tolist()))
         proof = Proof(weight=weight, prices=(priced,), limits=tuple(limits.tolist()))
-        return Relaxed(bound, counts, proof, net)
+        totals = np.zeros(arrays.num_kinds)  # whole: boxes are cut at offers
+        return Relaxed(bound, np.append(counts, totals), proof, net, np.zeros(0))
+
+    def narrowed(
+        self, found: Relaxed, low: Counts, high: Counts, room: float
+    ) -> tuple[Counts, Counts]:
+        """The box without counts at which one offer alone adds more than ``room`` to the bound."""
+        net = np.append(found.slope, np.zeros(self.arrays.num_kinds))
+        size = np.abs(net)
+        steps = np.divide(room, size, out=np.full_like(size, 1e15), where=size > 0.0)
+        steps = np.floor(np.minimum(steps, 1e15) + 1e-6).astype(np.int64)
+        return (
+            np.where(net < 0.0, np.maximum(low, high - steps), low),
+            np.where(net > 0.0, np.minimum(high, low + steps), high),
+        )
 
     def serves(self, counts: Counts) -> bool:
         """Whether a fleet serves the load."""

@@ -7,7 +7,8 @@ throughputs and interruption are one kind), values ``v_sj >= 0`` of serving all 
     w p y  >=  sum_s (sum_j v_sj - sum_k E_sk) - sum_P nu_P C_P
                + sum_g min over y_g of [ (w p_g + sum_P nu_P n_g) y_g - sum_s pi_sk(g) c_sg(y_g) ]
 
-with ``c_sg`` the time that is left of offer ``g`` in scenario ``s``, and ``E_sk`` the most that a
+with ``c_sg`` the time that is left of offer ``g`` in scenario ``s`` (where one of several offers
+that serve alike fails, it goes off them together), and ``E_sk`` the most that a
 whole number of replicas of a kind, of time ``u`` each, earn from the values beyond their price:
 
     E_sk = max over whole n and 0 <= x <= 1 with sum_j load_jk x_j <= u n
@@ -49,7 +50,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     ``proof`` narrows its box: counts at which the bound already exceeds the claim are left out. A
     leaf's proof leaves none. Otherwise the box is cut between ``at`` and ``at + 1`` replicas of
-    ``offer`` into the nodes ``below`` and ``above``.
+    ``offer`` into the nodes ``below`` and ``above``; from the number of offers on, ``offer`` stands
+    for all offers of a kind together.
     """
 
     proof: int | None

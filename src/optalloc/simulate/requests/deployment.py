@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.step_times import StepTimes
 
-Routing = Literal["least-loaded", "round-robin"]
+Routing = Literal["least-loaded", "round-robin", "prefix"]
+ROUTINGS: tuple[Routing, ...] = get_args(Routing)
+"""In the order of the native kernel."""
 
 
 class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -26,6 +28,9 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ranks : int
         Data-parallel attention ranks of an engine. Each has its own queue, batch and cache; all
         step together, in the time of the slowest.
+    shared : StepTimes, optional
+        What the tokens of all ranks take together, of the experts, beside the time of the slowest:
+        by the sums over the ranks, without times of contexts and prompts.
     sequence_tokens : int
         What each sequence takes of the cache beside its tokens, in tokens.
     tokens_per_step : float
@@ -42,11 +47,20 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     sequence_tokens: int = 0
     tokens_per_step: float = 1.0
     weight: int = 1
+    shared: StepTimes | None = None
 
     def __post_init__(self) -> None:
         for name in ("kv_tokens", "replicas", "ranks", "weight", "tokens_per_step"):
             _check_least(name, getattr(self, name), 1)
         _check_least("sequence_tokens", self.sequence_tokens, 0)
+        if self.shared is not None:
+            most = (self.ranks * self.times.chunk_tokens, self.ranks * self.times.max_batch)
+            if (self.shared.chunk_tokens, self.shared.max_batch) < most:
+                raise InputError(
+                    f"the shared times end before {most[0]} tokens and {most[1]} sequences",
+                    path="Engines",
+                    fix="give those of the sums over all ranks",
+                )
 
 
 def _check_least(name: str, value: float, least: int) -> None:
@@ -65,9 +79,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Engines that share all requests; with ``prefill``, those that decode.
     prefill : tuple of Engines
         Engines that read prompts, give the first token and hand the cache over; empty: none.
-    routing : {"least-loaded", "round-robin"}
-        A request goes to the rank with fewest requests in its system for its weight, or to each in
-        turn as often as its weight.
+    routing : {"least-loaded", "round-robin", "prefix"}
+        A request goes to the rank with fewest requests in its system for its weight; or to each in
+        turn as often as its weight; or to the one that was last sent the longest part of its
+        prompt, if that is three tenths of it or more and the rank has at most 16 requests, or half
+        of them for its weight, more than the least loaded, which gets it otherwise.
     transfer_s, transfer_s_per_token : float
         Time of handing over: constant, and for each token of the prompt.
     block_tokens : int
@@ -88,6 +104,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def __post_init__(self) -> None:
         if not self.engines:
             raise InputError("there is no engine", path="Deployment", fix="give at least one")
+        if self.routing not in ROUTINGS:
+            raise InputError(
+                f"routing {self.routing!r} is unknown",
+                path="Deployment",
+                fix=f"use {', '.join(ROUTINGS)}",
+            )
         times = (self.transfer_s, self.transfer_s_per_token, self.lag_iterations)
         if self.block_tokens < 1 or min(times) < 0.0:
             raise InputError(

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from optalloc import _native
 from optalloc.errors import InputError
 from optalloc.interrupt import in_thread
-from optalloc.simulate.requests.deployment import Deployment, Engines
+from optalloc.simulate.requests.deployment import ROUTINGS, Deployment, Engines, Routing
 from optalloc.simulate.requests.load import Requests
+from optalloc.simulate.requests.prefixes import Paths, group_paths, hash_paths
+from optalloc.simulate.requests.step_times import StepTimes
 
 Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -27,6 +29,15 @@ TICKS_PER_S = (2**46, 2**32)
 
 _DONE = 0
 _FAR = 2.0**61
+
+
+class TableTicks(msgspec.Struct, frozen=True, eq=False):
+    """Times of iterations: without prompts, and a grid with them."""
+
+    decode: Longs
+    prompt_tokens: Ints
+    sequences: Ints
+    mixed: NDArray[np.float64]
 
 
 class KindTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -40,10 +51,8 @@ class KindTicks(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     max_batch: int
     blocks: int
     extra_blocks: int
-    decode: Longs
-    prompt_tokens: Ints
-    sequences: Ints
-    mixed: NDArray[np.float64]
+    times: TableTicks
+    shared: TableTicks | None
     kv: int
     pair: int
     each_prompt: int
@@ -54,12 +63,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     kinds: tuple[KindTicks, ...]
     requests: Requests
+    paths: Paths
     arrival: Longs
     output: Ints
     block_tokens: int
     transfer: int
     transfer_token: int
-    least_loaded: bool
+    routing: Routing
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
@@ -106,13 +116,20 @@ def instance_of(deployment: Deployment, requests: Requests, ticks_per_s: int) ->
     return Instance(
         kinds=kinds,
         requests=requests,
+        paths=_paths(requests, deployment.block_tokens),
         arrival=_ticks(requests.arrival_s, ticks_per_s),
         output=iterations_of(requests.output_tokens, _tokens_per_step(deployment)),
         block_tokens=deployment.block_tokens,
         transfer=round(deployment.transfer_s * ticks_per_s),
         transfer_token=round(deployment.transfer_s_per_token * ticks_per_s),
-        least_loaded=deployment.routing == "least-loaded",
+        routing=deployment.routing,
     )
+
+
+def _paths(requests: Requests, block_tokens: int) -> Paths:
+    if requests.hashes is None:
+        return group_paths(requests.group, requests.prefix_tokens, block_tokens)
+    return hash_paths(requests.hashes, requests.input_tokens, block_tokens)
 
 
 def fits_ticks(deployment: Deployment, requests: Requests, ticks_per_s: int) -> bool:
@@ -120,8 +137,10 @@ def fits_ticks(deployment: Deployment, requests: Requests, ticks_per_s: int) -> 
     longest = float((requests.input_tokens.astype(np.int64) + requests.output_tokens).max())
     seconds = [float(requests.arrival_s.max())]
     seconds.append(deployment.transfer_s + deployment.transfer_s_per_token * longest)
-    for times in (engines.times for pool in deployment.pools for engines in pool):
-        base = max(float(times.decode_s.max()), float(times.mixed_s.max()))
+    for engines in (engines for pool in deployment.pools for engines in pool):
+        times = engines.times
+        parts = [part for part in (times, engines.shared) if part is not None]
+        base = sum(max(float(part.decode_s.max()), float(part.mixed_s.max())) for part in parts)
         context = times.kv_s_per_token * times.max_batch * longest
         prompts = (times.pair_s * longest + times.prompt_s) * times.chunk_tokens
         seconds.append(base + context + prompts)
@@ -143,7 +162,7 @@ def run_native(instance: Instance, *, record: bool) -> Run | None:
 
 
 def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnswer:
-    kinds, requests = instance.kinds, instance.requests
+    kinds, requests, paths = instance.kinds, instance.requests, instance.paths
     rows = [
         (
             *(k.pool, k.engines, k.ranks, k.weight, k.chunk_tokens, k.max_batch),
@@ -153,23 +172,49 @@ def _call(instance: Instance, record: bool, cancel: Ints) -> _native.RequestAnsw
     ]
     return _native.run_requests(
         np.array(rows, np.int64),
-        [kind.decode for kind in kinds],
-        [kind.prompt_tokens for kind in kinds],
-        [kind.sequences for kind in kinds],
-        [kind.mixed for kind in kinds],
+        *_columns([kind.times for kind in kinds]),
+        *_columns([kind.shared or _NOTHING for kind in kinds]),
         instance.arrival,
         requests.input_tokens,
         instance.output,
         requests.cached_tokens,
-        requests.group,
-        requests.prefix_tokens,
+        paths.shared,
+        paths.start,
+        paths.nodes,
+        paths.node_blocks,
+        requests.hashes is not None,
         requests.clients,
         instance.block_tokens,
         instance.transfer,
         instance.transfer_token,
-        instance.least_loaded,
+        ROUTINGS.index(instance.routing),
         record,
         cancel,
+    )
+
+
+_NOTHING = TableTicks(
+    np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 0))
+)
+
+
+def _columns(
+    tables: list[TableTicks],
+) -> tuple[list[Longs], list[Ints], list[Ints], list[NDArray[np.float64]]]:
+    return (
+        [table.decode for table in tables],
+        [table.prompt_tokens for table in tables],
+        [table.sequences for table in tables],
+        [table.mixed for table in tables],
+    )
+
+
+def _table(times: StepTimes, ticks_per_s: int) -> TableTicks:
+    return TableTicks(
+        decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
+        prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
+        sequences=np.ascontiguousarray(times.sequences, np.int32),
+        mixed=np.maximum(np.ascontiguousarray(times.mixed_s * ticks_per_s), 1.0),
     )
 
 
@@ -184,10 +229,8 @@ def _kind(engines: Engines, pool: int, block_tokens: int, ticks_per_s: int) -> K
         max_batch=times.max_batch,
         blocks=engines.kv_tokens // block_tokens,
         extra_blocks=-(-engines.sequence_tokens // block_tokens),
-        decode=np.maximum(_ticks(times.decode_s, ticks_per_s), 1),
-        prompt_tokens=np.ascontiguousarray(times.prompt_tokens, np.int32),
-        sequences=np.ascontiguousarray(times.sequences, np.int32),
-        mixed=np.maximum(np.ascontiguousarray(times.mixed_s * ticks_per_s), 1.0),
+        times=_table(times, ticks_per_s),
+        shared=None if engines.shared is None else _table(engines.shared, ticks_per_s),
         kv=round(times.kv_s_per_token * ticks_per_s),
         pair=round(times.pair_s * ticks_per_s),
         each_prompt=round(times.prompt_s * ticks_per_s),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import Arrivals, AtOnce, Bursts, ClosedLoop, Poisson
 from optalloc.simulate.requests.lengths import Fixed, Lengths, drawn
+from optalloc.simulate.requests.prefixes import BlockHashes, check_hashes
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,8 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Length of each group's prefix.
     clients : int
         Clients of a closed loop; 0: arrivals do not depend on answers.
+    hashes : BlockHashes, optional
+        Ids of the blocks of each prompt, in place of groups.
     """
 
     arrival_s: NDArray[np.float64]
@@ -63,6 +66,7 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     group: NDArray[np.int32]
     prefix_tokens: NDArray[np.int32]
     clients: int = 0
+    hashes: BlockHashes | None = None
 
     def __len__(self) -> int:
         return int(self.arrival_s.size)
@@ -77,18 +81,22 @@ def make_requests(
     prefix_tokens: NDArray[np.int64] | None = None,
     cached_share: float = 0.0,
     clients: int = 0,
+    hashes: BlockHashes | None = None,
 ) -> Requests:
     """Requests of arrays; what is left out is not cached.
 
     Raises
     ------
     InputError
-        If a length is below one token, a prefix leaves nothing of a prompt, or arrivals descend.
+        If a length is below one token, a prefix leaves nothing of a prompt, arrivals descend, or
+        a prompt has more ids than blocks, or a group beside them.
     """
     count = arrival_s.size
     prefix = np.zeros(0, np.int64) if prefix_tokens is None else prefix_tokens
     group = np.full(count, -1, np.int64) if group is None else group
     _check(arrival_s[: clients or count], input_tokens, output_tokens, group, prefix)
+    if hashes is not None:
+        _check_hashes(hashes, input_tokens, group)
     if not 0.0 <= cached_share < 1.0:
         raise InputError(
             f"the cached share is {cached_share:g}",
@@ -104,7 +112,18 @@ def make_requests(
         group=group.astype(np.int32),
         prefix_tokens=prefix.astype(np.int32),
         clients=clients,
+        hashes=hashes,
     )
+
+
+def _check_hashes(
+    hashes: BlockHashes, input_tokens: NDArray[np.int64], group: NDArray[np.int64]
+) -> None:
+    check_hashes(hashes, input_tokens)
+    if (group >= 0).any():
+        raise InputError(
+            "requests have both groups and ids of their blocks", path="load", fix="give one of them"
+        )
 
 
 def _check(

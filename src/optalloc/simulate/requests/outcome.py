@@ -37,6 +37,7 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     from arrival to the last token, ``queue`` from arrival until first scheduled. Rates count the
     time from the first of these arrivals to the last token. ``goodput_per_s`` counts requests that
     met every target. ``mean_in_system`` and ``mean_waiting`` are requests, over that time.
+    ``prefix_hit_share`` is the part of all prompt tokens that was found cached, of all requests;
     ``kv_peak_share`` is the fullest that a rank's cache was, ``busy_share`` the mean over engines.
     """
 
@@ -167,9 +168,9 @@ class RequestSimulation(msgspec.Struct, frozen=True, kw_only=True, eq=False, dic
         return float(np.percentile(times, percentile)) if times.size else float("nan")
 
     def over_time(self, points: int = 400) -> Timeline:
-        """Queue, batch and cache at so many times; needs a recorded simulation."""
+        """Queue, batch, cache and hits at so many times; needs a recorded simulation."""
         self._check_recorded()
-        return timeline(self.run.stretches, self._blocks(), self.ticks_per_s, points)
+        return timeline(self.run, self.requests, self._blocks(), self.ticks_per_s, points)
 
     @cached_property
     def trace(self) -> Trace:

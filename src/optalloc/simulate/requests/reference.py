@@ -6,13 +6,15 @@ This is what the native kernel is held to, number for number. The rules:
   decoding sequence takes one; the prompt that was cut by the budget goes on; then requests are
   admitted from the head of the queue while tokens, places in the batch and blocks for the whole
   prompt are left.
-- A decoding sequence that fills its last block needs another one. Where none is free, prefixes that
-  nobody uses are given up, that let go first from its end first; then the request that arrived
+- A decoding sequence that fills its last block needs another one. Where none is free, the cached
+  block that nobody uses for the longest time is given up; then the request that arrived
   last is sent back to the head of the queue and later reads its prompt and its answer so far again.
   Nothing is admitted in such an iteration.
-- The iteration that reads the end of a prompt gives the first token. Requests of a group share the
-  whole blocks of their prefix: the first user reads it, others find it until it is given up.
-- Ranks of an engine step together, in the time of the slowest.
+- The iteration that reads the end of a prompt gives the first token. Requests share the whole
+  blocks of a prefix: those of a group, or those whose ids and all ids before are equal. The first
+  user reads such a block, others find it until it is given up. A request lets its blocks go from
+  the last to the first; with ids, its other blocks stay cached as well, where nobody finds them.
+- Ranks of an engine step together, in the time of the slowest and what all their tokens take.
 - In two pools, the first keeps a prompt's blocks until they have arrived in the second.
 - At one time, iterations end before requests arrive, and requests arrive before iterations begin.
 """
@@ -21,11 +23,13 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Hashable
 from fractions import Fraction
 
 import numpy as np
 
-from optalloc.simulate.requests.kernel import Instance, KindTicks, Run
+from optalloc.simulate.requests.kernel import Instance, KindTicks, Run, TableTicks
+from optalloc.simulate.requests.load import Requests
 
 
 class _Rank:
@@ -35,16 +39,15 @@ class _Rank:
         self.kind, self.world, self.hands_over = kind, world, hands_over
         self.waiting: list[int] = []
         self.running: list[int] = []
-        self.own: dict[int, int] = {}  # blocks of a request beside its prefix
-        self.prefix: dict[int, int] = {}  # blocks cached of a group's prefix
-        self.users: dict[int, int] = {}
-        self.idle: list[int] = []  # groups without users, that let go first in front
+        self.own: dict[int, int] = {}  # blocks of a request that it cannot share
+        self.users: dict[Hashable, int] = {}  # of each cached block that can be shared
+        self.idle: dict[Hashable, None] = {}  # those without, that let go first in front
         self.chunks: dict[int, int] = {}
         self.peak = 0
 
     @property
     def free(self) -> int:
-        return self.kind.blocks - sum(self.own.values()) - sum(self.prefix.values())
+        return self.kind.blocks - sum(self.own.values()) - len(self.users)
 
     @property
     def load(self) -> Fraction:
@@ -52,44 +55,45 @@ class _Rank:
 
     @property
     def used(self) -> int:
-        kept = sum(self.prefix[group] for group in self.idle)
-        return self.kind.blocks - self.free - kept
+        return self.kind.blocks - self.free - len(self.idle)
 
     def take(self) -> bool:
         """Make room for one block."""
         if self.free == 0:
             if not self.idle:
                 return False
-            oldest = self.idle[0]
-            self.prefix[oldest] -= 1
-            if self.prefix[oldest] == 0:
-                del self.prefix[self.idle.pop(0)]
+            oldest = next(iter(self.idle))
+            del self.idle[oldest], self.users[oldest]
         return True
 
-    def shared(self, request: int) -> int:
-        group = self.world.group[request]
-        return 0 if group < 0 else self.world.prefix[group] // self.world.block
-
     def pin(self, request: int) -> int:
-        group, size = self.world.group[request], self.shared(request)
-        if size == 0:
-            return 0
-        found = self.prefix.get(group, 0)
-        if group in self.idle:
-            self.idle.remove(group)
-        self.users[group] = self.users.get(group, 0) + 1
-        while self.prefix.get(group, 0) < size:
-            assert self.take()
-            self.prefix[group] = self.prefix.get(group, 0) + 1
-        return found * self.world.block
+        """Tokens found: the blocks before the first that is not cached, and not the last token."""
+        world, keys = self.world, self.world.keys[request]
+        found = next((k for k, key in enumerate(keys) if key not in self.users), len(keys))
+        for key in keys:
+            self.idle.pop(key, None)
+        for key in keys:
+            if key not in self.users:
+                assert self.take()
+                self.users[key] = 0
+            self.users[key] += 1
+        return min(found, (world.prompt[request] - 1) // world.block) * world.block
 
     def let_go(self, request: int) -> None:
-        del self.own[request]
-        if self.shared(request):
-            group = self.world.group[request]
-            self.users[group] -= 1
-            if self.users[group] == 0:
-                self.idle.append(group)
+        world, keys = self.world, self.world.keys[request]
+        read, own = world.cached[request], self.own.pop(request)
+        if world.hashed:
+            kept = min(own - self.kind.extra_blocks, math.ceil(read / world.block) - len(keys))
+            for _ in range(kept):
+                world.left_behind += 1
+                self.users[world.left_behind] = 0
+                self.idle[world.left_behind] = None
+        for number, key in reversed([*enumerate(keys, 1)]):
+            self.users[key] -= 1
+            if self.users[key] == 0 and number * world.block <= read:
+                self.idle[key] = None
+            elif self.users[key] == 0:
+                del self.users[key]
 
     def plan(self, now: int) -> tuple[int, int, int, int, int]:
         """Prompt tokens, prompts read to their end, sequences, context and pairs."""
@@ -125,10 +129,9 @@ class _Rank:
         ):
             request = self.waiting[0]
             own = math.ceil((world.prompt[request] + world.handed[request]) / block)
-            own += self.kind.extra_blocks - self.shared(request)
-            pinned = self.users.get(world.group[request], 0) > 0
-            room = self.free + sum(self.prefix[group] for group in self.idle)
-            if own + (0 if pinned else self.shared(request)) > room:
+            own += self.kind.extra_blocks - len(world.keys[request])
+            pinned = sum(self.users.get(key, 0) > 0 for key in world.keys[request])
+            if own + len(world.keys[request]) - pinned > self.free + len(self.idle):
                 break
             self.running.append(self.waiting.pop(0))
             found = self.pin(request)
@@ -191,8 +194,9 @@ class _World:
         self.input: list[int] = requests.input_tokens.tolist()
         self.output: list[int] = instance.output.tolist()
         self.known: list[int] = requests.cached_tokens.tolist()
-        self.group: list[int] = requests.group.tolist()
-        self.prefix: list[int] = requests.prefix_tokens.tolist()
+        self.hashed = requests.hashes is not None
+        self.keys = _shared_blocks(requests, self.block)
+        self.left_behind = 0  # blocks that stayed cached with no key of their own
         self.prompt: list[int] = list(self.input)  # tokens to read before the next one is generated
         self.cached = [0] * count
         self.generated = [0] * count
@@ -210,6 +214,27 @@ class _World:
         self.prompt[request] = self.input[request] + self.generated[request]
         self.cached[request] = self.decodes[request] = self.handed[request] = 0
         self.preemptions[request] += 1
+
+
+def _shared_blocks(requests: Requests, block: int) -> list[list[Hashable]]:
+    """Of each request the whole blocks that others may share, each named by all that it follows."""
+    hashes = requests.hashes
+    if hashes is None:
+        prefix = [*requests.prefix_tokens.tolist(), 0]  # of no group: the last
+        return [
+            [(group, k) for k in range(prefix[group] // block)] for group in requests.group.tolist()
+        ]
+    keys: list[list[Hashable]] = []
+    for request, tokens in enumerate(requests.input_tokens.tolist()):
+        ids = hashes.ids[hashes.start[request] : hashes.start[request + 1]].tolist()
+        covered = min(tokens, len(ids) * hashes.block_tokens)
+        names: list[Hashable] = []
+        for k in range(covered // block):
+            last = ((k + 1) * block - 1) // hashes.block_tokens  # the id that the block ends in
+            end = min(tokens, (last + 1) * hashes.block_tokens)
+            names.append((k, tuple(ids[: last + 1]), end))
+        keys.append(names)
+    return keys
 
 
 _END, _ARRIVE, _BEGIN = range(3)
@@ -231,6 +256,7 @@ class _Fleet:
         self.busy, self.iterations = [0] * len(self.engines), [0] * len(self.engines)
         self.credit = dict.fromkeys(self.ranks, 0)
         self.events: list[tuple[int, int, int, int]] = []  # time, phase, key, begin of an iteration
+        self.home: dict[tuple[int, Hashable], _Rank] = {}  # where a block was last sent
         self.next = 0
         self.stretches: list[tuple[int, ...]] = []
 
@@ -260,14 +286,15 @@ class _Fleet:
         kind, ranks = self.engines[engine]
         plans = [rank.plan(now) for rank in ranks]
         times = [_ticks(kind, *plan) for plan in plans if plan[0] or plan[2]]
+        together = _together(kind, sum(p[0] for p in plans), sum(p[2] for p in plans))
         if not times:
             self.asleep[engine] = True
             return
-        heapq.heappush(self.events, (now + max(times), _END, engine, now))
+        end = now + max(times) + together
+        heapq.heappush(self.events, (end, _END, engine, now))
         waiting = sum(len(rank.waiting) for rank in ranks)
         used = sum(rank.used for rank in ranks)
         prompt, decoding = sum(p[0] for p in plans), sum(p[2] for p in plans)
-        end = now + max(times)
         self.stretches.append((engine, now, end, 1, prompt, decoding, waiting, used))
 
     def arrive(self, request: int, number: int, now: int) -> None:
@@ -277,17 +304,36 @@ class _Fleet:
             for engine, (kind, ranks) in enumerate(self.engines)
             if kind.pool == number and turn < kind.ranks
         ]
-        if self.instance.least_loaded:
+        if self.instance.routing != "round-robin":
             engine, rank = min(places, key=lambda place: place[1].load)
+            if self.instance.routing == "prefix":
+                engine, rank = self.by_prefix(request, number, places, rank)
         else:
             for _, rank in places:
                 self.credit[rank] += rank.kind.weight
             engine, rank = max(places, key=lambda place: self.credit[place[1]])
             self.credit[rank] -= sum(other.kind.weight for _, other in places)
         rank.waiting.append(request)
+        for key in self.world.keys[request]:
+            self.home[number, key] = rank
         chosen = self.ranks.index(rank)
         (self.world.second_rank if number else self.world.rank)[request] = chosen
         self.wake(engine, now)
+
+    def by_prefix(
+        self, request: int, number: int, places: list[tuple[int, _Rank]], least: _Rank
+    ) -> tuple[int, _Rank]:
+        """Where the longest part of a prompt was sent last, or to the least loaded rank."""
+        keys, home = self.world.keys[request], least
+        for length in range(len(keys), 0, -1):
+            if (number, keys[length - 1]) in self.home:
+                if 10 * length * self.world.block >= 3 * self.world.input[request]:
+                    home = self.home[number, keys[length - 1]]
+                break
+        more = (home.load * home.kind.weight) - (least.load * least.kind.weight)
+        if more > 16 and home.load > Fraction(3, 2) * least.load:
+            home = least
+        return next(place for place in places if place[1] is home)
 
     def wake(self, engine: int, now: int) -> None:
         if self.asleep[engine]:
@@ -320,15 +366,24 @@ def _ticks(
     kind: KindTicks, prompt: int, prompts: int, sequences: int, context: int, pairs: int
 ) -> int:
     """Ticks of one iteration of a rank."""
-    if prompt == 0:
-        base = int(kind.decode[sequences])
-    else:
-        p, x = _between(kind.prompt_tokens.tolist(), prompt)
-        s, y = _between(kind.sequences.tolist(), sequences)
-        (a, b), (c, d) = kind.mixed[p : p + 2, s : s + 2].tolist()
-        below, above = a + (c - a) * x, b + (d - b) * x
-        base = math.floor(below + (above - below) * y + 0.5)
+    base = _base(kind.times, prompt, sequences)
     return base + kind.kv * context + kind.pair * pairs + kind.each_prompt * prompts
+
+
+def _together(kind: KindTicks, prompt: int, sequences: int) -> int:
+    """Ticks of what the tokens of all ranks take together."""
+    return 0 if kind.shared is None else _base(kind.shared, prompt, sequences)
+
+
+def _base(table: TableTicks, prompt: int, sequences: int) -> int:
+    if prompt == 0:
+        return int(table.decode[sequences])
+    p, x = _between(table.prompt_tokens.tolist(), prompt)
+    s, y = _between(table.sequences.tolist(), sequences)
+    (a, b), (c, d) = table.mixed[p : p + 2, s : s + 2].tolist()
+    below, above = a + (c - a) * x, b + (d - b) * x
+    found: float = below + (above - below) * y
+    return math.floor(found + 0.5)
 
 
 def _between(nodes: list[int], x: int) -> tuple[int, float]:

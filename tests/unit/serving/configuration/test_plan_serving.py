@@ -201,6 +201,41 @@ def test_comparison_lists_what_is_decided_otherwise(split: ServingPlan) -> None:
     assert oa.compare_serving(split, split).changed == ()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "words"),
+    [
+        (1.0, 1.0, "as many output tokens/s as the first|takes as long"),
+        (29.545, 2.32, "29.5 times as many output tokens/s as the first|takes 2.32 times as long"),
+        (1.2, 1.05, "20.0% more output tokens/s than the first|takes 5.0% longer"),
+        (0.9, 0.3, "10.0% fewer output tokens/s than the first|takes 70.0% less time"),
+    ],
+)
+def test_comparison_is_a_sentence(
+    tokens: float, seconds: float, words: str, split: ServingPlan
+) -> None:
+    said = split.predicted
+    changed = msgspec.structs.replace(
+        said,
+        output_tokens_per_s=tokens * said.output_tokens_per_s,
+        request_s=seconds * said.request_s,
+    )
+    other = msgspec.structs.replace(split, predicted=changed)
+    summary = oa.compare_serving(split, other).summary
+    for part in words.split("|"):
+        assert part in summary
+
+
+def test_recommendation_leaves_out_what_has_no_price() -> None:
+    """With its reason; where none has one, that is said."""
+    asked = oa.Serving(input_len=1000, output_len=100, rate_per_s=1.0)
+    model = oa.load_model("qwen3-8b")
+    _, offers = oa.recommend(model, ["mi325x", "l40s"], asked, objective="price", max_devices=4)
+    assert [offer.device for offer in offers] == ["l40s", "mi325x"]
+    assert offers[1].words == "no public price"
+    with pytest.raises(InputError, match="of mi325x no price is public"):
+        oa.recommend(model, ["mi325x"], asked, objective="price")
+
+
 def test_recommendation_prefers_the_fewest_devices() -> None:
     result, offers = oa.recommend(
         oa.load_model("qwen3-8b"),

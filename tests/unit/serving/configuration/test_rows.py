@@ -11,6 +11,7 @@ import pytest
 import optalloc as oa
 from optalloc.serving.configuration import aggregated
 from optalloc.serving.configuration.fastest import Fastest
+from optalloc.serving.configuration.limits import parse_limits
 from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.rows import Rows, all_rows, floors, timed
@@ -53,6 +54,45 @@ def test_floors_lie_below_times(seed: int) -> None:
     assert np.all(least.tpot_s <= times.tpot_s)
     assert np.all(least.request_s <= times.request_s)
     assert np.all(least.rate_per_s >= times.rate_per_s)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("load", [{}, {"rate_per_s": 0.5}, {"rate_per_s": 12.0}])
+@pytest.mark.parametrize("limits", [{}, {"ttft_s": 1.5}, {"tpot_s": 0.03}])
+def test_rows_left_out_change_nothing(
+    objective: str,
+    load: dict[str, float],
+    limits: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over several groups and kinds of software, against every row timed and combined at once."""
+    work = Serving(input_len=1500, output_len=300, **load, **limits)  # type: ignore[arg-type]
+    p = Problem(
+        model=oa.load_model("qwen3-8b"),
+        cluster=oa.load_cluster("2xh100-sxm+4xl40s+1xa100-sxm-80g"),
+        workload=work,
+        objective=objective,
+        limits=parse_limits(["software=vllm,sglang", "kv=bf16,fp8"], []),
+    )
+    table = Search(p).table("serve")
+    rows = all_rows(p, table)
+    least, keeps = floors(p, table, rows)
+    rows, least = rows.take(keeps), least.take(keeps)
+    with monkeypatch.context() as patch:
+        patch.setattr(aggregated, "_FIRST", 3)
+        patch.setattr(aggregated, "_BLOCK", 128)
+        found = aggregated.search(p, table, rows, least, lambda *_: False)
+        patch.setattr(aggregated, "bound_keys", lambda _p, _t, rows, _l: np.zeros(len(rows)))
+        patch.setattr(aggregated, "_cells", lambda *_: None)
+        patch.setattr(aggregated, "_BLOCK", len(rows))
+        whole = aggregated.search(p, table, rows, least, lambda *_: False)
+    assert whole.pruned == 0
+    assert found.pruned > 0
+    assert (found.best is None) == (whole.best is None)
+    if found.best is not None and whole.best is not None:
+        assert found.best.value == whole.best.value == found.bound
+        assert found.best.devices == whole.best.devices
+        assert found.best.rate_per_s == pytest.approx(whole.best.rate_per_s)
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))

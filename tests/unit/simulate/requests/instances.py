@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
-from optalloc.simulate.requests.deployment import Deployment, Engines
+from optalloc.simulate.requests.deployment import ROUTINGS, Deployment, Engines
 from optalloc.simulate.requests.kernel import TICKS_PER_S, Instance, instance_of
 from optalloc.simulate.requests.load import Requests, make_requests
+from optalloc.simulate.requests.prefixes import BlockHashes, hashes_of
 from optalloc.simulate.requests.step_times import StepTimes, step_times
 
 
@@ -28,6 +30,17 @@ def times(
         pair_s=pair_s,
         prompt_s=prompt_s,
     )
+
+
+def with_shared(engines: Engines) -> Engines:
+    """The same engines, whose ranks' tokens take some time together."""
+    ranks = engines.ranks
+    shared = step_times(
+        lambda prompt, sequences: 1e-3 + 2e-4 * prompt + 3e-4 * sequences,
+        chunk_tokens=ranks * engines.times.chunk_tokens,
+        max_batch=ranks * engines.times.max_batch,
+    )
+    return msgspec.structs.replace(engines, shared=shared)
 
 
 def random_instance(seed: int) -> Instance:
@@ -63,11 +76,13 @@ def random_instance(seed: int) -> Instance:
         )
         for _ in range(4)
     ]
+    if random.random() < 0.3:
+        pools = [with_shared(engines) for engines in pools]
     apart = random.random() < 0.4
     deployment = Deployment(
         engines=tuple(pools[: random.integers(1, 3)]),
         prefill=tuple(pools[2 : random.integers(3, 5)]) if apart else (),
-        routing="least-loaded" if random.random() < 0.6 else "round-robin",
+        routing=ROUTINGS[random.choice(3, p=[0.5, 0.25, 0.25])],
         transfer_s=float(random.choice([0.0, 0.02])),
         transfer_s_per_token=float(random.choice([0.0, 1e-3])),
         block_tokens=block,
@@ -81,13 +96,28 @@ def _requests(
     gaps = random.exponential(float(random.choice([0.0, 0.02, 0.2])), count)
     clients = int(random.choice([0, 0, 1, 4]))
     gaps[:clients].sort()
-    shares = random.random() < 0.5
+    shares, hashed = random.random() < 0.4, random.random() < 0.6
+    inputs = inputs + (8 if shares else 0)
     return make_requests(
         gaps if clients else np.cumsum(gaps),
-        inputs + (8 if shares else 0),
+        inputs,
         outputs,
+        hashes=random_hashes(random, inputs) if hashed and not shares else None,
         group=random.integers(-1, 3, count) if shares else None,
         prefix_tokens=random.integers(0, 9, 3) if shares else None,
         cached_share=float(random.choice([0.0, 0.5])),
         clients=clients,
     )
+
+
+def random_hashes(random: np.random.Generator, inputs: np.ndarray) -> BlockHashes:
+    """Ids of contents of few kinds, or of turns that each go on from an earlier prompt; in one of
+    ten prompts not of the last block."""
+    block = int(random.choice([1, 3, 4, 16]))
+    kinds, lists = int(random.choice([1, 2, 1000])), list[list[int]]()
+    for tokens in inputs.tolist():
+        most = -(-tokens // block)
+        begin = lists[random.integers(0, len(lists))] if lists and random.random() < 0.7 else []
+        ids = [*begin[: random.integers(0, len(begin) + 1)], *random.integers(0, kinds, most)]
+        lists.append([int(one) for one in ids[: most - (random.random() < 0.1)]])
+    return hashes_of(lists, block)

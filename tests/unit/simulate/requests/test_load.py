@@ -142,12 +142,95 @@ def test_groups_of_a_trace_share_prefixes(tmp_path: Path) -> None:
     assert requests.prefix_tokens.tolist() == [32]
 
 
+def test_ids_of_blocks_are_read_in_order_of_arrival(tmp_path: Path) -> None:
+    """Numbers of any size and words; a request without ids shares nothing."""
+    rows = [
+        {"timestamp": 20, "input_length": 600, "output_length": 5, "hash_ids": [2**64, 7]},
+        {"timestamp": 10, "input_length": 1500, "output_length": 5, "hash_ids": [2**64, "f0", 3]},
+        {"timestamp": 30, "input_length": 100, "output_length": 5},
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    hashes = read_trace(path).hashes
+    assert hashes is not None
+    assert hashes.start.tolist() == [0, 3, 5, 5]
+    assert hashes.ids[3] == hashes.ids[0] != hashes.ids[4]
+    assert hashes.block_tokens == 512
+    assert len(read_trace(path, num_requests=1).hashes.ids) == 3  # type: ignore[union-attr]
+
+
+def test_bailian_traces_have_seconds_and_small_blocks(tmp_path: Path) -> None:
+    """A request of the published form: 521 tokens are 33 blocks of 16."""
+    row: dict[str, object] = {
+        "chat_id": 159,
+        "parent_chat_id": 55,
+        "timestamp": 61.5,
+        "input_length": 521,
+    }
+    row |= {"output_length": 132, "type": "text", "turn": 2, "hash_ids": list(range(33))}
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"timestamp": 63.0}))
+    requests = read_trace(path)
+    assert requests.arrival_s.tolist() == [0.0, 1.5]
+    assert requests.hashes is not None
+    assert requests.hashes.block_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"hash_ids": [1, 2, 3]},
+            "3 hash_ids for a prompt of 600 tokens, which are 2 blocks.*line 2",
+        ),
+        ({"hash_ids": "1, 2"}, "hash_ids is '1, 2', no list of whole numbers.*line 2"),
+        ({"hash_ids": [1, 2.5]}, r"hash_ids is \[1, 2.5\], no list.*line 2"),
+        ({"hash_ids": [1, None]}, r"hash_ids is \[1, None\], no list.*line 2"),
+        ({"output_length": 0}, "output_length is 0.*line 2.*at least 1"),
+        ({"input_length": 2.5}, "input_length is 2.5.*line 2"),
+        ({"timestamp": None}, "timestamp is None.*line 2"),
+    ],
+)
+def test_a_broken_line_of_ids_is_refused_with_its_place(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    good = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | change))
+    with pytest.raises(InputError, match=words):
+        read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.jsonl", '\n\n{"arrival_s": 1', "not valid JSON.*line 3.*correct or remove that line"),
+        ("a.jsonl", '{"arrival_s": 1}\n\n7\n', "no JSON object.*line 3"),
+        ("a.json", "[{}]", "one JSON list.*one object a line"),
+        ("a.json", '{"input_tokens": 1, "output_tokens": 1}', "no column 'arrival_s'"),
+    ],
+)
+def test_files_that_are_no_json_lines_are_refused(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    """Empty lines count; the ending of the name does not."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_trace(tmp_path / name)
+
+
+def test_no_requests_are_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("arrival_s,input_tokens,output_tokens\n1,2,3\n")
+    with pytest.raises(InputError, match="0 requests are to be read"):
+        read_trace(tmp_path / "a.csv", num_requests=0)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("time,input_tokens,output_tokens\n1,2,3\n", "no column 'arrival_s'"),
         ("arrival_s,input_tokens,output_tokens\n1,2,3\n2,x,3\n", "input_tokens is 'x'.*line 3"),
-        ("arrival_s,input_tokens,output_tokens\n1,2,0\n", "output of request 0 is 0 tokens"),
+        ("arrival_s,input_tokens,output_tokens\n1,2,0\n", "output_tokens is '0'.*line 2"),
         ("arrival_s,input_tokens,output_tokens\n", "no requests"),
         ("arrival_s,input_tokens,output_tokens\n1,1e30,3\n", "input_tokens is '1e30'.*line 2"),
         ("arrival_s,input_tokens,output_tokens\nnan,1,3\n", "arrival_s is 'nan'.*line 2"),

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from tests.unit.simulate.requests.serving import CLUSTER, LOAD, MODEL, serving_plan
 
+from optalloc.cluster.load import load_cluster
 from optalloc.cost.engine.constants import read_engine_constants
 from optalloc.cost.engine.load import disaggregated
 from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.step import step_model
 from optalloc.errors import InputError
+from optalloc.model.load import load_model
 from optalloc.report.requests import percentile_line
 from optalloc.result import Bounds, Stats, Termination
 from optalloc.serving.configuration.solve import ServingResult
-from optalloc.simulate.requests.arrivals import ClosedLoop, Poisson
+from optalloc.simulate.requests.arrivals import AtOnce, ClosedLoop, Poisson
 from optalloc.simulate.requests.deployment import Deployment
 from optalloc.simulate.requests.engines import engines_of
 from optalloc.simulate.requests.load import fixed_load
@@ -54,6 +56,32 @@ def test_one_request_takes_the_time_of_the_step_model() -> None:
     assert found.ttft_s[0] == pytest.approx(float(step.prefill_s(1000)), rel=0.01)
     decode = [float(step.decode_s(1.0, context)) for context in range(1001, 1010)]
     assert found.tpot_s[0] == pytest.approx(np.mean(decode), rel=1e-6)
+
+
+def test_ranks_that_are_alike_take_the_time_of_the_step_model() -> None:
+    """Own and shared part, of eight ranks with equal batches, and with equal prompts alone."""
+    engine = Engine(attention_dp=8, moe_ep=8, weight_dtype="fp8", chunk_tokens=512, max_batch=16)
+    model = load_model("deepseek-v3")
+    step = step_model(model, load_cluster("8xh200-sxm").nodes[0].device, engine)
+    engines = engines_of(engine, step)
+    assert engines.shared is not None
+    decode = engines.times.decode_s[16] + engines.shared.decode_s[8 * 16]
+    assert decode == pytest.approx(float(step.latency_s(0.0, 16.0, 0.0)))
+    prompt = engines.times.mixed_s[-1, 0] + engines.shared.mixed_s[-1, 0]
+    assert engines.times.chunk_tokens == 512
+    assert prompt == pytest.approx(float(step.constants.prefill * step.latency_s(512.0, 0.0, 0.0)))
+
+
+def test_the_experts_of_one_rank_alone_take_less_than_those_of_all() -> None:
+    """A prompt on one of eight ranks against one on each, that all step in one time."""
+    engine = Engine(attention_dp=8, moe_ep=8, weight_dtype="fp8", chunk_tokens=8192, max_batch=16)
+    model = load_model("deepseek-v3")
+    step = step_model(model, load_cluster("8xh200-sxm").nodes[0].device, engine)
+    deployment = Deployment(engines=(engines_of(engine, step),))
+    load = fixed_load(AtOnce(), 8000, 1)
+    one, all_ = (simulate_requests(deployment, load, num_requests=n).ttft_s for n in (1, 8))
+    assert np.ptp(all_) == 0.0
+    assert 0.2 * all_[0] < one[0] < 0.8 * all_[0]
 
 
 def test_a_pipeline_is_as_many_engines_with_parts_of_batch_and_cache() -> None:

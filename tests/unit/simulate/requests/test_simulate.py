@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.unit.simulate.requests.instances import times
+from tests.unit.simulate.trace_format import check_trace
 
 from optalloc.errors import InputError
 from optalloc.simulate.requests.arrivals import AtOnce, Bursts, ClosedLoop, Poisson
@@ -106,6 +107,22 @@ def test_answers_are_made_where_the_cache_is_handed_to() -> None:
     assert simulation.tpot_s == pytest.approx([0.1])
     assert simulation.finish_s == pytest.approx([0.1 + 0.15 + 0.2])
     assert (simulation.run.rank[0], simulation.run.second_rank[0]) == (0, 1)
+
+
+def test_what_ranks_share_is_of_all_their_tokens() -> None:
+    """As below, and 0.1 ms for each of the 30 tokens together."""
+    shared = step_times(
+        lambda prompt, sequences: 1e-4 * np.maximum(prompt + sequences, 1.0),
+        chunk_tokens=2 * 4096,
+        max_batch=2,
+    )
+    pool = Engines(times=ONE_SLOT, kv_tokens=1000, ranks=2, shared=shared)
+    simulation = simulate_requests(
+        Deployment(engines=(pool,), routing="round-robin"), at([0.0, 0.0], [10, 20], [1, 1])
+    )
+    assert simulation.ttft_s == pytest.approx([0.023, 0.023])
+    with pytest.raises(InputError, match="shared times end before 12288 tokens"):
+        Engines(times=ONE_SLOT, kv_tokens=1000, ranks=3, shared=shared)
 
 
 def test_ranks_step_in_the_time_of_the_slowest() -> None:
@@ -221,6 +238,8 @@ def test_a_trace_shows_iterations_and_requests(tmp_path: Path) -> None:
     simulation = simulate_requests(one(), at([0.0, 0.05], [100, 10], [3, 20]))
     simulation.trace.write(tmp_path / "requests.trace.json")
     events = json.loads((tmp_path / "requests.trace.json").read_text())["traceEvents"]
+    found = check_trace(events)
+    assert found["b"] == found["e"] == 2 * 4
     slices = [e for e in events if e["ph"] == "X"]
     assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in itertools.pairwise(slices))
     assert sum(e["args"]["iterations"] for e in slices) == simulation.summary.iterations
@@ -229,6 +248,16 @@ def test_a_trace_shows_iterations_and_requests(tmp_path: Path) -> None:
     ended = [e["name"] for e in events if e["ph"] == "e"]
     assert sorted(begun) == sorted(ended)
     assert begun.count("read the prompt") == 2
+
+
+def test_a_trace_of_split_phases_and_preemptions_is_well_formed() -> None:
+    """Two pools, a crowded cache: spans of the way between pools, and five of a request."""
+    pool = Engines(times=CONSTANT, kv_tokens=480, replicas=2)
+    deployment = Deployment(engines=(pool,), prefill=(pool,), transfer_s=0.01)
+    requests = at([0.1 * k for k in range(12)], [100] * 12, [60] * 12)
+    simulation = simulate_requests(deployment, requests)
+    assert simulation.summary.preemptions > 0
+    assert check_trace(simulation.trace.events)["b"] == 12 * 5
 
 
 def test_without_a_record_there_is_no_trace() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.unit.simulate.trace_format import check_trace
 
 import optalloc as oa
 from optalloc.cli.__main__ import main
@@ -120,6 +121,18 @@ def test_unequal_stages_simulate_within_the_closed_form() -> None:
     simulation = simulate_mixed(made)
     assert 0.6 * made.step_time_s <= simulation.step_time_s <= made.step_time_s * (1.0 + 1e-9)
     assert {e["pid"] for e in simulation.trace.events} == {1, 2, 3}
+    assert check_trace(simulation.trace.events)["s"] > 0
+
+
+def test_replicas_have_arrows_of_their_own() -> None:
+    """Two pipelines of two stages: one arrow for each transfer, told apart by whole numbers."""
+    stages = (StageChoice(group=0, num_layers=20, tp=4), StageChoice(group=1, num_layers=12, tp=4))
+    replica = ReplicaChoice(stages=stages, num_microbatches=8)
+    strategy = MixedStrategy(micro_batch=2, replicas=(replica, replica))
+    made = estimate_mixed(oa.load_model("llama-3-8b"), oa.load_cluster(CLUSTER), WORK, strategy)
+    events = simulate_mixed(made).trace.events
+    assert check_trace(events)["s"] == 2 * 2 * 8
+    assert len({event["id"] for event in events if event["ph"] == "s"}) == 2 * 2 * 8
 
 
 def test_memory_of_the_simulation_is_that_of_the_plan() -> None:

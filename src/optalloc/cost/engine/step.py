@@ -209,6 +209,13 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         prompts = np.maximum(1.0, np.floor(self.chunk_tokens / input_len))
         return self.prefill_s(input_len, prompts, prefix_len) / prompts
 
+    def packed_prompt_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
+        """Seconds a prompt, at least, where so many wait that every iteration reads a whole chunk:
+        nothing reads more prompts."""
+        pairs = input_len * (prefix_len + (input_len + 1.0) / 2.0)
+        whole = input_len / self.chunk_tokens * self.base_s(self.chunk_tokens, 0.0)
+        return self.constants.prefill * (whole + self.pair_s * pairs) + self.constants.prompt_s
+
     def another_prompt_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
         """Seconds that a further prompt adds to those it is read with: its tokens share the weights
         that an iteration reads; that of a prompt alone where a chunk does not hold both."""

@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/iteration.hpp"
 #include "serving/join.hpp"
+#include "serving/load_rows.hpp"
 #include "serving/offers.hpp"
 #include "serving/shares.hpp"
 #include "serving/split.hpp"
@@ -49,6 +50,75 @@ sv::Offers offers_of(const Array<double, 2>& request_s, const Array<std::int64_t
     if (!fits) throw nb::value_error("offers have the wrong shape");
     return {{request_s.data(), request_s.size()}, flight, {engine, n}, {number, n}, {group, n}, view(fixed), gain, latency, most_s};
 }
+
+// Tables of LoadTable, checked and kept.
+class LoadRows {
+  public:
+    LoadRows(Reals chunk, Reals size, Reals time, Array<double, 3> line, Array<double, 4> batch_s,
+             Array<double, 3> free_s, double fresh, double output)
+        : chunk_(std::move(chunk)), size_(std::move(size)), time_(std::move(time)), line_(std::move(line)),
+          batch_s_(std::move(batch_s)), free_s_(std::move(free_s)), fresh_(fresh), output_(output) {
+        const std::size_t chunks = chunk_.shape(0), engines = line_.shape(1), times = time_.shape(0);
+        if (line_.shape(0) != chunks || line_.shape(2) != sv::kFigures || batch_s_.shape(0) != chunks ||
+            batch_s_.shape(1) != engines || batch_s_.shape(2) != size_.shape(0) || batch_s_.shape(3) != times ||
+            times == 0 || free_s_.shape(0) != chunks || free_s_.shape(1) != engines) {
+            throw nb::value_error("tables of loads have the wrong shape");
+        }
+    }
+
+    // (load, chunk, batch)
+    nb::tuple promising(double ttft_s, double tpot_s, const Longs& engine, const Longs& full, const Longs& interval,
+                        const Reals& q, const Flags& allowed, const Reals& below_s) const {
+        const std::size_t n = engine.shape(0);
+        bool fits = full.shape(0) == n && interval.shape(0) == n && q.shape(0) == n && allowed.shape(0) == n &&
+                    below_s.shape(0) == n && knows(engine);
+        for (std::size_t i = 0; fits && i < n; ++i) {
+            fits = interval.data()[i] >= 0 && interval.data()[i] < static_cast<std::int64_t>(free_s_.shape(2));
+        }
+        if (!fits) throw nb::value_error("loads have the wrong shape");
+        sv::Promising found;
+        {
+            nb::gil_scoped_release release;
+            found = sv::promising_rows(table(ttft_s, tpot_s), {view(engine), view(full), view(interval), view(q),
+                                                               view(allowed), view(below_s)});
+        }
+        return nb::make_tuple(given(std::move(found.load)), given(std::move(found.chunk)),
+                              given(std::move(found.batch)));
+    }
+
+    void lower_full_ends(double ttft_s, double tpot_s, const Longs& engine, const Reals& left, const Reals& right,
+                         const Out<double, 2>& left_s, const Out<double, 2>& right_s,
+                         const Out<std::int64_t, 2>& chunk, const Out<std::int64_t, 2>& batch) const {
+        const std::size_t n = engine.shape(0), intervals = left.shape(0), all = n * intervals;
+        if (right.shape(0) != intervals || left_s.shape(1) != intervals || left_s.size() != all ||
+            right_s.size() != all || chunk.size() != all || batch.size() != all || !knows(engine)) {
+            throw nb::value_error("ends of lines have the wrong shape");
+        }
+        nb::gil_scoped_release release;
+        sv::lower_full_ends(table(ttft_s, tpot_s), {view(engine), view(left), view(right), {left_s.data(), all},
+                                                    {right_s.data(), all}, {chunk.data(), all}, {batch.data(), all}});
+    }
+
+  private:
+    bool knows(const Longs& engine) const {
+        for (std::size_t i = 0; i < engine.shape(0); ++i) {
+            if (engine.data()[i] < 0 || engine.data()[i] >= static_cast<std::int64_t>(line_.shape(1))) return false;
+        }
+        return true;
+    }
+
+    sv::LoadTable table(double ttft_s, double tpot_s) const {
+        return {line_.shape(1), free_s_.shape(2), view(chunk_), view(size_), view(time_),
+                {line_.data(), line_.size()}, {batch_s_.data(), batch_s_.size()}, {free_s_.data(), free_s_.size()},
+                fresh_, output_, ttft_s, tpot_s};
+    }
+
+    Reals chunk_, size_, time_;
+    Array<double, 3> line_;
+    Array<double, 4> batch_s_;
+    Array<double, 3> free_s_;
+    double fresh_, output_;
+};
 
 }  // namespace
 
@@ -172,6 +242,11 @@ void bind_serving(nb::module_& m) {
         sv::device_seconds({coefficients.data(), coefficients.size()}, engines, view(engine), view(prompt),
                            view(sequences), {seconds.data(), n});
     });
+    // Rows of engines under loads; see serving/load_rows.hpp.
+    nb::class_<LoadRows>(m, "LoadRows")
+        .def(nb::init<Reals, Reals, Reals, Array<double, 3>, Array<double, 4>, Array<double, 3>, double, double>())
+        .def("promising", &LoadRows::promising)
+        .def("lower_full_ends", &LoadRows::lower_full_ends);
     // `cost` and `which` (groups x requests from 0) are lowered to the cheapest of `offers` (engine, number, group).
     m.def("cheapest_offers", [](const Array<double, 2>& request_s, const Array<std::int64_t, 2>& offers,
                                 const Array<double, 1>& fixed, double gain, bool latency, double most_s,

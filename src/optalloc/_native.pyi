@@ -235,6 +235,47 @@ def improve_placement(
 def device_seconds(
     coefficients: _Reals, engine: _Longs, prompt: _Reals, sequences: _Reals, seconds: _Reals, /
 ) -> None: ...
+
+class LoadRows:
+    def __init__(
+        self,
+        chunk: _Reals,
+        size: _Reals,
+        time: _Reals,
+        line: _Reals,
+        batch_s: _Reals,
+        free_s: _Reals,
+        fresh: float,
+        output: float,
+        /,
+    ) -> None: ...
+    # (load, chunk by number, batch)
+    def promising(
+        self,
+        ttft_s: float,
+        tpot_s: float,
+        engine: _Longs,
+        full: _Longs,
+        interval: _Longs,
+        q: _Reals,
+        allowed: _Bytes,
+        below_s: _Reals,
+        /,
+    ) -> tuple[_Longs, _Longs, _Longs]: ...
+    def lower_full_ends(
+        self,
+        ttft_s: float,
+        tpot_s: float,
+        engine: _Longs,
+        left: _Reals,
+        right: _Reals,
+        left_s: _Reals,
+        right_s: _Reals,
+        chunk: _Longs,
+        batch: _Longs,
+        /,
+    ) -> None: ...
+
 def cheapest_offers(
     request_s: _Reals,
     offers: _Longs,

@@ -62,10 +62,12 @@ def mixed_parts(
     flow = others / pp * new * step.tokens_per_step / output_len  # prompt tokens an iteration
     lump = np.clip(np.maximum(new, flow), 1.0, step.chunk_tokens)
     pairs = lump * (input_len + prefix_len + 1.0) / 2.0
+    alone = step.step_s(0.0, batch, batch * context)
+    beside = step.step_s(lump, batch, batch * context, pairs)
     return Mixed(
-        alone_s=step.decode_s(batch, context),
+        alone_s=step.through_s(alone, alone, batch, batch),
         lumps=c.interference * flow / lump,
-        beside_s=step.latency_s(lump, batch, batch * context, pairs),
+        beside_s=step.through_s(beside, alone, lump + batch, batch),
         own_s=step.latency_s(lump, 0.0, 0.0, pairs),
         prompt_s=c.prompt_s * lump / new,
     )

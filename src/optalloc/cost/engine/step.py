@@ -185,13 +185,18 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         Only decoding waits for other batches: prompts follow each other and keep the stages busy.
         The host prepares the sequences of every stage's batch, one batch after another.
         """
-        w, c = self.work, self.constants
         step = self.step_s(prompt_tokens, sequences, context_tokens, pairs)
-        if np.all(w.pp == 1.0):
+        if np.all(self.work.pp == 1.0):
             return step
-        tokens = prompt_tokens + sequences
+        decoding = self.step_s(0.0, sequences, context_tokens)
+        return self.through_s(step, decoding, prompt_tokens + sequences, sequences)
+
+    def through_s(self, step: Value, decoding: Value, tokens: Value, sequences: Value) -> Value:
+        """Seconds through all stages of a batch whose iteration takes ``step``, and ``decoding``
+        without its prompts."""
+        w, c = self.work, self.constants
         hop = w.link_latency_s + tokens * w.hidden_bytes / w.link_bytes_per_s
-        waits = c.bubble / w.pp * self.step_s(0.0, sequences, context_tokens)
+        waits = c.bubble / w.pp * decoding
         return step + (w.pp - 1.0) * (hop + waits + c.sequence_s * sequences)
 
     def prefill_s(self, input_len: Value, prompts: Value = 1.0, prefix_len: Value = 0.0) -> Value:
@@ -231,7 +236,8 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
 
     def decode_s(self, sequences: Value, context: Value) -> Value:
         """Seconds of an iteration of ``sequences`` decoding ones of ``context`` tokens each."""
-        return self.latency_s(0.0, sequences, sequences * context)
+        step = self.step_s(0.0, sequences, sequences * context)
+        return self.through_s(step, step, sequences, sequences)
 
     # -- memory ----------------------------------------------------------------------------------
 

@@ -14,11 +14,9 @@ import numpy as np
 
 from optalloc.serving.configuration.columns import Columns, Floats, Ints
 from optalloc.serving.configuration.load_floors import LoadFloors
-from optalloc.serving.configuration.load_lines import Load
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import Rows, timed
 from optalloc.serving.configuration.table import EngineTable
-from optalloc.serving.configuration.token_table import SAFE
 
 _BLOCK = 65536
 
@@ -29,13 +27,6 @@ class _Candidates(Columns, frozen=True, kw_only=True):
     where: Ints
     chunk: Ints
     batch: Ints
-
-
-_NONE = _Candidates(
-    where=np.zeros(0, np.int64),
-    chunk=np.zeros(0, np.int64),
-    batch=np.zeros(0, np.int64),
-)
 
 
 class Fastest:
@@ -68,7 +59,7 @@ class Fastest:
         """Raise the floors of these engines under these loads to those of their own load."""
         first = self._rows(engine, place, *self.floors.guess(self._ends, engine, place))
         least = self._sharp(engine, place, first)
-        others = self._candidates(engine, place, least)
+        others = self._others(engine, place, least)
         seconds = self._sharp(engine, place, others)
         order = np.lexsort((seconds, others.where))
         best = order[np.flatnonzero(np.diff(others.where[order], prepend=-1))]
@@ -90,7 +81,7 @@ class Fastest:
         """
         first = self._rows(engine, place, *self._sharpest[:, engine, place])
         self._time(engine, place, first)
-        others = self._candidates(engine, place, self.request_s[engine, place])
+        others = self._others(engine, place, self.request_s[engine, place])
         again = (others.chunk == first.chunk[others.where]) & (
             others.batch == first.batch[others.where]
         )
@@ -124,6 +115,11 @@ class Fastest:
             where=np.arange(len(engine)), chunk=chunk, batch=np.where(batch > 0, batch, full)
         )
 
+    def _others(self, engine: Ints, place: Ints, best_s: Floats) -> _Candidates:
+        """Rows whose floor is below ``best_s``."""
+        where, chunk, batch = self.floors.promising(engine, place, best_s)
+        return _Candidates(where=where, chunk=chunk, batch=batch)
+
     def _sharp(self, engine: Ints, place: Ints, rows: _Candidates) -> Floats:
         """The least seconds of a request with each row, infinite where a target is missed."""
         f, found = self.floors, np.empty(len(rows))
@@ -140,47 +136,6 @@ class Fastest:
                 late = (ttft_s > self.problem.ttft_s) | (tpot_s > self.problem.tpot_s)
                 found[part] = np.where(late, np.inf, request_s)
         return found
-
-    def _candidates(self, engine: Ints, place: Ints, best_s: Floats) -> _Candidates:
-        """Rows whose floor, with the time of a token of a whole interval, is below ``best_s``."""
-        f = self.floors
-        rank = f.rank[engine]
-        q, full, k = f.q[rank, place], f.full[rank, place], f.interval[rank, place]
-        allowed = f.allowed[rank, place]
-        parts: list[_Candidates] = []
-        for c in range(len(f.chunks)):
-            lines = f.lines[c].at(engine)
-            outside = lines.outside_share(q)
-            for s, b in ((-1, 0), *reversed(list(enumerate(f.sizes)))):
-                if b:
-                    if f.same(c, b):
-                        continue
-                    fine, fit = (full > b) & (lines.room >= b), np.full(1, float(b))
-                    token_s = f.full_s(c, s, q, engine)
-                else:
-                    fit = np.minimum(q, np.maximum(1.0, lines.room))
-                    fine = allowed & (lines.room >= 1.0)
-                    fine &= ~f.same(c, fit, lines.pp) | (q > lines.room)
-                    token_s = f.free_s[c][engine, k]
-                turns_s = q / fit * (lines.prompt_s + f.answer * token_s) * SAFE
-                fine &= (token_s * SAFE <= self.problem.tpot_s) & (turns_s < best_s)
-                fine &= turns_s - f.answer * token_s <= self.problem.ttft_s
-                where = np.flatnonzero(fine)
-                fit = fit[where] if len(fit) > 1 else fit
-                here, load = lines.at(where), Load(q[where], fit, outside[where])
-                request = here.whole_s(token_s[where], f.answer, load) * SAFE
-                ttft = request - f.answer * token_s[where]
-                request = request + here.least_wait_s(request, load.q) * SAFE
-                where = where[(ttft <= self.problem.ttft_s) & (request < best_s[where])]
-                if len(where):
-                    parts.append(
-                        _Candidates(
-                            where=where,
-                            chunk=np.full(len(where), c),
-                            batch=np.full(len(where), b) if b else full[where],
-                        )
-                    )
-        return _Candidates.joined(parts) if parts else _NONE
 
     def _time(self, engine: Ints, place: Ints, rows: _Candidates) -> None:
         """Time the rows, and keep the fastest of each load that meets the targets."""

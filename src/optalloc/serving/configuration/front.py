@@ -15,7 +15,7 @@ from optalloc.serving.configuration.plan import Mode, Point
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import all_rows, floors, timed
 from optalloc.serving.configuration.search import Choice, Pick, Search
-from optalloc.serving.configuration.split import sides_of
+from optalloc.serving.configuration.split import Workers, sides_of
 from optalloc.serving.configuration.split_search import front_pairs
 
 _SIZES = tuple(2**k for k in range(12))
@@ -105,7 +105,7 @@ def _disaggregated(search: Search, free: Problem) -> list[tuple[float, float, Ch
     if not len(left) or not len(right) or free.workload.output_len < 2:
         return []
     sizes = tuple(b for b in _SIZES if free.limits.allows("batch", b, "decode"))
-    pairs = front_pairs(free, sides_of(free, left, right, sizes))
+    pairs = front_pairs(free, sides_of(free, Workers.of(free, left, right, sizes)))
     user = 1.0 / pairs.tpot_s
     device = pairs.rate_per_s * free.workload.output_len / pairs.devices
     found = []

@@ -123,6 +123,7 @@ class _Split:
             Offers.of(problem, table, np.flatnonzero(table.software == s))
             for s in np.unique(table.software)
         ]
+        self._costs = np.empty(self.times.floor_s.shape)
         self.found: tuple[Deployment, tuple[Choice, ...]] | None = None
         self._values: dict[int, float | None] = {}  # what floors give of each software, once asked
 
@@ -167,7 +168,7 @@ class _Split:
         """Engines and loads, as indices of the table of times, that are not known and may be part
         of something better: at most so many, the most promising first."""
         goal, limit = self._goal(refine=refine)
-        least = least_costs(self.problem, self.times.floor_s, offers, goal)
+        least = least_costs(self.problem, self.times.floor_s, offers, goal, self._costs)
         scale = abs(limit) if limit else 1.0
         may = ~self.times.known & (least < limit - (_TIE * scale if np.isfinite(limit) else 0.0))
         wanted = np.flatnonzero(may)

@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from optalloc import _native
 from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
 from optalloc.errors import InputError
@@ -39,6 +40,7 @@ _MANY = 2**31
 _ENTRIES, _FEWEST, _MOST_TIMES, _FARTHEST = 500_000, 5, 32, 300.0
 _MOST_LOADS, _MOST_FLIGHT = 30_000_000, 2**16
 _COLUMN = (slice(None), None)
+_CACHED = 32  # engines whose floors of all loads are computed together
 
 
 class LoadFloors:
@@ -46,9 +48,9 @@ class LoadFloors:
 
     Row ``rank[e]`` of ``q``, ``full``, ``interval`` and ``allowed`` is of engine e: its requests a
     rank at each load, in real and whole numbers, the interval, and whether a batch of all of them
-    is. ``edges`` are the right ends of the intervals. ``with_batch_s[c][s, m]`` are the least
-    seconds of a token of each engine where more than the m-th multiple of batch s are in flight,
-    ``free_s[c][:, k]`` where the batch is not limited and q lies in interval k.
+    is. ``edges`` are the right ends of the intervals. ``with_batch_s[c, e, s, m]`` are the least
+    seconds of a token of engine e where more than the m-th multiple of batch s are in flight,
+    ``free_s[c, e, k]`` where the batch is not limited and q lies in interval k.
     """
 
     def __init__(self, problem: Problem, table: EngineTable) -> None:
@@ -80,8 +82,18 @@ class LoadFloors:
         self.lines = [self._lines(chunk) for chunk in self.chunks]
         self.tokens = [self._tokens(c) for c in range(len(self.chunks))]
         self.times = self._times()
-        self.with_batch_s = [self._with_batches_s(c) for c in range(len(self.chunks))]
-        self.free_s = [self._free_s(c) for c in range(len(self.chunks))]
+        self.with_batch_s = np.stack([self._with_batches_s(c) for c in range(len(self.chunks))])
+        self.free_s = np.stack([self._free_s(c) for c in range(len(self.chunks))])
+        self.rows = _native.LoadRows(
+            np.array(self.chunks, np.float64),
+            np.array(self.sizes, np.float64),
+            self.times,
+            np.stack([np.stack(np.broadcast_arrays(*one), 1) for one in self.lines]),
+            self.with_batch_s,
+            self.free_s,
+            float(self.new),
+            float(self.work.output_len),
+        )
 
     def within(self, problem: Problem) -> LoadFloors:
         """The same floors for other targets, and no more requests in flight."""
@@ -143,7 +155,7 @@ class LoadFloors:
         return np.asarray(np.exp(part**1.5 * np.log(_FARTHEST)))
 
     def _with_batches_s(self, c: int) -> Floats:
-        found = np.zeros((len(self.sizes), len(self.times), len(self.table)))
+        found = np.zeros((len(self.table), len(self.sizes), len(self.times)))
         batch = np.repeat(np.array(self.sizes, np.float64), len(self.times))
         q = batch * np.tile(self.times, len(self.sizes))
         last = self.edges[-1]
@@ -154,7 +166,7 @@ class LoadFloors:
             outside = self.lines[c].outside[_COLUMN] / q[wanted]
             low = Load(q[wanted], batch[wanted], outside)
             high = Load(beyond[wanted], batch[wanted], np.zeros(1))
-            found.reshape(-1, len(self.table))[wanted] = self._token_s(c, low, high).T
+            found.reshape(len(self.table), -1)[:, wanted] = self._token_s(c, low, high)
         return found
 
     def exact(self, c: int, engine: Ints, q: Floats, fit: Floats) -> tuple[Floats, Floats, Floats]:
@@ -179,11 +191,20 @@ class LoadFloors:
         flow = (np.asarray(fit) - 1.0) / pp * self.new / self.work.output_len
         return np.asarray(flow <= self.chunks[c - 1])
 
-    def full_s(self, c: int, s: int, q: Floats, engine: Ints) -> Floats:
-        """The least seconds of a token with so many requests or more, above the batch s."""
-        times = np.searchsorted(self.times, q / self.sizes[s], side="right") - 1
-        found: Floats = self.with_batch_s[c][s, np.maximum(0, times), engine]
-        return found
+    def promising(self, engine: Ints, place: Ints, below_s: Floats) -> tuple[Ints, Ints, Ints]:
+        """Rows of engines under loads whose floor, with the seconds of a token of a whole interval,
+        is below ``below_s``: number of the load, of the chunk, and the batch."""
+        rank = self.rank[engine]
+        return self.rows.promising(
+            self.problem.ttft_s,
+            self.problem.tpot_s,
+            engine,
+            self.full[rank, place],
+            self.interval[rank, place],
+            self.q[rank, place],
+            self.allowed[rank, place].view(np.uint8),
+            below_s,
+        )
 
     def all(self) -> tuple[Floats, tuple[Ends, Ends]]:
         """The floors of every engine and load, and of what lines they are.
@@ -205,9 +226,11 @@ class LoadFloors:
             same = np.flatnonzero(self.rank == rank)
             found = self._free_ends(same, int(number)), self._full_ends(same, int(number))
             k, part = self._parts(rank, np.arange(self.q.shape[1]))
-            free, full = (ends.chord_s((slice(None), k), part) for ends in found)
-            free[:, ~self.allowed[rank]] = np.inf
-            seconds[same] = np.minimum(free, full, out=full)
+            for one in range(0, len(same), _CACHED):
+                rows = slice(one, one + _CACHED)
+                free, full = (ends.rows(rows).chord_s((slice(None), k), part) for ends in found)
+                free[:, ~self.allowed[rank]] = np.inf
+                seconds[same[rows]] = np.minimum(free, full, out=full)
             for ends, here in zip(both, found, strict=True):
                 for kept, column in zip(ends, here, strict=True):
                     kept[same, :number] = column
@@ -228,7 +251,7 @@ class LoadFloors:
             within = np.where(np.isfinite(right_s), self.edges[:number], 0.0)
             most[same] = within.max(axis=1)
         for c, (lines, batches_s) in enumerate(zip(self.lines, self.with_batch_s, strict=True)):
-            for b, token_s in zip(self.sizes, batches_s[:, 0], strict=True):
+            for b, token_s in zip(self.sizes, batches_s[:, :, 0].T, strict=True):
                 if self.same(c, b):
                     continue
                 answer_s = answer * token_s * SAFE
@@ -258,73 +281,50 @@ class LoadFloors:
 
     def _free_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines whose batch is not limited, in so many intervals."""
-        ends, every = Ends.none(len(engines), number), np.arange(len(engines))
+        ends = Ends.none(len(engines), number)
         lefts, edges = self.lefts[:number], self.edges[:number]
         for c in range(len(self.chunks)):
             room = np.maximum(1.0, self.lines[c].room[engines][_COLUMN])
             qs = lefts, np.where((lefts < room) & (room < edges), lefts, edges)
             token_s = self.free_s[c][engines, :number]
             fits = [np.minimum(q, room) for q in qs]
-            self._lower(ends, every, c, 0, engines, qs, fits, token_s, 0)
+            self._lower(ends, c, engines, qs, fits, token_s)
         return ends
 
     def _full_ends(self, engines: Ints, number: int) -> Ends:
         """Of the rows of engines with a batch that there are more requests than, as far as as many
         turns of a prompt and an answer meet the targets and are less than what another batch
         takes."""
-        ends = Ends.none(len(engines), number)
-        for c in range(len(self.chunks)):
-            for s, b in reversed(list(enumerate(self.sizes))):
-                first = max(1, int(np.searchsorted(self.lefts, b)))
-                where = np.flatnonzero(self.lines[c].room[engines] >= b)
-                if first < number and len(where) and not self.same(c, b):
-                    here, fit = engines[where], np.full(1, b)
-                    token_s = self.full_s(c, s, self.lefts[first:number], here[_COLUMN])
-                    answer_s, between = self.answer * token_s, slice(first, number)
-                    turn_s = (self.lines[c].prompt_s[here][_COLUMN] + answer_s) / b * SAFE
-                    may = turn_s * self.lefts[between] < ends.left_s[where, between]
-                    may |= turn_s * self.edges[between] < ends.right_s[where, between]
-                    may &= turn_s * self.lefts[between] - answer_s <= self.problem.ttft_s
-                    may &= token_s * SAFE <= self.problem.tpot_s
-                    rows = may.any(axis=1)
-                    if not rows.any():
-                        continue
-                    last = int(np.flatnonzero(may.any(axis=0))[-1]) + 1
-                    qs = self.lefts[between][:last], self.edges[between][:last]
-                    token_s = token_s[rows, :last]
-                    self._lower(ends, where[rows], c, b, here[rows], qs, (fit, fit), token_s, first)
+        ends, targets = Ends.none(len(engines), number), (self.problem.ttft_s, self.problem.tpot_s)
+        between = np.ascontiguousarray(self.lefts[:number]), self.edges[:number].copy()
+        self.rows.lower_full_ends(
+            *targets, engines, *between, ends.left_s, ends.right_s, ends.chunk, ends.batch
+        )
         return ends
 
     def _lower(
         self,
         ends: Ends,
-        where: Ints,
         c: int,
-        batch: int,
         engines: Ints,
         qs: Sequence[Floats],
         fits: Sequence[Floats],
         token_s: Floats,
-        first: int,
     ) -> None:
-        """Lower some rows of the ends, in intervals from the first on, to the lines of a chunk and
-        batch."""
+        """Lower the ends to the lines of a chunk."""
         lines, answer_s = self.lines[c].at(engines).at(_COLUMN), self.answer * token_s * SAFE
-        between = slice(first, first + token_s.shape[1])
-        outside = np.minimum(*(lines.outside_share(q[between]) for q in (self.lefts, self.edges)))
+        shares = [lines.outside_share(q[: token_s.shape[1]]) for q in (self.lefts, self.edges)]
         ttft_s = [
-            lines.whole_s(token_s, self.answer, Load(q, fit, outside)) * SAFE - answer_s
+            lines.whole_s(token_s, self.answer, Load(q, fit, np.minimum(*shares))) * SAFE - answer_s
             for q, fit in zip(qs, fits, strict=True)
         ]
-        fine = (lines.room >= max(1, batch)) & (token_s * SAFE <= self.problem.tpot_s)
+        fine = (lines.room >= 1.0) & (token_s * SAFE <= self.problem.tpot_s)
         fine = fine & (ttft_s[0] <= self.problem.ttft_s)
         wait_s = lines.least_wait_s(ttft_s[1] + answer_s, qs[0]) * SAFE
         low, high = (np.where(fine, one + answer_s + wait_s, np.inf) for one in ttft_s)
-        wins = high < ends.right_s[where, between]
+        ends.chunk[high < ends.right_s] = c
         for end, value in zip(ends[:2], (low, high), strict=True):
-            end[where, between] = np.minimum(end[where, between], value)
-        for kept, number in ((ends.chunk, c), (ends.batch, batch)):
-            kept[where, between] = np.where(wins, number, kept[where, between])
+            np.minimum(end, value, out=end)
 
 
 class Ends(NamedTuple):
@@ -341,6 +341,10 @@ class Ends(NamedTuple):
         """Of no lines."""
         least = np.full((2, engines, intervals), np.inf)
         return cls(*least, *np.zeros((2, engines, intervals), np.int64))
+
+    def rows(self, rows: slice) -> Self:
+        """Those of some engines."""
+        return type(self)(self.left_s[rows], self.right_s[rows], self.chunk[rows], self.batch[rows])
 
     def chord_s(self, index: tuple[Ints | slice, Ints], part: Floats) -> Floats:
         """Seconds of such entries at such a part of the way through the interval."""

@@ -16,7 +16,7 @@ class Operating:
     """Rates and times of pairs of workers, as functions of their numbers (all arrays)."""
 
     def __init__(
-        self, problem: Problem, prefill: Prefill, decode: Decode, link_bytes_per_s: float
+        self, problem: Problem, prefill: Prefill, decode: Decode, link_bytes_per_s: Floats | float
     ) -> None:
         self.problem, self.prefill, self.decode = problem, prefill, decode
         self.move_s = move_s = prefill.bytes / link_bytes_per_s + prefill.handover_s

@@ -122,9 +122,12 @@ def _choices(chosen: list[tuple[_Part, int]]) -> tuple[Choice, ...]:
     return tuple((int(part.engine[q]), int(part.count[q]), q) for part, q in chosen if q)
 
 
-def least_costs(problem: Problem, floor_s: Floats, offers: Offers, goal: Goal) -> Floats:
+def least_costs(
+    problem: Problem, floor_s: Floats, offers: Offers, goal: Goal, found: Floats
+) -> Floats:
     """The least cost of all requests with each engine under each load, were all times their floors;
-    shape of ``floor_s``, infinite where the engine has no part in any split.
+    written to ``found``, of the shape of ``floor_s``, infinite where the engine has no part in any
+    split.
 
     Complexity: as of :func:`best_split`, and G times as much for the other groups.
     """
@@ -136,7 +139,7 @@ def least_costs(problem: Problem, floor_s: Floats, offers: Offers, goal: Goal) -
         rests = [np.full(flight + 1, np.inf) for _ in costs]
         for rest in rests:
             rest[0] = goal.nothing
-    found = np.full(floor_s.shape, np.inf)
+    found.fill(np.inf)
     terms = offers.terms(problem, goal)
     _native.least_beside(floor_s, offers.columns, *terms, np.stack(rests), found)
     return found

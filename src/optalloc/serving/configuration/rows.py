@@ -58,18 +58,25 @@ class Timed(Columns, frozen=True, kw_only=True):
     rate_per_s: Floats
 
 
-def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Rows:
-    """Every row of the space; ``sizes`` gives other batches than those of the space."""
+def all_rows(
+    problem: Problem,
+    table: EngineTable,
+    sizes: tuple[int, ...] = (),
+    engines: Ints | None = None,
+) -> Rows:
+    """Every row of the space; ``sizes`` gives other batches than those of the space, ``engines``
+    some of them alone."""
     sizes = sizes or batches(problem.limits, "serve")
     widths = chunks(problem.limits, "serve")
     concurrency = problem.workload.concurrency
+    engines = np.arange(len(table)) if engines is None else engines
     if concurrency is None:
-        index = np.repeat(np.arange(len(table)), len(sizes))
-        batch = np.tile(np.array(sizes, np.int64), len(table))
+        index = np.repeat(engines, len(sizes))
+        batch = np.tile(np.array(sizes, np.int64), len(engines))
         zero = np.zeros(len(index), np.int64)
         columns = [index, batch, batch * table.groups[index], zero]
     else:
-        columns = _loads(problem, table, concurrency, np.array(sizes, np.int64))
+        columns = _loads(problem, table, concurrency, np.array(sizes, np.int64), engines)
     many = [np.repeat(column, len(widths)) for column in columns]
     return Rows(
         engine=many[0],
@@ -80,13 +87,27 @@ def all_rows(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) 
     )
 
 
-def _loads(problem: Problem, table: EngineTable, concurrency: int, sizes: Ints) -> list[Ints]:
+def numbers_of_rows(problem: Problem, table: EngineTable) -> Ints:
+    """How many rows each engine has: as many as any of as many ranks that is there as often."""
+    if problem.workload.concurrency is None:
+        sizes = len(batches(problem.limits, "serve")) * len(chunks(problem.limits, "serve"))
+        return np.full(len(table), sizes)
+    alike = np.stack([table.most, table.groups])
+    _, first, which = np.unique(alike, axis=1, return_index=True, return_inverse=True)
+    rows = all_rows(problem, table, engines=first)
+    found: Ints = np.bincount(rows.engine, minlength=len(table))[first][which.ravel()]
+    return found
+
+
+def _loads(
+    problem: Problem, table: EngineTable, concurrency: int, sizes: Ints, engines: Ints
+) -> list[Ints]:
     """Engine, batch, load and count of each row but for its chunk, where the requests in flight are
     given: every batch of the space that is filled, and one that holds them all."""
-    most = np.minimum(table.most, concurrency)
+    most = np.minimum(table.most[engines], concurrency)
     allowed = np.array(counts(problem, int(most.max(initial=0))), np.int64)
     number = np.searchsorted(allowed, most, side="right")
-    engine = np.repeat(np.arange(len(table)), number)
+    engine = np.repeat(engines, number)
     count = allowed[np.arange(len(engine)) - np.repeat(np.cumsum(number) - number, number)]
     load = -(-concurrency // count)
     full = -(-load // table.groups[engine])
@@ -123,6 +144,21 @@ def holding(problem: Problem, table: EngineTable) -> Flags:
     work = problem.workload
     held: Flags = np.asarray(step.sequences_that_fit(work.input_len + work.output_len)) >= 1.0
     return held
+
+
+def too_slow(problem: Problem, table: EngineTable) -> tuple[Flags, Flags]:
+    """Which engines miss the target of a token, and that of the first, with one request alone."""
+    index, one = np.arange(len(table)), np.ones(len(table), np.int64)
+    work, widths = problem.workload, chunks(problem.limits, "serve")
+    steps = [table.step(index, one * chunk, one) for chunk in widths]
+    tpot_s = steps[0].decode_s(1.0, work.input_len + work.output_len / 2.0)
+    new = work.input_len - work.prefix_len
+    prompt_s = np.min([np.asarray(step.prefill_s(new)) for step in steps], axis=0)
+    safe = 1.0 - 1e-12
+    return (
+        np.asarray(tpot_s) / steps[0].tokens_per_step * safe > problem.tpot_s,
+        prompt_s * safe > problem.ttft_s,
+    )
 
 
 def floors(problem: Problem, table: EngineTable, rows: Rows) -> tuple[Floors, Flags]:

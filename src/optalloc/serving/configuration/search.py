@@ -20,7 +20,15 @@ from optalloc.serving.configuration.load_floors import LoadFloors
 from optalloc.serving.configuration.plan import Mode
 from optalloc.serving.configuration.problem import OBJECTIVES, Problem
 from optalloc.serving.configuration.roofline import roofline
-from optalloc.serving.configuration.rows import Floors, Rows, all_rows, floors, holding
+from optalloc.serving.configuration.rows import (
+    Floors,
+    Rows,
+    all_rows,
+    floors,
+    holding,
+    numbers_of_rows,
+    too_slow,
+)
 from optalloc.serving.configuration.split_search import best_pairs
 from optalloc.serving.configuration.table import EngineTable, engine_table
 from optalloc.stop import OnProgress, Progress, StopRule
@@ -82,17 +90,20 @@ class Search:
         self._found: list[Choice] = []
         self._floors: LoadFloors | None = None
         self._rows: tuple[Rows, Floors, Flags] | None = None
+        self._workers: split.Workers | None = None
 
     def again(self, problem: Problem, stop: StopRule | None = None) -> Search:
         """A search of a changed problem that keeps what the change leaves: the engines where the
-        workload alone differs, their floors under no more requests of the same lengths, and rows
-        under as many."""
+        workload alone differs, the workers of split phases of the same lengths, floors of engines
+        under no more requests of these, and rows under as many."""
         other = Search(problem, stop)
         mine, theirs = self.problem.workload, problem.workload
         same = {"workload": mine, "objective": self.problem.objective}
         if msgspec.structs.replace(problem, **same) == self.problem:
             other.tables = self.tables
             load = {"ttft_s": mine.ttft_s, "tpot_s": mine.tpot_s, "concurrency": mine.concurrency}
+            if msgspec.structs.replace(theirs, rate_per_s=mine.rate_per_s, **load) == mine:
+                other._workers = self._workers
             fewer = (theirs.concurrency or 0) <= (mine.concurrency or 0)
             if fewer and msgspec.structs.replace(theirs, **load) == mine:
                 other._floors = self._floors
@@ -179,11 +190,19 @@ class Search:
             return [], None, False
         if p.workload.concurrency is not None and len(p.cluster.nodes) > 1:
             return self._in_flight(table)
+        number = numbers_of_rows(p, table)
+        self.configurations += int(number.sum())
+        holds = holding(p, table)
+        self._count("memory", number[~holds].sum())
+        slow, late = too_slow(p, table)
+        if not (holds & ~slow & ~late).any():
+            self._count("tpot floor", number[holds & slow].sum())
+            self._count("ttft floor", number[holds & ~slow].sum())
+            return [], None, False
         if self._rows is None:
-            rows = all_rows(p, table)
+            rows = all_rows(p, table, engines=np.flatnonzero(holds))
             self._rows = rows, *floors(p, table, rows)
         rows, least, keeps = self._rows
-        self.configurations += len(rows)
         self._count("memory", keeps.size - keeps.sum())
         slow = keeps & (least.tpot_s > p.tpot_s)
         late = keeps & ~slow & (least.ttft_s > p.ttft_s)
@@ -204,11 +223,17 @@ class Search:
         holds = np.flatnonzero(holding(p, table))
         number = in_flight.settings(p, table)
         self.configurations += number
-        if not len(holds):
-            self._count("memory", number)
+        held = table.take(holds)
+        slow, late = too_slow(p, held)
+        if not (~slow & ~late).any():
+            left = in_flight.settings(p, held)
+            tpot = in_flight.settings(p, held.take(np.flatnonzero(slow)))
+            self._count("memory", number - left)
+            self._count("tpot floor", tpot)
+            self._count("ttft floor", left - tpot)
             return [], None, False
         if self._floors is None:
-            self._floors = LoadFloors(p, table.take(holds))
+            self._floors = LoadFloors(p, held)
         else:
             self._floors = self._floors.within(p)
         few = self._floors.table
@@ -265,7 +290,9 @@ class Search:
                 best(value, values_before), best(bound, others), self.configurations
             )
 
-        found = best_pairs(p, left, right, halted)
+        if self._workers is None:
+            self._workers = split.Workers.of(p, left, right)
+        found = best_pairs(p, self._workers, halted)
         pairs = found.pairs
         left_out = found.left_out
         if found.stopped:  # what was not reached is neither searched nor excluded

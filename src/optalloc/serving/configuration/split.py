@@ -34,7 +34,7 @@ the most prefill workers beside the fewest decode workers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -91,20 +91,38 @@ class Sides(NamedTuple):
         return self.numbers[0][one] * self.numbers[1][other]
 
     @property
-    def alike(self) -> list[tuple[Kind, Kind]]:
-        """Kinds of prefill and decode workers that go together."""
-        return [(p, d) for p in self.prefill for d in self.decode if p.alike(d)]
+    def answered(self) -> list[Kind]:
+        """Kinds of prefill workers that some decode workers go with."""
+        return [p for p in self.prefill if any(p.alike(d) for d in self.decode)]
 
 
-def sides_of(
-    problem: Problem,
-    prefill_table: EngineTable,
-    decode_table: EngineTable,
-    sizes: tuple[int, ...] = (),
-) -> Sides:
-    """The workers of a space; ``sizes`` gives other batches than those of the space."""
-    left = prefill_workers(problem, prefill_table)
-    right = decode_workers(problem, decode_table, sizes)
+class Workers(NamedTuple):
+    """Every worker of both phases, whatever the load and targets."""
+
+    prefill: Prefill
+    decode: Decode
+    tables: tuple[EngineTable, EngineTable]
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        prefill_table: EngineTable,
+        decode_table: EngineTable,
+        sizes: tuple[int, ...] = (),
+    ) -> Self:
+        """The workers of a space; ``sizes`` gives other batches than those of the space."""
+        return cls(
+            prefill_workers(problem, prefill_table),
+            decode_workers(problem, decode_table, sizes),
+            (prefill_table, decode_table),
+        )
+
+
+def sides_of(problem: Problem, workers: Workers) -> Sides:
+    """The workers that meet the target of a token and that matter."""
+    left, (prefill_table, decode_table) = workers.prefill, workers.tables
+    right = workers.decode.take(workers.decode.tpot_s <= problem.tpot_s)
     kinds_p = kinds(prefill_table, left.engine)
     kinds_d = kinds(decode_table, right.engine)
     groups = range(len(problem.cluster.nodes))

@@ -18,24 +18,25 @@ where that is worse than what was found, for several other shapes too, so that r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from optalloc.serving.configuration.columns import Flags, Floats, undominated
+from optalloc.serving.configuration.columns import Flags, Floats, Ints, undominated
 from optalloc.serving.configuration.operating import Operating
 from optalloc.serving.configuration.problem import BUSIEST, OBJECTIVES, Problem
 from optalloc.serving.configuration.space import most_engines
 from optalloc.serving.configuration.split import (
     Pairs,
     Sides,
+    Workers,
     joined,
     pairs_of_kinds,
     sides_of,
     values,
 )
-from optalloc.serving.configuration.table import EngineTable
-from optalloc.serving.configuration.workers import Kind, Prefill, link_bytes_per_s
+from optalloc.serving.configuration.workers import Decode, Kind, Prefill, link_bytes_per_s
 
 _SHAPES = 8
 _MORE = 1.0 + 1e-9
@@ -54,8 +55,7 @@ class SplitFound(msgspec.Struct, frozen=True, kw_only=True):
 
 def best_pairs(
     problem: Problem,
-    prefill_table: EngineTable,
-    decode_table: EngineTable,
+    workers: Workers,
     halted: Callable[[float | None, float | None], bool],
 ) -> SplitFound:
     """The best deployments of split phases.
@@ -65,9 +65,11 @@ def best_pairs(
     Complexity: O(sizes * decode workers), and for each pair of sizes that is left that of
     :func:`split.pairs_of_kinds`.
     """
-    sides = sides_of(problem, prefill_table, decode_table)
+    sides = sides_of(problem, workers)
     sign = 1.0 if OBJECTIVES[problem.objective][1] else -1.0
-    keys = {pair: _keys(problem, sides, *pair) for pair in sides.alike}
+    keys: dict[tuple[Kind, Kind], Floats] = {}
+    for one in sides.answered:
+        keys |= _split(sides, one, _keys(problem, sides, one))
     floors = {pair: float(key.min()) for pair, key in keys.items()}
     order = sorted(floors, key=floors.__getitem__)
     least = [floors[pair] for pair in order]
@@ -114,10 +116,10 @@ def front_pairs(problem: Problem, sides: Sides) -> Pairs:
     Complexity: as of :func:`best_pairs`.
     """
     bounds: dict[tuple[Kind, Kind], Floats] = {}
-    for one, other in sides.alike:
-        _, prompts, answers, fine = _ideally(problem, sides, one, other)
-        most = 1.0 / (one.devices / prompts + other.devices / answers)
-        bounds[one, other] = np.where(fine, most * _MORE, 0.0)
+    for one in sides.answered:
+        _, prompts, answers, fine, beside = _ideally(problem, sides, one)
+        most = 1.0 / (one.devices / prompts + beside.devices / answers)
+        bounds |= _split(sides, one, np.where(fine, most * _MORE, 0.0))
     front = joined([])
     for one, other in sorted(bounds, key=lambda pair: -float(bounds[pair].max())):
         decode = sides.decode[other]
@@ -135,30 +137,29 @@ def _value(sign: float, key: float) -> float | None:
     return sign * key if np.isfinite(key) else None
 
 
-def _keys(problem: Problem, sides: Sides, one: Kind, other: Kind) -> Floats:
+def _keys(problem: Problem, sides: Sides, one: Kind) -> Floats:
     """The least that the objective (its negative where more is better) can be with each decode
-    worker of a kind beside prefill workers of another; infinite where a target is out of reach."""
+    worker that goes with prefill workers of a kind; infinite where a target is out of reach."""
     work, nodes = problem.workload, problem.cluster.nodes
-    times, prompts, answers, fine = _ideally(problem, sides, one, other)
+    times, prompts, answers, fine, beside = _ideally(problem, sides, one)
     whole_s, asked = times.fixed_s + times.answer_s, np.full(len(fine), problem.asked_per_s)
-    if one.group == other.group:
-        most = nodes[one.group].num_devices / (one.devices / prompts + other.devices / answers)
-    else:
-        most = np.minimum(
-            prompts * most_engines(nodes[one.group], one.devices),
-            answers * most_engines(nodes[other.group], other.devices),
-        )
+    most = np.where(
+        beside.group == one.group,
+        nodes[one.group].num_devices / (one.devices / prompts + beside.devices / answers),
+        np.minimum(
+            prompts * most_engines(nodes[one.group], one.devices), answers * beside.most_engines
+        ),
+    )
     if work.concurrency is not None:
         most = np.minimum(most, work.concurrency / whole_s * _MORE)
         asked = work.concurrency / (problem.ttft_s + times.answer_s)
     fine = fine & (most * _MORE >= asked)
     few = [np.maximum(1.0, np.ceil(asked / each / _MORE)) for each in (prompts, answers)]
-    engines = sides.prefill[one].engine[0], sides.decode[other].engine[0]
-    usd = [float(prices[e]) for prices, e in zip(sides.usd_per_h, engines, strict=True)]
+    usd = float(sides.usd_per_h[0][sides.prefill[one].engine[0]]), beside.usd_per_h
     if problem.objective == "throughput":
         key = -most * work.output_len
     elif problem.objective == "devices":
-        key = few[0] * one.devices + few[1] * other.devices
+        key = few[0] * one.devices + few[1] * beside.devices
     elif problem.objective == "latency":
         key = work.concurrency / most if work.concurrency is not None else whole_s
     else:
@@ -171,19 +172,48 @@ def _keys(problem: Problem, sides: Sides, one: Kind, other: Kind) -> Floats:
     return np.where(fine, key - np.abs(key) * 1e-9, np.inf)
 
 
+class _Beside(NamedTuple):
+    """Of each decode worker beside a kind of prefill workers: its group, devices, how many of it
+    the group holds, and its price."""
+
+    group: Ints
+    devices: Ints
+    most_engines: Ints
+    usd_per_h: Floats
+
+
 def _ideally(
-    problem: Problem, sides: Sides, one: Kind, other: Kind
-) -> tuple[Operating, Floats, Floats, Flags]:
-    """An ideal prefill worker beside each decode worker of a kind: their times, the most requests a
-    second of each, and whether the target of the first token is in reach."""
-    decode, ideal = sides.decode[other], _ideal(sides.prefill[one])
-    link = link_bytes_per_s(problem.cluster, one.group, other.group)
-    times = Operating(problem, ideal.take(np.zeros(len(decode), np.int64)), decode, link)
+    problem: Problem, sides: Sides, one: Kind
+) -> tuple[Operating, Floats, Floats, Flags, _Beside]:
+    """An ideal prefill worker of a kind beside each decode worker that goes with it, kind after
+    kind: their times, the most requests a second of each, whether the target of the first token is
+    in reach, and what these workers are."""
+    nodes, others = problem.cluster.nodes, _others(sides, one)
+    decode = Decode.joined([sides.decode[other] for other in others])
+    numbers = [len(sides.decode[other]) for other in others]
+    columns = [(o.group, o.devices, most_engines(nodes[o.group], o.devices)) for o in others]
+    group, devices, most = np.repeat(np.array(columns, np.int64).T, numbers, axis=1)
+    beside = _Beside(group, devices, most, sides.usd_per_h[1][decode.engine])
+    links = [link_bytes_per_s(problem.cluster, one.group, other.group) for other in others]
+    ideal = _ideal(sides.prefill[one]).take(np.zeros(len(decode), np.int64))
+    times = Operating(problem, ideal, decode, np.repeat(np.array(links), numbers))
     busiest = times.busiest
     if problem.workload.concurrency is not None:
         busiest = np.full(len(decode), BUSIEST)
     prompts = np.maximum(busiest, 1e-300) * ideal.per_s * _MORE
-    return times, prompts, times.decode_per_s * _MORE, busiest > 0.0
+    return times, prompts, times.decode_per_s * _MORE, busiest > 0.0, beside
+
+
+def _others(sides: Sides, one: Kind) -> list[Kind]:
+    return [other for other in sides.decode if one.alike(other)]
+
+
+def _split(sides: Sides, one: Kind, values: Floats) -> dict[tuple[Kind, Kind], Floats]:
+    """What is of all decode workers beside a kind of prefill workers, by their kind."""
+    others = _others(sides, one)
+    ends = np.cumsum([len(sides.decode[other]) for other in others])
+    parts = np.split(values, ends[:-1])
+    return {(one, other): part for other, part in zip(others, parts, strict=True)}
 
 
 def _ideal(workers: Prefill) -> Prefill:

@@ -81,7 +81,7 @@ def prefill_workers(problem: Problem, table: EngineTable) -> Prefill:
 
 
 def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] = ()) -> Decode:
-    """Every decode worker of the space whose sequences fit and whose tpot meets the target.
+    """Every decode worker of the space whose sequences fit.
 
     Only workspace depends on its chunk, so the smallest is taken.
     """
@@ -96,7 +96,7 @@ def decode_workers(problem: Problem, table: EngineTable, sizes: tuple[int, ...] 
     tpot = np.asarray(step.decode_s(each, context)) / step.tokens_per_step
     places = (batch * table.groups[engine]).astype(np.float64)
     found = Decode(engine=engine, batch=batch, places=places, tpot_s=tpot)
-    return found.take(fits & (tpot <= problem.tpot_s))
+    return found.take(fits)
 
 
 def decode_chunk(problem: Problem) -> int:
@@ -117,40 +117,41 @@ def link_bytes_per_s(cluster: Cluster, first: int, second: int) -> float:
 
 
 def undominated_prefill(workers: Prefill) -> Prefill:
-    """Workers of equal devices and group less those that another is no worse than in everything."""
-    order = np.lexsort((workers.bytes, -workers.per_s, workers.prompt_s))
-    kept: list[int] = []
-    for i in order:
-        if not any(
-            workers.per_s[k] >= workers.per_s[i]
-            and workers.bytes[k] <= workers.bytes[i]
-            and workers.handover_s[k] <= workers.handover_s[i]
-            and workers.queue[k] <= workers.queue[i]
-            and workers.burst[k] <= workers.burst[i]
-            and workers.lag[k] <= workers.lag[i]
-            for k in kept
-        ):
-            kept.append(int(i))
-    return workers.take(np.array(kept, np.int64))
+    """Workers of equal devices and group less those that another is no worse than in everything.
+
+    Complexity: O(n^2).
+    """
+    w = workers
+    order = np.lexsort((w.bytes, -w.per_s, w.prompt_s))
+    figures = np.stack([-w.per_s, w.bytes, w.handover_s, w.queue, w.burst, w.lag])[:, order]
+    kept = [
+        not (figures[:, :i] <= figures[:, i : i + 1]).all(axis=0).any() for i in range(len(order))
+    ]
+    return workers.take(order[np.array(kept, np.bool_)])
 
 
 def undominated_decode(workers: Decode, output_len: int, most_move_s: float) -> Decode:
     """Workers of equal devices and group less those with no smaller tpot and no larger rate than
     another, at no transfer and at the longest one.
 
-    Complexity: O(n k) for k that are left.
+    Of those before in order of tpot, the one of the largest rate tells of most workers by itself.
+
+    Complexity: O(n log n + n k) for k that it does not tell of.
     """
     busy = (output_len - 1.0) * workers.tpot_s
     rates = [workers.places / np.maximum(busy + move, 1e-12) for move in (0.0, most_move_s)]
     order = np.lexsort((-rates[1], -rates[0], workers.tpot_s))
-    kept: list[int] = []
-    tops: list[tuple[float, float]] = []
-    for i in order:
-        here = (float(rates[0][i]), float(rates[1][i]))
-        if not any(a >= here[0] and b >= here[1] for a, b in tops):
-            kept.append(int(i))
-            tops = [t for t in tops if not (here[0] >= t[0] and here[1] >= t[1])] + [here]
-    return workers.take(np.array(kept, np.int64))
+    if not len(order):
+        return workers
+    one, other = (rate[order] for rate in rates)
+    tops = [np.concatenate([[-np.inf], np.maximum.accumulate(r)[:-1]]) for r in (one, other)]
+    kept = (one > tops[0]) | (other > tops[1])
+    largest = np.maximum.accumulate(np.where(one > tops[0], np.arange(len(one)), 0))[:-1]
+    beaten = np.zeros(len(one), np.bool_)
+    beaten[1:] = (one[largest] >= one[1:]) & (other[largest] >= other[1:])
+    for i in np.flatnonzero(~kept & ~beaten):
+        kept[i] = not ((one[:i] >= one[i]) & (other[:i] >= other[i])).any()
+    return workers.take(order[kept])
 
 
 def kinds(table: EngineTable, engine: Ints) -> dict[Kind, Ints]:

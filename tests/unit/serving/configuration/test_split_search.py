@@ -14,6 +14,7 @@ from optalloc.serving.configuration.search import Search
 from optalloc.serving.configuration.split import (
     Pairs,
     Sides,
+    Workers,
     joined,
     pairs_of_kinds,
     sides_of,
@@ -61,8 +62,8 @@ def test_sizes_that_a_bound_leaves_out_hold_nothing_better(seed: int) -> None:
         asked.append(bound)
         return False
 
-    found = best_pairs(p, table, table, ask)
-    keys = sign * values(p, _all(p, sides_of(p, table, table), p.objective))
+    found = best_pairs(p, Workers.of(p, table, table), ask)
+    keys = sign * values(p, _all(p, sides_of(p, Workers.of(p, table, table)), p.objective))
     assert len(keys) > 10
     assert (sign * values(p, found.pairs)).min() == keys.min()
     assert found.bound == sign * keys.min()
@@ -75,7 +76,7 @@ def test_sizes_that_a_bound_leaves_out_hold_nothing_better(seed: int) -> None:
 def test_the_front_is_that_of_all_deployments(seed: int) -> None:
     p = msgspec.structs.replace(_problem(seed), objective="throughput")
     table = Search(p).table("serve")
-    sides = sides_of(p, table, table, (1, 4, 16, 64, 256))
+    sides = sides_of(p, Workers.of(p, table, table, (1, 4, 16, 64, 256)))
     front, every = front_pairs(p, sides), _all(p, sides, "price")
     device = every.rate_per_s / every.devices
     best, kept = 0.0, []

@@ -12,8 +12,7 @@ of a decoding iteration and x(D) that of the prompts that come with it (*mixed_s
     rate = Q / (ttft + (O - 1) tpot)                         Little's law
     ttft >= q R / pp - (O - 1) tpot                          no more prompts than are read
 
-with R the time of a prompt where chunks are always full (*packed_prompt_s*).
-
+with R the least time of a prompt in whatever chunks (*least_prompt_s*).
 
 D and rho depend on the times and are found by iteration. The burst is the start, when every client
 sends at once and a prompt waits for half of the others; its weight is the share of such requests in
@@ -107,7 +106,7 @@ def closed_loop_times(
         wait = np.minimum(wait, (q - 1.0) * each_s)  # all others are ahead
         ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
-    busy = q * step.packed_prompt_s(input_len - prefix_len, prefix_len) / work.pp
+    busy = q * step.least_prompt_s(input_len - prefix_len, prefix_len) / work.pp
     return Times(
         ttft_s=np.maximum(ttft, busy - (output_len - 1.0) * tpot),
         tpot_s=tpot,

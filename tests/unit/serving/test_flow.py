@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ from optalloc.serving.flow.problem import FlowLink, FlowNode, FlowProblem
 from optalloc.serving.flow.regions import regions_of
 from optalloc.serving.flow.solve import place_layers
 from optalloc.serving.flow.stages import best_chain, in_a_row
-from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
+from optalloc.serving.flow.witness import Covers, Ends, Everything, LayerTokens
 from optalloc.stop import Progress
 
 
@@ -293,6 +294,32 @@ def test_certifier_refuses_what_is_not_true() -> None:
     refused("passes more", witness=Everything(flow_tokens_per_s=lower, branches=10**6))
     with pytest.raises(CertificateError, match="cannot hold"):
         certify_flow(problem, {**placement, 0: (0, 4)}, value=value)
+
+
+@pytest.mark.parametrize("side", ["source", "sink"])
+def test_no_more_flows_than_enters_or_leaves(side: Literal["source", "sink"]) -> None:
+    """Nodes pass 9 tokens/s with a layer each; links of 2 and 3 to two of them let 5 through."""
+    wide = line([(9.0, 4.0)] * 4, 2)
+    kept = [k for k in wide.links if (k.begin if side == "source" else k.end) is not None]
+    ends = [(None, node) if side == "source" else (node, None) for node in (0, 1)]
+    few = [
+        FlowLink(begin=a, end=b, bandwidth_bytes_per_s=rate)
+        for (a, b), rate in zip(ends, (2.0, 3.0), strict=True)
+    ]
+    problem = msgspec.structs.replace(wide, links=(*kept, *few))
+    result = place_layers(problem)
+    assert result.termination is Termination.OPTIMAL
+    assert result.bounds.primal == pytest.approx(5.0)
+    assert result.witness == Ends(flow_tokens_per_s=5.0, side=side)
+    with pytest.raises(CertificateError, match=f"links of the {side}"):
+        certify_flow(
+            problem, {}, value=0.0, bound=4.0, witness=Ends(flow_tokens_per_s=4.0, side=side)
+        )
+    other: Literal["source", "sink"] = "sink" if side == "source" else "source"
+    with pytest.raises(CertificateError, match=f"links of the {other}"):
+        certify_flow(
+            problem, {}, value=0.0, bound=5.0, witness=Ends(flow_tokens_per_s=5.0, side=other)
+        )
 
 
 def test_file_is_read_back(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 import pytest
+from benchmarks.offload import MODELS, random_case
 from tests.unit.serving.offload_oracles import (
     least_seconds_by_milp,
     random_problem,
@@ -15,11 +16,13 @@ from tests.unit.serving.test_offload import machine
 
 from optalloc.model.load import load_model
 from optalloc.model.spec import LayerRun
+from optalloc.serving.offload.duals import whole_space
 from optalloc.serving.offload.generation import Generation
 from optalloc.serving.offload.parts import chain_of
 from optalloc.serving.offload.placement import check_fits, evaluate
 from optalloc.serving.offload.problem import OffloadProblem
 from optalloc.serving.offload.search import Search, placement_of
+from optalloc.serving.offload.tables import Tables
 from optalloc.stop import Never, NodeLimit
 
 
@@ -64,6 +67,20 @@ def test_parts_too_coarse_for_a_price_are_proven_too() -> None:
     assert search.run()
     assert search.bound == search.best.seconds
     assert search.root < 0.98 * search.bound
+
+
+def test_a_space_in_which_memory_is_worth_nothing_is_halved() -> None:
+    """All broken parts fit without a disk, 24 whole experts do not: at most four in CPU memory."""
+    model, several, asked = random_case(126, 2, MODELS, None)
+    problem = OffloadProblem(machine=several, chain=chain_of(model, asked))
+    space = whole_space(Tables(problem, 0), 0.002)
+    assert space is not None
+    assert not space.layouts.prices.any()
+    halves = space.halves()
+    assert halves is not None
+    (_, few), (many, _) = halves
+    experts = int((few < space.high).argmax())
+    assert (few[experts], many[experts]) == (3, 4)
 
 
 @pytest.mark.parametrize("seed", [25, 31, 39])

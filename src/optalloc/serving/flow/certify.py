@@ -28,6 +28,7 @@ from optalloc.serving.flow.witness import (
     Counted,
     Covers,
     Crossings,
+    Ends,
     Everything,
     Fastest,
     LatencyTokens,
@@ -88,6 +89,8 @@ def certify_flow(
         raise CertificateError("the witness speaks of more flow than the bound")
     if isinstance(witness, LayerTokens):
         _check_layer_tokens(problem, witness)
+    elif isinstance(witness, Ends):
+        _check_ends(problem, witness)
     elif isinstance(witness, Covers):
         _check_covers(problem, witness)
     elif isinstance(witness, Crossings):
@@ -159,6 +162,23 @@ def _largest_flow(problem: FlowProblem, placement: Mapping[int, tuple[int, int]]
 
 
 # --- bounds
+
+
+def _check_ends(problem: FlowProblem, witness: Ends) -> None:
+    """Every token enters over a link of the source into a node, and leaves alike."""
+    through = [0.0] * len(problem.nodes)
+    for link in problem.links:
+        outer, node = link.begin, link.end
+        if witness.side == "sink":
+            outer, node = link.end, link.begin
+        if outer is None and node is not None:
+            through[node] += link.bandwidth_bytes_per_s / problem.token_bytes
+    most = math.fsum(
+        min(capacity, max(node.throughput_tokens_per_s, default=0.0))
+        for capacity, node in zip(through, problem.nodes, strict=True)
+    )
+    if most > witness.flow_tokens_per_s * (1.0 + _CLOSE):
+        raise CertificateError(f"{most:.9g} tokens/s fit through the links of the {witness.side}")
 
 
 def _check_layer_tokens(problem: FlowProblem, witness: LayerTokens) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from optalloc.errors import InputError
 from optalloc.result import Bounds, Fix, Stats, Termination
 from optalloc.serving.flow.arrays import FlowArrays
@@ -33,7 +35,7 @@ from optalloc.serving.flow.search import (
     search_stages,
 )
 from optalloc.serving.flow.stages import StageProgramme
-from optalloc.serving.flow.witness import Covers, Everything, LayerTokens
+from optalloc.serving.flow.witness import Covers, Ends, Everything, LayerTokens
 from optalloc.stop import OnProgress, StopRule
 
 _MOST_PARTS = 400
@@ -113,6 +115,9 @@ def _solve(journal: Journal, kinds: Sequence[Kind], seed: int) -> FlowResult | N
     problem, limit_s = journal.arrays.problem, journal.arrays.limit_s
     tokens = layer_token_bound(kinds, problem.num_layers)
     journal.lower(tokens, LayerTokens(flow_tokens_per_s=tokens))
+    _bound_ends(journal)
+    if journal.bound <= 0.0:
+        return None
     if limit_s < math.inf and (without := begin_within(journal, limit_s)) is not None:
         return without
     reached = search_chain(journal, kinds)
@@ -155,6 +160,16 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
         _branch(journal, kinds)
     if not journal.closed() and _choices(journal.arrays.problem) <= _MOST_CHOICES:
         _try_everything(journal)
+
+
+def _bound_ends(journal: Journal) -> None:
+    """No more flow enters or leaves than its links, and the nodes that they reach, pass."""
+    arrays = journal.arrays
+    most = arrays.throughput.max(axis=1)
+    source = float(np.minimum(arrays.source, most).sum())
+    journal.lower(source, Ends(flow_tokens_per_s=source, side="source"))
+    sink = float(np.minimum(arrays.sink, most).sum())
+    journal.lower(sink, Ends(flow_tokens_per_s=sink, side="sink"))
 
 
 def _bound(journal: Journal, kinds: Sequence[Kind], reached: float, seconds: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -25,6 +27,15 @@ class LayerTokens(msgspec.Struct, frozen=True, kw_only=True, tag="layer-tokens")
     """More flow than this needs more layer-tokens a second than all nodes supply."""
 
     flow_tokens_per_s: float
+
+
+class Ends(msgspec.Struct, frozen=True, kw_only=True, tag="ends"):
+    """More flow than this does not fit through the links with the source, or the sink, and the
+    nodes at their other end.
+    """
+
+    flow_tokens_per_s: float
+    side: Literal["source", "sink"]
 
 
 class Covers(msgspec.Struct, frozen=True, kw_only=True, tag="covers"):
@@ -105,5 +116,5 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
     classes: tuple[tuple[int, ...], ...]
 
 
-FlowWitness = LayerTokens | Covers | Crossings | Everything | LatencyTokens
+FlowWitness = LayerTokens | Ends | Covers | Crossings | Everything | LatencyTokens
 Witness = FlowWitness | Fastest | Counted

@@ -169,11 +169,9 @@ def best_space(
     assert best is not None
     value, layouts, paid = best
     weights = -np.array(highs.getSolution().row_dual[: len(paths)])
-    mean = np.zeros(len(sizes))
+    mean = paths[-1][1]  # where memory is worth nothing, that path alone is the optimum
     if len(weights) == len(paths) and weights.sum() > 0.5:
-        mean = sum((w * held for w, (_, held) in zip(weights, paths, strict=True)), mean) / float(
-            weights.sum()
-        )
+        mean = weights @ np.array([held for _, held in paths]) / weights.sum()
     bound = max(value, layouts.sharpen(share) - paid)
     return Space(pool, low, high, bound, layouts, paid, mean) if bound <= above else None
 

@@ -10,6 +10,7 @@
 #include "serving/cover.hpp"
 #include "serving/iteration.hpp"
 #include "serving/join.hpp"
+#include "serving/lattice.hpp"
 #include "serving/load_rows.hpp"
 #include "serving/offers.hpp"
 #include "serving/shares.hpp"
@@ -287,6 +288,24 @@ void bind_serving(nb::module_& m) {
         }
         nb::gil_scoped_release release;
         sv::least_beside(given, {rest.data(), rest.size()}, {found.data(), found.size()});
+    });
+    // `most` and `last` get the most layers and a stage for every number of free nodes.
+    m.def("cover_lattice", [](const Array<std::int64_t, 1>& layers, const Array<std::int64_t, 2>& nodes,
+                              const Array<std::int64_t, 1>& counts, const Out<std::int32_t, 1>& most,
+                              const Out<std::int32_t, 1>& last) {
+        std::size_t entries = 1;
+        bool fits = nodes.shape(0) == layers.shape(0) && nodes.shape(1) == counts.shape(0);
+        for (std::size_t t = 0; t < counts.shape(0); ++t) {
+            fits = fits && counts.data()[t] >= 0;
+            entries *= fits ? static_cast<std::size_t>(counts.data()[t]) + 1 : 0;
+        }
+        for (std::size_t i = 0; fits && i < nodes.size(); ++i) fits = nodes.data()[i] >= 0;
+        if (!fits || most.shape(0) != entries || last.shape(0) != entries) {
+            throw nb::value_error("stages and numbers of nodes have the wrong shape");
+        }
+        nb::gil_scoped_release release;
+        sv::cover_lattice({view(layers), {nodes.data(), nodes.size()}}, view(counts), {most.data(), entries},
+                          {last.data(), entries});
     });
     // `cost` and `taken`, from `first` on, get the least of every total of two shares, and how much is of the first.
     m.def("join_shares", [](const Array<double, 1>& one, const Array<double, 1>& other, bool largest, std::size_t first,

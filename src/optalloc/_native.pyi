@@ -191,6 +191,11 @@ def cheapest_shares(
     /,
 ) -> list[float]: ...
 
+# most and last (by free nodes of each kind) get the most layers and a stage they are reached by
+def cover_lattice(
+    layers: _Longs, nodes: _Longs, counts: _Longs, most: _Ints, last: _Ints, /
+) -> None: ...
+
 # (excess, layers, price, whole, size_price), the last three what is used
 def cheapest_split(
     group: _Ints,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
 from benchmarks.flow_instances import random_cluster
 
+from optalloc import _native
 from optalloc.serving.flow.arrays import FlowArrays
 from optalloc.serving.flow.kinds import Kind, kinds_of
 from optalloc.serving.flow.paths import path_of_stages
@@ -65,6 +67,35 @@ def test_stages_of_a_region_cover_most_layers(seed: int) -> None:
                 assert rate_of(end, kinds, cap * flow) >= flow * (1.0 - 1e-9)
     free = tuple(len(kind.nodes) for kind in kinds)
     assert layers.best(None, None)[0] >= most_side_by_side(kinds, free, flow)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_most_layers_of_stages_for_all_numbers_of_nodes(seed: int) -> None:
+    """Each entry is that of plain recursion, and the stage given for it leads on to the rest."""
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(0, 5, draw.integers(1, 4)).astype(np.int64)
+    nodes = draw.integers(0, 4, (draw.integers(0, 5), len(counts))).astype(np.int64)
+    layers = draw.integers(1, 5, len(nodes)).astype(np.int64)
+    most, last = np.zeros((2, int(np.prod(counts + 1))), dtype=np.int32)
+    _native.cover_lattice(layers, nodes, counts, most, last)
+    entries = list(itertools.product(*(range(n + 1) for n in counts.tolist())))
+    reached = dict(zip(entries, most.tolist(), strict=True))
+
+    def recursion(free: tuple[int, ...]) -> int:
+        left = [
+            (k, tuple(np.subtract(free, need).tolist()))
+            for k, need in zip(layers.tolist(), nodes, strict=True)
+            if need.any() and (need <= free).all()
+        ]
+        return max((k + recursion(rest) for k, rest in left), default=0)
+
+    for free, stage in zip(entries, last.tolist(), strict=True):
+        assert reached[free] == recursion(free)
+        if stage >= 0:
+            rest = tuple(np.subtract(free, nodes[stage]).tolist())
+            assert reached[free] == layers[stage] + reached[rest]
+        else:
+            assert reached[free] == 0
 
 
 def test_kinds_are_joined_at_the_lesser_table() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from optalloc import _native
 from optalloc.serving.flow.kinds import Kind
 from optalloc.serving.flow.stages import Lanes, Stage
 
@@ -25,10 +26,11 @@ _LONGEST = 24  # layers of a stage with lanes of several nodes
 _MOST_LANES = 14
 _MOST_STAGES = 150  # of one length
 _MOST_ENDS = 50  # stages tried at a crossing, with as many at the other end of the region
-_MOST_STATES = 30_000  # numbers of free nodes of all kinds
+_MOST_STATES = 300_000  # numbers of free nodes of all kinds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Shorts = NDArray[np.int32]
 
 
 class Pool:
@@ -103,23 +105,13 @@ class Layers:
         self.pools[1.0] = self._any = Pool(self.kinds, flow, 1.0, prices)
         self._most, self._last = self._cover()
 
-    def _cover(self) -> tuple[Ints, Ints]:
+    def _cover(self) -> tuple[Shorts, Shorts]:
         """D(n) for all n, and a stage it is reached by; -1: none."""
         shape = tuple(int(n) + 1 for n in self.counts)
-        most: Ints = np.zeros(shape, dtype=np.int64)
-        last: Ints = np.full(shape, -1, dtype=np.int64)
-        for p, (layers, nodes) in enumerate(zip(self._any.layers, self._any.nodes, strict=True)):
-            above = tuple(slice(int(v), None) for v in nodes)
-            below = tuple(slice(0, n - int(v)) for v, n in zip(nodes, shape, strict=True))
-            copies = min(int(n) // int(v) for v, n in zip(nodes, self.counts, strict=True) if v)
-            for _ in range(copies):
-                through = most[below] + layers
-                better = through > most[above]
-                if not better.any():
-                    break
-                np.copyto(most[above], through, where=better)
-                np.copyto(last[above], p, where=better)
-        return most, last
+        most, last = np.zeros((2, math.prod(shape)), dtype=np.int32)
+        nodes = np.ascontiguousarray(self._any.nodes)
+        _native.cover_lattice(self._any.layers, nodes, self.counts, most, last)
+        return most.reshape(shape), last.reshape(shape)
 
     def best(self, into: float | None, out: float | None) -> tuple[int, Stage | None, Stage | None]:
         """Most layers with a first stage whose lanes take in at most ``into`` each and a last one

@@ -1,6 +1,7 @@
 #include "serving/load_rows.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace optalloc::serving {
@@ -23,6 +24,19 @@ double least_wait_s(const double* line, double whole, double q) {
     const double least = whole >= reads + root ? weight * reads / std::max(whole - reads, 1e-30)
                                                : reads + 2.0 * root - whole;
     return std::min(std::min(weight * kBusiest / (1.0 - kBusiest), reads), least);
+}
+
+// The wait, as Lines.waits_s.
+double waits_s(const double* line, double whole, double q) {
+    const double reads = (q - 1.0) * line[kEachS], share = std::min(kBusiest, reads / whole);
+    return std::min(line[kQueue] * line[kPromptS] * share / (2.0 * (1.0 - share)), reads);
+}
+
+// The cell of a number of sequences: its leading bits.
+std::size_t cell_of(double sequences, std::size_t cells) {
+    constexpr std::int64_t one = std::int64_t{1023} << 5;
+    const std::int64_t cell = (std::bit_cast<std::int64_t>(sequences) >> 47) - one;
+    return static_cast<std::size_t>(std::clamp<std::int64_t>(cell, 0, static_cast<std::int64_t>(cells) - 1));
 }
 
 // Whether a chunk changes nothing against the one before where so many sequences fit, a stage's share of them each.
@@ -113,6 +127,33 @@ void lower_full_ends(const LoadTable& table, const LineEnds& ends) {
                 }
             }
         }
+    }
+}
+
+void sharp_rows(const LoadTable& table, std::size_t chunk, const TokenCells& tokens, int rounds,
+                std::span<const std::int64_t> engine, std::span<const double> q, std::span<const double> fit,
+                std::span<double> token_s, std::span<double> request_s) {
+    const double answer = table.output - 1.0;
+    for (std::size_t i = 0; i < engine.size(); ++i) {
+        const auto e = static_cast<std::size_t>(engine[i]);
+        const double* line = table.line.data() + (chunk * table.engines + e) * kFigures;
+        const double *least_s = tokens.least_s.data() + e * tokens.cells, *most_s = tokens.most_s.data() + e * tokens.cells;
+        const double outside = std::min(line[kOutside], q[i] - 1.0) / q[i];
+        const auto whole = [&](double seconds) { return whole_s(line, seconds, answer * seconds, q[i], fit[i], outside); };
+        const auto decoding = [&](double seconds) {
+            const double all = whole(seconds);
+            return std::max(1.0, q[i] * answer * seconds / (all + waits_s(line, all, q[i])));
+        };
+        std::size_t low = cell_of(fit[i], tokens.cells), high = low;
+        for (int round = 1; round < rounds; ++round) {
+            const std::size_t fewer = cell_of(decoding(least_s[low]) * kSafe, tokens.cells);
+            const std::size_t more = cell_of(decoding(most_s[high]) / kSafe, tokens.cells);
+            if (fewer == low && more == high) break;
+            low = fewer;
+            high = more;
+        }
+        token_s[i] = least_s[low];
+        request_s[i] = (whole(least_s[low]) + waits_s(line, whole(most_s[high]), q[i])) * kSafe;
     }
 }
 

@@ -40,6 +40,19 @@ struct Promising {
 // targets, by chunk, then the batch of all requests and the others from the largest on. Time O(loads chunks sizes).
 Promising promising_rows(const LoadTable& table, const Loads& loads);
 
+// Seconds of a token of engines beside the sequences of a cell, [engine][cell]: the least beside so many or more, and the
+// most beside so many or fewer. An octave of sequences has 32 cells, from 1 on.
+struct TokenCells {
+    std::size_t cells;
+    std::span<const double> least_s, most_s;
+};
+
+// Least seconds of rows with one chunk, q requests a rank of which `fit` decode at most: of a further token, and of a
+// request, by following the rounds of the model from both sides. Time O(rows).
+void sharp_rows(const LoadTable& table, std::size_t chunk, const TokenCells& tokens, int rounds,
+                std::span<const std::int64_t> engine, std::span<const double> q, std::span<const double> fit,
+                std::span<double> token_s, std::span<double> request_s);
+
 // The least lines of engines in intervals of q: seconds at both ends, [engine][interval], and chunk, by number, and batch
 // of the least at the right one.
 struct LineEnds {

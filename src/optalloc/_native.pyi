@@ -267,6 +267,20 @@ class LoadRows:
         below_s: _Reals,
         /,
     ) -> tuple[_Longs, _Longs, _Longs]: ...
+    # `token_s` and `request_s` are written.
+    def sharp(
+        self,
+        chunk: int,
+        least_s: _Reals,
+        most_s: _Reals,
+        rounds: int,
+        engine: _Longs,
+        q: _Reals,
+        fit: _Reals,
+        token_s: _Reals,
+        request_s: _Reals,
+        /,
+    ) -> None: ...
     def lower_full_ends(
         self,
         ttft_s: float,

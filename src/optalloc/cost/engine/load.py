@@ -10,6 +10,9 @@ of a decoding iteration and x(D) that of the prompts that come with it (*mixed_s
     rho  = (q - 1) E / (ttft + (O - 1) tpot)                 the share of time that reads prompts
     slots = (q / D - 1) (P + (O - 1) tpot) + min(outside, q - 1)/q (O - 1) tpot
     rate = Q / (ttft + (O - 1) tpot)                         Little's law
+    ttft >= q R / pp - (O - 1) tpot                          no more prompts than are read
+
+with R the least time of a prompt in whatever chunks (*least_prompt_s*).
 
 D and rho depend on the times and are found by iteration. The burst is the start, when every client
 sends at once and a prompt waits for half of the others; its weight is the share of such requests in
@@ -103,8 +106,9 @@ def closed_loop_times(
         wait = np.minimum(wait, (q - 1.0) * each_s)  # all others are ahead
         ttft = prompt_s + lag * tpot + start + wait + slots
         decoding = np.clip(q * answer / (ttft + answer), 1.0, fit)
+    busy = q * step.least_prompt_s(input_len - prefix_len, prefix_len) / work.pp
     return Times(
-        ttft_s=ttft,
+        ttft_s=np.maximum(ttft, busy - (output_len - 1.0) * tpot),
         tpot_s=tpot,
         decoding=decoding,
         fit=fit,

@@ -40,6 +40,7 @@ from optalloc.cost.engine.setup import Engine
 from optalloc.cost.engine.work import Work, engine_work
 from optalloc.model.spec import ModelSpec
 
+_MANY_TOKENS = 2.0**20  # of which the weights that an iteration reads are a small part
 _NEARLY_ALL = 1.0 - 2.0**-53
 
 
@@ -213,6 +214,13 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         """Seconds a prompt where many wait: as many as a chunk holds are read together."""
         prompts = np.maximum(1.0, np.floor(self.chunk_tokens / input_len))
         return self.prefill_s(input_len, prompts, prefix_len) / prompts
+
+    def least_prompt_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
+        """Seconds a prompt, at least, however many are read together and in whatever chunks: no
+        engine reads more of them."""
+        pairs = input_len * (prefix_len + (input_len + 1.0) / 2.0)
+        whole = input_len / _MANY_TOKENS * self.base_s(_MANY_TOKENS, 0.0)
+        return self.constants.prefill * (whole + self.pair_s * pairs) + self.constants.prompt_s
 
     def another_prompt_s(self, input_len: Value, prefix_len: Value = 0.0) -> Value:
         """Seconds that a further prompt adds to those it is read with: its tokens share the weights

@@ -25,6 +25,7 @@ from optalloc.units import format_bytes, format_seconds
 SMALLER = (("kv=fp8",), ("weights=fp8",), ("weights=fp8", "kv=fp8"), ("weights=nvfp4", "kv=fp8"))
 _TARGETS = (("time to the first token", "ttft_s"), ("time of a token", "tpot_s"))
 _LARGEST = 32
+_FAR = 4.0
 _NEAR, _ABOUT, _NODES = 1.003, 1.01, 1.0 + 1.0 / _LARGEST
 
 
@@ -140,7 +141,11 @@ class _Doctor:
 
     def _larger(self, problem: Problem, times: float = 2.0) -> None:
         """The fewest devices that make it fit, likely so many ``times``: of so many or fewer nodes
-        every plan is one of more nodes with some left idle, so what is fewer is halved."""
+        every plan is one of more nodes with some left idle, so what is fewer is halved. None is
+        looked for where the largest cluster tried is by far too small for so many times."""
+        largest = grown(problem.cluster, _LARGEST)
+        if largest is None or times > _FAR * largest.num_devices / problem.cluster.num_devices:
+            return
         low, high = 1, max(2, min(_LARGEST, math.ceil(times)))
         while not (fewest := self._fewest_on(problem, low, high)):
             low, high = high, 2 * high

@@ -172,16 +172,10 @@ class LoadFloors:
     def exact(self, c: int, engine: Ints, q: Floats, fit: Floats) -> tuple[Floats, Floats, Floats]:
         """The least seconds of the first token, of a further one, and of a request with so many
         requests a rank, of which so many fit."""
-        lines, tokens, answer = self.lines[c].at(engine), self.tokens[c], self.answer
-        load = Load(q, fit, lines.outside_share(q))
-        least_s, most_s = tokens.least(engine, fit), tokens.most(engine, fit)
-        for _ in range(ROUNDS - 1):
-            fewest = lines.decoding(least_s, answer, load, load) * SAFE
-            number = lines.decoding(most_s, answer, load, load) / SAFE
-            least_s, most_s = tokens.least(engine, fewest), tokens.most(engine, number)
-        wait_s = lines.waits_s(lines.whole_s(most_s, answer, load), q)
-        request_s = (lines.whole_s(least_s, answer, load) + wait_s) * SAFE
-        return request_s - answer * least_s, least_s, request_s
+        token_s, request_s = np.empty((2, len(engine)))
+        fit = np.ascontiguousarray(np.broadcast_to(fit, q.shape))
+        self.rows.sharp(c, *self.tokens[c], ROUNDS, engine, q, fit, token_s, request_s)
+        return request_s - self.answer * token_s, token_s, request_s
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
         """Whether a chunk changes nothing against the one before where as many sequences fit: two

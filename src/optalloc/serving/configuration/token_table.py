@@ -68,7 +68,8 @@ class TokenTable(NamedTuple):
         left, right = slice(None, -1), slice(1, None)
         least, most_s = bent(left, right), bent(right, left)
         return cls(
-            least_s=np.minimum.accumulate(least[:, ::-1], axis=1)[:, ::-1] * SAFE,
+            least_s=np.ascontiguousarray(np.minimum.accumulate(least[:, ::-1], axis=1)[:, ::-1])
+            * SAFE,
             most_s=np.maximum.accumulate(most_s, axis=1) / SAFE,
         )
 

@@ -29,6 +29,21 @@ def test_a_closed_loop_obeys_littles_law() -> None:
     assert found.output_tokens_per_s == pytest.approx(512 * found.request_rate_per_s)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 16, 256])
+@pytest.mark.parametrize("flight", [4, 40, 300])
+@pytest.mark.parametrize(("tokens", "answer"), [(8000, 2), (8000, 50), (1100, 20)])
+def test_no_more_requests_are_answered_than_prompts_are_read(
+    batch: int, flight: int, tokens: int, answer: int
+) -> None:
+    """By eight ranks in chunks of 2,048 tokens, however few requests fit."""
+    engine = Engine(attention_dp=8, moe_ep=8, chunk_tokens=2048, max_batch=batch)
+    step = step_model(load_model("llama-4-scout"), catalog.device("a100-sxm-80g"), engine)
+    found = closed_loop(step, tokens, answer, flight)
+    most = 8.0 * 2048.0 / float(step.constants.prefill * step.base_s(2048.0, 0.0))
+    assert tokens * found.request_rate_per_s < most
+    assert found.request_rate_per_s * found.request_s == pytest.approx(flight)
+
+
 def test_alone_a_request_meets_no_other() -> None:
     """tpot is the iteration of one sequence; ttft its prompt and what the client adds."""
     found = closed_loop(STEP, 1024, 512, 1)

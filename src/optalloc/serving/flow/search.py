@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from optalloc.serving.flow.arrays import Moves
+from optalloc.serving.flow.cover_rows import row_of_covers
 from optalloc.serving.flow.fitting import cover_by_fitting
 from optalloc.serving.flow.journal import TOLERANCE, Journal
 from optalloc.serving.flow.kinds import Kind
@@ -24,6 +25,7 @@ _QUANTILES = (0.5, 0.8, 0.3)  # of the links between two regions
 _BISECTION = 0.004
 _POLISH: tuple[tuple[Moves, int, float], ...] = (("swaps", 20_000, 0.2), ("any", 20_000, 0.1))
 _FITTING_S, _FITTING_TOLERANCE = 4.0, 1e-3
+_COVERS_S = 2.0
 _MISSES = 8  # annealings that may fall short of their goal
 _CLIMB, _LEAST_CLIMB, _CLIMB_SHRINKS = 0.04, 0.004, 0.75  # of the flow aimed at
 _NEAR = 0.85  # of the bound
@@ -61,6 +63,16 @@ def _row_at(
 ) -> dict[int, tuple[int, int]] | None:
     row = programme.reach(flow, most_nodes=_NODES, variety=_VARIETY, expired=journal.expired)
     return None if row is None else programme.placed(row)
+
+
+def search_covers(journal: Journal, kinds: Sequence[Kind], seed: int) -> None:
+    """Offer placements of covers in whole numbers, put in an order."""
+    late = journal.within(_COVERS_S)
+
+    def made_for(flow: float) -> dict[int, tuple[int, int]] | None:
+        return row_of_covers(kinds, journal.arrays.problem.num_layers, flow, late)
+
+    _bisect(journal, made_for, seed, late)
 
 
 def search_fitting(journal: Journal) -> None:

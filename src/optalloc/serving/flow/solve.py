@@ -28,6 +28,7 @@ from optalloc.serving.flow.search import (
     climb_rows,
     regions_at,
     search_chain,
+    search_covers,
     search_fitting,
     search_regions,
     search_rows_over_links,
@@ -152,6 +153,8 @@ def _search(journal: Journal, kinds: Sequence[Kind], reached: float, seed: int) 
                 search_rows_over_links(journal, programme, seed)
         if reached < journal.bound * (1.0 - TOLERANCE):  # else covers allow the bound
             _bound(journal, kinds, journal.value, _BOUND_S)
+        if regions == 1 and len(kinds) <= _MOST_KINDS and not journal.closed():
+            search_covers(journal, kinds, seed)
     if not journal.closed():
         anneal(journal, seed, steps, expired)
     if regions == 1 and journal.value < reached * (1.0 - TOLERANCE):

@@ -87,20 +87,20 @@ class LoadRows {
                               given(std::move(found.batch)));
     }
 
-    // Writes the least seconds of a token and of a request with each row of a chunk.
+    // Writes the least seconds of the first token, of a further one and of a request with each row of a chunk.
     void sharp(std::size_t chunk, const Array<double, 2>& least_s, const Array<double, 2>& most_s, int rounds,
-               const Longs& engine, const Reals& q, const Reals& fit, const Out<double, 1>& token_s,
-               const Out<double, 1>& request_s) const {
+               const Longs& engine, const Reals& q, const Reals& fit, const Out<double, 1>& ttft_s,
+               const Out<double, 1>& token_s, const Out<double, 1>& request_s) const {
         const std::size_t n = engine.shape(0), cells = least_s.shape(1);
         if (chunk >= line_.shape(0) || least_s.shape(0) != line_.shape(1) || most_s.shape(0) != line_.shape(1) ||
-            cells == 0 || most_s.shape(1) != cells || q.shape(0) != n || fit.shape(0) != n || token_s.shape(0) != n ||
-            request_s.shape(0) != n || !knows(engine)) {
+            cells == 0 || most_s.shape(1) != cells || q.shape(0) != n || fit.shape(0) != n || ttft_s.shape(0) != n ||
+            token_s.shape(0) != n || request_s.shape(0) != n || !knows(engine)) {
             throw nb::value_error("rows of loads have the wrong shape");
         }
         nb::gil_scoped_release release;
         const sv::TokenCells tokens{cells, {least_s.data(), least_s.size()}, {most_s.data(), most_s.size()}};
-        sv::sharp_rows(table(0.0, 0.0), chunk, tokens, rounds, view(engine), view(q), view(fit), {token_s.data(), n},
-                       {request_s.data(), n});
+        sv::sharp_rows(table(0.0, 0.0), chunk, tokens, rounds, view(engine), view(q), view(fit), {ttft_s.data(), n},
+                       {token_s.data(), n}, {request_s.data(), n});
     }
 
     void lower_full_ends(double ttft_s, double tpot_s, const Longs& engine, const Reals& left, const Reals& right,

@@ -10,6 +10,7 @@ namespace {
 
 constexpr double kSafe = 1.0 - 1e-9;
 constexpr double kBusiest = 0.95;
+constexpr double kRounding = 1e-14;
 
 // Seconds of a request but for the wait, as Lines.whole_s.
 double whole_s(const double* line, double token_s, double answer_s, double q, double fit, double outside) {
@@ -58,6 +59,7 @@ Promising promising_rows(const LoadTable& table, const Loads& loads) {
         for (std::size_t c = 0; c < table.chunk.size(); ++c) {
             const std::size_t row = c * table.engines + e;
             const double* line = table.line.data() + row * kFigures;
+            if (q * line[kReadS] * (1.0 + kRounding) >= below) continue;
             const double room = line[kRoom], outside = std::min(line[kOutside], q - 1.0) / q;
             const auto promises = [&](double token_s, double fit) {
                 const double answer_s = answer * token_s;
@@ -132,7 +134,7 @@ void lower_full_ends(const LoadTable& table, const LineEnds& ends) {
 
 void sharp_rows(const LoadTable& table, std::size_t chunk, const TokenCells& tokens, int rounds,
                 std::span<const std::int64_t> engine, std::span<const double> q, std::span<const double> fit,
-                std::span<double> token_s, std::span<double> request_s) {
+                std::span<double> ttft_s, std::span<double> token_s, std::span<double> request_s) {
     const double answer = table.output - 1.0;
     for (std::size_t i = 0; i < engine.size(); ++i) {
         const auto e = static_cast<std::size_t>(engine[i]);
@@ -152,8 +154,11 @@ void sharp_rows(const LoadTable& table, std::size_t chunk, const TokenCells& tok
             low = fewer;
             high = more;
         }
+        const double reads_s = q[i] * line[kReadS] * (1.0 - kRounding);
+        const double all_s = (whole(least_s[low]) + waits_s(line, whole(most_s[high]), q[i])) * kSafe;
         token_s[i] = least_s[low];
-        request_s[i] = (whole(least_s[low]) + waits_s(line, whole(most_s[high]), q[i])) * kSafe;
+        ttft_s[i] = std::max(all_s - answer * least_s[low], (reads_s - answer * most_s[high]) * kSafe);
+        request_s[i] = std::max(all_s, reads_s);
     }
 }
 

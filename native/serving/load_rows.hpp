@@ -20,7 +20,7 @@ struct LoadTable {
     double ttft_s, tpot_s;
 };
 
-enum Figure : std::size_t { kRoom, kPromptS, kEachS, kLag, kBurst, kOutside, kQueue, kDepth, kFigures };
+enum Figure : std::size_t { kRoom, kPromptS, kEachS, kLag, kBurst, kOutside, kQueue, kDepth, kReadS, kFigures };
 
 // What an engine carries: requests a rank, in real and whole numbers, and their interval; whether a batch of all of them
 // is allowed, and the seconds of a request to be below.
@@ -37,7 +37,8 @@ struct Promising {
 };
 
 // The rows of each load whose least times, with the seconds of a token of a whole interval, are below and within the
-// targets, by chunk, then the batch of all requests and the others from the largest on. Time O(loads chunks sizes).
+// targets, by chunk, then the batch of all requests and the others from the largest on; none where the prompts alone take
+// as long to read, for that all rows take, but for roundings. Time O(loads chunks sizes).
 Promising promising_rows(const LoadTable& table, const Loads& loads);
 
 // Seconds of a token of engines beside the sequences of a cell, [engine][cell]: the least beside so many or more, and the
@@ -47,11 +48,11 @@ struct TokenCells {
     std::span<const double> least_s, most_s;
 };
 
-// Least seconds of rows with one chunk, q requests a rank of which `fit` decode at most: of a further token, and of a
-// request, by following the rounds of the model from both sides. Time O(rows).
+// Least seconds of rows with one chunk, q requests a rank of which `fit` decode at most: of the first and of a further
+// token, and of a request, by following the rounds of the model from both sides. Time O(rows).
 void sharp_rows(const LoadTable& table, std::size_t chunk, const TokenCells& tokens, int rounds,
                 std::span<const std::int64_t> engine, std::span<const double> q, std::span<const double> fit,
-                std::span<double> token_s, std::span<double> request_s);
+                std::span<double> ttft_s, std::span<double> token_s, std::span<double> request_s);
 
 // The least lines of engines in intervals of q: seconds at both ends, [engine][interval], and chunk, by number, and batch
 // of the least at the right one.

@@ -267,7 +267,7 @@ class LoadRows:
         below_s: _Reals,
         /,
     ) -> tuple[_Longs, _Longs, _Longs]: ...
-    # `token_s` and `request_s` are written.
+    # `ttft_s`, `token_s` and `request_s` are written.
     def sharp(
         self,
         chunk: int,
@@ -277,6 +277,7 @@ class LoadRows:
         engine: _Longs,
         q: _Reals,
         fit: _Reals,
+        ttft_s: _Reals,
         token_s: _Reals,
         request_s: _Reals,
         /,

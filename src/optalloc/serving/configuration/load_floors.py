@@ -13,7 +13,7 @@ For all loads at once: between neighbours of a grid of q, one of them each batch
 multiples of a batch where that is full, t is that of the least q with the wait of the most. So each
 row is at least a straight line in q there, or a constant in the one interval where memory fills.
 The least of lines is concave, hence at least the chord between its values at both ends
-(LoadFloors.all).
+(LoadFloors.all). What the reading of all prompts takes is a floor of every row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from optalloc.cost.engine.load import ROUNDS
 from optalloc.cost.engine.step import StepModel
 from optalloc.errors import InputError
 from optalloc.serving.configuration.columns import Flags, Floats, Ints
-from optalloc.serving.configuration.load_lines import Lines, Load
+from optalloc.serving.configuration.load_lines import ROUNDED, Lines, Load
 from optalloc.serving.configuration.problem import Problem
 from optalloc.serving.configuration.rows import allowed_batches
 from optalloc.serving.configuration.space import BATCHES, batches, chunks
@@ -116,6 +116,7 @@ class LoadFloors:
             c.outside,
             c.queue,
             step.work.pp,
+            step.least_prompt_s(self.new, work.prefix_len) / step.work.pp,
         )
         return Lines(*map(np.asarray, columns))
 
@@ -172,10 +173,10 @@ class LoadFloors:
     def exact(self, c: int, engine: Ints, q: Floats, fit: Floats) -> tuple[Floats, Floats, Floats]:
         """The least seconds of the first token, of a further one, and of a request with so many
         requests a rank, of which so many fit."""
-        token_s, request_s = np.empty((2, len(engine)))
+        ttft_s, token_s, request_s = np.empty((3, len(engine)))
         fit = np.ascontiguousarray(np.broadcast_to(fit, q.shape))
-        self.rows.sharp(c, *self.tokens[c], ROUNDS, engine, q, fit, token_s, request_s)
-        return request_s - self.answer * token_s, token_s, request_s
+        self.rows.sharp(c, *self.tokens[c], ROUNDS, engine, q, fit, ttft_s, token_s, request_s)
+        return ttft_s, token_s, request_s
 
     def same(self, c: int, fit: Floats | float, pp: Floats | float = 1.0) -> Flags:
         """Whether a chunk changes nothing against the one before where as many sequences fit: two
@@ -224,16 +225,26 @@ class LoadFloors:
                 rows = slice(one, one + _CACHED)
                 free, full = (ends.rows(rows).chord_s((slice(None), k), part) for ends in found)
                 free[:, ~self.allowed[rank]] = np.inf
-                seconds[same[rows]] = np.minimum(free, full, out=full)
+                reads_s = self.lines[0].at(same[rows]).at(_COLUMN).reads_s(self.q[rank])
+                reads_s[reads_s > self._latest_s] = np.inf
+                least_s = np.minimum(free, full, out=full)
+                seconds[same[rows]] = np.maximum(least_s, reads_s, out=full)
             for ends, here in zip(both, found, strict=True):
                 for kept, column in zip(ends, here, strict=True):
                     kept[same, :number] = column
         return seconds, both
 
+    @property
+    def _latest_s(self) -> float:
+        """The most seconds of a request within the targets."""
+        answer_s = self.answer * self.problem.tpot_s if self.answer else 0.0
+        return (self.problem.ttft_s + answer_s) / SAFE
+
     def most_loads(self) -> Ints:
         """No fewer requests in flight than each engine carries within the targets: what the floors
         of rows without a limit leave and, with a batch b that is full, what turns of a prompt and
-        an answer leave, q / b (P + A) - A <= ttft, whose left side grows with A.
+        an answer leave, q / b (P + A) - A <= ttft, whose left side grows with A. Nor are there more
+        than the engine reads the prompts of within both targets.
 
         Complexity: O(1) for each engine, chunk and batch or interval.
         """
@@ -252,6 +263,7 @@ class LoadFloors:
                 q = b * (ttft_s + answer_s) / np.maximum((lines.prompt_s + answer_s) * SAFE, 1e-30)
                 fine = (lines.room >= b) & (token_s * SAFE <= self.problem.tpot_s) & (q >= b)
                 most = np.maximum(most, np.where(fine, q, 0.0))
+        most = np.minimum(most, self._latest_s / (self.lines[0].read_s * ROUNDED))
         flight = float(self.work.concurrency or 0)
         return np.minimum(flight, most * self.table.groups * (1.0 + 1e-9)).astype(np.int64)
 

@@ -12,6 +12,13 @@ a token, A = (O - 1) t of an answer of O tokens and x = min(outside, q - 1) / q,
 W grows with t and the wait falls, so the decoding sequences grow with t. They grow with q too, f
 being the batch or q, but for the wait: W / q falls and the share grows. So with the wait of the
 most requests and all else of the fewest, no load between has fewer.
+
+No engine answers more requests than it reads prompts: with R the least seconds of a prompt, one for
+all chunks and batches, the model takes the larger ttft of this and q R / pp - A, hence
+
+    request >= q R / pp                                                                 (reads_s)
+
+and this to the last rounding wherever it is more than what is above, and ttft >= q R / pp - A.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import numpy as np
 
 from optalloc.serving.configuration.columns import Floats, Ints
 
+ROUNDED = 1.0 - 1e-14  # less than a few roundings take off
 _BUSIEST = 0.95  # share of time that reads prompts, at most: a limit of the model
 
 
@@ -44,6 +52,7 @@ class Lines(NamedTuple):
     outside: Floats
     queue: Floats
     pp: Floats
+    read_s: Floats  # R / pp
 
     def at(self, index: Ints | tuple[slice, None]) -> Self:
         """The entries of some rows."""
@@ -52,6 +61,11 @@ class Lines(NamedTuple):
     def outside_share(self, q: Floats) -> Floats:
         """The share of the requests that the server leaves outside."""
         return np.minimum(self.outside, q - 1.0) / q
+
+    def reads_s(self, q: Floats) -> Floats:
+        """Seconds of a request at least, for as many prompts are read; see :data:`ROUNDED`."""
+        found: Floats = q * self.read_s * ROUNDED
+        return found
 
     def whole_s(self, token_s: Floats, answer: float, load: Load) -> Floats:
         """Seconds of a request but for the wait; least where ``token_s`` is."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from optalloc.cost.engine.load import ROUNDS, closed_loop_times
-from optalloc.serving.configuration.prove_lines import Lines, Requests
+from optalloc.serving.configuration.prove_lines import ROUNDINGS, Lines, Requests
 from optalloc.serving.configuration.prove_space import (
     Engines,
     Flags,
@@ -31,6 +31,7 @@ from optalloc.serving.configuration.prove_space import (
 from optalloc.serving.configuration.prove_tokens import LESS, Tokens, tokens
 
 _NO_LIMIT = 2.0**31
+_ROUNDED_UP = 1.0 + 2 * ROUNDINGS
 _TABLE = 2_000_000
 _TIMES = (5, 30)
 _OCTAVE = 32
@@ -81,6 +82,7 @@ class Floors:
             c.outside,
             c.burst,
             c.queue,
+            step.least_prompt_s(self.new, work.prefix_len) / step.work.pp,
         )
         return Lines(*(np.asarray(column) * ones for column in columns))
 
@@ -185,7 +187,8 @@ class Floors:
 
     def least_s(self, engine: Ints, load: Ints) -> Floats:
         """Seconds of a request at least, over all rows of each engine and load: the least of lines
-        is at least the chord between its values at both ends of an interval."""
+        is at least the chord between its values at both ends of an interval. Nor is any below the
+        reading of all prompts, which may be later than both targets together."""
         q, full = self._loads(engine, load)
         k = np.searchsorted(self.edges, q)
         part = (q - self.lefts[k]) / np.maximum(self.edges[k] - self.lefts[k], 1e-9)
@@ -195,7 +198,10 @@ class Floors:
             with np.errstate(invalid="ignore"):
                 chord = np.where(exists & np.isfinite(left), left + (right - left) * part, np.inf)
             np.minimum(found, chord * LESS, out=found)
-        return found
+        read = self.lines[0].at(engine).all_read_s(q)
+        last = self.ttft + (self.answers * self.tpot if self.answers else 0.0)
+        late = read * LESS > last
+        return np.where(late, np.inf, np.maximum(found, read))
 
     def _loads(self, engine: Ints, load: Ints) -> tuple[Floats, Ints]:
         """Requests a rank, and the batch that holds them all."""
@@ -221,29 +227,53 @@ class Floors:
         whole_s = first_s + self.answers * token_s
         return np.where(exists, whole_s + lines.wait_s(whole_s, q), np.inf)
 
+    def sharper_s(self, engine: Ints, load: Ints) -> Floats:
+        """As :meth:`least_s`, from rounds at each load of every row that may be the least."""
+        found, kinds = np.full(len(engine), np.inf), self._kinds()
+        for part in blocks(len(engine)):
+            e, load_, best = engine[part], load[part], found[part]
+            least = np.array([self._rows_s(e, load_, c, s) for c, s in kinds])
+            which, place = least.argmin(axis=0), np.arange(len(e))
+            best[:] = self._sharp_s(e, load_, which, kinds)
+            least[which, place] = np.inf
+            number, where = np.nonzero((least < best) & (self._read_s(e, load_) < best))
+            sharp = self._sharp_s(e[where], load_[where], number, kinds)
+            np.minimum.at(best, where, sharp)
+        return found
+
     def fastest_s(self, engine: Ints, load: Ints, needed_s: Floats) -> Floats:
         """Seconds of a request of each engine and load, over all rows that may need less than
         ``needed_s``; infinite where none does.
 
-        The row with the least floor is timed first, then those whose floors are below its time.
+        The row with the least floor is timed first, then those whose floors are below its time,
+        where reading all prompts does not take as long, which every row does.
         """
         found = np.full(len(engine), np.inf)
-        kinds = [(c, s) for c in range(len(self.chunks)) for s in (None, *range(len(self.sizes)))]
+        kinds = self._kinds()
         for part in blocks(len(engine)):
             e, load_, best = engine[part], load[part], needed_s[part].copy()
+            read = self._read_s(e, load_)
             least = np.array([self._rows_s(e, load_, c, s) for c, s in kinds])
             which, place = least.argmin(axis=0), np.arange(len(e))
-            first = np.flatnonzero(least[which, place] < best)
+            first = np.flatnonzero((least[which, place] < best) & (read < best))
             sharp = self._sharp_s(e[first], load_[first], which[first], kinds) < best[first]
             first = first[sharp]
             self._lower(found[part], e, load_, first, which[first], kinds)
             np.minimum(best, found[part], out=best)
             least[which, place] = np.inf
-            number, where = np.nonzero(least < best)
+            number, where = np.nonzero((least < best) & (read < best))
             sharp = self._sharp_s(e[where], load_[where], number, kinds) < best[where]
             number, where = number[sharp], where[sharp]
             self._lower(found[part], e, load_, where, number, kinds)
         return found
+
+    def _kinds(self) -> list[tuple[int, int | None]]:
+        """Chunks and batches of rows, by number."""
+        return [(c, s) for c in range(len(self.chunks)) for s in (None, *range(len(self.sizes)))]
+
+    def _read_s(self, engine: Ints, load: Ints) -> Floats:
+        """The reading of all prompts, and a few roundings: what a row takes no less than."""
+        return self.lines[0].at(engine).all_read_s(self._loads(engine, load)[0]) * _ROUNDED_UP
 
     def _sharp_s(
         self, engine: Ints, load: Ints, which: Ints, kinds: list[tuple[int, int | None]]
@@ -266,8 +296,11 @@ class Floors:
                     low, high = tokens_.at_least(e, fewest), tokens_.at_most(e, number)
                 longest_s = lines.first_s(high, self.answers, here) + self.answers * high
                 first_s = lines.first_s(low, self.answers, here) + lines.queue_s(longest_s, here.q)
-                late = (first_s * LESS > self.ttft) | (low > self.tpot)
-                found[row] = np.where(late, np.inf, (first_s + self.answers * low) * LESS)
+                read = lines.all_read_s(here.q)
+                last_s = np.maximum(first_s, read - self.answers * high)
+                late = (last_s * LESS > self.ttft) | (low > self.tpot)
+                request = np.maximum((first_s + self.answers * low) * LESS, read)
+                found[row] = np.where(late, np.inf, request)
         return found
 
     def _lower(

@@ -8,8 +8,9 @@ better only if a request takes less than
     throughput  q O / (rest + B)           price  q tokens / (n USD + rest)
     devices     infinity, if n d + rest < B       latency  B, if rest < B
 
-seconds, the largest over n and q of that load. Where floors alone do not rule that out, all rows
-are timed that may be so fast, the farthest below what is needed first, which makes the rest dearer.
+seconds, the largest over n and q of that load. Where floors alone do not rule that out, sharper
+ones are taken, and then all rows timed that may be so fast, the farthest below what is needed
+first, which makes the rest dearer.
 At the end every engine and load that something better could be made of has its true time, and these
 are joined once more.
 """
@@ -67,7 +68,7 @@ class _Split:
         least = np.full(offered.shape, np.inf)
         least[pairs] = self.floors.least_s(*pairs)
         exact, size = np.full(offered.shape, np.inf), _FIRST
-        known = ~offered
+        known, sharp = ~offered, ~offered
         while True:
             needed = self._needed(least)
             e, load = np.nonzero(~known & (least < needed))
@@ -75,10 +76,16 @@ class _Split:
                 break
             order = np.argsort(least[e, load] / needed[e, load], kind="stable")[:size]
             e, load = e[order], load[order]
+            size *= _GROWS
+            blunt = ~sharp[e, load]
+            if blunt.any():
+                e, load = e[blunt], load[blunt]
+                least[e, load] = np.maximum(least[e, load], self.floors.sharper_s(e, load))
+                sharp[e, load] = True
+                continue
             exact[e, load] = self.floors.fastest_s(e, load, needed[e, load])
             least[e, load] = np.minimum(exact[e, load], needed[e, load])
             known[e, load] = True
-            size *= _GROWS
         costs = self._costs(exact)
         if self.alone:
             best = min(float(cost[flight]) for cost in costs)

@@ -10,6 +10,10 @@ queue, which takes min(queue P x / 2 (1 - x), (q - 1) E): the less the longer th
 sequences that decode, D = q A / (whole + queue), grow with t. Along f = min(q, M) they grow with q
 too but for the queue, for whole / q falls (burst < 2) and x grows: with the queue of the largest q
 and all else of the smallest, D is at most that of any between.
+
+Whatever the row, ttft >= q r - A, with r the model's least seconds of a prompt divided by pp. So a
+request takes q r or what its own terms make, whichever is longer, but for roundings; and where q r
+is as long as another row takes, no row is faster.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import numpy as np
 from optalloc.serving.configuration.prove_space import Floats, Ints
 from optalloc.serving.configuration.prove_tokens import LESS
 
+ROUNDINGS = 1e-14  # more than a few of them
 _LONGEST = 0.95
 
 
@@ -42,6 +47,7 @@ class Lines(NamedTuple):
     outside: Floats
     burst: Floats
     queue: Floats
+    read: Floats
 
     def at(self, index: Ints | tuple[slice, None]) -> Lines:
         return Lines(*(column[index] for column in self))
@@ -49,6 +55,11 @@ class Lines(NamedTuple):
     def left_out(self, q: Floats) -> Floats:
         """The share of the requests that stays outside."""
         return np.minimum(self.outside, q - 1.0) / q
+
+    def all_read_s(self, q: Floats) -> Floats:
+        """Seconds of a request at least: those of the prompts of all."""
+        seconds: Floats = q * self.read
+        return seconds * (1.0 - ROUNDINGS)
 
     def first_s(self, token_s: Floats, answers: float, load: Requests) -> Floats:
         """Seconds to the first token, but for the queue."""

@@ -47,7 +47,12 @@ def space_of(plan: ServingPlan, flight: int) -> tuple[Space, Engines, Floors]:
 
 @pytest.mark.parametrize(
     ("lengths", "batches", "tight"),
-    [((1500, 200), "1,4,7,16,40", 0.8), ((9000, 60), "2,16", 0.8), ((100, 1), "1,3,8,30", 0.8)],
+    [
+        ((1500, 200), "1,4,7,16,40", 0.8),
+        ((9000, 60), "2,16", 0.8),
+        ((100, 1), "1,3,8,30", 0.8),
+        ((9000, 4), "2,16", 0.8),
+    ],
 )
 def test_no_row_is_faster_than_its_floor_and_the_fastest_is_found(
     lengths: tuple[int, int], batches: str, tight: float
@@ -83,9 +88,28 @@ def test_no_row_is_faster_than_its_floor_and_the_fastest_is_found(
     assert exists.sum() > 50
     assert np.all(least <= wanted)
     assert np.median(least[exists] / wanted[exists]) > tight
-    assert np.array_equal(floors.fastest_s(e, load, np.full(len(e), np.inf)), wanted)
+    sharper = floors.sharper_s(e, load)
+    assert np.all(sharper <= wanted)
+    assert np.median(sharper[exists] / wanted[exists]) > 0.95
+    nearest = np.full(len(e), np.inf)
+    np.testing.assert_allclose(floors.fastest_s(e, load, nearest), wanted, rtol=1e-14)
     half = np.where(exists, wanted, 0.0) * 1.01
-    assert np.array_equal(floors.fastest_s(e, load, half), wanted)
+    np.testing.assert_allclose(floors.fastest_s(e, load, half), wanted, rtol=1e-14)
+
+
+def test_reading_all_prompts_is_a_floor_that_short_answers_take() -> None:
+    """Of many loads of an engine, to the last roundings."""
+    plan = planned("1xh100-sxm+2xl40s", input_len=9000, output_len=4, concurrency=120)
+    _, engines, proof = space_of(plan, 120)
+    e, load = (x.ravel() for x in np.indices((len(engines.engines), 120)))
+    steps = engines.step(e, 8192.0, 2.0**31)
+    read_s = (load + 1) / engines.ranks[e] * steps.least_prompt_s(9000.0) / steps.work.pp
+    found = proof.fastest_s(e, load + 1, np.full(len(e), np.inf))
+    exists = np.isfinite(found)
+    bound = exists & np.isclose(found, read_s, rtol=1e-12)
+    assert 0.1 < bound[exists].mean() < 1.0
+    assert np.all(found[exists] >= read_s[exists] * (1.0 - 1e-14))
+    np.testing.assert_allclose(proof.least_s(e, load + 1)[bound], read_s[bound], rtol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])

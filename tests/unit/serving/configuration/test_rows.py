@@ -139,10 +139,10 @@ def test_every_decode_worker_left_out_is_dominated_by_one_that_is_kept() -> None
         assert np.all(better.any(axis=1))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
     """Of every engine and load, over every chunk and batch timed without a floor; no floor that was
-    known before lies above, and sharp ones lie close below."""
+    known before lies above, and sharp ones lie close below. In the last, prompts are nearly all."""
     r = random.Random(seed)
     work = Serving(
         input_len=r.choice((100, 3000, 9000)),
@@ -152,6 +152,8 @@ def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
         ttft_s=r.choice((None, 1.0, 4.0)),
         tpot_s=r.choice((None, 0.02, 0.04)),
     )
+    if seed == 5:
+        work = Serving(input_len=9000, output_len=4, concurrency=60, ttft_s=20.0)
     model = r.choice(("llama-3.1-8b", "qwen3-30b-a3b"))
     p = problem(seed, model=oa.load_model(model), workload=work)
     p = msgspec.structs.replace(p, cluster=oa.load_cluster("1xh100-sxm+2xl40s"))
@@ -177,4 +179,4 @@ def test_the_fastest_rows_are_those_of_the_whole_space(seed: int) -> None:
     assert np.all(found.floor_s <= wanted)
     assert np.min(found.floor_s[exists] / wanted[exists]) > 0.9
     found.find(*np.nonzero(~found.known))
-    assert np.array_equal(found.request_s, wanted)
+    np.testing.assert_allclose(found.request_s, wanted, rtol=1e-14)

@@ -154,7 +154,8 @@ def format_seconds(value: float, *, digits: int = 2) -> str:
 
 def format_amount(value: float, *, digits: int = 3) -> str:
     """``"66,667"``, ``"4.68"``: so many figures, and every one before the point."""
-    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    short = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(float(short)) >= 10**digits else short
 
 
 def format_count(value: float, *, digits: int = 1) -> str:

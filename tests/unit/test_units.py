@@ -78,8 +78,9 @@ def test_printed_quantities_choose_their_prefix() -> None:
     assert format_flops_rate(989.4e12) == "989.4 TFLOP/s"
     assert format_count(70_553_706_496) == "70.6B"
     assert format_count(12) == "12"
-    assert [format_amount(v, digits=2) for v in (66_666.7, 42.4, 4.66, 0.1, 0.0)] == [
+    assert [format_amount(v, digits=2) for v in (66_666.7, 99.6, 42.4, 4.66, 0.1, 0.0)] == [
         "66,667",
+        "100",
         "42",
         "4.7",
         "0.1",

@@ -11,12 +11,12 @@ import pytest
 from benchmarks.fleet_instances import random_fleet
 from tests.unit.serving.tiny_fleets import RULES, cheapest, tiny_fleet
 
-from optalloc.errors import CertificateError, InputError, NoPlan
+from optalloc.errors import CertificateError, NoPlan
 from optalloc.result import Termination
 from optalloc.serving.mix.account import account_of
 from optalloc.serving.mix.arrays import FleetArrays, price_step
 from optalloc.serving.mix.certify import certify_fleet
-from optalloc.serving.mix.instance import load_fleet, save_fleet
+from optalloc.serving.mix.instance import load_fleet
 from optalloc.serving.mix.problem import Bucket, FleetProblem, Limit, Offer, Redundancy
 from optalloc.serving.mix.relax import Relaxation
 from optalloc.serving.mix.result import FleetResult
@@ -339,56 +339,6 @@ def test_price_step_is_the_common_divisor() -> None:
     bucket = (Bucket(input_len=1, output_len=1, rate_per_s=1.0),)
     assert price_step(FleetProblem(buckets=bucket, offers=tuple(offers[:2]))) * 100 == 1
     assert price_step(FleetProblem(buckets=bucket, offers=tuple(offers[2:]))) * 4 == 3
-
-
-def test_saved_problem_is_read_back(tmp_path: Path) -> None:
-    """Every offer, limit and rule."""
-    problem = msgspec.structs.replace(tiny_fleet(5, "replica"), name="kept")
-    save_fleet(problem, tmp_path / "fleet.json")
-    assert load_fleet(tmp_path / "fleet.json") == problem
-
-
-def test_table_gives_buckets_and_throughputs(tmp_path: Path) -> None:
-    """Two buckets and one engine from a CSV file; the price is the catalogue's of two devices."""
-    (tmp_path / "rates.csv").write_text(
-        "input_len,output_len,rate_per_s,e\n100,10,4,2\n200,20,1.5,0.5\n"
-    )
-    (tmp_path / "fleet.toml").write_text(
-        'table = "rates.csv"\n[[engines]]\nname = "e"\ndevice = "l4"\ndevices = 2\n'
-        '[[offers]]\nengine = "e"\n'
-    )
-    problem = load_fleet(tmp_path / "fleet.toml")
-    assert [b.rate_per_s for b in problem.buckets] == [4.0, 1.5]
-    assert problem.offers[0].requests_per_s == (2.0, 0.5)
-    assert problem.offers[0].price_usd_per_h == pytest.approx(2 * 1.6688)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('[[engines]]\nname = "e"\n[[offers]]\nengine = "f"\n', "there is no engine 'f'"),
-        ('[[engines]]\nname = "e"\n[[offers]]\nengine = "e"\n', "has no throughputs"),
-        (
-            '[[engines]]\nname = "e"\nrequests_per_s = [1.0]\n[[offers]]\nengine = "e"\n',
-            "no public price",
-        ),
-        (
-            '[[engines]]\nname = "e"\nrequests_per_s = [1.0, 2.0]\n[[offers]]\nengine = "e"\n'
-            "price_usd_per_h = 1.0\n",
-            "2 throughputs are given for 1 buckets",
-        ),
-        ("utilisation = 0.5\nengines = []\noffers = []\n", "did you mean 'utilization'"),
-        ("utilization = 1.5\nengines = []\noffers = []\n", "utilization is 1.5"),
-    ],
-)
-def test_bad_file_says_what_where_and_how(tmp_path: Path, text: str, message: str) -> None:
-    """The file is named in each."""
-    path = tmp_path / "fleet.toml"
-    bucket = "[[buckets]]\ninput_len = 1\noutput_len = 1\nrate_per_s = 1.0\n"
-    path.write_text(text + bucket)
-    with pytest.raises(InputError, match=message) as caught:
-        load_fleet(path)
-    assert str(path) in str(caught.value)
 
 
 def test_bucket_without_server_is_named() -> None:

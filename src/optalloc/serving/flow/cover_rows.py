@@ -20,7 +20,7 @@ from optalloc.serving.flow.covers import CoverProgramme, all_items
 from optalloc.serving.flow.kinds import Kind
 from optalloc.serving.flow.linear import GrowingLP
 
-_MOST_ORDERS = 7  # covers of which all orders are tried
+_MOST_ORDERS = 5  # covers of which all orders are tried
 _MOST_NODES = 200  # of the programme in whole numbers
 
 #: Nodes by kind and layers held.

@@ -82,7 +82,6 @@ class _Curve:
         if first > last or self._at(self._turn(first)) > most:
             return (0, 0) if zero else (self._first, self._last)
         turn = self._turn(first)
-        turn = self._turn(first)
         if self._at(last) > most:
             last = self._stepped(last, turn, most)
         if self._at(first) > most:

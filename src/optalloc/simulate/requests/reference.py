@@ -28,8 +28,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from optalloc.simulate.requests.kernel import Instance, KindTicks, Run, TableTicks
+from optalloc.simulate.requests.kernel import Instance, KindTicks, Run
 from optalloc.simulate.requests.load import Requests
+from optalloc.simulate.requests.reference_times import ticks, together
 
 
 class _Rank:
@@ -285,12 +286,12 @@ class _Fleet:
     def begin(self, engine: int, now: int) -> None:
         kind, ranks = self.engines[engine]
         plans = [rank.plan(now) for rank in ranks]
-        times = [_ticks(kind, *plan) for plan in plans if plan[0] or plan[2]]
-        together = _together(kind, sum(p[0] for p in plans), sum(p[2] for p in plans))
+        times = [ticks(kind, *plan) for plan in plans if plan[0] or plan[2]]
+        shared = together(kind, sum(p[0] for p in plans), sum(p[2] for p in plans))
         if not times:
             self.asleep[engine] = True
             return
-        end = now + max(times) + together
+        end = now + max(times) + shared
         heapq.heappush(self.events, (end, _END, engine, now))
         waiting = sum(len(rank.waiting) for rank in ranks)
         used = sum(rank.used for rank in ranks)
@@ -360,35 +361,6 @@ class _Fleet:
             world.arrival[self.next] = arrives
             heapq.heappush(self.events, (arrives, _ARRIVE, self.next, 0))
             self.next += 1
-
-
-def _ticks(
-    kind: KindTicks, prompt: int, prompts: int, sequences: int, context: int, pairs: int
-) -> int:
-    """Ticks of one iteration of a rank."""
-    base = _base(kind.times, prompt, sequences)
-    return base + kind.kv * context + kind.pair * pairs + kind.each_prompt * prompts
-
-
-def _together(kind: KindTicks, prompt: int, sequences: int) -> int:
-    """Ticks of what the tokens of all ranks take together."""
-    return 0 if kind.shared is None else _base(kind.shared, prompt, sequences)
-
-
-def _base(table: TableTicks, prompt: int, sequences: int) -> int:
-    if prompt == 0:
-        return int(table.decode[sequences])
-    p, x = _between(table.prompt_tokens.tolist(), prompt)
-    s, y = _between(table.sequences.tolist(), sequences)
-    (a, b), (c, d) = table.mixed[p : p + 2, s : s + 2].tolist()
-    below, above = a + (c - a) * x, b + (d - b) * x
-    found: float = below + (above - below) * y
-    return math.floor(found + 0.5)
-
-
-def _between(nodes: list[int], x: int) -> tuple[int, float]:
-    low = max(k for k, node in enumerate(nodes[:-1]) if node <= x or k == 0)
-    return low, (x - nodes[low]) / (nodes[low + 1] - nodes[low])
 
 
 def run_reference(instance: Instance) -> Run:

@@ -75,11 +75,10 @@ class TokenTable(NamedTuple):
 
     def least(self, engine: Ints, decoding: Floats) -> Floats:
         """The least seconds beside so many sequences or more."""
-        return _entries(self.least_s, engine, decoding)
-
-    def most(self, engine: Ints, decoding: Floats) -> Floats:
-        """The most seconds beside so many sequences or fewer."""
-        return _entries(self.most_s, engine, decoding)
+        number = self.least_s.shape[1]
+        cell = np.clip(_cells(decoding), 0, number - 1)
+        found: Floats = np.take(self.least_s, engine * number + cell)
+        return found
 
 
 def _cells(decoding: Floats) -> Ints:
@@ -92,11 +91,4 @@ def _edges(number: int) -> Floats:
     """The least number of sequences of so many cells."""
     octave, part = np.divmod(np.arange(number), 2**_BITS)
     found: Floats = np.ldexp(1.0 + part / 2**_BITS, octave)
-    return found
-
-
-def _entries(seconds: Floats, engine: Ints, decoding: Floats) -> Floats:
-    number = seconds.shape[1]
-    cell = np.clip(_cells(decoding), 0, number - 1)
-    found: Floats = np.take(seconds, engine * number + cell)
     return found

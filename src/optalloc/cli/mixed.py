@@ -90,9 +90,9 @@ def train(
             print(render(tables, data, arguments.format, color=colored()), end="")
     if arguments.format == "table" and plan is not None:
         saved = arguments.output or "plan.json"
-        add = "" if arguments.output else f"Add -o {saved}, then: "
+        first = "Next:" if arguments.output else f"Next: add -o {saved}, then"
         to = arguments.tool or "pytorch"
-        print(f"{add}Next: optalloc simulate {saved}, or optalloc export {saved} --to {to} -o D")
+        print(f"{first} optalloc simulate {saved}, or optalloc export {saved} --to {to} -o D")
     return status(result, plan, require_optimal=arguments.require_optimal)
 
 

@@ -251,10 +251,10 @@ def _place(value: float, all_: list[float], size: int) -> int:
 def next_command(output: str | None, plan: ServingPlan) -> str:
     """What to type next."""
     saved = output or "plan.json"
-    add = f"Saved {saved}. " if output else f"Add -o {saved}, then: "
+    first = f"Saved {saved}. Next:" if output else f"Next: add -o {saved}, then"
     to = plan.limits.target or _target(plan)
     return (
-        f"{add}Next: optalloc explain {saved}, optalloc certify {saved},\n"
+        f"{first} optalloc explain {saved}, optalloc certify {saved},\n"
         f"      optalloc export {saved} --to {to} -o run"
     )
 

@@ -28,7 +28,7 @@ def test_answer_comes_first_then_engines_front_and_what_to_type(
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "proven optimal, gap 0" in out.splitlines()[0]
-    assert out.index("Engines") < out.index("Front:") < out.index("Next: optalloc explain")
+    assert out.index("Engines") < out.index("Front:") < out.index("Next: add -o plan.json, then")
     assert all(len(line) <= 100 for line in out.splitlines() if "Front" not in line)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from optalloc.cluster.device import DeviceSpec
 from optalloc.errors import ExportError
 from optalloc.serving.configuration.plan import ServingPlan, Worker
+from optalloc.serving.configuration.targets import TARGETS
 
 NVIDIA = "nvidia.com/gpu"
-_ONE_IMAGE = ("dynamo", "llm-d", "lws")
 
 
 def check_gpus(plan: ServingPlan, target: str) -> None:
@@ -19,7 +19,7 @@ def check_gpus(plan: ServingPlan, target: str) -> None:
         For devices that are no GPUs, TensorRT-LLM on others than NVIDIA's, or GPUs of two makes
         where all engines run one image.
     """
-    if target in _ONE_IMAGE and len({device_of(plan, w).is_amd for w in plan.workers}) > 1:
+    if TARGETS[target].one_image and len({device_of(plan, w).is_amd for w in plan.workers}) > 1:
         raise ExportError(
             target,
             "GPUs of two makes, which need two images",

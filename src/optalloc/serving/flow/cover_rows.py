@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 
 from optalloc.serving.flow.covers import CoverProgramme, all_items
 from optalloc.serving.flow.kinds import Kind
-from optalloc.serving.flow.linear import GrowingLP
 
 _MOST_ORDERS = 5  # covers of which all orders are tried
 _MOST_NODES = 200  # of the programme in whole numbers
@@ -37,7 +36,7 @@ def row_of_covers(
     programme = CoverProgramme(kinds, num_layers, flow, all_items(kinds, flow))
     if programme.refute(covers, expired) is not None or not programme.finished:
         return None
-    chosen = _in_whole_numbers(kinds, num_layers, covers)
+    chosen = _in_whole_numbers(programme, covers)
     if chosen is None:
         return None
     runs = min(
@@ -48,20 +47,17 @@ def row_of_covers(
 
 
 def _in_whole_numbers(
-    kinds: Sequence[Kind], num_layers: int, covers: Sequence[_Cover]
+    programme: CoverProgramme, covers: Sequence[_Cover]
 ) -> list[tuple[_Cover, int]] | None:
     """Covers and how many layers each, in all at least those of the model."""
-    items = sorted({item for cover in covers for item in cover})
-    row = {item: place for place, item in enumerate(items)}
-    lp = GrowingLP([0.0] * len(items) + [float(len(kind.nodes)) for kind in kinds])
-    for (kind, layers), place in row.items():
-        lp.add(0.0, [place, len(items) + kind], [-float(layers), 1.0])
+    row = {(item.kind, item.layers): place for place, item in enumerate(programme.items)}
+    lp, num_layers = programme.of_counts(), programme.num_layers
     for cover in covers:
         lp.add(1.0, [row[item] for item in cover], [float(n) for n in cover.values()])
     values = lp.solve_whole(_MOST_NODES, enough=float(num_layers))
     if values is None:
         return None
-    times = [round(value) for value in values[len(items) :].tolist()]
+    times = [round(value) for value in values[len(row) :].tolist()]
     if sum(times) < num_layers:
         return None
     return [(cover, n) for cover, n in zip(covers, times, strict=True) if n > 0]
@@ -88,8 +84,8 @@ def _runs(order: Sequence[tuple[_Cover, int]], num_layers: int) -> _Runs:
     runs: _Runs = {item: [] for cover, _ in order for item in cover}
     for (kind, held), begins in runs.items():
         for layer, cover in enumerate(layers):
-            here = sum(begin + held > layer for begin in begins[-cover.get((kind, held), 0) :])
-            begins += [layer] * max(0, cover.get((kind, held), 0) - here)
+            running = sum(begin + held > layer for begin in begins)
+            begins += [layer] * max(0, cover.get((kind, held), 0) - running)
     return runs
 
 

@@ -131,7 +131,7 @@ class CoverProgramme:
 
         ``pool`` holds covers met before (by kind and layers); new ones are added to it.
         """
-        lp = self._programme()
+        lp = self.of_counts()
         index = {(item.kind, item.layers): row for row, item in enumerate(self.items)}
         for cover in pool:
             if all(key in index for key in cover):
@@ -187,7 +187,8 @@ class CoverProgramme:
             return True
         return False
 
-    def _programme(self) -> GrowingLP:
+    def of_counts(self) -> GrowingLP:
+        """The programme without covers: a row for each item, a column for each ``m_tk``."""
         width = len(self.items)
         lp = GrowingLP([0.0] * width + [float(n) for n in self._nodes])
         for row, item in enumerate(self.items):

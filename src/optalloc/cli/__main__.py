@@ -112,7 +112,7 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> Exception:
     """The error of a word that the verb does not take."""
     from optalloc.errors import InputError, nearest
 
-    options = [word for word in parser.format_usage().replace("[", " ").split() if word[:2] == "--"]
+    options = [name for name in parser._option_string_actions if name.startswith("--")]
     near = nearest(word, options, count=1) if word.startswith("-") else []
     return InputError(
         f"unknown option {word!r}" if word.startswith("-") else f"{word!r} is one word too many",

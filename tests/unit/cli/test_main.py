@@ -205,3 +205,9 @@ def test_a_misspelt_option_is_blamed_before_what_is_missing_for_want_of_it(
     assert "did you mean '--cluster'?" in shown
     assert cli.main(["train", "gpt2", *flags]) == 2
     assert "required: --cluster" in capsys.readouterr().err
+
+
+def test_the_option_meant_is_named_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--trace-all`` stands in brackets in the usage, for it takes no value."""
+    assert cli.main(["simulate", "plan.json", "--trace-alll"]) == 2
+    assert "did you mean '--trace-all'?" in capsys.readouterr().err
